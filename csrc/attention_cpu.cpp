@@ -1,0 +1,243 @@
+// CPU binding of ripple_attention, its gradient, and triple_loss.
+#include <algorithm>
+#include <tuple>
+
+#include "checks.h"
+#include "cpu/dispatch.h"
+
+namespace ekpnet {
+namespace {
+
+using torch::stable::parallel_for;
+
+constexpr int64_t kMaxHops = 4, kMaxSlots = 64, kMaxWidth = 128;
+
+template <class T>
+const AttentionKernels<T>& attention_kernels() {
+  if constexpr (sizeof(T) == 4) return isa_kernels().attention_f32;
+  else return isa_kernels().attention_f64;
+}
+
+template <class T>
+const TripleLossKernels<T>& triple_loss_kernels() {
+  if constexpr (sizeof(T) == 4) return isa_kernels().triple_loss_f32;
+  else return isa_kernels().triple_loss_f64;
+}
+
+template <class F>
+auto dispatch_float(const Tensor& tensor, const char* name, F f) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, " is ", dtype_name(dtype),
+                  ", expected float32 or float64");
+  return dtype == ScalarType::Float ? f(float()) : f(double());
+}
+
+void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  STD_TORCH_CHECK(value >= low && value <= high, name, " is ", value, ", expected ", low, " to ", high);
+}
+
+void check_channels(const Tensor& entity) {
+  STD_TORCH_CHECK(entity.dim() == 3 && (entity.size(1) == 1 || entity.size(1) == 2), "entity has shape ",
+                  shape_text(entity.sizes()), ", expected [n, C, D] with C = 1 (v) or 2 (v, gamma)");
+}
+
+struct AttentionTensors {
+  const Tensor &entity, &relation, &W_e, &b_e, &heads, &relations, &tails, &counts, &group_indptr, &items;
+};
+
+template <class T>
+AttentionArgs<T> attention_args(const AttentionTensors& t) {
+  const ScalarType dtype = t.entity.scalar_type();
+  check_channels(t.entity);
+  const int64_t n = t.entity.size(0), C = t.entity.size(1), D = t.entity.size(2);
+  check_range("width D", D, 1, kMaxWidth);
+  check_tensor(t.entity, "entity", dtype, {n, C, D});
+  check_tensor(t.relation, "relation", dtype, {-1, C, D});
+  check_tensor(t.W_e, "W_e", dtype, {D, D});
+  check_tensor(t.b_e, "b_e", dtype, {D});
+  check_tensor(t.heads, "heads", ScalarType::Int, {-1, -1, -1});
+  const int64_t G = t.heads.size(0), H = t.heads.size(1), M = t.heads.size(2);
+  check_range("hops H", H, 1, kMaxHops);
+  check_range("slots M", M, 1, kMaxSlots);
+  check_tensor(t.relations, "relations", ScalarType::Int, {G, H, M});
+  check_tensor(t.tails, "tails", ScalarType::Int, {G, H, M});
+  check_tensor(t.counts, "counts", ScalarType::Int, {G, H});
+  check_tensor(t.group_indptr, "group_indptr", ScalarType::Long, {G + 1});
+  check_tensor(t.items, "items", ScalarType::Int, {-1});
+  const int64_t B = t.items.size(0), R = t.relation.size(0);
+  check_indptr(data<int64_t>(t.group_indptr), G, B, "group_indptr");
+  check_ids(data<int32_t>(t.items), B, n, "items", "rows of entity");
+  check_ids(data<int32_t>(t.counts), G * H, M + 1, "counts", "slots");
+  // Masked slots are not read by the kernels, but a valid mask of garbage is not worth the branch.
+  check_ids(data<int32_t>(t.heads), G * H * M, std::max<int64_t>(n, 1), "heads", "rows of entity");
+  check_ids(data<int32_t>(t.tails), G * H * M, std::max<int64_t>(n, 1), "tails", "rows of entity");
+  check_ids(data<int32_t>(t.relations), G * H * M, std::max<int64_t>(R, 1), "relations", "rows of relation");
+  return {G, B, n, R, static_cast<int>(H), static_cast<int>(M), static_cast<int>(D), static_cast<int>(C),
+          data<T>(t.entity), data<T>(t.relation), data<T>(t.W_e), data<T>(t.b_e), data<int32_t>(t.heads),
+          data<int32_t>(t.relations), data<int32_t>(t.tails), data<int32_t>(t.counts),
+          data<int64_t>(t.group_indptr), data<int32_t>(t.items)};
+}
+
+// Pairs per task below which threads cost more than they bring.
+constexpr int64_t kPairGrain = 256;
+
+std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
+                                            const Tensor& b_e, const Tensor& heads, const Tensor& relations,
+                                            const Tensor& tails, const Tensor& counts,
+                                            const Tensor& group_indptr, const Tensor& items) {
+  return dispatch_float(entity, "entity", [&](auto zero) {
+    using T = decltype(zero);
+    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    Tensor z = empty({args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
+    Tensor match = empty({args.num_pairs}, entity.scalar_type());
+    const auto& kernels = attention_kernels<T>();
+    const int64_t workspace = kernels.workspace_size(args);
+    T *z_data = mutable_data<T>(z), *match_data = mutable_data<T>(match);
+    parallel_for(0, args.num_pairs, kPairGrain, [&](int64_t begin, int64_t end) {
+      kernels.forward(args, begin, end, z_data, match_data, thread_buffer<T>(workspace));
+    });
+    return std::tuple(z, match);
+  });
+}
+
+Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
+                                const Tensor& b_e, const Tensor& heads, const Tensor& relations,
+                                const Tensor& tails, const Tensor& counts, const Tensor& group_indptr,
+                                const Tensor& items) {
+  return dispatch_float(entity, "entity", [&](auto zero) {
+    using T = decltype(zero);
+    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    Tensor alpha = empty({args.num_pairs, args.hops, args.slots}, entity.scalar_type());
+    const auto& kernels = attention_kernels<T>();
+    const int64_t workspace = kernels.workspace_size(args);
+    T* alpha_data = mutable_data<T>(alpha);
+    parallel_for(0, args.num_pairs, kPairGrain, [&](int64_t begin, int64_t end) {
+      kernels.weights(args, begin, end, alpha_data, thread_buffer<T>(workspace));
+    });
+    return alpha;
+  });
+}
+
+// Chunks of groups, whose shared gradients are summed apart: their number depends on the shapes
+// alone, so the order of summation does not depend on the threads.
+template <class T>
+int64_t chunk_count(const AttentionArgs<T>& args) {
+  constexpr int64_t kMaxChunks = 64, kMaxBytes = int64_t{1} << 26;
+  const int64_t bytes = (args.num_relations * args.channels + args.width + 1) * args.width * sizeof(T);
+  return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
+}
+
+template <class T>
+T* zeroed(const Tensor& tensor) {
+  T* p = mutable_data<T>(tensor);
+  std::fill(p, p + tensor.numel(), T(0));
+  return p;
+}
+
+// out [n] = sum over chunks, in order, of parts [chunks, n].
+template <class T>
+void sum_chunks(const T* parts, int64_t chunks, int64_t n, T* out) {
+  parallel_for(0, n, 4096, [&](int64_t begin, int64_t end) {
+    std::copy(parts + begin, parts + end, out + begin);
+    for (int64_t c = 1; c < chunks; ++c)
+      for (int64_t i = begin; i < end; ++i) out[i] += parts[c * n + i];
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
+    const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation, const Tensor& W_e,
+    const Tensor& b_e, const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
+    const Tensor& group_indptr, const Tensor& items) {
+  return dispatch_float(entity, "entity", [&](auto zero) {
+    using T = decltype(zero);
+    const ScalarType dtype = entity.scalar_type();
+    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
+    const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
+    check_tensor(dz, "dz", dtype, {B, (H + 1) * D});
+    check_tensor(dmatch, "dmatch", dtype, {B});
+    const int64_t chunks = chunk_count(args);
+    Tensor dkey = empty({G, H, M, D}, dtype), dvalue = empty({G, H, M, D}, dtype);
+    Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
+    Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);
+    Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
+    const AttentionGrads<T> grads = {
+        data<T>(dz), data<T>(dmatch), mutable_data<T>(dkey), mutable_data<T>(dvalue), mutable_data<T>(factors),
+        mutable_data<T>(ditem), chunks, zeroed<T>(drelation_chunks), zeroed<T>(dW_e_chunks), zeroed<T>(db_e_chunks)};
+    const auto& kernels = attention_kernels<T>();
+    const int64_t workspace = kernels.workspace_size(args);
+    parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk)
+        kernels.backward(args, grads, chunk, thread_buffer<T>(workspace));
+    });
+    Tensor dentity = empty({args.num_rows, C, D}, dtype), drelation = empty({R, C, D}, dtype);
+    Tensor dW_e = empty({D, D}, dtype), db_e = empty({D}, dtype);
+    T* dentity_data = mutable_data<T>(dentity);
+    // One row range per thread: each thread reads every slot and adds those of its own rows.
+    const int64_t threads = torch::stable::get_num_threads();
+    parallel_for(0, args.num_rows, (args.num_rows + threads - 1) / threads, [&](int64_t begin, int64_t end) {
+      kernels.scatter(args, grads, begin, end, dentity_data);
+    });
+    sum_chunks(grads.drelation_chunks, chunks, R * C * D, mutable_data<T>(drelation));
+    sum_chunks(grads.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
+    sum_chunks(grads.db_e_chunks, chunks, D, mutable_data<T>(db_e));
+    return std::tuple(dentity, drelation, dW_e, db_e);
+  });
+}
+
+template <class T>
+TripleLossArgs<T> triple_loss_args(const Tensor& entity, const Tensor& relation, const Tensor& heads,
+                                   const Tensor& relations, const Tensor& tails, const Tensor& labels) {
+  const ScalarType dtype = entity.scalar_type();
+  check_channels(entity);
+  const int64_t n = entity.size(0), C = entity.size(1), D = entity.size(2);
+  check_range("width D", D, 1, kMaxWidth);
+  check_tensor(entity, "entity", dtype, {n, C, D});
+  check_tensor(relation, "relation", dtype, {-1, C, D});
+  check_tensor(heads, "heads", ScalarType::Int, {-1});
+  const int64_t K = heads.size(0);
+  check_tensor(relations, "relations", ScalarType::Int, {K});
+  check_tensor(tails, "tails", ScalarType::Int, {K});
+  check_tensor(labels, "labels", ScalarType::Char, {K});
+  check_ids(data<int32_t>(heads), K, n, "heads", "rows of entity");
+  check_ids(data<int32_t>(relations), K, relation.size(0), "relations", "rows of relation");
+  check_ids(data<int32_t>(tails), K, n, "tails", "rows of entity");
+  return {K, static_cast<int>(D), static_cast<int>(C), data<T>(entity), data<T>(relation), data<int32_t>(heads),
+          data<int32_t>(relations), data<int32_t>(tails), data<int8_t>(labels)};
+}
+
+Tensor triple_loss_cpu(const Tensor& entity, const Tensor& relation, const Tensor& heads, const Tensor& relations,
+                   const Tensor& tails, const Tensor& labels) {
+  return dispatch_float(entity, "entity", [&](auto zero) {
+    using T = decltype(zero);
+    const auto args = triple_loss_args<T>(entity, relation, heads, relations, tails, labels);
+    Tensor loss = empty({}, entity.scalar_type());
+    *mutable_data<T>(loss) = static_cast<T>(triple_loss_kernels<T>().forward(args, 0, args.num_triples));
+    return loss;
+  });
+}
+
+std::tuple<Tensor, Tensor> triple_loss_backward_cpu(const Tensor& grad, const Tensor& entity, const Tensor& relation,
+                                                const Tensor& heads, const Tensor& relations, const Tensor& tails,
+                                                const Tensor& labels) {
+  return dispatch_float(entity, "entity", [&](auto zero) {
+    using T = decltype(zero);
+    const auto args = triple_loss_args<T>(entity, relation, heads, relations, tails, labels);
+    check_tensor(grad, "grad", entity.scalar_type(), {});
+    Tensor dentity = torch::stable::empty(entity.sizes(), entity.scalar_type());
+    Tensor drelation = torch::stable::empty(relation.sizes(), entity.scalar_type());
+    triple_loss_kernels<T>().backward(args, *data<T>(grad), zeroed<T>(dentity), zeroed<T>(drelation));
+    return std::tuple(dentity, drelation);
+  });
+}
+
+}  // namespace
+}  // namespace ekpnet
+
+STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
+  m.impl("ripple_attention", TORCH_BOX(&ekpnet::ripple_attention_cpu));
+  m.impl("ripple_attention_backward", TORCH_BOX(&ekpnet::ripple_attention_backward_cpu));
+  m.impl("ripple_attention_weights", TORCH_BOX(&ekpnet::ripple_attention_weights_cpu));
+  m.impl("triple_loss", TORCH_BOX(&ekpnet::triple_loss_cpu));
+  m.impl("triple_loss_backward", TORCH_BOX(&ekpnet::triple_loss_backward_cpu));
+}

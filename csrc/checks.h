@@ -1,0 +1,115 @@
+// What every binding shares: argument checks with readable messages, allocation, parallel ranges.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace ekpnet {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::ostringstream text;
+  text << "[";
+  const char* separator = "";
+  for (int64_t size : sizes) {
+    text << separator;
+    if (size < 0) text << "?"; else text << size;
+    separator = ", ";
+  }
+  text << "]";
+  return text.str();
+}
+
+// A contiguous tensor of the dtype and shape; -1 in `shape` stands for any size.
+inline void check_tensor(const Tensor& tensor, const char* name, ScalarType dtype,
+                         std::initializer_list<int64_t> shape) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " is ", dtype_name(tensor.scalar_type()),
+                  ", expected ", dtype_name(dtype));
+  const auto sizes = tensor.sizes();
+  bool matches = static_cast<size_t>(tensor.dim()) == shape.size();
+  int64_t i = 0;
+  for (int64_t size : shape) {
+    if (!matches) break;
+    matches = size < 0 || sizes[i] == size;
+    ++i;
+  }
+  STD_TORCH_CHECK(matches, name, " has shape ", shape_text(sizes), ", expected ", shape_text(shape));
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous; call .contiguous() first");
+}
+
+// int32 ids within [0, limit).
+inline void check_ids(const int32_t* ids, int64_t n, int64_t limit, const char* name, const char* of) {
+  // The unsigned maximum is vectorised by the compiler and catches negative ids too.
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t id = static_cast<uint32_t>(ids[i]);
+    top = id > top ? id : top;
+  }
+  if (n == 0 || static_cast<int64_t>(top) < limit) return;
+  for (int64_t i = 0; i < n; ++i)
+    STD_TORCH_CHECK(ids[i] >= 0 && ids[i] < limit, name, " holds id ", ids[i], " at position ", i,
+                    ", expected 0 <= id < ", limit, " (", of, ")");
+}
+
+// Row pointers 0 = indptr[0] <= ... <= indptr[n] = total.
+inline void check_indptr(const int64_t* indptr, int64_t n, int64_t total, const char* name) {
+  STD_TORCH_CHECK(indptr[0] == 0, name, " starts with ", indptr[0], ", expected 0");
+  for (int64_t i = 0; i < n; ++i)
+    STD_TORCH_CHECK(indptr[i] <= indptr[i + 1], name, " falls from ", indptr[i], " to ", indptr[i + 1],
+                    " at position ", i + 1);
+  STD_TORCH_CHECK(indptr[n] == total, name, " ends with ", indptr[n], ", expected ", total);
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+}
+
+// The calling thread's buffer; it only grows, so a training step allocates nothing.
+template <class T>
+T* thread_buffer(int64_t n) {
+  constexpr int64_t kAlign = 64 / sizeof(T);
+  thread_local std::vector<T> buffer;
+  if (static_cast<int64_t>(buffer.size()) < n + kAlign) buffer.resize(n + kAlign);
+  const auto address = reinterpret_cast<uintptr_t>(buffer.data());
+  return reinterpret_cast<T*>((address + 63) / 64 * 64);
+}
+
+}  // namespace ekpnet

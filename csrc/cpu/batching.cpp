@@ -1,0 +1,120 @@
+#include "cpu/batching.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <vector>
+
+#include "random.h"
+
+namespace ekpnet {
+namespace {
+
+// Fisher-Yates.
+void shuffle_range(uint64_t key, int64_t n, int64_t* order) {
+  for (int64_t i = n - 1; i > 0; --i)
+    std::swap(order[i], order[bounded(random_bits(key, i), i + 1)]);
+}
+
+// Gives entity ids consecutive numbers in order of first appearance.
+class RowNumbering {
+ public:
+  RowNumbering(int64_t max_ids, int32_t* rows) : rows_(rows) {
+    const size_t size = std::bit_ceil(static_cast<size_t>(2 * max_ids + 2));
+    shift_ = 64 - std::countr_zero(size);
+    mask_ = size - 1;
+    slots_.assign(size, Slot{-1, 0});
+  }
+
+  int32_t number(int32_t id) {
+    size_t i = static_cast<uint64_t>(id) * kGoldenGamma >> shift_;
+    while (slots_[i].id != id) {
+      if (slots_[i].id == -1) {
+        slots_[i] = {id, static_cast<int32_t>(size_)};
+        rows_[size_] = id;
+        return static_cast<int32_t>(size_++);
+      }
+      i = (i + 1) & mask_;
+    }
+    return slots_[i].row;
+  }
+
+  int64_t size() const { return size_; }
+
+ private:
+  struct Slot {
+    int32_t id, row;
+  };
+  std::vector<Slot> slots_;
+  size_t mask_;
+  int shift_;
+  int32_t* rows_;
+  int64_t size_ = 0;
+};
+
+}  // namespace
+
+void shuffle_user_pairs(const int64_t* user_indptr, uint64_t seed, uint64_t epoch, int64_t begin,
+                        int64_t end, int64_t* order) {
+  for (int64_t u = begin; u < end; ++u) {
+    const int64_t first = user_indptr[u], n = user_indptr[u + 1] - first;
+    std::iota(order + first, order + first + n, first);
+    shuffle_range(stream_key(seed, epoch, u, 1), n, order + first);
+  }
+}
+
+void shuffle(uint64_t seed, uint64_t epoch, int64_t n, int64_t* order) {
+  std::iota(order, order + n, 0);
+  shuffle_range(stream_key(seed, epoch, 0, 2), n, order);
+}
+
+int64_t localize_batch(const BatchArgs& args, const BatchRows& out) {
+  const int64_t H = args.hops, M = args.slots;
+  RowNumbering numbering(2 * args.num_groups * H * M + args.num_pairs + args.num_extra, out.rows);
+  for (int64_t g = 0; g < args.num_groups; ++g) {
+    const int64_t u = args.group_users[g];
+    for (int64_t p = 0; p < H; ++p) {
+      const int64_t from = (u * H + p) * M, to = (g * H + p) * M;
+      const int32_t count = args.counts[u * H + p];
+      out.counts[g * H + p] = count;
+      for (int64_t m = 0; m < count; ++m) {
+        out.heads[to + m] = numbering.number(args.heads[from + m]);
+        out.tails[to + m] = numbering.number(args.tails[from + m]);
+        out.relations[to + m] = args.relations[from + m];
+      }
+      for (int64_t m = count; m < M; ++m)
+        out.heads[to + m] = out.tails[to + m] = out.relations[to + m] = 0;
+    }
+  }
+  for (int64_t b = 0; b < args.num_pairs; ++b) out.items[b] = numbering.number(args.items[b]);
+  for (int64_t x = 0; x < args.num_extra; ++x) out.extra[x] = numbering.number(args.extra[x]);
+  return numbering.size();
+}
+
+template <class Relation>
+void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
+                    const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
+                    int32_t* heads, int32_t* relations, int32_t* tails) {
+  const uint64_t key = stream_key(seed, step, 0, 3);
+  const int64_t num_triples = indptr[num_entities];
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t at = static_cast<int64_t>(bounded(random_bits(key, 3 * k), num_triples));
+    const int64_t head = std::upper_bound(indptr, indptr + num_entities + 1, at) - indptr - 1;
+    const int64_t other = static_cast<int64_t>(bounded(random_bits(key, 3 * k + 1), num_entities));
+    const bool corrupt_head = random_bits(key, 3 * k + 2) >> 63;
+    heads[k] = static_cast<int32_t>(head);
+    tails[k] = graph_tails[at];
+    relations[k] = relations[count + k] = static_cast<int32_t>(graph_relations[at]);
+    heads[count + k] = static_cast<int32_t>(corrupt_head ? other : head);
+    tails[count + k] = corrupt_head ? graph_tails[at] : static_cast<int32_t>(other);
+  }
+}
+
+template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t, uint64_t,
+                             uint64_t, int32_t*, int32_t*, int32_t*);
+template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t, uint64_t,
+                             uint64_t, int32_t*, int32_t*, int32_t*);
+template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t, uint64_t,
+                             uint64_t, int32_t*, int32_t*, int32_t*);
+
+}  // namespace ekpnet

@@ -1,0 +1,49 @@
+// From labelled pairs to mini-batches of user groups and the table rows they touch.
+#pragma once
+
+#include <cstdint>
+
+namespace ekpnet {
+
+// Shuffles the pairs of each user.
+// order [N]: pair ids, user after user.
+// Users [begin, end); the draw is keyed by (seed, epoch, user).
+void shuffle_user_pairs(const int64_t* user_indptr, uint64_t seed, uint64_t epoch, int64_t begin,
+                        int64_t end, int64_t* order);
+
+// A uniform permutation of 0 .. n - 1, keyed by (seed, epoch).
+void shuffle(uint64_t seed, uint64_t epoch, int64_t n, int64_t* order);
+
+struct BatchArgs {
+  int64_t num_groups, num_pairs, num_extra;
+  int hops, slots;
+  const int32_t* heads;        // [U, H, M] ripple sets
+  const int32_t* relations;    // [U, H, M]
+  const int32_t* tails;        // [U, H, M]
+  const int32_t* counts;       // [U, H]
+  const int32_t* group_users;  // [G]
+  const int32_t* items;        // [B], entity ids
+  const int32_t* extra;        // [X], further entity ids, as of triples
+};
+
+struct BatchRows {
+  int32_t* rows;       // [at most 2 G H M + B + X], touched rows in order of first appearance
+  int32_t* heads;      // [G, H, M], positions in `rows`; 0 in masked slots
+  int32_t* relations;  // [G, H, M]
+  int32_t* tails;      // [G, H, M]
+  int32_t* counts;     // [G, H]
+  int32_t* items;      // [B]
+  int32_t* extra;      // [X]
+};
+
+// Finds the rows that a batch touches, in time proportional to the batch; returns their number.
+int64_t localize_batch(const BatchArgs& args, const BatchRows& out);
+
+// `count` triples drawn uniformly with replacement, then as many corrupted ones, each with its head
+// or its tail (even chance) replaced by a uniform entity. Outputs [2 count]; keyed by (seed, step).
+template <class Relation>
+void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
+                    const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
+                    int32_t* heads, int32_t* relations, int32_t* tails);
+
+}  // namespace ekpnet

@@ -1,0 +1,35 @@
+// The functions that are compiled once per instruction set, and the table that names them.
+#pragma once
+
+#include "cpu/ripple_attention.h"
+#include "cpu/row_adam.h"
+#include "cpu/triple_loss.h"
+
+namespace ekpnet {
+
+struct IsaKernels {
+  const char* name;
+  const AttentionKernels<float>& attention_f32;
+  const AttentionKernels<double>& attention_f64;
+  RowAdamKernel<float> row_adam_f32;
+  RowAdamKernel<double> row_adam_f64;
+  const TripleLossKernels<float>& triple_loss_f32;
+  const TripleLossKernels<double>& triple_loss_f64;
+};
+
+#define EKPNET_DECLARE_ISA(isa)                         \
+  namespace isa {                                       \
+  const AttentionKernels<float>& attention_f32();       \
+  const AttentionKernels<double>& attention_f64();      \
+  RowAdamKernel<float> row_adam_f32();                  \
+  RowAdamKernel<double> row_adam_f64();                 \
+  const TripleLossKernels<float>& triple_loss_f32();    \
+  const TripleLossKernels<double>& triple_loss_f64();   \
+  const IsaKernels& kernels();                          \
+  }
+
+EKPNET_DECLARE_ISA(generic)
+EKPNET_DECLARE_ISA(avx2)
+EKPNET_DECLARE_ISA(avx512)
+
+}  // namespace ekpnet

@@ -1,0 +1,472 @@
+// The multi-hop recursion (8)-(14) for user groups: key and value of a slot do not depend on the
+// item, so they are computed once per group and hop, and the group's pairs are small matrix
+// products against those tiles. Compiled once per instruction set.
+#include "cpu/ripple_attention.h"
+
+#include "cpu/isa_kernels.h"
+#include "cpu/vectors.h"
+
+namespace ekpnet {
+namespace {
+
+constexpr int64_t kPairBlock = 16;  // pairs whose intermediate rows stay in the first-level cache
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// Strides of the padded tiles. VD: vector along D, narrow where D is small; VM: along the slots.
+template <class T>
+struct Strides {
+  int64_t DP, MP;
+};
+
+template <class T, int kWidthBytes>
+Strides<T> strides_of(const AttentionArgs<T>& args) {
+  return {round_up(args.width, kWidthBytes / sizeof(T)),
+          round_up(args.slots, EKPNET_VECTOR_BYTES / sizeof(T))};
+}
+
+template <class T>
+class Arena {
+ public:
+  explicit Arena(T* base) : next_(base) {}
+  T* take(int64_t n) {
+    T* p = next_;
+    next_ += round_up(n, 64 / sizeof(T));
+    return p;
+  }
+  T* next() const { return next_; }
+
+ private:
+  T* next_;
+};
+
+// Everything a thread keeps on chip while it works on one group.
+template <class T>
+struct Workspace {
+  T* key;      // [H, M, DP]
+  T* key_t;    // [H, D, MP]
+  T* value;    // [H, M, DP]
+  T* value_t;  // [H, D, MP]
+  T* bias;     // [H, MP], 0 in valid slots and -inf in masked ones
+  T* W_e;      // [D, DP]
+  T* W_e_t;    // [D, DP], transposed
+  T* o;        // [H + 1, kPairBlock, DP], the item vector before each hop
+  T* u;        // [H, kPairBlock, DP], o^{p-1} + rho^p
+  T* xi;       // [kPairBlock, DP]
+  T* rho;      // [kPairBlock, DP]
+  T* alpha;    // [H, kPairBlock, MP]
+  T* dalpha;   // [kPairBlock, MP]
+  T* dxi;      // [kPairBlock, DP], sum of the gradients of xi^p .. xi^H
+  T* drho;     // [kPairBlock, DP]
+  T* do_next;  // [kPairBlock, DP]
+  T* do_prev;  // [kPairBlock, DP]
+  T* dkey;     // [H, M, DP]
+  T* dvalue;   // [H, M, DP]
+  T* dW_e;     // [D, DP]
+
+  Workspace(const AttentionArgs<T>& args, Strides<T> s, T* base, int64_t* size) {
+    const int64_t H = args.hops, M = args.slots, D = args.width, P = kPairBlock;
+    Arena<T> arena(base);
+    key = arena.take(H * M * s.DP);
+    key_t = arena.take(H * D * s.MP);
+    value = arena.take(H * M * s.DP);
+    value_t = arena.take(H * D * s.MP);
+    bias = arena.take(H * s.MP);
+    W_e = arena.take(D * s.DP);
+    W_e_t = arena.take(D * s.DP);
+    o = arena.take((H + 1) * P * s.DP);
+    u = arena.take(H * P * s.DP);
+    xi = arena.take(P * s.DP);
+    rho = arena.take(P * s.DP);
+    alpha = arena.take(H * P * s.MP);
+    dalpha = arena.take(P * s.MP);
+    dxi = arena.take(P * s.DP);
+    drho = arena.take(P * s.DP);
+    do_next = arena.take(P * s.DP);
+    do_prev = arena.take(P * s.DP);
+    dkey = arena.take(H * M * s.DP);
+    dvalue = arena.take(H * M * s.DP);
+    dW_e = arena.take(D * s.DP);
+    if (size) *size = arena.next() - base;
+  }
+};
+
+template <class T>
+inline void fill(T* p, int64_t n, T x) {
+  for (int64_t i = 0; i < n; ++i) p[i] = x;
+}
+
+template <class T, int kWidthBytes>
+class GroupWorker {
+  using VD = Vector<T, kWidthBytes>;
+  using VM = Vector<T>;
+  static constexpr int kLanesM = EKPNET_VECTOR_BYTES / sizeof(T);
+
+ public:
+  GroupWorker(const AttentionArgs<T>& args, T* workspace)
+      : args_(args),
+        s_(strides_of<T, kWidthBytes>(args)),
+        w_(args, s_, workspace, nullptr),
+        H(args.hops),
+        M(args.slots),
+        D(args.width),
+        C(args.channels) {
+    const int64_t DP = s_.DP;
+    for (int64_t i = 0; i < D; ++i)
+      for (int64_t j = 0; j < DP; ++j) {
+        w_.W_e[i * DP + j] = j < D ? args.W_e[i * D + j] : T(0);
+        w_.W_e_t[i * DP + j] = j < D ? args.W_e[j * D + i] : T(0);
+      }
+    // Padding that is never written below must be zero once.
+    fill(w_.key, H * M * DP, T(0));
+    fill(w_.value, H * M * DP, T(0));
+  }
+
+  // Keys and values (eq. 8, 9) of every hop of group g; `backward` also needs values by column.
+  void build_tiles(int64_t g, bool backward) {
+    const int64_t DP = s_.DP, MP = s_.MP;
+    for (int64_t p = 0; p < H; ++p) {
+      const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
+      T* bias = w_.bias + p * MP;
+      for (int64_t m = 0; m < padded; ++m) bias[m] = m < count ? T(0) : -__builtin_inf();
+      T *key_t = w_.key_t + p * D * MP, *value_t = w_.value_t + p * D * MP;
+      if (padded != count) {
+        for (int64_t d = 0; d < D; ++d)
+          for (int64_t m = count; m < padded; ++m) key_t[d * MP + m] = value_t[d * MP + m] = T(0);
+      }
+      for (int64_t m = 0; m < count; ++m) {
+        const int64_t slot = (g * H + p) * M + m;
+        const T* h = entity_row(args_.heads[slot]);
+        const T* r = args_.relation + args_.relations[slot] * C * D;
+        const T* t = entity_row(args_.tails[slot]);
+        T *key = w_.key + (p * M + m) * DP, *value = w_.value + (p * M + m) * DP;
+        if (C == 2) {
+          const T s_h = dot<VD>(D, r + D, h), s_t = dot<VD>(D, r + D, t);
+          for (int64_t d = 0; d < D; ++d) key[d] = h[D + d] * s_h + r[d];
+          for (int64_t d = 0; d < D; ++d) value[d] = t[D + d] * s_t;
+        } else {
+          for (int64_t d = 0; d < D; ++d) key[d] = h[d] + r[d];
+          for (int64_t d = 0; d < D; ++d) value[d] = t[d];
+        }
+        for (int64_t d = 0; d < D; ++d) key_t[d * MP + m] = key[d];
+        if (backward)
+          for (int64_t d = 0; d < D; ++d) value_t[d * MP + m] = value[d];
+      }
+    }
+  }
+
+  // Hops of pairs [begin, begin + P) of group g, which leave o, u, alpha and the last xi behind.
+  // `z` and `match` receive rows `begin` on unless null.
+  void propagate(int64_t g, int64_t begin, int64_t P, T* z, T* match) {
+    const int64_t DP = s_.DP, MP = s_.MP;
+    for (int64_t i = 0; i < P; ++i) {
+      const T* v = entity_row(args_.items[begin + i]);
+      T* o = w_.o + i * DP;
+      for (int64_t d = 0; d < D; ++d) o[d] = v[d];
+      for (int64_t d = D; d < DP; ++d) o[d] = T(0);
+    }
+    fill(w_.xi, P * DP, T(0));
+    for (int64_t p = 0; p < H; ++p) {
+      const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
+      T *o = w_.o + p * kPairBlock * DP, *o_next = o + kPairBlock * DP;
+      T *u = w_.u + p * kPairBlock * DP, *alpha = w_.alpha + p * kPairBlock * MP;
+      if (count > 0) {
+        gemm<VM>(P, padded, D, o, DP, 1, w_.key_t + p * D * MP, MP, alpha, MP, false);
+        for (int64_t i = 0; i < P; ++i) softmax(alpha + i * MP, w_.bias + p * MP, padded);
+        gemm<VD>(P, DP, count, alpha, MP, 1, w_.value + p * M * DP, DP, w_.rho, DP, false);
+        for (int64_t i = 0; i < P * DP; ++i) w_.xi[i] += w_.rho[i];
+        for (int64_t i = 0; i < P * DP; ++i) u[i] = o[i] + w_.rho[i];
+      } else {
+        for (int64_t i = 0; i < P * DP; ++i) u[i] = o[i];
+      }
+      for (int64_t i = 0; i < P; ++i)
+        for (int64_t d = 0; d < DP; ++d) o_next[i * DP + d] = d < D ? args_.b_e[d] : T(0);
+      gemm<VD>(P, DP, D, u, DP, 1, w_.W_e, DP, o_next, DP, true);
+      if (z) write_rows(w_.xi, z + begin * (H + 1) * D + p * D, P);
+    }
+    if (z) write_rows(w_.o + H * kPairBlock * DP, z + begin * (H + 1) * D + H * D, P);
+    if (match)
+      for (int64_t i = 0; i < P; ++i)
+        match[begin + i] = dot<VD>(DP, w_.xi + i * DP, w_.o + i * DP);
+  }
+
+  const T* alpha(int64_t hop, int64_t pair) const {
+    return w_.alpha + (hop * kPairBlock + pair) * s_.MP;
+  }
+
+  void clear_group_gradients() {
+    fill(w_.dkey, H * M * s_.DP, T(0));
+    fill(w_.dvalue, H * M * s_.DP, T(0));
+  }
+
+  // Gradients of pairs [begin, begin + P), after propagate() on the same pairs.
+  void propagate_backward(int64_t g, int64_t begin, int64_t P, const AttentionGrads<T>& grads,
+                          int64_t chunk) {
+    const int64_t DP = s_.DP, MP = s_.MP;
+    // Only loops up to DP may read the padding, so it is kept at zero.
+    for (int64_t i = 0; i < P; ++i) {
+      const T* dz = grads.dz + (begin + i) * (H + 1) * D;
+      const T dmatch = grads.dmatch[begin + i];
+      for (int64_t d = 0; d < DP; ++d) {
+        w_.do_next[i * DP + d] = d < D ? dz[H * D + d] : T(0);
+        w_.dxi[i * DP + d] = dmatch * w_.o[i * DP + d];
+      }
+    }
+    for (int64_t p = H - 1; p >= 0; --p) {
+      const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
+      const T *o = w_.o + p * kPairBlock * DP, *u = w_.u + p * kPairBlock * DP;
+      const T* alpha = w_.alpha + p * kPairBlock * MP;
+      for (int64_t i = 0; i < P; ++i) {
+        const T* dz = grads.dz + (begin + i) * (H + 1) * D + p * D;
+        for (int64_t d = 0; d < D; ++d) w_.dxi[i * DP + d] += dz[d];
+      }
+      // eq. 12: o_next = u W_e + b_e
+      gemm<VD>(D, DP, P, u, 1, DP, w_.do_next, DP, w_.dW_e, DP, true);
+      T* db_e = grads.db_e_chunks + chunk * D;
+      for (int64_t i = 0; i < P; ++i)
+        for (int64_t d = 0; d < D; ++d) db_e[d] += w_.do_next[i * DP + d];
+      gemm<VD>(P, DP, D, w_.do_next, DP, 1, w_.W_e_t, DP, w_.do_prev, DP, false);
+      if (count > 0) {
+        for (int64_t i = 0; i < P * DP; ++i) w_.drho[i] = w_.dxi[i] + w_.do_prev[i];
+        // eq. 6, 11: rho = alpha value
+        gemm<VM>(P, padded, D, w_.drho, DP, 1, w_.value_t + p * D * MP, MP, w_.dalpha, MP, false);
+        gemm<VD>(count, DP, P, alpha, 1, MP, w_.drho, DP, w_.dvalue + p * M * DP, DP, true);
+        // eq. 10 and 9: softmax, then score = key . o
+        for (int64_t i = 0; i < P; ++i) softmax_backward(alpha + i * MP, w_.dalpha + i * MP, padded);
+        gemm<VD>(P, DP, count, w_.dalpha, MP, 1, w_.key + p * M * DP, DP, w_.do_prev, DP, true);
+        gemm<VD>(count, DP, P, w_.dalpha, 1, MP, o, DP, w_.dkey + p * M * DP, DP, true);
+      }
+      T* swap = w_.do_next;
+      w_.do_next = w_.do_prev;
+      w_.do_prev = swap;
+    }
+    for (int64_t i = 0; i < P; ++i) {
+      const T dmatch = grads.dmatch[begin + i];
+      T* ditem = grads.ditem + (begin + i) * D;
+      for (int64_t d = 0; d < D; ++d)
+        ditem[d] = w_.do_next[i * DP + d] + dmatch * w_.xi[i * DP + d];
+    }
+  }
+
+  // Key and value gradients of the group to the slots, and its share of the relations' gradient.
+  void write_group_gradients(int64_t g, const AttentionGrads<T>& grads, int64_t chunk) {
+    T* drelation = grads.drelation_chunks + chunk * args_.num_relations * C * D;
+    for (int64_t p = 0; p < H; ++p) {
+      const int64_t count = slots_of(g, p);
+      for (int64_t m = 0; m < count; ++m) {
+        const int64_t slot = (g * H + p) * M + m;
+        const T *dkey = w_.dkey + (p * M + m) * s_.DP, *dvalue = w_.dvalue + (p * M + m) * s_.DP;
+        __builtin_memcpy(grads.dkey + slot * D, dkey, D * sizeof(T));
+        __builtin_memcpy(grads.dvalue + slot * D, dvalue, D * sizeof(T));
+        T* dr = drelation + args_.relations[slot] * C * D;
+        axpy<VD>(D, T(1), dkey, dr);
+        if (C == 2) {
+          const T* h = entity_row(args_.heads[slot]);
+          const T* r = args_.relation + args_.relations[slot] * C * D;
+          const T* t = entity_row(args_.tails[slot]);
+          T* factors = grads.factors + slot * 4;
+          factors[0] = dot<VD>(D, dkey, h + D);
+          factors[1] = dot<VD>(D, r + D, h);
+          factors[2] = dot<VD>(D, dvalue, t + D);
+          factors[3] = dot<VD>(D, r + D, t);
+          axpy<VD>(D, factors[0], h, dr + D);
+          axpy<VD>(D, factors[2], t, dr + D);
+        }
+      }
+    }
+  }
+
+  void clear_shared_gradients() { fill(w_.dW_e, D * s_.DP, T(0)); }
+
+  void write_shared_gradients(const AttentionGrads<T>& grads, int64_t chunk) {
+    T* dW_e = grads.dW_e_chunks + chunk * D * D;
+    for (int64_t i = 0; i < D; ++i)
+      __builtin_memcpy(dW_e + i * D, w_.dW_e + i * s_.DP, D * sizeof(T));
+  }
+
+ private:
+  int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
+  const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
+
+  void write_rows(const T* rows, T* z, int64_t P) const {
+    for (int64_t i = 0; i < P; ++i)
+      __builtin_memcpy(z + i * (H + 1) * D, rows + i * s_.DP, D * sizeof(T));
+  }
+
+  // In place over n padded lanes; the maximum is subtracted first, masked lanes become exactly 0.
+  static void softmax(T* x, const T* bias, int64_t n) {
+    VM top = load<VM>(x) + load<VM>(bias);
+    for (int64_t m = kLanesM; m < n; m += kLanesM) top = Max()(top, load<VM>(x + m) + load<VM>(bias + m));
+    const T top_score = reduce<T, kLanesM>(top, Max());
+    VM total{};
+    for (int64_t m = 0; m < n; m += kLanesM) {
+      const VM b = load<VM>(bias + m);
+      VM e = exp_nonpositive<T>(load<VM>(x + m) + b - top_score);
+      e = b < VM{} ? VM{} : e;
+      store(x + m, e);
+      total += e;
+    }
+    const T scale = T(1) / reduce<T, kLanesM>(total, Sum());
+    for (int64_t m = 0; m < n; m += kLanesM) store(x + m, load<VM>(x + m) * scale);
+  }
+
+  // dx = alpha (dalpha - alpha . dalpha), in place of dalpha.
+  static void softmax_backward(const T* alpha, T* dalpha, int64_t n) {
+    const T mean = dot<VM>(n, alpha, dalpha);
+    for (int64_t m = 0; m < n; m += kLanesM)
+      store(dalpha + m, load<VM>(alpha + m) * (load<VM>(dalpha + m) - mean));
+  }
+
+  const AttentionArgs<T>& args_;
+  const Strides<T> s_;
+  Workspace<T> w_;
+  const int64_t H, M, D, C;
+};
+
+template <class T, int kWidthBytes>
+void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match, T* alpha,
+                   T* workspace) {
+  GroupWorker<T, kWidthBytes> worker(args, workspace);
+  // First group that ends behind `begin`.
+  int64_t lo = 0, hi = args.num_groups;
+  while (lo < hi) {
+    const int64_t mid = (lo + hi) / 2;
+    if (args.group_indptr[mid + 1] <= begin) lo = mid + 1; else hi = mid;
+  }
+  for (int64_t g = lo; begin < end; ++g) {
+    const int64_t stop = args.group_indptr[g + 1] < end ? args.group_indptr[g + 1] : end;
+    if (begin == stop) continue;
+    worker.build_tiles(g, false);
+    for (; begin < stop; begin += kPairBlock) {
+      const int64_t P = stop - begin < kPairBlock ? stop - begin : kPairBlock;
+      worker.propagate(g, begin, P, z, match);
+      if (alpha) {
+        const int64_t H = args.hops, M = args.slots;
+        for (int64_t i = 0; i < P; ++i)
+          for (int64_t p = 0; p < H; ++p) {
+            const int64_t count = args.counts[g * H + p];
+            for (int64_t m = 0; m < M; ++m)
+              alpha[((begin + i) * H + p) * M + m] = m < count ? worker.alpha(p, i)[m] : T(0);
+          }
+      }
+    }
+    begin = stop;
+  }
+}
+
+template <class T, int kWidthBytes>
+void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
+                    T* workspace) {
+  const int64_t first = args.num_groups * chunk / grads.num_chunks;
+  const int64_t last = args.num_groups * (chunk + 1) / grads.num_chunks;
+  GroupWorker<T, kWidthBytes> worker(args, workspace);
+  worker.clear_shared_gradients();
+  for (int64_t g = first; g < last; ++g) {
+    worker.build_tiles(g, true);
+    worker.clear_group_gradients();
+    for (int64_t begin = args.group_indptr[g]; begin < args.group_indptr[g + 1]; begin += kPairBlock) {
+      const int64_t left = args.group_indptr[g + 1] - begin;
+      const int64_t P = left < kPairBlock ? left : kPairBlock;
+      worker.propagate(g, begin, P, nullptr, nullptr);
+      worker.propagate_backward(g, begin, P, grads, chunk);
+    }
+    worker.write_group_gradients(g, grads, chunk);
+  }
+  worker.write_shared_gradients(grads, chunk);
+}
+
+template <class T, int kWidthBytes>
+void scatter_rows(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
+                  int64_t row_end, T* dentity) {
+  using VD = Vector<T, kWidthBytes>;
+  const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
+  fill(dentity + row_begin * C * D, (row_end - row_begin) * C * D, T(0));
+  const auto mine = [&](int64_t row) { return row >= row_begin && row < row_end; };
+  for (int64_t hop = 0; hop < args.num_groups * H; ++hop) {
+    for (int64_t slot = hop * M; slot < hop * M + args.counts[hop]; ++slot) {
+      const T* gamma_r = args.relation + args.relations[slot] * C * D + D;
+      const T* factors = grads.factors + slot * 4;
+      if (mine(args.heads[slot])) {
+        T* dh = dentity + args.heads[slot] * C * D;
+        if (C == 2) {
+          axpy<VD>(D, factors[0], gamma_r, dh);
+          axpy<VD>(D, factors[1], grads.dkey + slot * D, dh + D);
+        } else {
+          axpy<VD>(D, T(1), grads.dkey + slot * D, dh);
+        }
+      }
+      if (mine(args.tails[slot])) {
+        T* dt = dentity + args.tails[slot] * C * D;
+        if (C == 2) {
+          axpy<VD>(D, factors[2], gamma_r, dt);
+          axpy<VD>(D, factors[3], grads.dvalue + slot * D, dt + D);
+        } else {
+          axpy<VD>(D, T(1), grads.dvalue + slot * D, dt);
+        }
+      }
+    }
+  }
+  for (int64_t b = 0; b < args.num_pairs; ++b)
+    if (mine(args.items[b])) axpy<VD>(D, T(1), grads.ditem + b * D, dentity + args.items[b] * C * D);
+}
+
+// Narrow vectors along D where D does not fill a wide one.
+template <class T, class F>
+auto with_width(int width, F f) {
+  if constexpr (EKPNET_VECTOR_BYTES > 32)
+    if (width * static_cast<int>(sizeof(T)) > 32) return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>());
+  if constexpr (EKPNET_VECTOR_BYTES > 16)
+    if (width * static_cast<int>(sizeof(T)) > 16) return f(std::integral_constant<int, 32>());
+  return f(std::integral_constant<int, 16>());
+}
+
+template <class T>
+int64_t workspace_size(const AttentionArgs<T>& args) {
+  return with_width<T>(args.width, [&](auto bytes) {
+    int64_t size = 0;
+    Workspace<T>(args, strides_of<T, bytes>(args), nullptr, &size);
+    return size;
+  });
+}
+
+template <class T>
+void forward(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match, T* workspace) {
+  with_width<T>(args.width, [&](auto bytes) {
+    forward_pairs<T, bytes>(args, begin, end, z, match, nullptr, workspace);
+  });
+}
+
+template <class T>
+void weights(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* alpha, T* workspace) {
+  with_width<T>(args.width, [&](auto bytes) {
+    forward_pairs<T, bytes>(args, begin, end, nullptr, nullptr, alpha, workspace);
+  });
+}
+
+template <class T>
+void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk, T* workspace) {
+  with_width<T>(args.width,
+                [&](auto bytes) { backward_chunk<T, bytes>(args, grads, chunk, workspace); });
+}
+
+template <class T>
+void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
+             int64_t row_end, T* dentity) {
+  with_width<T>(args.width, [&](auto bytes) {
+    scatter_rows<T, bytes>(args, grads, row_begin, row_end, dentity);
+  });
+}
+
+template <class T>
+constexpr AttentionKernels<T> kKernels = {workspace_size<T>, forward<T>, weights<T>, backward<T>, scatter<T>};
+
+}  // namespace
+
+namespace EKPNET_ISA {
+const AttentionKernels<float>& attention_f32() { return kKernels<float>; }
+const AttentionKernels<double>& attention_f64() { return kKernels<double>; }
+}  // namespace EKPNET_ISA
+
+}  // namespace ekpnet

@@ -1,0 +1,67 @@
+// The fused propagation of EKPNet on the CPU, over raw pointers.
+#pragma once
+
+#include <cstdint>
+
+namespace ekpnet {
+
+// One call's inputs. C = 2 channels: rank-1 semantic attention, (v, gamma) per row (eq. 8);
+// C = 1: psi is the identity and a row is v alone (EKP_no, EKP_frame).
+template <class T>
+struct AttentionArgs {
+  int64_t num_groups;           // G
+  int64_t num_pairs;            // B
+  int64_t num_rows;             // n, rows of `entity`
+  int64_t num_relations;        // R
+  int hops;                     // H
+  int slots;                    // M
+  int width;                    // D
+  int channels;                 // C
+  const T* entity;              // [n, C, D]
+  const T* relation;            // [R, C, D]
+  const T* W_e;                 // [D, D]
+  const T* b_e;                 // [D]
+  const int32_t* heads;         // [G, H, M], rows of `entity`
+  const int32_t* relations;     // [G, H, M]
+  const int32_t* tails;         // [G, H, M], rows of `entity`
+  const int32_t* counts;        // [G, H], valid slots of a hop
+  const int64_t* group_indptr;  // [G + 1], pairs of group g: group_indptr[g] .. group_indptr[g + 1]
+  const int32_t* items;         // [B], rows of `entity`
+};
+
+// What the backward pass reads and writes besides the inputs. A chunk is a fixed range of groups
+// whose shared-parameter gradients are summed in group order; chunks are then summed in order.
+template <class T>
+struct AttentionGrads {
+  const T* dz;      // [B, (H + 1) D]
+  const T* dmatch;  // [B]
+  T* dkey;          // [G, H, M, D]
+  T* dvalue;        // [G, H, M, D]
+  T* factors;       // [G, H, M, 4]: dkey . gamma_h, gamma_r . v_h, dvalue . gamma_t, gamma_r . v_t
+  T* ditem;         // [B, D]
+  int64_t num_chunks;
+  T* drelation_chunks;  // [num_chunks, R, C, D], zeroed by the caller
+  T* dW_e_chunks;       // [num_chunks, D, D], zeroed by the caller
+  T* db_e_chunks;       // [num_chunks, D], zeroed by the caller
+};
+
+// Entry points of one instruction set. `workspace` belongs to the calling thread.
+template <class T>
+struct AttentionKernels {
+  // Elements of T that `forward` and `backward` need as workspace.
+  int64_t (*workspace_size)(const AttentionArgs<T>& args);
+  // Pairs [begin, end): z [B, (H + 1) D] (eq. 16) and match [B] (the logit of eq. 15).
+  void (*forward)(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
+                  T* workspace);
+  // Attention weights [H, M] of one pair (eq. 10), 0 in masked slots.
+  void (*weights)(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* alpha, T* workspace);
+  // Groups of chunk `chunk`: everything of AttentionGrads.
+  void (*backward)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
+                   T* workspace);
+  // Rows [row_begin, row_end) of dentity [n, C, D]: sums over all slots and pairs that name the
+  // row, in slot order and then pair order, whoever computes it.
+  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
+                  int64_t row_end, T* dentity);
+};
+
+}  // namespace ekpnet

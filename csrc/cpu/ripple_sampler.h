@@ -1,0 +1,46 @@
+// Ripple sets (eq. 3-5): what a user's clicks reach in the knowledge graph.
+#pragma once
+
+#include <cstdint>
+
+namespace ekpnet {
+
+// Relation is uint8_t, int16_t or int32_t, the smallest that holds R.
+template <class Relation>
+struct RippleGraph {
+  int64_t num_entities;       // E
+  const int64_t* indptr;      // [E + 1]
+  const Relation* relations;  // [T]
+  const int32_t* tails;       // [T]
+};
+
+struct RippleRequest {
+  int64_t num_users;           // U
+  const int64_t* seed_indptr;  // [U + 1]
+  const int32_t* seeds;        // history entities
+  const int32_t* users;        // [U] ids that key the draw, or null for 0 .. U - 1
+  int hops;                    // H
+  int slots;                   // M
+  uint64_t seed;
+  uint64_t epoch;
+  // false: M triples without replacement among those whose head is in the previous set; an entity
+  // stays in the set where it first appeared; missing slots are masked out by `counts`.
+  // true: RippleNet's rule: heads are the previous tails with their multiplicity, a short hop is
+  // filled by drawing with replacement, an empty one copies the hop before.
+  bool repeat;
+};
+
+struct RippleSets {
+  int32_t* heads;      // [U, H, M], 0 in masked slots, as relations and tails
+  int32_t* relations;  // [U, H, M]
+  int32_t* tails;      // [U, H, M]
+  int32_t* counts;     // [U, H]
+};
+
+// Users [begin, end). Cost per user: its history, plus per hop M draws located in the summed
+// degrees of the heads; candidate triples are never enumerated.
+template <class Relation>
+void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,
+                        const RippleSets& sets, int64_t begin, int64_t end);
+
+}  // namespace ekpnet

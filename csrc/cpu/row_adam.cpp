@@ -1,0 +1,40 @@
+// Compiled once per instruction set.
+#include "cpu/row_adam.h"
+
+#include "cpu/isa_kernels.h"
+
+namespace ekpnet {
+namespace {
+
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
+template <class T>
+void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
+  const int64_t size = args.row_size;
+  const T beta1 = T(args.step.beta1), beta2 = T(args.step.beta2), eps = T(args.step.eps);
+  const T rest1 = T(1 - args.step.beta1), rest2 = T(1 - args.step.beta2);
+  const T step_size = T(args.step.step_size), l2 = T(args.step.l2);
+  const T root2 = T(__builtin_sqrt(args.step.scale2));
+  for (int64_t i = begin; i < end; ++i) {
+    T* __restrict x = args.table + args.rows[i] * size;
+    T* __restrict m = args.m + args.rows[i] * size;
+    T* __restrict v = args.v + args.rows[i] * size;
+    const T* __restrict grad = args.grad + i * size;
+    for (int64_t d = 0; d < size; ++d) {
+      const T g = grad[d] + l2 * x[d];
+      m[d] = beta1 * m[d] + rest1 * g;
+      v[d] = beta2 * v[d] + rest2 * g * g;
+      x[d] -= step_size * m[d] / (square_root(v[d]) * root2 + eps);
+    }
+  }
+}
+
+}  // namespace
+
+namespace EKPNET_ISA {
+RowAdamKernel<float> row_adam_f32() { return row_adam<float>; }
+RowAdamKernel<double> row_adam_f64() { return row_adam<double>; }
+}  // namespace EKPNET_ISA
+
+}  // namespace ekpnet

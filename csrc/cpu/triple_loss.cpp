@@ -1,0 +1,71 @@
+// Compiled once per instruction set.
+#include "cpu/triple_loss.h"
+
+#include "cpu/isa_kernels.h"
+#include "cpu/vectors.h"
+
+namespace ekpnet {
+namespace {
+
+constexpr int kMaxWidth = 256;
+
+// sigmoid(v_h + v_r - v_t) of one triple into x [D], padded to whole vectors.
+template <class T>
+void plausibility(const TripleLossArgs<T>& args, int64_t k, T* x) {
+  using V = Vector<T>;
+  constexpr int kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
+  const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;
+  const T* h = args.entity + args.heads[k] * row;
+  const T* r = args.relation + args.relations[k] * row;
+  const T* t = args.entity + args.tails[k] * row;
+  for (int64_t d = 0; d < D; ++d) x[d] = h[d] + r[d] - t[d];
+  for (int64_t d = D; d % kLanes != 0; ++d) x[d] = T(0);
+  for (int64_t d = 0; d < D; d += kLanes) {
+    const V v = load<V>(x + d);
+    const V e = exp_nonpositive<T>(v < V{} ? v : -v);
+    const V one = V{} + T(1);
+    store(x + d, (v < V{} ? e : one) / (one + e));
+  }
+}
+
+template <class T>
+double forward(const TripleLossArgs<T>& args, int64_t begin, int64_t end) {
+  T x[kMaxWidth];
+  double total = 0;
+  for (int64_t k = begin; k < end; ++k) {
+    plausibility(args, k, x);
+    T sum = 0;
+    for (int d = 0; d < args.width; ++d) {
+      const T miss = T(args.labels[k]) - x[d];
+      sum += miss * miss;
+    }
+    total += sum;
+  }
+  return total;
+}
+
+template <class T>
+void backward(const TripleLossArgs<T>& args, T grad, T* dentity, T* drelation) {
+  T x[kMaxWidth];
+  const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;
+  for (int64_t k = 0; k < args.num_triples; ++k) {
+    plausibility(args, k, x);
+    for (int64_t d = 0; d < D; ++d)
+      x[d] = T(2) * grad * (x[d] - T(args.labels[k])) * x[d] * (T(1) - x[d]);
+    axpy<Vector<T>>(D, T(1), x, dentity + args.heads[k] * row);
+    axpy<Vector<T>>(D, T(-1), x, dentity + args.tails[k] * row);
+    axpy<Vector<T>>(D, T(1), x, drelation + args.relations[k] * row);
+  }
+}
+
+template <class T>
+constexpr TripleLossKernels<T> kKernels = {forward<T>, backward<T>};
+
+}  // namespace
+
+namespace EKPNET_ISA {
+const TripleLossKernels<float>& triple_loss_f32() { return kKernels<float>; }
+const TripleLossKernels<double>& triple_loss_f64() { return kKernels<double>; }
+}  // namespace EKPNET_ISA
+
+}  // namespace ekpnet

@@ -1,0 +1,172 @@
+// Vectors of the instruction set that is being compiled, by the compiler's vector extension.
+// Everything is in an anonymous namespace: the linker must not merge copies of different sets.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace ekpnet {
+namespace {
+
+template <class T, int kBytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kBytes)));
+};
+template <class T, int kBytes = EKPNET_VECTOR_BYTES>
+using Vector = typename VectorOf<T, kBytes>::type;
+
+
+template <class V, class T>
+inline V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <class V, class T>
+inline void store(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// Lower or upper half of a vector.
+template <class V, class T, int kLanes, int kFirst, int... kI>
+inline auto half_of(V v, std::integer_sequence<int, kI...>) {
+  return __builtin_shufflevector(v, v, (kFirst + kI)...);
+}
+
+template <class T, int kLanes, class V, class F>
+inline T reduce(V v, F f) {
+  if constexpr (kLanes * sizeof(T) <= 16) {
+    T r = v[0];
+    for (int i = 1; i < kLanes; ++i) r = f(r, static_cast<T>(v[i]));
+    return r;
+  } else {
+    constexpr auto half = std::make_integer_sequence<int, kLanes / 2>();
+    return reduce<T, kLanes / 2>(f(half_of<V, T, kLanes, 0>(v, half), half_of<V, T, kLanes, kLanes / 2>(v, half)), f);
+  }
+}
+
+struct Max {
+  template <class X>
+  X operator()(X a, X b) const {
+    return a > b ? a : b;
+  }
+};
+struct Sum {
+  template <class X>
+  X operator()(X a, X b) const {
+    return a + b;
+  }
+};
+
+// exp(x) for x <= 0: range reduction to |r| <= ln 2 / 2 and the minimax polynomial of Cephes' expf;
+// below 2^-126 the result is clamped there. Relative error about 1 ulp.
+template <class V>
+inline V exp_nonpositive_f32(V x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low mantissa bits are the integer
+  typedef int32_t I __attribute__((vector_size(sizeof(V))));
+  const V low = V{} - 87.33654f;
+  x = x < low ? low : x;
+  const V shifted = x * 1.44269504088896341f + kMagic;
+  const V n = shifted - kMagic;
+  V r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  I bits;
+  __builtin_memcpy(&bits, &shifted, sizeof(V));
+  bits = (bits - 0x4b400000 + 127) << 23;
+  V scale;
+  __builtin_memcpy(&scale, &bits, sizeof(V));
+  return p * scale;
+}
+
+template <class T, class V>
+inline V exp_nonpositive(V x) {
+  if constexpr (sizeof(T) == 4) {
+    return exp_nonpositive_f32(x);
+  } else {
+    V y;
+    for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_exp(x[i]);
+    return y;
+  }
+}
+
+// C [P, N] (+)= A [P, K] B [K, N]; N is a multiple of V's lanes, rows of B and C may be read and
+// written up to there. A is addressed by two strides, so a transposed A costs nothing. Each
+// element is one chain of multiply-adds over k: the result does not depend on the blocking.
+template <class V, class T, int kRows, int kVectors>
+inline void gemm_block(int64_t K, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
+                       T* c, int64_t ldc, bool accumulate) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  V acc[kRows][kVectors];
+  for (int p = 0; p < kRows; ++p)
+    for (int n = 0; n < kVectors; ++n)
+      acc[p][n] = accumulate ? load<V>(c + p * ldc + n * kLanes) : V{};
+  for (int64_t k = 0; k < K; ++k) {
+    V bv[kVectors];
+    for (int n = 0; n < kVectors; ++n) bv[n] = load<V>(b + k * ldb + n * kLanes);
+    for (int p = 0; p < kRows; ++p) {
+      const T x = a[p * a_row + k * a_col];
+      for (int n = 0; n < kVectors; ++n) acc[p][n] += bv[n] * x;
+    }
+  }
+  for (int p = 0; p < kRows; ++p)
+    for (int n = 0; n < kVectors; ++n) store(c + p * ldc + n * kLanes, acc[p][n]);
+}
+
+template <class V, class T, int kVectors>
+inline void gemm_columns(int64_t P, int64_t K, const T* a, int64_t a_row, int64_t a_col, const T* b,
+                         int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+  constexpr int kRows = kVectors == 1 || EKPNET_VECTOR_BYTES == 64 ? 8 : 4;
+  int64_t p = 0;
+  for (; p + kRows <= P; p += kRows)
+    gemm_block<V, T, kRows, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+  if constexpr (kRows == 8)
+    for (; p + 4 <= P; p += 4)
+      gemm_block<V, T, 4, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+  for (; p + 2 <= P; p += 2)
+    gemm_block<V, T, 2, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+  for (; p < P; ++p)
+    gemm_block<V, T, 1, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+}
+
+template <class V, class T>
+inline void gemm(int64_t P, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t a_col,
+                 const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  int64_t n = 0;
+  for (; n + 2 * kLanes <= N; n += 2 * kLanes)
+    gemm_columns<V, T, 2>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
+  for (; n < N; n += kLanes)
+    gemm_columns<V, T, 1>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
+}
+
+// y += a x over n elements.
+template <class V, class T>
+inline void axpy(int64_t n, T a, const T* x, T* y) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, load<V>(y + i) + load<V>(x + i) * a);
+  for (; i < n; ++i) y[i] += a * x[i];
+}
+
+template <class V, class T>
+inline T dot(int64_t n, const T* x, const T* y) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  V acc{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) acc += load<V>(x + i) * load<V>(y + i);
+  T r = reduce<T, kLanes>(acc, Sum());
+  for (; i < n; ++i) r += x[i] * y[i];
+  return r;
+}
+
+}  // namespace
+}  // namespace ekpnet

@@ -1,0 +1,128 @@
+// CPU binding of the graph and of everything that is drawn from it.
+#include <tuple>
+
+#include "checks.h"
+#include "cpu/batching.h"
+#include "cpu/csr.h"
+#include "cpu/ripple_sampler.h"
+
+namespace ekpnet {
+namespace {
+
+// Calls f with a value of the type that holds relation ids.
+template <class F>
+auto dispatch_relation(ScalarType dtype, F f) {
+  switch (dtype) {
+    case ScalarType::Byte: return f(uint8_t());
+    case ScalarType::Short: return f(int16_t());
+    case ScalarType::Int: return f(int32_t());
+    default: STD_TORCH_CHECK(false, "relations is ", dtype_name(dtype), ", expected uint8, int16 or int32");
+  }
+}
+
+ScalarType relation_dtype(int64_t num_relations) {
+  if (num_relations <= 1 << 8) return ScalarType::Byte;
+  return num_relations <= 1 << 15 ? ScalarType::Short : ScalarType::Int;
+}
+
+std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tensor& relations, const Tensor& tails,
+                                             int64_t num_entities, int64_t num_relations) {
+  check_tensor(heads, "heads", ScalarType::Int, {-1});
+  const int64_t T = heads.size(0);
+  check_tensor(relations, "relations", ScalarType::Int, {T});
+  check_tensor(tails, "tails", ScalarType::Int, {T});
+  STD_TORCH_CHECK(num_entities >= 0 && num_entities < INT32_MAX - 1, "num_entities is ", num_entities,
+                  ", expected 0 to ", INT32_MAX - 2);
+  STD_TORCH_CHECK(num_relations >= 0 && num_relations < INT32_MAX, "num_relations is ", num_relations,
+                  ", expected 0 to ", INT32_MAX - 1);
+  check_ids(data<int32_t>(heads), T, num_entities, "heads", "entities");
+  check_ids(data<int32_t>(tails), T, num_entities, "tails", "entities");
+  check_ids(data<int32_t>(relations), T, num_relations, "relations", "relations");
+  const ScalarType dtype = relation_dtype(num_relations);
+  Tensor indptr = empty({num_entities + 1}, ScalarType::Long);
+  Tensor out_relations = empty({T}, dtype), out_tails = empty({T}, ScalarType::Int);
+  dispatch_relation(dtype, [&](auto zero) {
+    build_csr(T, num_entities, data<int32_t>(heads), data<int32_t>(relations), data<int32_t>(tails),
+              mutable_data<int64_t>(indptr), mutable_data<decltype(zero)>(out_relations),
+              mutable_data<int32_t>(out_tails));
+  });
+  return {indptr, out_relations, out_tails};
+}
+
+struct GraphShape {
+  int64_t num_entities, num_triples;
+};
+
+// A graph is checked by its ends only: reading all of it would cost more than sampling from it.
+GraphShape check_graph(const Tensor& indptr, const Tensor& relations, const Tensor& tails) {
+  check_tensor(tails, "tails", ScalarType::Int, {-1});
+  const int64_t T = tails.size(0);
+  check_tensor(relations, "relations", relations.scalar_type(), {T});
+  check_tensor(indptr, "indptr", ScalarType::Long, {-1});
+  STD_TORCH_CHECK(indptr.size(0) >= 1, "indptr is empty, expected E + 1 row pointers");
+  const int64_t E = indptr.size(0) - 1;
+  const int64_t first = data<int64_t>(indptr)[0], last = data<int64_t>(indptr)[E];
+  STD_TORCH_CHECK(first == 0 && last == T, "indptr runs from ", first, " to ", last, ", expected 0 to ", T,
+                  " (triples)");
+  return {E, T};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(const Tensor& indptr, const Tensor& relations,
+                                                              const Tensor& tails, const Tensor& seed_indptr,
+                                                              const Tensor& seeds, std::optional<Tensor> users,
+                                                              int64_t hops, int64_t slots, int64_t seed,
+                                                              int64_t epoch, bool repeat) {
+  const auto [E, T] = check_graph(indptr, relations, tails);
+  check_tensor(seed_indptr, "seed_indptr", ScalarType::Long, {-1});
+  STD_TORCH_CHECK(seed_indptr.size(0) >= 1, "seed_indptr is empty, expected U + 1 row pointers");
+  const int64_t U = seed_indptr.size(0) - 1;
+  check_tensor(seeds, "seeds", ScalarType::Int, {-1});
+  check_indptr(data<int64_t>(seed_indptr), U, seeds.size(0), "seed_indptr");
+  check_ids(data<int32_t>(seeds), seeds.size(0), E, "seeds", "entities");
+  if (users) check_tensor(*users, "users", ScalarType::Int, {U});
+  STD_TORCH_CHECK(hops >= 1, "hops is ", hops, ", expected at least 1");
+  STD_TORCH_CHECK(slots >= 1, "slots is ", slots, ", expected at least 1");
+  Tensor heads = empty({U, hops, slots}, ScalarType::Int), out_relations = empty({U, hops, slots}, ScalarType::Int);
+  Tensor out_tails = empty({U, hops, slots}, ScalarType::Int), counts = empty({U, hops}, ScalarType::Int);
+  const RippleRequest request = {U, data<int64_t>(seed_indptr), data<int32_t>(seeds),
+                                 users ? data<int32_t>(*users) : nullptr, static_cast<int>(hops),
+                                 static_cast<int>(slots), static_cast<uint64_t>(seed),
+                                 static_cast<uint64_t>(epoch), repeat};
+  const RippleSets sets = {mutable_data<int32_t>(heads), mutable_data<int32_t>(out_relations),
+                           mutable_data<int32_t>(out_tails), mutable_data<int32_t>(counts)};
+  const int64_t num_entities = E;
+  dispatch_relation(relations.scalar_type(), [&](auto zero) {
+    using Relation = decltype(zero);
+    const RippleGraph<Relation> graph = {num_entities, data<int64_t>(indptr), data<Relation>(relations),
+                                         data<int32_t>(tails)};
+    torch::stable::parallel_for(0, U, 64, [&](int64_t begin, int64_t end) {
+      sample_ripple_sets(graph, request, sets, begin, end);
+    });
+  });
+  return {heads, out_relations, out_tails, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations, const Tensor& tails,
+                                                  int64_t count, int64_t seed, int64_t step) {
+  const auto [E, T] = check_graph(indptr, relations, tails);
+  STD_TORCH_CHECK(count >= 0, "count is ", count, ", expected at least 0");
+  STD_TORCH_CHECK(T > 0 || count == 0, "the graph has no triple to draw from");
+  Tensor heads = empty({2 * count}, ScalarType::Int), out_relations = empty({2 * count}, ScalarType::Int);
+  Tensor out_tails = empty({2 * count}, ScalarType::Int);
+  const int64_t num_entities = E;
+  dispatch_relation(relations.scalar_type(), [&](auto zero) {
+    sample_triples(num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations), data<int32_t>(tails), count,
+                   static_cast<uint64_t>(seed), static_cast<uint64_t>(step), mutable_data<int32_t>(heads),
+                   mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));
+  });
+  return {heads, out_relations, out_tails};
+}
+
+}  // namespace
+}  // namespace ekpnet
+
+STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
+  m.impl("build_csr", TORCH_BOX(&ekpnet::build_csr_cpu));
+  m.impl("sample_ripple_sets", TORCH_BOX(&ekpnet::sample_ripple_sets_cpu));
+  m.impl("sample_triples", TORCH_BOX(&ekpnet::sample_triples_cpu));
+}

@@ -1,0 +1,109 @@
+"""Loading of the native files, and what is known about their build."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from ekpnet_fast.errors import NativeLibraryError
+
+HERE = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 10)  # the Stable ABI that the ops are built against
+
+
+def _import_module() -> ModuleType:
+    try:
+        from ekpnet_fast import _module
+    except ImportError as error:
+        raise NativeLibraryError(
+            f"the native module of ekpnet_fast in {HERE} cannot be imported ({error}); "
+            f"build it for this Python {sys.version_info.major}.{sys.version_info.minor} "
+            "with `pip install .` in the source directory"
+        ) from error
+    return _module
+
+
+_native = _import_module()
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """How the native code was built and what of it runs here.
+
+    Attributes:
+        version: version of the package the native code belongs to.
+        compiler: C++ compiler and version.
+        sanitizers: sanitizers compiled in, empty for none.
+        built_for_torch: torch it was compiled with; any later torch can load it.
+        running_torch: torch that is installed.
+        isas_built: CPU instruction sets compiled, plainest first.
+        isas_supported: those of them that this processor runs.
+        isa: the one in use (`EKPNET_CPU_ISA` forces one).
+        cuda_archs: GPU architectures compiled, empty for none.
+        cuda_reason: why there are none, else empty.
+        cuda_compiler: version of nvcc, empty for none.
+    """
+
+    version: str
+    compiler: str
+    sanitizers: str
+    built_for_torch: str
+    running_torch: str
+    isas_built: list[str]
+    isas_supported: list[str]
+    isa: str
+    cuda_archs: list[str]
+    cuda_reason: str
+    cuda_compiler: str
+
+
+def build_info() -> BuildInfo:
+    """Facts of the native build; importing torch is not needed for them.
+
+    Raises:
+        NativeLibraryError: `EKPNET_CPU_ISA` names an instruction set that was not built or that
+            this processor does not run.
+    """
+    try:
+        isa = _native.chosen_isa()
+    except RuntimeError as error:
+        raise NativeLibraryError(str(error)) from error
+    return BuildInfo(isa=isa, running_torch=metadata.version("torch"), **_native.build_facts())
+
+
+def _torch_version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def load_ops() -> None:
+    """Load the ops into torch: the CPU library, and the CUDA library where torch has CUDA.
+
+    Raises:
+        NativeLibraryError: a library is missing, or does not fit the installed torch. The message
+            names the versions it was built for and that are running.
+    """
+    info = build_info()
+    versions = f"built for torch {info.built_for_torch}, running torch {info.running_torch}"
+    if _torch_version(info.running_torch) < OLDEST_TORCH:
+        raise NativeLibraryError(
+            f"ekpnet_fast needs torch >= {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} ({versions}); "
+            "install a newer torch: pip install 'torch>=2.10,<2.14'"
+        )
+    import torch
+
+    libraries = [HERE / "libekpnet_cpu.so"]
+    if info.cuda_archs and torch.version.cuda is not None:
+        # Its torch_cuda symbols resolve only in a torch that has CUDA, so decide before loading.
+        libraries.append(HERE / "libekpnet_cuda.so")
+    for library in libraries:
+        try:
+            torch.ops.load_library(str(library))
+        except OSError as error:
+            raise NativeLibraryError(
+                f"{library} cannot be loaded ({versions}): {error}; "
+                "rebuild it against the installed torch: pip install --no-build-isolation ."
+            ) from error

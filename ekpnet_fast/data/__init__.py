@@ -1,0 +1,18 @@
+"""Data sets: loading, preparing, drawing synthetic ones, describing and checking them."""
+
+from ekpnet_fast.data.datasets import load_dataset
+from ekpnet_fast.data.splits import prepare
+from ekpnet_fast.data.synthetic import make_synthetic
+from ekpnet_fast.data.synthetic_config import SyntheticConfig
+from ekpnet_fast.data.tables import Dataset, Interactions, PreparedData, Rows
+
+__all__ = [
+    "Dataset",
+    "Interactions",
+    "PreparedData",
+    "Rows",
+    "SyntheticConfig",
+    "load_dataset",
+    "make_synthetic",
+    "prepare",
+]

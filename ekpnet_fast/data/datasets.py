@@ -1,0 +1,83 @@
+"""Data sets by name: where they lie and which format they have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ekpnet_fast.data.formats_final import KG_FILES, RATING_FILES, has_final, load_final
+from ekpnet_fast.data.formats_raw import has_raw, load_raw
+from ekpnet_fast.data.formats_recbole import has_recbole, load_recbole
+from ekpnet_fast.data.synthetic import make_synthetic
+from ekpnet_fast.data.synthetic_config import SyntheticConfig
+from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.errors import ConfigError, DataError
+
+__all__ = ["DATA_ROOT_VARIABLE", "load_dataset"]
+
+DATA_ROOT_VARIABLE = "EKPNET_DATA"
+SYNTHETIC_NAME = "synthetic"
+
+
+def load_dataset(
+    name: str,
+    data_root: Path | None = None,
+    *,
+    synthetic: SyntheticConfig | None = None,
+    threshold: float | None = None,
+) -> Dataset:
+    """Load a data set.
+
+    Args:
+        name: "synthetic", a folder under the data root, or the path of a folder. Where a folder
+            holds several formats, the final format wins; ``NAME/raw`` asks for the raw files.
+        data_root: folder of data sets; without it the environment variable EKPNET_DATA says it.
+        synthetic: sizes for "synthetic"; its defaults without it.
+        threshold: smallest rating that is a positive, for raw and RecBole files.
+
+    Raises:
+        ConfigError: an option that does not go with the format found.
+        DataError: no such data set, or files that cannot be used, with file and line.
+    """
+    if name == SYNTHETIC_NAME:
+        if threshold is not None:
+            raise ConfigError("threshold: found a value, expected none: synthetic data have labels")
+        return make_synthetic(synthetic if synthetic is not None else SyntheticConfig())
+    if synthetic is not None:
+        raise ConfigError(f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'")
+    folder, label = _find(name, data_root)
+    if has_final(folder):
+        if threshold is not None:
+            raise ConfigError(f"threshold: found {threshold} for {folder}, whose rows have labels")
+        return load_final(folder, label)
+    if has_recbole(folder):
+        return load_recbole(folder, label, threshold)
+    if has_raw(folder):
+        return load_raw(folder, label, threshold)
+    raise DataError(
+        f"{folder}: found no data set; looked for {' | '.join(RATING_FILES)} with"
+        f" {' | '.join(KG_FILES)}, for RecBole's *.inter, *.kg and *.link, and for ratings.dat,"
+        " BX-Book-Ratings.csv or user_artists.dat with kg*.txt and item_index2entity_id*.txt"
+    )
+
+
+def _find(name: str, data_root: Path | None) -> tuple[Path, str]:
+    """The folder, and what to call it."""
+    root = data_root
+    if root is None and os.environ.get(DATA_ROOT_VARIABLE):
+        root = Path(os.environ[DATA_ROOT_VARIABLE])
+    if root is not None and name and (root / name).is_dir():
+        return root / name, name
+    if name and Path(name).is_dir():
+        return Path(name), Path(name).resolve().name
+    hint = f"--data-root DIR or {DATA_ROOT_VARIABLE}"
+    if root is None:
+        raise DataError(
+            f"unknown data set {name!r}: no data root is set ({hint}), and it is no folder;"
+            f" without files there is {SYNTHETIC_NAME!r}"
+        )
+    if not root.is_dir():
+        raise DataError(f"unknown data set {name!r}: the data root {root} is no folder; set {hint}")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    shown = ", ".join([SYNTHETIC_NAME, *found])
+    raise DataError(f"unknown data set {name!r}: found {shown} under {root}; set {hint}")

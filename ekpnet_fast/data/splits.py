@@ -1,0 +1,217 @@
+"""Negatives, the 6:2:2 split and train histories: everything the protocol draws.
+
+Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
+Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.tables import Dataset, Int32, Interactions, PreparedData, Rows, validate
+from ekpnet_fast.errors import ConfigError, DataError
+
+__all__ = ["draw_negatives", "history_of", "label_rows", "prepare", "random_stream"]
+
+NEGATIVES, SPLIT, SYNTHETIC = range(3)
+
+Int64 = NDArray[np.int64]
+
+
+def random_stream(seed: int, purpose: int) -> np.random.Generator:
+    """Generator for one purpose of one seed.
+
+    Raises:
+        ConfigError: the seed is not a whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed: found {seed!r}, expected a whole number from 0")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), purpose])))
+
+
+def prepare(dataset: Dataset, seed: int) -> PreparedData:
+    """Split the labelled rows at random 6:2:2 and collect train histories.
+
+    Where the data set has interactions instead of rows, negatives are drawn first. A user's
+    history is that user's positives in train; users whose history is empty are left out of all
+    three splits and counted.
+
+    Raises:
+        ConfigError: a seed that is not a whole number from 0.
+        DataError: ids out of range, fewer than 5 rows, or no positive in train at all.
+    """
+    stream = random_stream(seed, SPLIT)
+    validate(dataset)
+    rows, missing = label_rows(dataset, seed)
+    count = len(rows)
+    if count < 5:
+        raise DataError(f"{dataset.name}: found {count} rows, expected at least 5 to split 6:2:2")
+    order = np.argsort(stream.bit_generator.random_raw(count), kind="stable")
+    held_out = count // 5
+    parts = np.split(order, [count - 2 * held_out, count - held_out])
+    train = rows.take(parts[0])
+    indptr, items = history_of(train, dataset.num_users, dataset.num_items)
+    kept = np.diff(indptr) > 0
+    if not kept.any():
+        raise DataError(f"{dataset.name}: found no positive row in train, expected some")
+    parts = [part[kept[rows.users[part]]] for part in parts]
+    train, valid, test = (rows.take(part) for part in parts)
+    present = np.zeros(dataset.num_users, dtype=np.bool_)
+    present[rows.users] = True
+    return PreparedData(
+        dataset=dataset,
+        seed=int(seed),
+        train=train,
+        valid=valid,
+        test=test,
+        oracle_test=None if dataset.oracle is None else dataset.oracle[parts[2]],
+        history_indptr=indptr,
+        history_items=items,
+        dropped_users=int(np.count_nonzero(present & ~kept)),
+        dropped_rows=count - sum(len(part) for part in parts),
+        hash=_digest(dataset, int(seed), rows, (train, valid, test)),
+        missing_negatives=missing,
+    )
+
+
+def history_of(rows: Rows, num_users: int, num_items: int) -> tuple[Int64, Int32]:
+    """Positives per user as a CSR table.
+
+    Returns:
+        indptr [U + 1] int64 and items [indptr[-1]] int32, sorted and distinct within a user.
+    """
+    positive = rows.labels == 1
+    keys = _sorted_distinct(rows.users[positive].astype(np.int64) * num_items + rows.items[positive])
+    users = keys // num_items
+    indptr = np.zeros(num_users + 1, dtype=np.int64)
+    np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])
+    return indptr, (keys - users * num_items).astype(np.int32)
+
+
+def label_rows(dataset: Dataset, seed: int) -> tuple[Rows, int]:
+    """The data set's labelled rows, or its positives with drawn negatives.
+
+    Returns:
+        The rows, and how many negatives are missing because users ran out of items.
+    """
+    if dataset.rows is not None:
+        return dataset.rows, 0
+    assert dataset.interactions is not None
+    clicks = dataset.interactions
+    users, items, missing = draw_negatives(
+        random_stream(seed, NEGATIVES), clicks, dataset.num_users, dataset.num_items
+    )
+    positive = clicks.positive
+    labels = np.zeros(int(positive.sum()) + len(users), dtype=np.int8)
+    labels[: len(labels) - len(users)] = 1
+    rows = Rows(
+        np.concatenate([clicks.users[positive], users]),
+        np.concatenate([clicks.items[positive], items]),
+        labels,
+    )
+    return rows, missing
+
+
+def draw_negatives(
+    stream: np.random.Generator, clicks: Interactions, num_users: int, num_items: int
+) -> tuple[Int32, Int32, int]:
+    """Draw for every user as many negatives as positives from the items never interacted with.
+
+    The draw is uniform without replacement. It happens on ranks among a user's free items; a rank
+    becomes an item by adding the number of seen items in front of it.
+
+    Returns:
+        users [n] int32 and items [n] int32, sorted by both, and the number of negatives missing
+        because a user had fewer free items than positives.
+    """
+    seen = _sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
+    seen_users = seen // num_items
+    seen_count = np.bincount(seen_users, minlength=num_users)
+    starts = np.cumsum(seen_count) - seen_count
+    free = num_items - seen_count
+    wanted = np.bincount(clicks.users[clicks.positive], minlength=num_users)
+    count = np.minimum(wanted, free)
+    # Whoever needs more than half of the free items draws those to leave out, because drawing
+    # nearly all of them by rejection would take very many rounds.
+    inverted = 2 * count > free
+    ranks = _distinct_ranks(stream, np.where(inverted, free - count, count), free, num_items)
+    if inverted.any():
+        owner = np.repeat(np.arange(num_users), np.where(inverted, free, 0))
+        every = owner * num_items + _positions_within(np.where(inverted, free, 0))
+        left_out = inverted[ranks // num_items]
+        taken = every[~_is_in_sorted(every, ranks[left_out])]
+        ranks = np.sort(np.concatenate([ranks[~left_out], taken]))
+    users = ranks // num_items
+    before = seen - _positions_within(seen_count)
+    items = ranks - users * num_items
+    items += np.searchsorted(before, ranks, side="right") - starts[users]
+    return users.astype(np.int32), items.astype(np.int32), int((wanted - count).sum())
+
+
+def _distinct_ranks(
+    stream: np.random.Generator, count: Int64, free: Int64, stride: int
+) -> Int64:
+    """``count[u]`` distinct numbers below ``free[u]`` for every u, as sorted keys u*stride + rank.
+
+    Numbers already drawn are drawn again. At most half of a user's numbers are wanted, so every
+    round settles at least half of what is missing, on average.
+    """
+    missing = count.copy()
+    kept = np.empty(0, dtype=np.int64)
+    while True:
+        owner = np.repeat(np.arange(len(count)), missing)
+        if not len(owner):
+            return kept
+        rank = (stream.random(len(owner)) * free[owner]).astype(np.int64)
+        fresh = _sorted_distinct(owner * stride + rank)
+        fresh = fresh[~_is_in_sorted(fresh, kept)]
+        missing -= np.bincount(fresh // stride, minlength=len(count))
+        kept = np.sort(np.concatenate([kept, fresh]), kind="stable")
+
+
+def _sorted_distinct(keys: Int64) -> Int64:
+    keys = np.sort(keys)
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
+
+
+def _is_in_sorted(values: Int64, table: Int64) -> NDArray[np.bool_]:
+    if not len(table):
+        return np.zeros(len(values), dtype=np.bool_)
+    found = np.searchsorted(table, values)
+    result: NDArray[np.bool_] = table[np.minimum(found, len(table) - 1)] == values
+    return result
+
+
+def _positions_within(counts: Int64) -> Int64:
+    """0..counts[0]-1, 0..counts[1]-1 and so on, end to end."""
+    starts = np.cumsum(counts) - counts
+    result: Int64 = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+    return result
+
+
+def _digest(dataset: Dataset, seed: int, rows: Rows, splits: tuple[Rows, Rows, Rows]) -> str:
+    """First 16 hex digits of a sha256 over counts, seed, rows, splits and triples.
+
+    Little-endian bytes are hashed, and neither name nor path, so equal data give equal hashes.
+    """
+    counts = (
+        seed,
+        dataset.num_users,
+        dataset.num_items,
+        dataset.num_entities,
+        dataset.num_relations,
+        *(len(part) for part in (rows, *splits)),
+        dataset.num_triples,
+    )
+    digest = hashlib.sha256(" ".join(map(str, counts)).encode())
+    arrays: list[NDArray[Any]] = [dataset.heads, dataset.relations, dataset.tails]
+    for part in (rows, *splits):
+        arrays += [part.users, part.items, part.labels]
+    for array in arrays:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(memoryview(np.ascontiguousarray(little)).cast("B"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""The tables that loaders produce and the trainer consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.errors import DataError
+
+__all__ = ["Dataset", "Int32", "Interactions", "PreparedData", "Rows", "validate"]
+
+Int32 = NDArray[np.int32]
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Labelled (user, item) rows."""
+
+    users: Int32  # [n]
+    items: Int32  # [n]
+    labels: NDArray[np.int8]  # [n], 1 = positive, 0 = negative
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, index: NDArray[Any]) -> Rows:
+        """The rows at ``index``: [k] positions, or an [n] boolean mask."""
+        return Rows(self.users[index], self.items[index], self.labels[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interactions:
+    """Distinct (user, item) pairs that a user touched; negatives are still to be drawn.
+
+    A pair whose rating lies below the threshold is not a positive, but it is an interaction: it is
+    never drawn as a negative.
+    """
+
+    users: Int32  # [n]
+    items: Int32  # [n]
+    positive: NDArray[np.bool_]  # [n]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Rows or interactions plus a knowledge graph. Items are entities 0..num_items-1.
+
+    Exactly one of ``rows`` and ``interactions`` is set. Names are None where the files hold
+    numbers only; ``relation_names[r]``, ``item_names[i]`` and so on are indexed by id.
+    """
+
+    name: str
+    rows: Rows | None
+    interactions: Interactions | None
+    heads: Int32  # [T]
+    relations: Int32  # [T]
+    tails: Int32  # [T]
+    num_users: int
+    num_items: int
+    num_entities: int
+    num_relations: int
+    user_ids: tuple[str, ...] | None = None
+    item_ids: tuple[str, ...] | None = None
+    entity_ids: tuple[str, ...] | None = None
+    relation_names: tuple[str, ...] | None = None
+    item_names: tuple[str, ...] | None = None
+    oracle: NDArray[np.float32] | None = None  # [n], Bayes score per labelled row (synthetic)
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_triples(self) -> int:
+        """T."""
+        return len(self.heads)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedData:
+    """A data set split 6:2:2 with train histories; users with an empty history are left out."""
+
+    dataset: Dataset
+    seed: int
+    train: Rows
+    valid: Rows
+    test: Rows
+    oracle_test: NDArray[np.float32] | None  # [len(test)]
+    history_indptr: NDArray[np.int64]  # [U + 1]
+    history_items: Int32  # [history_indptr[-1]], sorted within a user, distinct
+    dropped_users: int  # users that have rows but no positive in train
+    dropped_rows: int  # those users' rows, over the three splits
+    hash: str  # 16 hex digits
+    missing_negatives: int = 0  # negatives that could not be drawn: too few items left
+
+
+def validate(dataset: Dataset) -> None:
+    """Check that every id lies in its range, because native code indexes with them.
+
+    Raises:
+        DataError: an empty or inconsistent table, or an id out of its range; names the field.
+    """
+    if (dataset.rows is None) == (dataset.interactions is None):
+        raise DataError(f"{dataset.name}: a data set needs either rows or interactions, not both")
+    if dataset.num_items > dataset.num_entities:
+        raise DataError(
+            f"{dataset.name}: found num_items = {dataset.num_items} > num_entities ="
+            f" {dataset.num_entities}, expected every item to be an entity"
+        )
+    columns: list[tuple[str, NDArray[Any], int]] = [
+        ("heads", dataset.heads, dataset.num_entities),
+        ("relations", dataset.relations, dataset.num_relations),
+        ("tails", dataset.tails, dataset.num_entities),
+    ]
+    _check_lengths(dataset.name, "knowledge graph", columns)
+    if dataset.rows is not None:
+        rows = dataset.rows
+        pairs: list[tuple[str, NDArray[Any], int]] = [
+            ("users", rows.users, dataset.num_users),
+            ("items", rows.items, dataset.num_items),
+            ("labels", rows.labels, 2),
+        ]
+        if dataset.oracle is not None and len(dataset.oracle) != len(rows):
+            raise DataError(
+                f"{dataset.name}: found {len(dataset.oracle)} oracle scores,"
+                f" expected one for each of {len(rows)} rows"
+            )
+    else:
+        assert dataset.interactions is not None
+        clicks = dataset.interactions
+        pairs = [
+            ("users", clicks.users, dataset.num_users),
+            ("items", clicks.items, dataset.num_items),
+            ("positive", clicks.positive, 2),
+        ]
+    _check_lengths(dataset.name, "rows", pairs)
+    for field, values, bound in columns + pairs:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= bound:
+            raise DataError(
+                f"{dataset.name}: found {low if low < 0 else high} in {field},"
+                f" expected ids from 0 to {bound - 1}"
+            )
+
+
+def _check_lengths(name: str, what: str, columns: list[tuple[str, NDArray[Any], int]]) -> None:
+    lengths = {len(values) for _, values, _ in columns}
+    if len(lengths) > 1:
+        shown = ", ".join(f"{len(values)} {field}" for field, values, _ in columns)
+        raise DataError(f"{name}: found {shown}, expected columns of one length")
+    if lengths == {0}:
+        raise DataError(f"{name}: found an empty {what} table, expected at least one row")

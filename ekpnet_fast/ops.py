@@ -1,0 +1,408 @@
+"""The ops of the torch library `ekpnet`: typed wrapper, fake, gradient. No other file names them.
+
+Letters: U users, I items, E entities, R relations, T triples; G user groups and B pairs of a
+batch; H hops, M slots of a ripple set, D width; C channels of a row (2 = v and gamma, 1 = v
+alone); n table rows that a batch touches; K triples of a loss term. Ids are int32, row pointers
+int64, reals float32 or float64. Ops raise RuntimeError, naming the argument, what was found and
+what was expected.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast._library import load_ops
+
+load_ops()
+
+_ops = torch.ops.ekpnet
+
+
+# ---- graph and ripple sets ---------------------------------------------------------------------
+
+
+def build_csr(
+    heads: Tensor,  # [T] int32
+    relations: Tensor,  # [T] int32
+    tails: Tensor,  # [T] int32
+    num_entities: int,
+    num_relations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Triples grouped by head: indptr [E + 1] int64, relations [T], tails [T] int32.
+
+    Relations come in the smallest of uint8, int16, int32 that holds R. Within a head triples keep
+    their order.
+    """
+    return tuple(_ops.build_csr.default(heads, relations, tails, num_entities, num_relations))
+
+
+@torch.library.register_fake("ekpnet::build_csr")
+def _(heads: Tensor, relations: Tensor, tails: Tensor, num_entities: int, num_relations: int) -> Any:
+    dtype = torch.int32
+    if num_relations <= 1 << 15:
+        dtype = torch.uint8 if num_relations <= 1 << 8 else torch.int16
+    return (
+        heads.new_empty(num_entities + 1, dtype=torch.int64),
+        torch.empty_like(relations, dtype=dtype),
+        torch.empty_like(tails),
+    )
+
+
+def sample_ripple_sets(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    seed_indptr: Tensor,  # [U + 1] int64
+    seeds: Tensor,  # [history] int32, entity ids
+    *,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int = 0,
+    users: Tensor | None = None,  # [U] int32, ids that key the draw; 0 .. U - 1 if None
+    repeat: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ripple sets of U histories (eq. 3-5): heads, relations, tails [U, H, M], counts [U, H], int32.
+
+    At each hop M triples are drawn uniformly without replacement from those whose head is in the
+    set before; with fewer, each is kept once and `counts` says how many slots are valid (masked
+    slots hold 0). An entity stays in the set where it first appeared; the next hop starts from the
+    drawn tails. `repeat=True` follows RippleNet's code instead: heads with multiplicity, short
+    hops filled by drawing with replacement, an empty hop copies the one before.
+
+    A draw is a hash of (seed, epoch, user, hop, slot): the same at any number of threads and in
+    any order of users.
+    """
+    return tuple(
+        _ops.sample_ripple_sets.default(
+            indptr, relations, tails, seed_indptr, seeds, users, hops, slots, seed, epoch, repeat
+        )
+    )
+
+
+@torch.library.register_fake("ekpnet::sample_ripple_sets")
+def _(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    seed_indptr: Tensor,
+    seeds: Tensor,
+    users: Tensor | None,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int,
+    repeat: bool,
+) -> Any:
+    num_users = seed_indptr.size(0) - 1
+    sets = [tails.new_empty(num_users, hops, slots) for _ in range(3)]
+    return (*sets, tails.new_empty(num_users, hops))
+
+
+def sample_triples(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    count: int,
+    *,
+    seed: int,
+    step: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` true triples, then as many corrupted: heads, relations, tails [2 count] int32.
+
+    True triples are uniform with replacement; a corrupted one has its head or its tail, by even
+    chance, replaced by a uniform entity. The draw is a hash of (seed, step, position).
+    """
+    return tuple(_ops.sample_triples.default(indptr, relations, tails, count, seed, step))
+
+
+@torch.library.register_fake("ekpnet::sample_triples")
+def _(
+    indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int
+) -> Any:
+    return tuple(tails.new_empty(2 * count) for _ in range(3))
+
+
+# ---- mini-batches of user groups ---------------------------------------------------------------
+
+
+def group_pairs(
+    user_indptr: Tensor,  # [U + 1] int64, pairs of user u
+    group_size: int,
+    *,
+    seed: int,
+    epoch: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One epoch's order: order [N] int64, group_indptr [G + 1] int64, group_users [G] int32.
+
+    Each user's pairs are shuffled and cut into groups of at most `group_size`, then the groups are
+    shuffled. A batch is a run of groups; `order[group_indptr[g]:group_indptr[g + 1]]` are the pair
+    ids of group g.
+    """
+    return tuple(_ops.group_pairs.default(user_indptr, group_size, seed, epoch))
+
+
+@torch.library.register_fake("ekpnet::group_pairs")
+def _(user_indptr: Tensor, group_size: int, seed: int, epoch: int) -> Any:
+    context = torch.library.get_ctx()
+    num_pairs, num_groups = context.new_dynamic_size(), context.new_dynamic_size()
+    return (
+        user_indptr.new_empty(num_pairs),
+        user_indptr.new_empty(num_groups + 1),
+        user_indptr.new_empty(num_groups, dtype=torch.int32),
+    )
+
+
+def localize_batch(
+    heads: Tensor,  # [U, H, M] int32
+    relations: Tensor,  # [U, H, M] int32
+    tails: Tensor,  # [U, H, M] int32
+    counts: Tensor,  # [U, H] int32
+    group_users: Tensor,  # [G] int32
+    items: Tensor,  # [B] int32, entity ids
+    extra: Tensor,  # [X] int32, further entity ids
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The table rows that a batch touches, and the batch in terms of them.
+
+    Returns rows [n] (distinct, in order of first appearance), then heads, relations, tails
+    [G, H, M], counts [G, H], items [B], extra [X] with entity ids replaced by positions in `rows`;
+    all int32. Time is proportional to the batch, not to the tables.
+    """
+    return tuple(
+        _ops.localize_batch.default(heads, relations, tails, counts, group_users, items, extra)
+    )
+
+
+@torch.library.register_fake("ekpnet::localize_batch")
+def _(
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_users: Tensor,
+    items: Tensor,
+    extra: Tensor,
+) -> Any:
+    rows = items.new_empty(torch.library.get_ctx().new_dynamic_size())
+    shape = (group_users.size(0), *heads.shape[1:])
+    sets = [heads.new_empty(shape) for _ in range(3)]
+    return (rows, *sets, counts.new_empty(shape[:2]), torch.empty_like(items), torch.empty_like(extra))
+
+
+# ---- the fused propagation ---------------------------------------------------------------------
+
+
+def ripple_attention(
+    entity: Tensor,  # [n, C, D]
+    relation: Tensor,  # [R, C, D]
+    W_e: Tensor,  # [D, D]
+    b_e: Tensor,  # [D]
+    heads: Tensor,  # [G, H, M] int32, rows of entity
+    relations: Tensor,  # [G, H, M] int32
+    tails: Tensor,  # [G, H, M] int32, rows of entity
+    counts: Tensor,  # [G, H] int32, valid slots
+    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
+    items: Tensor,  # [B] int32, rows of entity
+) -> tuple[Tensor, Tensor]:
+    """The whole multi-hop propagation for user groups (eq. 6-16).
+
+    Returns z [B, (H + 1) D] = [xi^1 || ... || xi^H || o^H] (eq. 16) and match [B] = xi^H . v_o, the
+    logit of eq. 15. C = 2: rank-1 semantic attention (eq. 8); C = 1: psi is the identity.
+    D 1..128, M 1..64, H 1..4. Differentiable in entity, relation, W_e and b_e; gradients are
+    summed in a fixed order at any number of threads.
+    """
+    z, match = _ops.ripple_attention.default(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+    )
+    return z, match
+
+
+@torch.library.register_fake("ekpnet::ripple_attention")
+def _(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+) -> Any:
+    num_pairs, hops, width = items.size(0), heads.size(1), W_e.size(0)
+    return entity.new_empty(num_pairs, (hops + 1) * width), entity.new_empty(num_pairs)
+
+
+@torch.library.register_fake("ekpnet::ripple_attention_backward")
+def _(
+    dz: Tensor,
+    dmatch: Tensor,
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    *batch: Tensor,
+) -> Any:
+    return tuple(torch.empty_like(x) for x in (entity, relation, W_e, b_e))
+
+
+def _attention_setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _attention_backward(ctx: Any, dz: Tensor, dmatch: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _ops.ripple_attention_backward.default(
+        dz.contiguous(), dmatch.contiguous(), *ctx.saved_tensors
+    )
+    return (*grads, None, None, None, None, None, None)
+
+
+torch.library.register_autograd(
+    "ekpnet::ripple_attention", _attention_backward, setup_context=_attention_setup_context
+)
+
+
+def ripple_attention_weights(
+    entity: Tensor,  # [n, C, D]
+    relation: Tensor,  # [R, C, D]
+    W_e: Tensor,  # [D, D]
+    b_e: Tensor,  # [D]
+    heads: Tensor,  # [G, H, M] int32, rows of entity
+    relations: Tensor,  # [G, H, M] int32
+    tails: Tensor,  # [G, H, M] int32, rows of entity
+    counts: Tensor,  # [G, H] int32, valid slots
+    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
+    items: Tensor,  # [B] int32, rows of entity
+) -> Tensor:
+    """The attention weights alpha [B, H, M] (eq. 10) that `ripple_attention` uses; 0 where masked."""
+    alpha: Tensor = _ops.ripple_attention_weights.default(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+    )
+    return alpha
+
+
+@torch.library.register_fake("ekpnet::ripple_attention_weights")
+def _(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+) -> Any:
+    return entity.new_empty(items.size(0), heads.size(1), heads.size(2))
+
+
+# ---- the translation loss ----------------------------------------------------------------------
+
+
+def triple_loss(
+    entity: Tensor,  # [n, C, D]
+    relation: Tensor,  # [R, C, D]
+    heads: Tensor,  # [K] int32, rows of entity
+    relations: Tensor,  # [K] int32
+    tails: Tensor,  # [K] int32, rows of entity
+    labels: Tensor,  # [K] int8, 1 = true, 0 = corrupted
+) -> Tensor:
+    """Sum over K triples of || I - sigmoid(v_h + v_r - v_t) ||^2 (eq. 22), a scalar.
+
+    Only channel 0 (v) takes part. Differentiable in entity and relation.
+    """
+    loss: Tensor = _ops.triple_loss.default(entity, relation, heads, relations, tails, labels)
+    return loss
+
+
+@torch.library.register_fake("ekpnet::triple_loss")
+def _(
+    entity: Tensor,
+    relation: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    labels: Tensor,
+) -> Any:
+    return entity.new_empty(())
+
+
+@torch.library.register_fake("ekpnet::triple_loss_backward")
+def _(grad: Tensor, entity: Tensor, relation: Tensor, *batch: Tensor) -> Any:
+    return torch.empty_like(entity), torch.empty_like(relation)
+
+
+def _triple_loss_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _ops.triple_loss_backward.default(grad, *ctx.saved_tensors)
+    return (*grads, None, None, None, None)
+
+
+torch.library.register_autograd(
+    "ekpnet::triple_loss", _triple_loss_backward, setup_context=_attention_setup_context
+)
+
+
+# ---- optimizer and ranking ---------------------------------------------------------------------
+
+
+def row_adam_(
+    table: Tensor,  # [E, ...], changed in place
+    m: Tensor,  # like table, first moment, changed in place
+    v: Tensor,  # like table, second moment, changed in place
+    rows: Tensor,  # [n] int32, distinct
+    grad: Tensor,  # [n, ...]
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    l2: float = 0.0,
+) -> None:
+    """One Adam step (Kingma & Ba 2015) on the touched rows of a table.
+
+    The gradient is grad + l2 * table[rows]. Moments of untouched rows do not decay; bias
+    correction uses `step` (from 1), the number of the optimizer's step.
+    """
+    _ops.row_adam_.default(table, m, v, rows, grad, step, lr, beta1, beta2, eps, l2)
+
+
+@torch.library.register_fake("ekpnet::row_adam_")
+def _(
+    table: Tensor,
+    m: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    l2: float,
+) -> None:
+    return None
+
+
+def top_items(
+    scores: Tensor,  # [n, I] float32
+    seen_indptr: Tensor,  # [n + 1] int64
+    seen: Tensor,  # [seen] int32, item ids that are left out, sorted within a user
+    k: int,
+) -> Tensor:
+    """The K best items per user [n, K] int32, by falling score, ties by rising item id.
+
+    -1 fills up where fewer than K items are left; NaN ranks last.
+    """
+    items: Tensor = _ops.top_items.default(scores, seen_indptr, seen, k)
+    return items
+
+
+@torch.library.register_fake("ekpnet::top_items")
+def _(scores: Tensor, seen_indptr: Tensor, seen: Tensor, k: int) -> Any:
+    return scores.new_empty(scores.size(0), k, dtype=torch.int32)

@@ -1,0 +1,143 @@
+"""The executable specification: every differentiable op in plain torch, in any float dtype.
+
+Signatures, shapes and results are those of `ekpnet_fast.ops`; nothing falls back to this module
+silently. Tests compare the native ops with it in float64, benchmarks time it, and
+`backend="reference"` trains with it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def psi(rows: Tensor, relation: Tensor) -> Tensor:
+    """Semantic transformation of entities (eq. 8).
+
+    Args:
+        rows: [..., C, D] entity rows, (v, gamma) if C = 2, v alone if C = 1.
+        relation: [..., C, D] rows of the relations of the same triples.
+
+    Returns:
+        [..., D]: gamma (gamma_r . v) if C = 2, v if C = 1.
+    """
+    v = rows[..., 0, :]
+    if rows.shape[-2] == 1:
+        return v
+    gamma, gamma_r = rows[..., 1, :], relation[..., 1, :]
+    return gamma * (gamma_r * v).sum(-1, keepdim=True)
+
+
+def _propagate(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
+    num_hops, slots = heads.shape[1:]
+    group = torch.repeat_interleave(
+        torch.arange(heads.shape[0], device=heads.device), group_indptr.diff()
+    )
+    valid = torch.arange(slots, device=heads.device) < counts.unsqueeze(-1)  # [G, H, M]
+    r = relation[relations.long()]  # [G, H, M, C, D]
+    key = psi(entity[heads.long()], r) + r[..., 0, :]  # [G, H, M, D]
+    value = psi(entity[tails.long()], r)
+
+    v_o = entity[items.long()][:, 0]
+    o, xi = v_o, torch.zeros_like(v_o)
+    blocks, alphas = [], []
+    for p in range(num_hops):
+        mask = valid[group, p]
+        score = torch.einsum("bmd,bd->bm", key[group, p], o)  # eq. 9
+        score = score.masked_fill(~mask, -torch.inf)
+        empty = ~mask.any(-1, keepdim=True)
+        alpha = torch.softmax(score.masked_fill(empty, 0.0), -1).masked_fill(~mask, 0.0)  # eq. 10
+        rho = torch.einsum("bm,bmd->bd", alpha, value[group, p])  # eq. 11
+        xi = xi + rho  # eq. 14
+        o = (o + rho) @ W_e + b_e  # eq. 12
+        blocks.append(xi)
+        alphas.append(alpha)
+    z = torch.cat([*blocks, o], dim=1)  # eq. 16
+    match = (xi * v_o).sum(-1)  # eq. 15
+    return z, match, torch.stack(alphas, dim=1)
+
+
+def ripple_attention(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `ekpnet_fast.ops.ripple_attention` (eq. 6-16)."""
+    z, match, _ = _propagate(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+    )
+    return z, match
+
+
+def ripple_attention_weights(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+) -> Tensor:
+    """See `ekpnet_fast.ops.ripple_attention_weights` (eq. 10)."""
+    return _propagate(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+    )[2]
+
+
+def triple_loss(
+    entity: Tensor,
+    relation: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """See `ekpnet_fast.ops.triple_loss` (eq. 22)."""
+    v, v_r = entity[:, 0], relation[:, 0]
+    distance = v[heads.long()] + v_r[relations.long()] - v[tails.long()]
+    return (labels.to(entity.dtype).unsqueeze(-1) - torch.sigmoid(distance)).square().sum()
+
+
+def row_adam_(
+    table: Tensor,
+    m: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    l2: float = 0.0,
+) -> None:
+    """See `ekpnet_fast.ops.row_adam_` (Kingma & Ba 2015, Algorithm 1)."""
+    at = rows.long()
+    g = grad + l2 * table[at]
+    m[at] = beta1 * m[at] + (1 - beta1) * g
+    v[at] = beta2 * v[at] + (1 - beta2) * g * g
+    m_hat, v_hat = m[at] / (1 - beta1**step), v[at] / (1 - beta2**step)
+    table[at] -= lr * m_hat / (v_hat.sqrt() + eps)
