@@ -1,44 +1,20 @@
-// CPU binding of ripple_attention, its gradient, and triple_loss.
+// CPU binding of ripple_attention and its gradient.
 #include <algorithm>
 #include <tuple>
 
 #include "checks.h"
+#include "cpu_launch.h"
 #include "cpu/dispatch.h"
 
 namespace ekpnet {
 namespace {
 
-using torch::stable::parallel_for;
-
-constexpr int64_t kMaxHops = 4, kMaxSlots = 64, kMaxWidth = 128;
+constexpr int64_t kMaxHops = 4, kMaxSlots = 64;
 
 template <class T>
 const AttentionKernels<T>& attention_kernels() {
   if constexpr (sizeof(T) == 4) return isa_kernels().attention_f32;
   else return isa_kernels().attention_f64;
-}
-
-template <class T>
-const TripleLossKernels<T>& triple_loss_kernels() {
-  if constexpr (sizeof(T) == 4) return isa_kernels().triple_loss_f32;
-  else return isa_kernels().triple_loss_f64;
-}
-
-template <class F>
-auto dispatch_float(const Tensor& tensor, const char* name, F f) {
-  const ScalarType dtype = tensor.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, " is ", dtype_name(dtype),
-                  ", expected float32 or float64");
-  return dtype == ScalarType::Float ? f(float()) : f(double());
-}
-
-void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
-  STD_TORCH_CHECK(value >= low && value <= high, name, " is ", value, ", expected ", low, " to ", high);
-}
-
-void check_channels(const Tensor& entity) {
-  STD_TORCH_CHECK(entity.dim() == 3 && (entity.size(1) == 1 || entity.size(1) == 2), "entity has shape ",
-                  shape_text(entity.sizes()), ", expected [n, C, D] with C = 1 (v) or 2 (v, gamma)");
 }
 
 struct AttentionTensors {
@@ -77,9 +53,6 @@ AttentionArgs<T> attention_args(const AttentionTensors& t) {
           data<int32_t>(t.relations), data<int32_t>(t.tails), data<int32_t>(t.counts),
           data<int64_t>(t.group_indptr), data<int32_t>(t.items)};
 }
-
-// Pairs per task below which threads cost more than they bring.
-constexpr int64_t kPairGrain = 256;
 
 std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
                                             const Tensor& b_e, const Tensor& heads, const Tensor& relations,
@@ -127,23 +100,6 @@ int64_t chunk_count(const AttentionArgs<T>& args) {
   return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
 }
 
-template <class T>
-T* zeroed(const Tensor& tensor) {
-  T* p = mutable_data<T>(tensor);
-  std::fill(p, p + tensor.numel(), T(0));
-  return p;
-}
-
-// out [n] = sum over chunks, in order, of parts [chunks, n].
-template <class T>
-void sum_chunks(const T* parts, int64_t chunks, int64_t n, T* out) {
-  parallel_for(0, n, 4096, [&](int64_t begin, int64_t end) {
-    std::copy(parts + begin, parts + end, out + begin);
-    for (int64_t c = 1; c < chunks; ++c)
-      for (int64_t i = begin; i < end; ++i) out[i] += parts[c * n + i];
-  });
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation, const Tensor& W_e,
     const Tensor& b_e, const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
@@ -163,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
     const AttentionGrads<T> grads = {
         data<T>(dz), data<T>(dmatch), mutable_data<T>(dkey), mutable_data<T>(dvalue), mutable_data<T>(factors),
-        mutable_data<T>(ditem), chunks, zeroed<T>(drelation_chunks), zeroed<T>(dW_e_chunks), zeroed<T>(db_e_chunks)};
+        mutable_data<T>(ditem), chunks, zeroed<T>(drelation_chunks), mutable_data<T>(dW_e_chunks), mutable_data<T>(db_e_chunks)};
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
@@ -185,52 +141,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
   });
 }
 
-template <class T>
-TripleLossArgs<T> triple_loss_args(const Tensor& entity, const Tensor& relation, const Tensor& heads,
-                                   const Tensor& relations, const Tensor& tails, const Tensor& labels) {
-  const ScalarType dtype = entity.scalar_type();
-  check_channels(entity);
-  const int64_t n = entity.size(0), C = entity.size(1), D = entity.size(2);
-  check_range("width D", D, 1, kMaxWidth);
-  check_tensor(entity, "entity", dtype, {n, C, D});
-  check_tensor(relation, "relation", dtype, {-1, C, D});
-  check_tensor(heads, "heads", ScalarType::Int, {-1});
-  const int64_t K = heads.size(0);
-  check_tensor(relations, "relations", ScalarType::Int, {K});
-  check_tensor(tails, "tails", ScalarType::Int, {K});
-  check_tensor(labels, "labels", ScalarType::Char, {K});
-  check_ids(data<int32_t>(heads), K, n, "heads", "rows of entity");
-  check_ids(data<int32_t>(relations), K, relation.size(0), "relations", "rows of relation");
-  check_ids(data<int32_t>(tails), K, n, "tails", "rows of entity");
-  return {K, static_cast<int>(D), static_cast<int>(C), data<T>(entity), data<T>(relation), data<int32_t>(heads),
-          data<int32_t>(relations), data<int32_t>(tails), data<int8_t>(labels)};
-}
-
-Tensor triple_loss_cpu(const Tensor& entity, const Tensor& relation, const Tensor& heads, const Tensor& relations,
-                   const Tensor& tails, const Tensor& labels) {
-  return dispatch_float(entity, "entity", [&](auto zero) {
-    using T = decltype(zero);
-    const auto args = triple_loss_args<T>(entity, relation, heads, relations, tails, labels);
-    Tensor loss = empty({}, entity.scalar_type());
-    *mutable_data<T>(loss) = static_cast<T>(triple_loss_kernels<T>().forward(args, 0, args.num_triples));
-    return loss;
-  });
-}
-
-std::tuple<Tensor, Tensor> triple_loss_backward_cpu(const Tensor& grad, const Tensor& entity, const Tensor& relation,
-                                                const Tensor& heads, const Tensor& relations, const Tensor& tails,
-                                                const Tensor& labels) {
-  return dispatch_float(entity, "entity", [&](auto zero) {
-    using T = decltype(zero);
-    const auto args = triple_loss_args<T>(entity, relation, heads, relations, tails, labels);
-    check_tensor(grad, "grad", entity.scalar_type(), {});
-    Tensor dentity = torch::stable::empty(entity.sizes(), entity.scalar_type());
-    Tensor drelation = torch::stable::empty(relation.sizes(), entity.scalar_type());
-    triple_loss_kernels<T>().backward(args, *data<T>(grad), zeroed<T>(dentity), zeroed<T>(drelation));
-    return std::tuple(dentity, drelation);
-  });
-}
-
 }  // namespace
 }  // namespace ekpnet
 
@@ -238,6 +148,4 @@ STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
   m.impl("ripple_attention", TORCH_BOX(&ekpnet::ripple_attention_cpu));
   m.impl("ripple_attention_backward", TORCH_BOX(&ekpnet::ripple_attention_backward_cpu));
   m.impl("ripple_attention_weights", TORCH_BOX(&ekpnet::ripple_attention_weights_cpu));
-  m.impl("triple_loss", TORCH_BOX(&ekpnet::triple_loss_cpu));
-  m.impl("triple_loss_backward", TORCH_BOX(&ekpnet::triple_loss_backward_cpu));
 }

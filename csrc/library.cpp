@@ -31,6 +31,11 @@ STABLE_TORCH_LIBRARY(ekpnet, m) {
   m.def("ripple_attention_weights(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads,"
         " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> Tensor alpha");
 
+  // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid
+  m.def("deep_score(Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, int activation) -> Tensor");
+  m.def("deep_score_backward(Tensor dlogit, Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out,"
+        " int activation) -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
+
   // The translation loss (eq. 22) and its gradient
   m.def("triple_loss(Tensor entity, Tensor relation, Tensor heads, Tensor relations, Tensor tails, Tensor labels)"
         " -> Tensor");

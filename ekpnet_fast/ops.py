@@ -250,7 +250,7 @@ def _(
     return tuple(torch.empty_like(x) for x in (entity, relation, W_e, b_e))
 
 
-def _attention_setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -262,7 +262,7 @@ def _attention_backward(ctx: Any, dz: Tensor, dmatch: Tensor) -> tuple[Tensor | 
 
 
 torch.library.register_autograd(
-    "ekpnet::ripple_attention", _attention_backward, setup_context=_attention_setup_context
+    "ekpnet::ripple_attention", _attention_backward, setup_context=_save_inputs
 )
 
 
@@ -299,6 +299,68 @@ def _(
     items: Tensor,
 ) -> Any:
     return entity.new_empty(items.size(0), heads.size(1), heads.size(2))
+
+
+# ---- the prediction layers ---------------------------------------------------------------------
+
+ACTIVATIONS = ("tanh", "relu", "sigmoid")
+
+
+def deep_score(
+    z: Tensor,  # [B, K]
+    weights: Tensor,  # [L - 1, K, K]
+    biases: Tensor,  # [L - 1, K]
+    w_out: Tensor,  # [K]
+    b_out: Tensor,  # [1]
+    activation: str = "tanh",
+) -> Tensor:
+    """Logits [B] of the prediction layers (eq. 17, 18 before its sigmoid).
+
+    z_l = a(z_{l-1} W_l + b_l) for the L - 1 hidden layers, all of the input's width, then
+    z_{L-1} w_out + b_out. Differentiable in every tensor; gradients are summed in a fixed order at
+    any number of threads. `activation` is one of ACTIVATIONS.
+    """
+    logit: Tensor = _ops.deep_score.default(
+        z, weights, biases, w_out, b_out, ACTIVATIONS.index(activation)
+    )
+    return logit
+
+
+@torch.library.register_fake("ekpnet::deep_score")
+def _(
+    z: Tensor, weights: Tensor, biases: Tensor, w_out: Tensor, b_out: Tensor, activation: int
+) -> Any:
+    return z.new_empty(z.size(0))
+
+
+@torch.library.register_fake("ekpnet::deep_score_backward")
+def _(
+    dlogit: Tensor,
+    z: Tensor,
+    weights: Tensor,
+    biases: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    activation: int,
+) -> Any:
+    return tuple(torch.empty_like(x) for x in (z, weights, biases, w_out, b_out))
+
+
+def _deep_score_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.activation = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _deep_score_backward(ctx: Any, dlogit: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _ops.deep_score_backward.default(
+        dlogit.contiguous(), *ctx.saved_tensors, ctx.activation
+    )
+    return (*grads, None)
+
+
+torch.library.register_autograd(
+    "ekpnet::deep_score", _deep_score_backward, setup_context=_deep_score_setup_context
+)
 
 
 # ---- the translation loss ----------------------------------------------------------------------
@@ -343,7 +405,7 @@ def _triple_loss_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(
-    "ekpnet::triple_loss", _triple_loss_backward, setup_context=_attention_setup_context
+    "ekpnet::triple_loss", _triple_loss_backward, setup_context=_save_inputs
 )
 
 

@@ -106,6 +106,20 @@ def ripple_attention_weights(
     )[2]
 
 
+def deep_score(
+    z: Tensor,
+    weights: Tensor,
+    biases: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    activation: str = "tanh",
+) -> Tensor:
+    """See `ekpnet_fast.ops.deep_score` (eq. 17, 18)."""
+    for W, b in zip(weights, biases, strict=True):
+        z = getattr(torch, activation)(z @ W + b)
+    return z @ w_out + b_out
+
+
 def triple_loss(
     entity: Tensor,
     relation: Tensor,

@@ -1,6 +1,7 @@
 // The functions that are compiled once per instruction set, and the table that names them.
 #pragma once
 
+#include "cpu/deep_score.h"
 #include "cpu/ripple_attention.h"
 #include "cpu/row_adam.h"
 #include "cpu/triple_loss.h"
@@ -11,6 +12,8 @@ struct IsaKernels {
   const char* name;
   const AttentionKernels<float>& attention_f32;
   const AttentionKernels<double>& attention_f64;
+  const DeepScoreKernels<float>& deep_score_f32;
+  const DeepScoreKernels<double>& deep_score_f64;
   RowAdamKernel<float> row_adam_f32;
   RowAdamKernel<double> row_adam_f64;
   const TripleLossKernels<float>& triple_loss_f32;
@@ -21,6 +24,8 @@ struct IsaKernels {
   namespace isa {                                       \
   const AttentionKernels<float>& attention_f32();       \
   const AttentionKernels<double>& attention_f64();      \
+  const DeepScoreKernels<float>& deep_score_f32();      \
+  const DeepScoreKernels<double>& deep_score_f64();     \
   RowAdamKernel<float> row_adam_f32();                  \
   RowAdamKernel<double> row_adam_f64();                 \
   const TripleLossKernels<float>& triple_loss_f32();    \

@@ -3,6 +3,7 @@
 // products against those tiles. Compiled once per instruction set.
 #include "cpu/ripple_attention.h"
 
+#include "cpu/arena.h"
 #include "cpu/isa_kernels.h"
 #include "cpu/vectors.h"
 
@@ -10,10 +11,6 @@ namespace ekpnet {
 namespace {
 
 constexpr int64_t kPairBlock = 16;  // pairs whose intermediate rows stay in the first-level cache
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
 
 // Strides of the padded tiles. VD: vector along D, narrow where D is small; VM: along the slots.
 template <class T>
@@ -26,21 +23,6 @@ Strides<T> strides_of(const AttentionArgs<T>& args) {
   return {round_up(args.width, kWidthBytes / sizeof(T)),
           round_up(args.slots, EKPNET_VECTOR_BYTES / sizeof(T))};
 }
-
-template <class T>
-class Arena {
- public:
-  explicit Arena(T* base) : next_(base) {}
-  T* take(int64_t n) {
-    T* p = next_;
-    next_ += round_up(n, 64 / sizeof(T));
-    return p;
-  }
-  T* next() const { return next_; }
-
- private:
-  T* next_;
-};
 
 // Everything a thread keeps on chip while it works on one group.
 template <class T>
@@ -65,6 +47,7 @@ struct Workspace {
   T* dkey;     // [H, M, DP]
   T* dvalue;   // [H, M, DP]
   T* dW_e;     // [D, DP]
+  T* db_e;     // [DP]
 
   Workspace(const AttentionArgs<T>& args, Strides<T> s, T* base, int64_t* size) {
     const int64_t H = args.hops, M = args.slots, D = args.width, P = kPairBlock;
@@ -89,14 +72,10 @@ struct Workspace {
     dkey = arena.take(H * M * s.DP);
     dvalue = arena.take(H * M * s.DP);
     dW_e = arena.take(D * s.DP);
+    db_e = arena.take(s.DP);
     if (size) *size = arena.next() - base;
   }
 };
-
-template <class T>
-inline void fill(T* p, int64_t n, T x) {
-  for (int64_t i = 0; i < n; ++i) p[i] = x;
-}
 
 template <class T, int kWidthBytes>
 class GroupWorker {
@@ -202,8 +181,7 @@ class GroupWorker {
   }
 
   // Gradients of pairs [begin, begin + P), after propagate() on the same pairs.
-  void propagate_backward(int64_t g, int64_t begin, int64_t P, const AttentionGrads<T>& grads,
-                          int64_t chunk) {
+  void propagate_backward(int64_t g, int64_t begin, int64_t P, const AttentionGrads<T>& grads) {
     const int64_t DP = s_.DP, MP = s_.MP;
     // Only loops up to DP may read the padding, so it is kept at zero.
     for (int64_t i = 0; i < P; ++i) {
@@ -224,9 +202,7 @@ class GroupWorker {
       }
       // eq. 12: o_next = u W_e + b_e
       gemm<VD>(D, DP, P, u, 1, DP, w_.do_next, DP, w_.dW_e, DP, true);
-      T* db_e = grads.db_e_chunks + chunk * D;
-      for (int64_t i = 0; i < P; ++i)
-        for (int64_t d = 0; d < D; ++d) db_e[d] += w_.do_next[i * DP + d];
+      add_column_sums<VD>(P, DP, w_.do_next, w_.db_e);
       gemm<VD>(P, DP, D, w_.do_next, DP, 1, w_.W_e_t, DP, w_.do_prev, DP, false);
       if (count > 0) {
         for (int64_t i = 0; i < P * DP; ++i) w_.drho[i] = w_.dxi[i] + w_.do_prev[i];
@@ -278,12 +254,16 @@ class GroupWorker {
     }
   }
 
-  void clear_shared_gradients() { fill(w_.dW_e, D * s_.DP, T(0)); }
+  void clear_shared_gradients() {
+    fill(w_.dW_e, D * s_.DP, T(0));
+    fill(w_.db_e, s_.DP, T(0));
+  }
 
   void write_shared_gradients(const AttentionGrads<T>& grads, int64_t chunk) {
     T* dW_e = grads.dW_e_chunks + chunk * D * D;
     for (int64_t i = 0; i < D; ++i)
       __builtin_memcpy(dW_e + i * D, w_.dW_e + i * s_.DP, D * sizeof(T));
+    __builtin_memcpy(grads.db_e_chunks + chunk * D, w_.db_e, D * sizeof(T));
   }
 
  private:
@@ -370,7 +350,7 @@ void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads
       const int64_t left = args.group_indptr[g + 1] - begin;
       const int64_t P = left < kPairBlock ? left : kPairBlock;
       worker.propagate(g, begin, P, nullptr, nullptr);
-      worker.propagate_backward(g, begin, P, grads, chunk);
+      worker.propagate_backward(g, begin, P, grads);
     }
     worker.write_group_gradients(g, grads, chunk);
   }

@@ -41,8 +41,8 @@ struct AttentionGrads {
   T* ditem;         // [B, D]
   int64_t num_chunks;
   T* drelation_chunks;  // [num_chunks, R, C, D], zeroed by the caller
-  T* dW_e_chunks;       // [num_chunks, D, D], zeroed by the caller
-  T* db_e_chunks;       // [num_chunks, D], zeroed by the caller
+  T* dW_e_chunks;       // [num_chunks, D, D]
+  T* db_e_chunks;       // [num_chunks, D]
 };
 
 // Entry points of one instruction set. `workspace` belongs to the calling thread.

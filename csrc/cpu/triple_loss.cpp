@@ -20,12 +20,7 @@ void plausibility(const TripleLossArgs<T>& args, int64_t k, T* x) {
   const T* t = args.entity + args.tails[k] * row;
   for (int64_t d = 0; d < D; ++d) x[d] = h[d] + r[d] - t[d];
   for (int64_t d = D; d % kLanes != 0; ++d) x[d] = T(0);
-  for (int64_t d = 0; d < D; d += kLanes) {
-    const V v = load<V>(x + d);
-    const V e = exp_nonpositive<T>(v < V{} ? v : -v);
-    const V one = V{} + T(1);
-    store(x + d, (v < V{} ? e : one) / (one + e));
-  }
+  for (int64_t d = 0; d < D; d += kLanes) store(x + d, sigmoid<T>(load<V>(x + d)));
 }
 
 template <class T>

@@ -98,6 +98,35 @@ inline V exp_nonpositive(V x) {
   }
 }
 
+template <class T, class V>
+inline V sigmoid(V x) {
+  const V e = exp_nonpositive<T>(x < V{} ? x : -x);
+  const V one = V{} + T(1);
+  return (x < V{} ? e : one) / (one + e);
+}
+
+// tanh: the odd polynomial of Cephes' tanhf near 0, (1 - e) / (1 + e) with e = exp(-2 |x|) elsewhere.
+template <class T, class V>
+inline V hyperbolic_tangent(V x) {
+  if constexpr (sizeof(T) == 4) {
+    const V size = x < V{} ? -x : x;
+    const V z = x * x;
+    V p = z * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    p = p * z * x + x;
+    const V e = exp_nonpositive_f32(size * -2.0f);
+    const V one = V{} + 1.0f;
+    const V far = (one - e) / (one + e);
+    return size < 0.625f ? p : (x < V{} ? -far : far);
+  } else {
+    V y;
+    for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_tanh(x[i]);
+    return y;
+  }
+}
+
 // C [P, N] (+)= A [P, K] B [K, N]; N is a multiple of V's lanes, rows of B and C may be read and
 // written up to there. A is addressed by two strides, so a transposed A costs nothing. Each
 // element is one chain of multiply-adds over k: the result does not depend on the blocking.
@@ -155,6 +184,18 @@ inline void axpy(int64_t n, T a, const T* x, T* y) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(y + i, load<V>(y + i) + load<V>(x + i) * a);
   for (; i < n; ++i) y[i] += a * x[i];
+}
+
+// y += the column sums of x [P, n], row stride n, a multiple of V's lanes. A block is summed before
+// it is added, because one long chain of additions in float32 would lose digits.
+template <class V, class T>
+inline void add_column_sums(int64_t P, int64_t n, const T* x, T* y) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    V sum{};
+    for (int64_t p = 0; p < P; ++p) sum += load<V>(x + p * n + i);
+    store(y + i, load<V>(y + i) + sum);
+  }
 }
 
 template <class V, class T>

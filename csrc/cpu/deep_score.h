@@ -1,0 +1,45 @@
+// The prediction layers over the concatenated hops (eq. 17, 18).
+#pragma once
+
+#include <cstdint>
+
+namespace ekpnet {
+
+enum class Activation : int { kTanh = 0, kRelu = 1, kSigmoid = 2 };
+
+template <class T>
+struct DeepScoreArgs {
+  int64_t num_pairs;      // B
+  int64_t width;          // K, of the input and of every hidden layer
+  int hidden;             // L - 1 hidden layers
+  Activation activation;  // a of eq. 17
+  const T* z;             // [B, K]
+  const T* weights;       // [L - 1, K, K]
+  const T* biases;        // [L - 1, K]
+  const T* w_out;         // [K]
+  const T* b_out;         // [1]
+};
+
+// Parameter gradients are summed within a chunk of pairs, then over chunks in order.
+template <class T>
+struct DeepScoreGrads {
+  const T* dlogit;     // [B]
+  T* dz;               // [B, K]
+  int64_t num_chunks;
+  T* dweights_chunks;  // [num_chunks, L - 1, K, K]
+  T* dbiases_chunks;   // [num_chunks, L - 1, K]
+  T* dw_out_chunks;    // [num_chunks, K]
+  T* db_out_chunks;    // [num_chunks, 1]
+};
+
+template <class T>
+struct DeepScoreKernels {
+  int64_t (*workspace_size)(const DeepScoreArgs<T>& args);
+  // Pairs [begin, end): logit [B] (eq. 18 before its sigmoid).
+  void (*forward)(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit, T* workspace);
+  // Pairs of one chunk: everything of DeepScoreGrads, whose chunk is overwritten.
+  void (*backward)(const DeepScoreArgs<T>& args, const DeepScoreGrads<T>& grads, int64_t chunk,
+                   T* workspace);
+};
+
+}  // namespace ekpnet
