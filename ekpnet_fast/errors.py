@@ -13,6 +13,7 @@ class EkpnetError(Exception):
     """Base of every error a user can cause. ``str(error)`` is one line, fit for a terminal."""
 
     def __init__(self, message: str) -> None:
+        """Keep the message, white space squeezed onto one line."""
         super().__init__(" ".join(message.split()))
 
 

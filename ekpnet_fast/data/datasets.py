@@ -21,7 +21,7 @@ SYNTHETIC_NAME = "synthetic"
 
 def load_dataset(
     name: str,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     *,
     synthetic: SyntheticConfig | None = None,
     threshold: float | None = None,
@@ -44,7 +44,9 @@ def load_dataset(
             raise ConfigError("threshold: found a value, expected none: synthetic data have labels")
         return make_synthetic(synthetic if synthetic is not None else SyntheticConfig())
     if synthetic is not None:
-        raise ConfigError(f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'")
+        raise ConfigError(
+            f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'"
+        )
     folder, label = _find(name, data_root)
     if has_final(folder):
         if threshold is not None:
@@ -61,9 +63,9 @@ def load_dataset(
     )
 
 
-def _find(name: str, data_root: Path | None) -> tuple[Path, str]:
+def _find(name: str, data_root: str | Path | None) -> tuple[Path, str]:
     """The folder, and what to call it."""
-    root = data_root
+    root = None if data_root is None else Path(data_root)
     if root is None and os.environ.get(DATA_ROOT_VARIABLE):
         root = Path(os.environ[DATA_ROOT_VARIABLE])
     if root is not None and name and (root / name).is_dir():

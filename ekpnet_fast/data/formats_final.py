@@ -40,7 +40,8 @@ def load_final(folder: Path, name: str) -> Dataset:
 
     The numbers of users, items and relations are the largest id plus one; the number of entities
     is the largest id over triples and items plus one, so ids without triples keep their place.
-    ``item_names.txt`` (``item<TAB>name``) and ``relations.txt`` (a name a line) are read if present.
+    If present, ``item_names.txt`` (``item<TAB>name``) and ``relations.txt`` (a name a line) are
+    read.
 
     Raises:
         DataError: a missing or broken file, with line and finding.

@@ -29,8 +29,8 @@ from ekpnet_fast.data.mapping import (
 )
 from ekpnet_fast.data.parse import (
     Column,
+    Kind,
     guess_separator,
-    line_of,
     read_first_line,
     read_table,
     to_numpy,
@@ -161,7 +161,9 @@ def _graph_files(place: Path) -> tuple[list[Path], Path]:
             for link in order:
                 if (place / link).is_file():
                     return [place / name for name in names], place / link
-            raise DataError(f"{place}: found none of {', '.join(_LINK_FILES)}, expected one of them")
+            raise DataError(
+                f"{place}: found none of {', '.join(_LINK_FILES)}, expected one of them"
+            )
     wanted = ", ".join(" + ".join(names) for names in _KG_FILES)
     raise DataError(f"{place}: found none of {wanted}, expected one of them")
 
@@ -216,13 +218,16 @@ def _is_numeric(path: Path, index: int) -> bool:
 
 
 def _read_link_file(path: Path, numeric: bool) -> Links:
-    columns = [Column("item", "str"), Column("entity", "int" if numeric else "str")]
+    columns = [
+        Column("item", "str"),
+        Column("entity", "int" if numeric else "str", maximum=INT32_MAX - 1),
+    ]
     table = read_table(path, columns)
     return read_links(path, table["item"], table["entity"], header=False)
 
 
 def _read_kg(path: Path, numeric: bool) -> pl.DataFrame:
-    kind = "int" if numeric else "str"
+    kind: Kind = "int" if numeric else "str"
     columns = [
         Column("head", kind, maximum=INT32_MAX - 1),
         Column("relation", "str"),

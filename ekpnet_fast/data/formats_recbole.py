@@ -64,9 +64,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     note = "every interaction" if threshold is None else f"rating >= {threshold:g}"
 
     item_ids = first_seen(inter["item_id"])
-    users, clicks, dropped = collect_clicks(
-        inter["user_id"], inter["item_id"], positive, item_ids
-    )
+    users, clicks, dropped = collect_clicks(inter["user_id"], inter["item_id"], positive, item_ids)
     kg = _read(kg_file, _header(kg_file), ["head_id", "relation_id", "tail_id"])
     link = _read(link_file, _header(link_file), ["item_id", "entity_id"])
     links = read_links(link_file, link["item_id"], link["entity_id"], header=True)

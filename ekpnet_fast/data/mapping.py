@@ -12,7 +12,15 @@ from ekpnet_fast.data.parse import line_of, to_numpy
 from ekpnet_fast.data.tables import Int32, Interactions
 from ekpnet_fast.errors import DataError
 
-__all__ = ["Graph", "Links", "build_graph", "collect_clicks", "first_seen", "index_of", "read_links"]
+__all__ = [
+    "Graph",
+    "Links",
+    "build_graph",
+    "collect_clicks",
+    "first_seen",
+    "index_of",
+    "read_links",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +58,8 @@ def first_seen(names: pl.Series) -> pl.Series:
 def index_of(values: pl.Series, table: pl.Series) -> pl.Series:
     """Position in ``table`` of each value as Int32, null where it is not there."""
     index = pl.int_range(len(table), dtype=pl.Int32, eager=True)
-    return values.replace_strict(table, index, default=None, return_dtype=pl.Int32)
+    result: pl.Series = values.replace_strict(table, index, default=None, return_dtype=pl.Int32)
+    return result
 
 
 def collect_clicks(

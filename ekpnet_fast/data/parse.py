@@ -22,6 +22,7 @@ from ekpnet_fast.errors import DataError, quote
 
 __all__ = [
     "Column",
+    "Kind",
     "guess_separator",
     "line_of",
     "load_array",
@@ -30,6 +31,8 @@ __all__ = [
     "read_table",
     "to_numpy",
 ]
+
+Kind = Literal["int", "float", "str"]
 
 _DTYPES: dict[str, Any] = {"int": pl.Int32, "float": pl.Float64, "str": pl.String}
 _INTEGER = re.compile(r"\+?[0-9]+")
@@ -49,7 +52,7 @@ class Column:
     """
 
     name: str
-    kind: Literal["int", "float", "str"] = "int"
+    kind: Kind = "int"
     maximum: int = INT32_MAX
     expected: str = ""
     optional: bool = False
@@ -146,9 +149,7 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
         values = table[:, index]
         if int(values.min()) < 0 or int(values.max()) > column.maximum:
             row = int(np.argmax((values < 0) | (values > column.maximum)))
-            raise DataError.at(
-                path, row + 1, f"{column.name} {values[row]}", _expectation(column)
-            )
+            raise DataError.at(path, row + 1, f"{column.name} {values[row]}", _expectation(column))
         result.append(np.ascontiguousarray(values, dtype=np.int32))
     return result
 
@@ -267,9 +268,10 @@ def _raw_lines(path: Path) -> list[tuple[int, bytes]]:
 
 def _decode(path: Path, number: int, raw: bytes, encoding: str) -> str:
     try:
-        return raw.decode(encoding)
+        text = raw.decode(encoding)
     except UnicodeDecodeError:
         raise DataError.at(path, number, raw, f"{encoding.upper()} text") from None
+    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 def _read_bytes(path: Path, encoding: str) -> bytes:

@@ -85,7 +85,9 @@ def history_of(rows: Rows, num_users: int, num_items: int) -> tuple[Int64, Int32
         indptr [U + 1] int64 and items [indptr[-1]] int32, sorted and distinct within a user.
     """
     positive = rows.labels == 1
-    keys = _sorted_distinct(rows.users[positive].astype(np.int64) * num_items + rows.items[positive])
+    keys = _sorted_distinct(
+        rows.users[positive].astype(np.int64) * num_items + rows.items[positive]
+    )
     users = keys // num_items
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])
@@ -152,9 +154,7 @@ def draw_negatives(
     return users.astype(np.int32), items.astype(np.int32), int((wanted - count).sum())
 
 
-def _distinct_ranks(
-    stream: np.random.Generator, count: Int64, free: Int64, stride: int
-) -> Int64:
+def _distinct_ranks(stream: np.random.Generator, count: Int64, free: Int64, stride: int) -> Int64:
     """``count[u]`` distinct numbers below ``free[u]`` for every u, as sorted keys u*stride + rank.
 
     Numbers already drawn are drawn again. At most half of a user's numbers are wanted, so every
@@ -213,5 +213,5 @@ def _digest(dataset: Dataset, seed: int, rows: Rows, splits: tuple[Rows, Rows, R
         arrays += [part.users, part.items, part.labels]
     for array in arrays:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(memoryview(np.ascontiguousarray(little)).cast("B"))
+        digest.update(np.ascontiguousarray(little).data)
     return digest.hexdigest()[:16]

@@ -105,12 +105,11 @@ def _item_vectors(
 
 def _unit_rows(table: Float64) -> Float64:
     length = np.sqrt((table * table).sum(axis=1, keepdims=True))
-    return np.divide(table, length, out=np.zeros_like(table), where=length > 0)
+    result: Float64 = np.divide(table, length, out=np.zeros_like(table), where=length > 0)
+    return result
 
 
-def _tastes(
-    config: SyntheticConfig, graph: SyntheticGraph, stream: np.random.Generator
-) -> Float64:
+def _tastes(config: SyntheticConfig, graph: SyntheticGraph, stream: np.random.Generator) -> Float64:
     """Tastes [U, latent]: sums over each user's favourite attributes and parents."""
     share = (config.favourites + 1) // 2
     power = 1 / (1 - config.tail_skew)

@@ -38,23 +38,23 @@ class SyntheticConfig:
     """
 
     users: int = 2500
-    items: int = 1200
-    positives: float = 25.0
+    items: int = 1800
+    positives: float = 20.0
     positives_skew: float = 0.6
-    attributes: int = 900
-    parents: int = 60
+    attributes: int = 300
+    parents: int = 40
     relations: int = 6
     triples: int = 10_000
-    item_links: float = 5.5
+    item_links: float = 4.0
     noise: float = 0.2
     degree_skew: float = 0.5
     tail_skew: float = 0.4
-    sharpness: float = 1.6
+    sharpness: float = 1.8
     popularity_skew: float = 0.65
-    parent_share: float = 0.5
-    item_noise: float = 0.1
-    favourites: int = 4
-    latent: int = 32
+    parent_share: float = 0.7
+    item_noise: float = 0.05
+    favourites: int = 3
+    latent: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,17 +75,19 @@ class SyntheticConfig:
             raise ConfigError(
                 f"synthetic: found {self.num_entities} entities, expected at most {INT32_MAX}"
             )
-        item_links, parent_links, _ = self.triple_counts
-        for what, count, low, high in (
-            ("item_links", item_links, self.items, self.items * self.attributes // 2),
-            ("triples", parent_links, self.attributes, self.attributes * self.parents // 2),
+        item_links, parent_links, noise = self.triple_counts
+        levels = self.attributes + self.parents
+        for what, count, least, heads, tails in (
+            ("item_links", item_links, self.items, self.items, self.attributes),
+            ("triples", parent_links, self.attributes, self.attributes, self.parents),
+            ("noise", noise, 0, self.items + self.attributes, levels),
         ):
-            if not low <= count <= max(low, high):
+            most = heads * max(1, tails // 2)
+            if not least <= count <= most:
                 raise ConfigError(
-                    f"synthetic.{what}: found {item_links} triples of items and {parent_links} of"
-                    f" attributes, expected from {low} to {max(low, high)} of the"
-                    f" {'former' if what == 'item_links' else 'latter'}; every item and every"
-                    " attribute needs one and none may link to half of the level above"
+                    f"synthetic.{what}: found {item_links} triples from items to attributes,"
+                    f" {parent_links} from attributes to parents and {noise} of noise,"
+                    f" expected the number that {what} decides to be from {least} to {most}"
                 )
 
     def _expect(self, name: str, holds: bool, expected: str) -> None:
@@ -100,7 +102,7 @@ class SyntheticConfig:
 
     @property
     def triple_counts(self) -> tuple[int, int, int]:
-        """Triples from items to attributes, from attributes to parents, and noise; their sum is T."""
+        """Triples from items to attributes, from attributes to parents, and of noise."""
         noise = round(self.triples * self.noise)
         item_links = round(self.items * self.item_links)
         return item_links, self.triples - noise - item_links, noise
@@ -127,7 +129,7 @@ class SyntheticConfig:
 
     @classmethod
     def large(cls, triples: int = 100_000_000, **changes: Any) -> SyntheticConfig:
-        """A huge graph under few users and items: memory and speed of everything that scales in T."""
+        """A huge graph under few users and items, to see what scales in T."""
         return cls(
             **{
                 "users": 10_000,
@@ -139,7 +141,6 @@ class SyntheticConfig:
                 "item_links": min(500.0, triples / 40_000),
                 "degree_skew": 1.0,
                 "tail_skew": 0.7,
-                "latent": 16,
                 **changes,
             }
         )

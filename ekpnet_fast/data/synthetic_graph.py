@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,14 +104,17 @@ def _cap(pool: int) -> int:
 
 
 def _degrees(weights: NDArray[np.float64], total: int, *, least: int, cap: int) -> Int64:
-    """Whole degrees [n] from ``least`` to ``cap`` that sum to ``total``, in proportion to weights."""
+    """Whole numbers [n] from ``least`` to ``cap`` in proportion to weights; their sum is total."""
     degrees = np.full(len(weights), least, dtype=np.int64)
     left = total - least * len(weights)
     while left > 0:
-        share = np.where(degrees < cap, weights, 0.0)
-        grown = np.floor(share * (left / share.sum())).astype(np.int64)
-        if not grown.any():
+        open_ = degrees < cap
+        share = np.where(open_, weights, 0.0)
+        if left < np.count_nonzero(open_):
+            grown = np.zeros_like(degrees)
             grown[np.argsort(-share, kind="stable")[:left]] = 1
+        else:
+            grown = np.floor(share * (left / share.sum())).astype(np.int64)
         grown = np.minimum(grown, cap - degrees)
         degrees += grown
         left -= int(grown.sum())

@@ -26,6 +26,7 @@ class Rows:
     labels: NDArray[np.int8]  # [n], 1 = positive, 0 = negative
 
     def __len__(self) -> int:
+        """Number of rows."""
         return len(self.users)
 
     def take(self, index: NDArray[Any]) -> Rows:
@@ -46,6 +47,7 @@ class Interactions:
     positive: NDArray[np.bool_]  # [n]
 
     def __len__(self) -> int:
+        """Number of rows."""
         return len(self.users)
 
 

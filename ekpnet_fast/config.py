@@ -1,0 +1,276 @@
+"""Options of a run, and the presets that fill them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ekpnet_fast.data import SyntheticConfig
+from ekpnet_fast.errors import ConfigError
+
+ModelName = Literal["ekpnet", "ekp_no", "ekp_att", "ekp_frame"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the model.
+
+    Attributes:
+        width: D, embedding width, 1 to 128.
+        hops: H, 1 to 4.
+        slots: M, ripple-set size, 1 to 64.
+        layers: L of eq. 17-18, 1 to 17; the last one is the output.
+        activation: a of eq. 17.
+        init: distribution of the initial rows: "xavier" = U(-b, b), b = sqrt(6 / (rows + D)),
+            "normal" = N(0, 0.1^2), "transe" = U(-6 / sqrt(D), 6 / sqrt(D)) with v scaled to norm
+            1 (Bordes et al. 2013), as Algorithm 1 starts.
+    """
+
+    width: int = 16
+    hops: int = 2
+    slots: int = 32
+    layers: int = 3
+    activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
+    init: Literal["xavier", "normal", "transe"] = "xavier"
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How ripple sets are drawn.
+
+    Attributes:
+        inverse: walk each triple backwards too.
+        padding: short hops are masked ("mask") or filled by repetition as RippleNet does.
+        resample: draw anew each epoch; evaluation always uses the first draw.
+    """
+
+    inverse: bool = True
+    padding: Literal["mask", "repeat"] = "mask"
+    resample: bool = False
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training (Algorithm 1 or 2).
+
+    The loss is eq. 24 summed over the mini-batch and divided by its number of pairs B:
+    (BCE + lambda1 / 2 KG + lambda2 / 2 |weights|^2 + lambda3 / 2 |touched rows|^2) / B.
+
+    Attributes:
+        epochs: at most; 0 leaves the stage out.
+        patience: stop after so many epochs without a better validation AUC.
+        batch_size: B, pairs per mini-batch.
+        group_size: pairs of one user per group, at most.
+        lr: step size of Adam.
+        lambda1: weight of the KG term (eq. 22); 0 draws no triples.
+        lambda2: weight of the squared weights and biases (W_e, b_e, W_l, b_l).
+        lambda3: weight of the squared entity and relation rows that the mini-batch touches.
+        triples: true triples per mini-batch in the KG term, and as many corrupted.
+    """
+
+    epochs: int = 15
+    patience: int = 3
+    batch_size: int = 1024
+    group_size: int = 64
+    lr: float = 1e-2
+    lambda1: float = 0.01
+    lambda2: float = 1e-5
+    lambda3: float = 1e-5
+    triples: int = 256
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: data, model, the two stages, where and how.
+
+    Attributes:
+        dataset: "synthetic", a folder under data_root, or the path of a folder.
+        data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
+        preset: "default" or "paper" (Table 2); fills what is not set otherwise.
+        model: ekpnet, or a variant without attention (ekp_frame), without the prediction layers
+            (ekp_att), or without both (ekp_no).
+        seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
+        epochs: sets the epochs of both stages.
+        threads: CPU threads; the machine's cores if not set. The result does not depend on it.
+        device: where the model lives.
+        backend: "native" ops, or the plain-torch "reference".
+        output: folder for the run's files; nothing is written without it.
+        overwrite: replace a run that lies in `output`.
+        threshold: smallest rating that is a positive, for data sets with ratings.
+        ranking: also rank all items for every user (precision, recall, F1, NDCG, hit at K).
+        memory_mb: memory that ranking may take beyond the tables.
+        shape: the model's shape.
+        sampling: how ripple sets are drawn.
+        pretrain: stage one, prediction (15).
+        train: stage two, prediction (18).
+        synthetic: sizes of the synthetic data set.
+    """
+
+    dataset: str = "synthetic"
+    data_root: Path | None = None
+    preset: Literal["default", "paper"] = "default"
+    model: ModelName = "ekpnet"
+    seed: int = 0
+    epochs: int | None = None
+    threads: int | None = None
+    device: Literal["cpu"] = "cpu"
+    backend: Literal["native", "reference"] = "native"
+    output: Path | None = None
+    overwrite: bool = False
+    threshold: float | None = None
+    ranking: bool = True
+    memory_mb: int = 256
+    shape: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    train: StageConfig = field(
+        default_factory=lambda: StageConfig(epochs=10, lr=5e-3, lambda1=0.001)
+    )
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    @property
+    def semantic_attention(self) -> bool:
+        """Whether psi is the rank-1 transformation (eq. 8) and not the identity."""
+        return self.model in ("ekpnet", "ekp_att")
+
+    @property
+    def deep(self) -> bool:
+        """Whether the model predicts by eq. 18 and has a second stage."""
+        return self.model in ("ekpnet", "ekp_frame")
+
+    def resolved(self) -> RunConfig:
+        """The same run with `epochs` written into the stages.
+
+        Raises:
+            ConfigError: a value out of range; names the option.
+        """
+        config = self
+        if self.epochs is not None:
+            config = replace(
+                config,
+                pretrain=replace(config.pretrain, epochs=self.epochs),
+                train=replace(config.train, epochs=self.epochs),
+            )
+        _check(config)
+        return config
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def _check(config: RunConfig) -> None:
+    limits: list[tuple[str, float, float, float]] = [
+        ("shape.width", config.shape.width, 1, 128),
+        ("shape.hops", config.shape.hops, 1, 4),
+        ("shape.slots", config.shape.slots, 1, 64),
+        ("shape.layers", config.shape.layers, 1, 17),
+        ("seed", config.seed, 0, 2**31 - 1),
+        ("memory_mb", config.memory_mb, 1, float("inf")),
+    ]
+    if config.threads is not None:
+        limits.append(("threads", config.threads, 1, 1024))
+    for name in ("pretrain", "train"):
+        stage: StageConfig = getattr(config, name)
+        for option, low in (
+            ("epochs", 0),
+            ("patience", 1),
+            ("batch_size", 1),
+            ("group_size", 1),
+            ("triples", 0),
+            ("lambda1", 0.0),
+            ("lambda2", 0.0),
+            ("lambda3", 0.0),
+        ):
+            limits.append((f"{name}.{option}", getattr(stage, option), low, float("inf")))
+        if not 0 < stage.lr < float("inf"):
+            raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
+        if stage.lambda1 > 0 and stage.triples == 0:
+            raise ConfigError(
+                f"--{name}.lambda1 is {stage.lambda1} but --{name}.triples is 0:"
+                " the KG term would have nothing to weigh; set triples, or lambda1 to 0"
+            )
+    for option, value, low, high in limits:
+        if not low <= value <= high:
+            span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
+            raise ConfigError(f"--{option} is {value}, expected {span}")
+    stages = [config.pretrain.epochs, config.train.epochs if config.deep else 0]
+    if not any(stages):
+        raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")
+
+
+# Settings per data set, by name of option. "default" is what did best on validation; "paper" is
+# Table 2, whose pre-training rows give lambda1 of the KG term and, under another letter, the
+# weight of the squared rows (lambda3 here); lambda2 there weighs W_e and b_e like the rows.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {
+        "synthetic": {},
+        "movielens-1m": {
+            "pretrain.batch_size": 4096,
+            "train.batch_size": 4096,
+        },
+        "book-crossing": {
+            "shape.width": 4,
+            "shape.hops": 3,
+            "shape.layers": 4,
+        },
+        "last-fm": {
+            "shape.layers": 4,
+            "pretrain.batch_size": 256,
+            "train.batch_size": 256,
+        },
+    },
+    "paper": {
+        "movielens-1m": {
+            "shape.width": 16,
+            "shape.hops": 2,
+            "shape.slots": 32,
+            "shape.layers": 3,
+            "pretrain.batch_size": 4096,
+            "pretrain.lr": 1e-2,
+            "pretrain.lambda1": 0.01,
+            "pretrain.lambda2": 5e-3,
+            "pretrain.lambda3": 5e-3,
+            "train.batch_size": 4096,
+            "train.lr": 5e-3,
+            "train.lambda1": 0.001,
+            "train.lambda2": 1e-7,
+            "train.lambda3": 1e-7,
+        },
+        "book-crossing": {
+            "shape.width": 4,
+            "shape.hops": 3,
+            "shape.slots": 32,
+            "shape.layers": 4,
+            "pretrain.lr": 1e-2,
+            "pretrain.lambda1": 0.01,
+            "pretrain.lambda2": 1e-7,
+            "pretrain.lambda3": 1e-7,
+            "train.lr": 5e-3,
+            "train.lambda1": 0.001,
+            "train.lambda2": 1e-4,
+            "train.lambda3": 1e-4,
+        },
+    },
+}
+
+
+def preset_options(preset: str, dataset: str) -> dict[str, Any]:
+    """What a preset sets for a data set, by dotted option name.
+
+    A data set that the default preset does not know keeps the plain defaults.
+
+    Raises:
+        ConfigError: the paper's Table 2 has no row for the data set.
+    """
+    options = PRESETS[preset]
+    name = dataset.rstrip("/").removesuffix("/raw").rsplit("/", 1)[-1]
+    if name not in options and preset == "paper":
+        raise ConfigError(
+            f"--preset paper has settings for {', '.join(options)} (Table 2), not for {dataset}"
+        )
+    return options.get(name, {})

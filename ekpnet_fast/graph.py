@@ -1,0 +1,120 @@
+"""The knowledge graph in memory and on disk: triples grouped by head (CSR)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.data import Dataset
+from ekpnet_fast.errors import DataError
+
+FORMAT = "ekpnet_fast.graph"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Triples by head: those of head e are positions indptr[e] .. indptr[e + 1].
+
+    Attributes:
+        indptr: [E + 1] int64.
+        relations: [T] uint8, int16 or int32, the smallest that holds R.
+        tails: [T] int32.
+        num_entities: E.
+        num_relations: R, inverse relations counted.
+        inverse: whether (t, r + R / 2, h) was added for each (h, r, t).
+    """
+
+    indptr: Tensor
+    relations: Tensor
+    tails: Tensor
+    num_entities: int
+    num_relations: int
+    inverse: bool
+
+    @property
+    def num_triples(self) -> int:
+        """T, inverse triples counted."""
+        return self.tails.numel()
+
+    @classmethod
+    def from_triples(
+        cls,
+        heads: np.ndarray,  # [T] int32
+        relations: np.ndarray,  # [T] int32
+        tails: np.ndarray,  # [T] int32
+        num_entities: int,
+        num_relations: int,
+        *,
+        inverse: bool = False,
+    ) -> Graph:
+        """Group triples by head; with `inverse` each one is also walked backwards.
+
+        Raises:
+            RuntimeError: an id out of range; names the column and position.
+        """
+        h, r, t = (
+            torch.from_numpy(np.ascontiguousarray(x, dtype=np.int32))
+            for x in (heads, relations, tails)
+        )
+        if inverse:
+            h, r, t = torch.cat([h, t]), torch.cat([r, r + num_relations]), torch.cat([t, h])
+            num_relations *= 2
+        csr = ops.build_csr(h, r, t, num_entities, num_relations)
+        return cls(*csr, num_entities, num_relations, inverse)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, *, inverse: bool = False) -> Graph:
+        """The graph of a data set."""
+        return cls.from_triples(
+            dataset.heads,
+            dataset.relations,
+            dataset.tails,
+            dataset.num_entities,
+            dataset.num_relations,
+            inverse=inverse,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file."""
+        tensors = {"indptr": self.indptr, "relations": self.relations, "tails": self.tails}
+        metadata = {
+            "format": FORMAT,
+            "num_entities": str(self.num_entities),
+            "num_relations": str(self.num_relations),
+            "inverse": str(int(self.inverse)),
+        }
+        save_file(tensors, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Graph:
+        """Open a saved graph; its arrays stay on disk and are mapped, so this takes milliseconds.
+
+        Raises:
+            DataError: the file is missing, truncated, or holds something else.
+        """
+        if not Path(path).is_file():
+            raise DataError(f"{path}: no such file, expected a graph written by Graph.save")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise DataError(f"{path}: not a graph, expected a file written by Graph.save")
+                csr = [file.get_tensor(name) for name in ("indptr", "relations", "tails")]
+        except SafetensorError as error:
+            raise DataError(f"{path}: not a readable graph file ({error})") from error
+        return cls(
+            csr[0],
+            csr[1],
+            csr[2],
+            int(metadata["num_entities"]),
+            int(metadata["num_relations"]),
+            metadata["inverse"] == "1",
+        )

@@ -1,0 +1,97 @@
+"""RecBole's atomic files."""
+
+from __future__ import annotations
+
+import pytest
+
+from ekpnet_fast.data import load_dataset, prepare
+from ekpnet_fast.errors import DataError
+
+INTER = (
+    "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    "u1\ti5\t3\t1\n"
+    "u2\ti7\t5\t2\n"
+    "u1\ti7\t4\t3\n"
+    "u3\ti9\t1\t4\n"
+)
+KG = "head_id:token\trelation_id:token\ttail_id:token\nm.7\tstar\tm.x\nm.q\tstar\tm.7\n"
+LINK = "item_id:token\tentity_id:token\ni7\tm.7\ni8\tm.q\n"
+FILES = {"ml-t.inter": INTER, "ml-t.kg": KG, "ml-t.link": LINK}
+
+
+def clicks(data):
+    pairs = data.interactions
+    return set(
+        zip(pairs.users.tolist(), pairs.items.tolist(), pairs.positive.tolist(), strict=True)
+    )
+
+
+def test_loads(write):
+    data = load_dataset(str(write(FILES)))
+    assert data.user_ids == ("u2", "u1")
+    assert data.item_ids == ("i5", "i7", "i9")
+    assert clicks(data) == {(0, 1, True), (1, 0, False), (1, 1, True)}
+    assert data.entity_ids == ("", "m.7", "", "m.x", "m.q")
+    assert data.heads.tolist() == [1, 4] and data.tails.tolist() == [3, 1]
+    assert data.num_relations == 1 and data.item_names is None
+    assert "items without a link: 2" in data.notes
+    assert "users without positives, dropped: 1" in data.notes
+
+
+def test_threshold_applies_to_ratings_only(write):
+    assert clicks(load_dataset(str(write(FILES)), threshold=5)) == {(0, 1, True)}
+    implicit = "user_id:token\titem_id:token\nu1\ti5\nu1\ti7\n"
+    folder = write({"ml-t.inter": implicit})
+    assert clicks(load_dataset(str(folder))) == {(0, 0, True), (0, 1, True)}
+    with pytest.raises(DataError, match="no rating column"):
+        load_dataset(str(folder), threshold=3)
+
+
+def test_titles(write):
+    items = 'item_id:token\tmovie_title:token_seq\tyear:float\ni7\tHeat "95\t\ni5\tAmélie\t2001\n'
+    data = load_dataset(str(write({**FILES, "ml-t.item": items})))
+    assert data.item_names == ("Amélie", 'Heat "95', "")
+
+
+BAD = {
+    "no types": ("ml-t.inter", INTER.replace(":token", ""), 1, "'user_id'", "name:type"),
+    "no item": ("ml-t.inter", INTER.replace("item_id", "thing"), 1, "no column item_id", "user_id"),
+    "short": ("ml-t.inter", INTER + "u1\ti5\n", 6, "2 columns", "4 (user_id"),
+    "rating": ("ml-t.inter", INTER + "u1\ti5\tx\t1\n", 6, "rating 'x'", "number"),
+    "no rows": ("ml-t.inter", INTER.split("\n")[0] + "\n", None, "no rows", "rows of user_id"),
+    "empty": ("ml-t.inter", "", 1, "''", "name:type"),
+    "not UTF-8": ("ml-t.kg", KG.encode() + b"\xe9\ta\tb\n", 4, "\\xe9", "UTF-8"),
+    "empty tail": ("ml-t.kg", KG + "m.7\tstar\t\n", 4, "tail_id ''", "text"),
+    "empty graph": ("ml-t.kg", KG.split("\n")[0], None, "no rows", "head_id"),
+    "two links": ("ml-t.link", LINK + "i7\tm.q\n", 4, "item i7 with entity m.q", "entity m.7"),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "line", "found", "expected"), BAD.values(), ids=BAD.keys()
+)
+def test_bad_files(file, content, line, found, expected, write):
+    folder = write({**FILES, file: content})
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(folder))
+    place = f"{folder / file}, line {line}: " if line else f"{folder / file}: "
+    assert str(caught.value).startswith(place)
+    assert found in str(caught.value) and expected in str(caught.value)
+
+
+@pytest.mark.parametrize("left_out", ["ml-t.kg", "ml-t.link"])
+def test_missing_file(left_out, write):
+    folder = write({name: text for name, text in FILES.items() if name != left_out})
+    with pytest.raises(DataError, match=r"found no \*\.(kg|link), expected one"):
+        load_dataset(str(folder))
+
+
+@pytest.mark.data
+def test_movielens_100k(data_root):
+    data = load_dataset("ml-100k-recbole", data_root)
+    assert (data.num_users, data.num_items, data.num_relations) == (942, 1682, 24)
+    assert data.num_triples == 91_631
+    assert int(data.interactions.positive.sum()) == 55_375
+    assert data.item_names[data.item_ids.index("1")] == "Toy Story"
+    prepared = prepare(data, 3)
+    assert prepared.missing_negatives == 0
