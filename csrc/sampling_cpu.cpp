@@ -1,5 +1,11 @@
 // CPU binding of the graph and of everything that is drawn from it.
+#include <algorithm>
+#include <atomic>
 #include <tuple>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "checks.h"
 #include "cpu/batching.h"
@@ -25,6 +31,20 @@ ScalarType relation_dtype(int64_t num_relations) {
   return num_relations <= 1 << 15 ? ScalarType::Short : ScalarType::Int;
 }
 
+// Asks for huge pages behind a large array that is not written yet, as NumPy does for its own: the
+// sampler reads a large graph at random, where most of the time goes into page-table walks.
+void advise_huge_pages(const Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096, kLarge = 1 << 22;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
+  const uintptr_t bytes = tensor.numel() * tensor.element_size();
+  // The kernel may decline; then pages stay small and nothing else changes.
+  if (bytes >= kLarge) madvise(reinterpret_cast<void*>(first), (bytes - kPage) / kPage * kPage, MADV_HUGEPAGE);
+#else
+  (void)tensor;
+#endif
+}
+
 std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tensor& relations, const Tensor& tails,
                                              int64_t num_entities, int64_t num_relations) {
   check_tensor(heads, "heads", ScalarType::Int, {-1});
@@ -41,6 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tens
   const ScalarType dtype = relation_dtype(num_relations);
   Tensor indptr = empty({num_entities + 1}, ScalarType::Long);
   Tensor out_relations = empty({T}, dtype), out_tails = empty({T}, ScalarType::Int);
+  for (const Tensor* tensor : {&indptr, &out_relations, &out_tails}) advise_huge_pages(*tensor);
   dispatch_relation(dtype, [&](auto zero) {
     build_csr(T, num_entities, data<int32_t>(heads), data<int32_t>(relations), data<int32_t>(tails),
               mutable_data<int64_t>(indptr), mutable_data<decltype(zero)>(out_relations),
@@ -95,8 +116,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(const Tensor& 
     using Relation = decltype(zero);
     const RippleGraph<Relation> graph = {num_entities, data<int64_t>(indptr), data<Relation>(relations),
                                          data<int32_t>(tails)};
-    torch::stable::parallel_for(0, U, 64, [&](int64_t begin, int64_t end) {
-      sample_ripple_sets(graph, request, sets, begin, end);
+    // Chunks of users are taken on demand, because histories differ in length by orders of magnitude.
+    constexpr int64_t kChunk = 256;
+    std::atomic<int64_t> next = 0;
+    const int64_t chunks = (U + kChunk - 1) / kChunk;
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), chunks);
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      for (int64_t begin; (begin = next.fetch_add(kChunk)) < U;)
+        sample_ripple_sets(graph, request, sets, begin, std::min(begin + kChunk, U));
     });
   });
   return {heads, out_relations, out_tails, counts};

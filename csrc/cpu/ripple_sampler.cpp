@@ -1,6 +1,7 @@
 #include "cpu/ripple_sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <vector>
 
@@ -9,174 +10,270 @@
 namespace ekpnet {
 namespace {
 
-// Open-addressing set of entity ids that is emptied in O(1) by starting a new generation.
+// Asks for a cache line that is read once and soon: into the second level, because the first has
+// too few lines for all that is under way.
+void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+// Open-addressing set of entity ids. It is at most an eighth full, so that the first probe nearly
+// always decides and its branch is seldom mispredicted.
 class EntitySet {
  public:
   // Empties the set and makes room for n ids.
   void reset(size_t n) {
-    const size_t size = std::bit_ceil(2 * n + 2);
-    if (size > slots_.size()) {
-      slots_.assign(size, Slot{0, 0});
-      generation_ = 0;
-    }
+    const size_t size = std::bit_ceil(8 * n + 8);
+    if (size > slots_.size()) slots_.resize(size);
+    std::fill_n(slots_.begin(), size, kFree);
+    shift_ = 64 - std::countr_zero(size);
     mask_ = size - 1;
-    if (++generation_ == 0) {
-      std::fill(slots_.begin(), slots_.end(), Slot{0, 0});
-      generation_ = 1;
-    }
   }
 
   // True if the id was not in the set before.
-  bool insert(uint32_t id) {
-    size_t i = (id * 0x9e3779b1u) >> 7 & mask_;
-    while (slots_[i].generation == generation_) {
-      if (slots_[i].id == id) return false;
+  bool insert(int32_t id) {
+    size_t i = static_cast<uint64_t>(id) * kGoldenGamma >> shift_;
+    while (slots_[i] != kFree) {
+      if (slots_[i] == id) return false;
       i = (i + 1) & mask_;
     }
-    slots_[i] = {id, generation_};
+    slots_[i] = id;
     return true;
   }
 
  private:
-  struct Slot {
-    uint32_t id, generation;
-  };
-  std::vector<Slot> slots_;
+  static constexpr int32_t kFree = -1;
+  std::vector<int32_t> slots_;
   size_t mask_ = 0;
-  uint32_t generation_ = 0;
+  int shift_ = 0;
 };
 
-// What one thread reuses from user to user.
-struct Scratch {
-  EntitySet seen;
-  std::vector<int32_t> heads;       // heads of the hop that have triples
-  std::vector<int64_t> first;       // [heads], first triple of each head in the CSR arrays
-  std::vector<int64_t> cumulative;  // [heads + 1], candidates before each head
-  std::vector<int64_t> positions;   // [M], drawn candidates
-  std::vector<int64_t> table;       // hash set behind Floyd's algorithm
-};
-
-// M distinct positions in [0, n), n > M, by Floyd's algorithm (Bentley & Floyd 1987): one draw
-// per slot, and each M-subset is equally likely.
-void draw_distinct(uint64_t key, uint64_t counter, int64_t n, Scratch& scratch) {
-  const int64_t M = static_cast<int64_t>(scratch.positions.size());
-  const size_t mask = std::bit_ceil(static_cast<size_t>(4 * M)) - 1;
-  scratch.table.assign(mask + 1, -1);
-  const auto insert = [&](int64_t x) {
-    size_t i = (static_cast<uint64_t>(x) * kGoldenGamma >> 32) & mask;
-    while (scratch.table[i] != -1) {
-      if (scratch.table[i] == x) return false;
-      i = (i + 1) & mask;
+// Set of positions for Floyd's algorithm: a bitmap where it is short, else a hash table.
+class PositionSet {
+ public:
+  // Empties the set and makes room for n positions below `limit`.
+  void reset(int64_t n, int64_t limit) {
+    is_bitmap_ = limit <= 64 * 64;
+    if (is_bitmap_) {
+      std::fill_n(bitmap_.begin(), (limit + 63) / 64, 0);
+    } else {
+      mask_ = std::bit_ceil(static_cast<size_t>(4 * n)) - 1;
+      table_.assign(mask_ + 1, -1);
     }
-    scratch.table[i] = x;
-    return true;
-  };
-  for (int64_t m = 0; m < M; ++m) {
-    const int64_t top = n - M + m;
-    int64_t x = static_cast<int64_t>(bounded(random_bits(key, counter + m), top + 1));
-    if (!insert(x)) {
-      x = top;
-      insert(x);
-    }
-    scratch.positions[m] = x;
   }
-}
+
+  // Adds x if it is not in the set, otherwise `other`, which is not; returns what it added.
+  int64_t insert(int64_t x, int64_t other) {
+    if (is_bitmap_) {
+      x = bitmap_[x / 64] >> (x % 64) & 1 ? other : x;
+      bitmap_[x / 64] |= uint64_t{1} << (x % 64);
+      return x;
+    }
+    size_t i = slot(x);
+    while (table_[i] != -1) {
+      if (table_[i] == x) return insert(other, x);
+      i = (i + 1) & mask_;
+    }
+    return table_[i] = x;
+  }
+
+ private:
+  size_t slot(int64_t x) const { return (static_cast<uint64_t>(x) * kGoldenGamma >> 32) & mask_; }
+
+  bool is_bitmap_ = true;
+  std::array<uint64_t, 64> bitmap_;
+  std::vector<int64_t> table_;
+  size_t mask_ = 0;
+};
+
+// The triples that a hop chooses from: a run of the CSR arrays per head.
+class Candidates {
+ public:
+  // The triples of those of n entities that `keep` accepts.
+  template <class Keep>
+  void collect(const int64_t* indptr, const int32_t* entities, int64_t n, Keep keep) {
+    if (static_cast<int64_t>(heads_.size()) < n + 1) {
+      heads_.resize(n + 1);
+      start_.resize(n + 1);
+      offset_.resize(n + 1);
+    }
+    int64_t count = 0, total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t entity = entities[i];
+      if (!keep(entity)) continue;
+      const int64_t first = indptr[entity], degree = indptr[entity + 1] - first;
+      heads_[count] = entity;
+      start_[count] = total;
+      offset_[count] = first - total;
+      count += degree > 0;
+      total += degree;
+    }
+    start_[count] = total;
+    num_heads_ = count;
+    total_ = total;
+  }
+
+  // Prepares `find`. The positions are cut into equal buckets, at least twice as many as heads, and
+  // for each the head of its first position is noted.
+  void make_index() {
+    const size_t buckets = std::bit_ceil(static_cast<size_t>(2 * num_heads_));
+    const int bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(total_ - 1)));
+    shift_ = std::max(0, bits - std::countr_zero(buckets));
+    const int64_t last = (total_ - 1) >> shift_, round_up = (int64_t{1} << shift_) - 1;
+    if (bucket_head_.size() < buckets + 1) bucket_head_.resize(buckets + 1);
+    std::fill_n(bucket_head_.begin(), last + 1, 0);
+    for (int64_t i = 1; i < num_heads_; ++i)
+      bucket_head_[(start_[i] + round_up) >> shift_] = static_cast<int32_t>(i);
+    int32_t head = 0;
+    for (int64_t b = 0; b <= last; ++b) bucket_head_[b] = head = std::max(head, bucket_head_[b]);
+  }
+
+  // Which head holds a position.
+  int64_t find(int64_t position) const {
+    int64_t i = bucket_head_[position >> shift_];
+    i += start_[i + 1] <= position;
+    while (start_[i + 1] <= position) [[unlikely]]
+      ++i;
+    return i;
+  }
+
+  int64_t total() const { return total_; }
+  int32_t head(int64_t i) const { return heads_[i]; }
+  int64_t triple(int64_t i, int64_t position) const { return offset_[i] + position; }
+
+ private:
+  std::vector<int32_t> heads_;
+  std::vector<int64_t> start_;   // [heads + 1], candidates before each head
+  std::vector<int64_t> offset_;  // [heads], first triple of each head, less `start`
+  std::vector<int32_t> bucket_head_;
+  int64_t num_heads_ = 0, total_ = 0;
+  int shift_ = 0;
+};
+
+// What a user in flight keeps from stage to stage.
+struct User {
+  EntitySet seen;
+  std::vector<int64_t> triples;  // [M], drawn in this hop
+};
 
 template <class Relation>
-class UserSampler {
+class Sampler {
  public:
-  UserSampler(const RippleGraph<Relation>& graph, const RippleRequest& request, const RippleSets& sets,
-              Scratch& scratch)
-      : graph_(graph), request_(request), sets_(sets), scratch_(scratch), H(request.hops), M(request.slots) {}
+  Sampler(const RippleGraph<Relation>& graph, const RippleRequest& request, const RippleSets& sets)
+      : graph_(graph), request_(request), sets_(sets), H(request.hops), M(request.slots) {
+    for (User& user : users_) user.triples.resize(M);
+  }
 
-  void sample(int64_t u) {
-    const int32_t* history = request_.seeds + request_.seed_indptr[u];
-    const int64_t size = request_.seed_indptr[u + 1] - request_.seed_indptr[u];
-    const uint64_t id = request_.users ? request_.users[u] : u;
-    const uint64_t key = stream_key(request_.seed, request_.epoch, id, 0);
-    if (!request_.repeat) scratch_.seen.reset(size + H * M);
-    start_hop();
-    for (int64_t i = 0; i < size; ++i) add_head(history[i]);
-    for (int64_t p = 0; p < H; ++p) {
-      const int64_t hop = u * H + p;
-      const int64_t count = draw_hop(key, p, hop);
-      sets_.counts[hop] = static_cast<int32_t>(count);
-      if (p + 1 < H) {
-        start_hop();
-        for (int64_t m = 0; m < count; ++m) add_head(sets_.tails[hop * M + m]);
+  // Users [begin, end), a few side by side: the cache misses of one are under way while the others
+  // compute.
+  void sample(int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += kUsersInFlight) {
+      const int64_t last = std::min(first + kUsersInFlight, end);
+      for (int64_t u = first; u < last; ++u) open(u, users_[u - first]);
+      for (int64_t p = 0; p < H; ++p) {
+        for (int64_t u = first; u < last; ++u) draw(u, p, users_[u - first]);
+        for (int64_t u = first; u < last; ++u) gather(u, p, users_[u - first]);
       }
     }
   }
 
  private:
-  void start_hop() {
-    scratch_.heads.clear();
-    scratch_.first.clear();
-    scratch_.cumulative.assign(1, 0);
+  static constexpr int64_t kUsersInFlight = 8;
+
+  const int32_t* history(int64_t u) const { return request_.seeds + request_.seed_indptr[u]; }
+  int64_t history_size(int64_t u) const {
+    return request_.seed_indptr[u + 1] - request_.seed_indptr[u];
   }
 
-  void add_head(int32_t entity) {
-    if (!request_.repeat && !scratch_.seen.insert(static_cast<uint32_t>(entity))) return;
-    const int64_t first = graph_.indptr[entity], degree = graph_.indptr[entity + 1] - first;
-    if (degree == 0) return;
-    scratch_.heads.push_back(entity);
-    scratch_.first.push_back(first);
-    scratch_.cumulative.push_back(scratch_.cumulative.back() + degree);
+  // Asks for what the next hop starts from.
+  void ask_for_degrees(const int32_t* entities, int64_t n) const {
+    for (int64_t i = 0; i < n; ++i) prefetch(graph_.indptr + entities[i]);
   }
 
-  // Draws the slots of hop p and returns how many are valid.
-  int64_t draw_hop(uint64_t key, int64_t p, int64_t hop) {
-    const int64_t candidates = scratch_.cumulative.back();
+  void open(int64_t u, User& user) const {
+    if (!request_.repeat) user.seen.reset(history_size(u) + (H - 1) * M);
+    ask_for_degrees(history(u), history_size(u));
+  }
+
+  void collect(int64_t u, int64_t p, User& user) {
+    const int64_t hop = u * H + p;
+    const int32_t* entities = p == 0 ? history(u) : sets_.tails + (hop - 1) * M;
+    const int64_t n = p == 0 ? history_size(u) : sets_.counts[hop - 1];
+    if (request_.repeat)
+      candidates_.collect(graph_.indptr, entities, n, [](int32_t) { return true; });
+    else
+      candidates_.collect(graph_.indptr, entities, n,
+                          [&](int32_t entity) { return user.seen.insert(entity); });
+  }
+
+  // Chooses the triples of hop p and asks for them.
+  void draw(int64_t u, int64_t p, User& user) {
+    collect(u, p, user);
+    const uint64_t id = request_.users ? request_.users[u] : u;
+    const uint64_t key = stream_key(request_.seed, request_.epoch, id, 0);
+    const int64_t total = candidates_.total();
+    const uint64_t counter = static_cast<uint64_t>(p) << 32;
+    const auto random_below = [&](int64_t m, int64_t limit) {
+      return static_cast<int64_t>(bounded(random_bits(key, counter + m), limit));
+    };
+    if (total > M) {
+      // Floyd's algorithm (Bentley & Floyd 1987): one draw per slot, each M-subset equally likely.
+      drawn_.reset(M, total);
+      take(user, u * H + p, M, [&](int64_t m) {
+        const int64_t top = total - M + m, position = random_below(m, top + 1);
+        return drawn_.insert(position, top);
+      });
+    } else if (request_.repeat && 0 < total && total < M) {
+      take(user, u * H + p, M, [&](int64_t m) { return random_below(m, total); });
+    } else {
+      take(user, u * H + p, total, [](int64_t m) { return m; });
+    }
+  }
+
+  // Puts the candidate at position(m) into each slot m < count, as far as it is known without
+  // waiting for its triple.
+  template <class Position>
+  void take(User& user, int64_t hop, int64_t count, Position position) {
+    sets_.counts[hop] = static_cast<int32_t>(count);
+    if (count == 0) return;
+    candidates_.make_index();
+    int32_t* heads = sets_.heads + hop * M;
+    for (int64_t m = 0; m < count; ++m) {
+      const int64_t at = position(m), i = candidates_.find(at), triple = candidates_.triple(i, at);
+      prefetch(graph_.relations + triple);
+      prefetch(graph_.tails + triple);
+      heads[m] = candidates_.head(i);
+      user.triples[m] = triple;
+    }
+  }
+
+  // Writes the triples of hop p and asks for what the next hop starts from.
+  void gather(int64_t u, int64_t p, const User& user) {
+    const int64_t hop = u * H + p;
     int32_t* heads = sets_.heads + hop * M;
     int32_t* relations = sets_.relations + hop * M;
     int32_t* tails = sets_.tails + hop * M;
-    const uint64_t counter = static_cast<uint64_t>(p) << 32;
-    scratch_.positions.resize(M);
-    int64_t count = M;
-    if (candidates == 0) {
-      if (request_.repeat && p > 0) {
-        std::copy(heads - M, heads, heads);
-        std::copy(relations - M, relations, relations);
-        std::copy(tails - M, tails, tails);
-        return sets_.counts[hop - 1];
-      }
-      count = 0;
-    } else if (candidates > M) {
-      draw_distinct(key, counter, candidates, scratch_);
-    } else if (request_.repeat && candidates < M) {
-      for (int64_t m = 0; m < M; ++m)
-        scratch_.positions[m] = static_cast<int64_t>(bounded(random_bits(key, counter + m), candidates));
-    } else {
-      count = candidates;
-      for (int64_t m = 0; m < count; ++m) scratch_.positions[m] = m;
+    int64_t count = sets_.counts[hop];
+    if (count == 0 && request_.repeat && p > 0) {
+      count = sets_.counts[hop] = sets_.counts[hop - 1];
+      std::copy(heads - M, heads, heads);
+      std::copy(relations - M, relations, relations);
+      std::copy(tails - M, tails, tails);
+      return;
     }
-    // Two passes, because the reads of the second are cache misses in a large graph: all of them
-    // are under way before the first is needed.
+    const int64_t* triples = user.triples.data();
     for (int64_t m = 0; m < count; ++m) {
-      const int64_t position = scratch_.positions[m];
-      const auto& cumulative = scratch_.cumulative;
-      const int64_t i = std::upper_bound(cumulative.begin(), cumulative.end(), position) - cumulative.begin() - 1;
-      const int64_t triple = scratch_.first[i] + position - cumulative[i];
-      __builtin_prefetch(graph_.relations + triple);
-      __builtin_prefetch(graph_.tails + triple);
-      scratch_.positions[m] = triple;
-      heads[m] = scratch_.heads[i];
+      relations[m] = static_cast<int32_t>(graph_.relations[triples[m]]);
+      tails[m] = graph_.tails[triples[m]];
     }
-    for (int64_t m = 0; m < count; ++m) {
-      relations[m] = static_cast<int32_t>(graph_.relations[scratch_.positions[m]]);
-      tails[m] = graph_.tails[scratch_.positions[m]];
-    }
-    if (p + 1 < H)
-      for (int64_t m = 0; m < count; ++m) __builtin_prefetch(graph_.indptr + tails[m]);
+    if (p + 1 < H) ask_for_degrees(tails, count);
     for (int64_t m = count; m < M; ++m) heads[m] = relations[m] = tails[m] = 0;
-    return count;
   }
 
   const RippleGraph<Relation>& graph_;
   const RippleRequest& request_;
   const RippleSets& sets_;
-  Scratch& scratch_;
   const int64_t H, M;
+  std::array<User, kUsersInFlight> users_;
+  Candidates candidates_;
+  PositionSet drawn_;
 };
 
 }  // namespace
@@ -184,16 +281,14 @@ class UserSampler {
 template <class Relation>
 void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,
                         const RippleSets& sets, int64_t begin, int64_t end) {
-  Scratch scratch;
-  UserSampler<Relation> sampler(graph, request, sets, scratch);
-  for (int64_t u = begin; u < end; ++u) sampler.sample(u);
+  Sampler<Relation>(graph, request, sets).sample(begin, end);
 }
 
-template void sample_ripple_sets(const RippleGraph<uint8_t>&, const RippleRequest&, const RippleSets&,
-                                 int64_t, int64_t);
-template void sample_ripple_sets(const RippleGraph<int16_t>&, const RippleRequest&, const RippleSets&,
-                                 int64_t, int64_t);
-template void sample_ripple_sets(const RippleGraph<int32_t>&, const RippleRequest&, const RippleSets&,
-                                 int64_t, int64_t);
+template void sample_ripple_sets(const RippleGraph<uint8_t>&, const RippleRequest&,
+                                 const RippleSets&, int64_t, int64_t);
+template void sample_ripple_sets(const RippleGraph<int16_t>&, const RippleRequest&,
+                                 const RippleSets&, int64_t, int64_t);
+template void sample_ripple_sets(const RippleGraph<int32_t>&, const RippleRequest&,
+                                 const RippleSets&, int64_t, int64_t);
 
 }  // namespace ekpnet

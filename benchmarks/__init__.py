@@ -1,0 +1,1 @@
+"""Benchmarks: `pytest benchmarks --benchmark-only`. Nothing here passes or fails on a time."""

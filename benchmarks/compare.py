@@ -1,0 +1,89 @@
+"""Two callables timed in one run, taking turns, because speed drifts on a shared machine."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much faster the first callable is than the second, per unit of work.
+
+    Attributes:
+        first: median time of the first per unit of work, seconds.
+        second: the same of the second.
+        low, high: smallest and largest ratio of a round; the ratio of medians lies between them.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def ratio(self) -> float:
+        """Ratio of medians, above 1 where the first is faster."""
+        return self.second / self.first
+
+    def extra_info(self, label: str) -> dict[str, Any]:
+        """For the `extra_info` of a benchmark: the ratio and its range over the rounds."""
+        span = [round(self.low, 3), round(self.high, 3)]
+        return {f"{label}_ratio": round(self.ratio, 3), f"{label}_range": span}
+
+
+def alternate(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    *,
+    rounds: int = 9,
+    calls: tuple[int, int] = (1, 1),
+    work: tuple[float, float] = (1.0, 1.0),
+) -> Comparison:
+    """Time two callables in turns; who begins changes from round to round.
+
+    Each turn opens with a call that is not timed: threads of the other one may still spin, and the
+    caches are full of its data.
+
+    Args:
+        first: the callable whose advantage is asked for.
+        second: what it is compared with.
+        rounds: turns of each.
+        calls: timed calls per turn of the first and of the second; their mean counts.
+        work: units of work that a call of the first and of the second does.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for side in (turn % 2, 1 - turn % 2):
+                call = (first, second)[side]
+                call()
+                start = time.perf_counter()
+                for _ in range(calls[side]):
+                    call()
+                elapsed = time.perf_counter() - start
+                times[side].append(elapsed / calls[side] / work[side])
+    finally:
+        if enabled:
+            gc.enable()
+    ratios = [b / a for a, b in zip(*times, strict=True)]
+    return Comparison(median(times[0]), median(times[1]), min(ratios), max(ratios))
+
+
+def time_rounds(
+    benchmark: BenchmarkFixture, call: Callable[[], object], *, rounds: int, warmup: int
+) -> float:
+    """Run a benchmark for a fixed number of rounds; returns the median time in seconds."""
+    benchmark.pedantic(call, rounds=rounds, warmup_rounds=warmup)  # type: ignore[no-untyped-call]
+    if benchmark.disabled or benchmark.stats is None:
+        return float("nan")
+    return float(median(benchmark.stats.stats.data))

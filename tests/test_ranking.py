@@ -1,0 +1,287 @@
+"""Full ranking against a loop over users, its memory bound, and the test protocol."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
+from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.metrics import DEFAULT_KS, topk_metrics
+from ekpnet_fast.ranking import evaluate_ranking, popularity_scores, rank_all, ranking_task
+
+
+class Table:
+    """A score that looks rows up, and remembers the blocks it was asked for."""
+
+    def __init__(self, scores):
+        self.scores = torch.as_tensor(scores)
+        self.blocks = []
+
+    def __call__(self, users):
+        assert users.dtype == np.int32
+        assert not torch.is_grad_enabled()
+        self.blocks.append(users.tolist())
+        return self.scores[torch.from_numpy(users).long()]
+
+    def asked(self):
+        return [user for block in self.blocks for user in block]
+
+
+def csr(lists):
+    indptr = np.zeros(len(lists) + 1, dtype=np.int64)
+    indptr[1:] = np.cumsum([len(x) for x in lists])
+    return indptr, np.array([i for x in lists for i in x], dtype=np.int32)
+
+
+def random_case(seed, num_users=37, num_items=23):
+    """Scores with many ties, and items seen from none to all of them."""
+    stream = np.random.default_rng(seed)
+    scores = stream.integers(-3, 4, (num_users, num_items)).astype(np.float32)
+    sizes = np.minimum(stream.integers(0, num_items + 5, num_users), num_items)
+    return scores, [sorted(stream.permutation(num_items)[:size].tolist()) for size in sizes]
+
+
+def rank_by_users(scores, seen, k):
+    lists = []
+    for row, left_out in zip(scores, seen, strict=True):
+        items = [i for i in range(len(row)) if i not in left_out]
+        items.sort(key=lambda i: (-row[i], i))
+        lists.append((items + [-1] * k)[:k])
+    return lists
+
+
+def random_prepared(seed, num_users=40, num_items=30, n=900):
+    """Distinct rows 3:1:1; some users end up without a test positive."""
+    stream = np.random.default_rng(seed)
+    keys = stream.permutation(num_users * num_items)[:n]
+    labels = (stream.random(n) < 0.2 + 0.3 * (keys % 2)).astype(np.int8)
+    rows = Rows((keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32), labels)
+    train, valid, test = (
+        rows.take(part) for part in np.split(np.arange(n), [3 * n // 5, 4 * n // 5])
+    )
+    return prepared_of(train, valid, test, num_users, num_items)
+
+
+def prepared_of(train, valid, test, num_users, num_items):
+    empty = np.zeros(0, dtype=np.int32)
+    dataset = Dataset("tiny", train, None, empty, empty, empty, num_users, num_items, num_items, 1)
+    found = positives(train)
+    indptr, items = csr([sorted(found.get(user, ())) for user in range(num_users)])
+    return PreparedData(dataset, 0, train, valid, test, None, indptr, items, 0, 0, "")
+
+
+def rows_of(*triples):
+    users, items, labels = np.array(triples).T
+    return Rows(users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8))
+
+
+def positives(*parts):
+    found = {}
+    for part in parts:
+        for user, item, label in zip(part.users, part.items, part.labels, strict=True):
+            if label == 1:
+                found.setdefault(int(user), set()).add(int(item))
+    return found
+
+
+def bound_for(users, num_items):
+    """The smallest bound in MiB that holds the scores of so many users."""
+    return users * num_items * 4 / 2**20
+
+
+# ---- rank_all ----------------------------------------------------------------------------------
+
+
+def test_ranking_by_hand():
+    score = Table([[0.5, 2.0, 2.0, -1.0], [1.0, 1.0, 1.0, 1.0]])
+    indptr, seen = csr([[1], [0, 1, 3]])
+    ranked = rank_all(score, np.array([0, 1]), 4, indptr, seen, 3)
+    assert ranked.dtype == np.int32
+    assert ranked.tolist() == [[2, 0, 3], [2, -1, -1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [1, 5, 23, 40])
+def test_ranking_is_a_sort_per_user(seed, k):
+    scores, seen = random_case(seed)
+    ranked = rank_all(Table(scores), np.arange(37), 23, *csr(seen), k)
+    assert ranked.tolist() == rank_by_users(scores, seen, k)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 36, 37, 1000])
+def test_blocks_keep_the_bound_and_change_nothing(size):
+    scores, seen = random_case(7)
+    whole = rank_all(Table(scores), np.arange(37), 23, *csr(seen), 10)
+    spy = Table(scores)
+    ranked = rank_all(spy, np.arange(37), 23, *csr(seen), 10, memory_mb=bound_for(size, 23))
+    assert np.array_equal(ranked, whole)
+    assert [len(block) for block in spy.blocks[:-1]] == [size] * (len(spy.blocks) - 1)
+    assert 1 <= len(spy.blocks[-1]) <= size
+    assert spy.asked() == list(range(37))
+
+
+def test_a_bound_between_two_sizes_takes_the_smaller():
+    scores, seen = random_case(7)
+    spy = Table(scores)
+    rank_all(spy, np.arange(37), 23, *csr(seen), 10, memory_mb=bound_for(8, 23) * 0.999)
+    assert max(len(block) for block in spy.blocks) == 7
+
+
+def test_users_come_back_in_the_order_given():
+    scores, seen = random_case(5)
+    order = np.array([9, 3, 30, 3, 0], dtype=np.int64)
+    table = csr([seen[user] for user in order])
+    ranked = rank_all(Table(scores), order, 23, *table, 6, memory_mb=bound_for(2, 23))
+    everyone = rank_by_users(scores, seen, 6)
+    assert ranked.tolist() == [everyone[user] for user in order]
+
+
+def test_no_users():
+    spy = Table(np.zeros((1, 4), dtype=np.float32))
+    assert rank_all(spy, np.array([], dtype=np.int32), 4, *csr([]), 3).shape == (0, 3)
+    assert spy.blocks == []
+
+
+def test_scores_may_be_views_with_autograd_and_tables_read_only():
+    weight = torch.randn(4, 3, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    indptr, seen = csr([[1], [], [0]])
+    for array in (indptr, seen):
+        array.flags.writeable = False
+
+    def score(users):
+        return weight.T[torch.from_numpy(users).long()]
+
+    ranked = rank_all(score, np.arange(3), 4, indptr, seen, 4)
+    expected = rank_by_users(weight.detach().T.tolist(), [[1], [], [0]], 4)
+    assert ranked.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"k": 0}, ConfigError, "k: found 0"),
+        ({"memory_mb": 1e-6}, ConfigError, "memory_mb: found 1e-06, expected at least 1.53e-05"),
+        ({"num_items": 0}, DataError, "num_items: found 0"),
+        ({"num_items": 5}, DataError, r"found scores of shape \(2, 4\), expected \(2, 5\)"),
+        ({"seen_indptr": np.array([0, 3])}, DataError, "seen_indptr: found 2 entries for 2"),
+        ({"seen_indptr": np.array([0, 1, 2])}, DataError, "expected 3 that rise from 0 to 3"),
+        ({"seen_indptr": np.array([0, 4, 3])}, DataError, "expected 3 that rise from 0 to 3"),
+        ({"seen_items": np.array([0, 2, 1])}, DataError, "out of order"),
+        ({"seen_items": np.array([0, 1, 4])}, DataError, "found 4, expected ids from 0 to 3"),
+        ({"seen_items": np.array([-1, 1, 2])}, DataError, "found -1, expected ids from 0 to 3"),
+    ],
+)
+def test_what_cannot_be_ranked(change, error, text):
+    arguments = {
+        "score": Table(np.zeros((2, 4), dtype=np.float32)),
+        "users": np.arange(2),
+        "num_items": 4,
+        "seen_indptr": np.array([0, 1, 3]),
+        "seen_items": np.array([2, 1, 2]),
+        "k": 2,
+    }
+    rank_all(**arguments)
+    with pytest.raises(error, match=text):
+        rank_all(**(arguments | change))
+
+
+def test_nan_scores_are_refused():
+    scores = np.zeros((3, 4), dtype=np.float32)
+    scores[1, 2] = np.nan
+    with pytest.raises(TrainingError, match="found NaN for 1 of 3 users"):
+        rank_all(Table(scores), np.arange(3), 4, *csr([[]] * 3), 2)
+
+
+# ---- the protocol ------------------------------------------------------------------------------
+
+
+def test_task_by_hand():
+    train = rows_of((0, 3, 1), (0, 0, 0), (1, 1, 1), (3, 2, 1))
+    valid = rows_of((0, 1, 1), (1, 2, 0))
+    # User 1 has no test positive; user 3's is in train as well, so it has none to find.
+    test = rows_of((3, 2, 1), (0, 4, 1), (0, 2, 1), (1, 4, 0), (2, 0, 1), (0, 4, 1))
+    task = ranking_task(prepared_of(train, valid, test, 4, 5))
+    assert task.users.tolist() == [0, 2]
+    assert task.seen_indptr.tolist() == [0, 2, 2]
+    assert task.seen_items.tolist() == [1, 3]
+    assert task.relevant_indptr.tolist() == [0, 2, 3]
+    assert task.relevant_items.tolist() == [2, 4, 0]
+    assert {task.users.dtype, task.seen_items.dtype, task.relevant_items.dtype} == {
+        np.dtype(np.int32)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_task_holds_the_positives(seed):
+    prepared = random_prepared(seed)
+    task = ranking_task(prepared)
+    relevant = positives(prepared.test)
+    seen = positives(prepared.train, prepared.valid)
+    assert 0 < len(relevant) < 40
+    assert task.users.tolist() == sorted(relevant)
+    for row, user in enumerate(task.users.tolist()):
+        mine = slice(*task.seen_indptr[row : row + 2])
+        assert task.seen_items[mine].tolist() == sorted(seen.get(user, ()))
+        mine = slice(*task.relevant_indptr[row : row + 2])
+        assert task.relevant_items[mine].tolist() == sorted(relevant[user])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_evaluation_is_ranking_and_metrics(size):
+    prepared = random_prepared(11)
+    scores = np.random.default_rng(0).integers(0, 9, (40, 30)).astype(np.float32)
+    spy = Table(scores)
+    found = evaluate_ranking(spy, prepared, memory_mb=bound_for(size, 30))
+    users = sorted(positives(prepared.test))
+    seen = positives(prepared.train, prepared.valid)
+    lists = rank_by_users(scores[users], [seen.get(user, ()) for user in users], 100)
+    relevant = [sorted(positives(prepared.test)[user]) for user in users]
+    assert found == topk_metrics(np.array(lists), *csr(relevant))
+    assert tuple(found) == DEFAULT_KS
+    assert spy.asked() == users
+    assert max(len(block) for block in spy.blocks) <= size
+
+
+def test_an_oracle_ranks_perfectly():
+    prepared = random_prepared(3)
+    scores = np.zeros((40, 30), dtype=np.float32)
+    for user, items in positives(prepared.test).items():
+        scores[user, list(items)] = 1
+    # The best possible scores for what is seen must not matter.
+    for user, items in positives(prepared.train, prepared.valid).items():
+        scores[user, list(items)] = 2
+    found = evaluate_ranking(Table(scores), prepared, ks=(1, 30, 50))
+    assert found[1]["precision"] == found[1]["hit"] == 1
+    assert found[30]["recall"] == found[50]["recall"] == 1
+    assert {values["ndcg"] for values in found.values()} == {1.0}
+
+
+def test_nobody_to_rank_for():
+    rows = rows_of((0, 0, 1), (1, 1, 1))
+    prepared = prepared_of(rows, rows.take(slice(0, 0)), rows_of((0, 1, 0)), 2, 3)
+    found = evaluate_ranking(popularity_scores(prepared), prepared, ks=(1, 5))
+    assert all(math.isnan(value) for values in found.values() for value in values.values())
+
+
+@pytest.mark.parametrize("ks", [(), (0, 1)])
+def test_ks_are_checked_before_scoring(ks):
+    with pytest.raises(ConfigError, match="ks: found"):
+        evaluate_ranking(Table(np.zeros((1, 1))), random_prepared(0), ks=ks)
+
+
+def test_popularity_ranks_by_train_positives():
+    train = rows_of((0, 2, 1), (1, 2, 1), (2, 2, 1), (1, 0, 1), (2, 0, 1), (0, 1, 0), (0, 3, 1))
+    valid = rows_of((2, 1, 1), (0, 1, 0))
+    test = rows_of((0, 0, 1), (1, 1, 1), (2, 3, 1))
+    prepared = prepared_of(train, valid, test, 3, 5)
+    score = popularity_scores(prepared)
+    assert score(np.array([2, 0], dtype=np.int32)).tolist() == [[2, 0, 3, 1, 0]] * 2
+    task = ranking_task(prepared)
+    ranked = rank_all(score, task.users, 5, task.seen_indptr, task.seen_items, 3)
+    assert ranked.tolist() == [[0, 1, 4], [3, 1, 4], [3, 4, -1]]
+    assert evaluate_ranking(score, prepared, ks=(1, 2))[1]["hit"] == 2 / 3
+    assert evaluate_ranking(score, prepared, ks=(1, 2))[2]["hit"] == 1
