@@ -40,7 +40,9 @@ def build_csr(
 
 
 @torch.library.register_fake("ekpnet::build_csr")
-def _(heads: Tensor, relations: Tensor, tails: Tensor, num_entities: int, num_relations: int) -> Any:
+def _(
+    heads: Tensor, relations: Tensor, tails: Tensor, num_entities: int, num_relations: int
+) -> Any:
     dtype = torch.int32
     if num_relations <= 1 << 15:
         dtype = torch.uint8 if num_relations <= 1 << 8 else torch.int16
@@ -120,9 +122,7 @@ def sample_triples(
 
 
 @torch.library.register_fake("ekpnet::sample_triples")
-def _(
-    indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int
-) -> Any:
+def _(indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int) -> Any:
     return tuple(tails.new_empty(2 * count) for _ in range(3))
 
 
@@ -189,7 +189,13 @@ def _(
     rows = items.new_empty(torch.library.get_ctx().new_dynamic_size())
     shape = (group_users.size(0), *heads.shape[1:])
     sets = [heads.new_empty(shape) for _ in range(3)]
-    return (rows, *sets, counts.new_empty(shape[:2]), torch.empty_like(items), torch.empty_like(extra))
+    return (
+        rows,
+        *sets,
+        counts.new_empty(shape[:2]),
+        torch.empty_like(items),
+        torch.empty_like(extra),
+    )
 
 
 # ---- the fused propagation ---------------------------------------------------------------------

@@ -367,9 +367,7 @@ class _Run:
         def progress(record: EpochRecord | None = None) -> Progress:
             seconds = max(time.perf_counter() - started, 1e-9)
             loss = sum(sums.values()) / max(pairs, 1)
-            return Progress(
-                name, epoch, stage.epochs, pairs, total, loss, pairs / seconds, record
-            )
+            return Progress(name, epoch, stage.epochs, pairs, total, loss, pairs / seconds, record)
 
         for batch in stream.epoch(self.epochs_done, ripple):
             for term, value in trainer.step(batch).items():

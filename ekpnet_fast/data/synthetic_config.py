@@ -11,7 +11,7 @@ from ekpnet_fast.errors import ConfigError
 __all__ = ["SyntheticConfig"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SyntheticConfig:
     """Sizes and strengths of a synthetic data set.
 

@@ -1,0 +1,41 @@
+"""`python -m ekpnet_fast.evaluate DIR`: evaluate a finished run again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ekpnet_fast.display import result_table
+from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.run import evaluate_run, same_metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 0 if the stored numbers were reproduced exactly, 1 if not."""
+    parser = argparse.ArgumentParser(prog="python -m ekpnet_fast.evaluate", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a finished run")
+    parser.add_argument("--data-root", type=Path, help="where the data sets lie now")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    options = parser.parse_args(arguments)
+    try:
+        found, stored = evaluate_run(options.run, options.data_root, options.threads)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(soft_wrap=True)
+    console.print(result_table({**stored, **found}))
+    same = same_metrics(found, stored)
+    console.print(
+        "The stored numbers are reproduced exactly."
+        if same
+        else "These differ from the stored numbers."
+    )
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

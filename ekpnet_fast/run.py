@@ -1,0 +1,208 @@
+"""A run from options to metrics, and the evaluation of a finished one."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ekpnet_fast import __version__, build_info, results, training
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import PreparedData, load_dataset, prepare
+from ekpnet_fast.errors import DataError, TrainingError
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.metrics import auc, click_metrics, popularity_click_metrics
+from ekpnet_fast.options import parse_run
+from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
+from ekpnet_fast.training import Outcome, Progress
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per named part."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def total(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.perf_counter() - self.started
+
+
+def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
+    """The data of a run."""
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    with watch.part("load"):
+        dataset = load_dataset(
+            config.dataset,
+            config.data_root,
+            synthetic=config.synthetic if config.dataset == "synthetic" else None,
+            threshold=config.threshold,
+        )
+    with watch.part("prepare"):
+        prepared = prepare(dataset, config.seed)
+        graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
+    for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
+        if len(set(rows.labels.tolist())) < 2:
+            raise TrainingError(
+                f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected both;"
+                " the data set is too small to split 6:2:2"
+            )
+    return prepared, graph
+
+
+def evaluate(
+    config: RunConfig, prepared: PreparedData, graph: Graph, outcome: Outcome
+) -> dict[str, Any]:
+    """Test metrics of a trained model, beside item popularity and, if known, the best possible."""
+    backend = training.BACKENDS[config.backend]
+    ripple = training.sample_ripple_sets(config, graph, prepared)
+    test_rows = training.rows_by_user(prepared.test, prepared)
+    scores = training.score_rows(backend, outcome.model, ripple, test_rows, deep=outcome.deep)
+    popularity = popularity_click_metrics(prepared.test, prepared)
+    found: dict[str, Any] = {
+        "test": asdict(click_metrics(prepared.test, scores, prepared)),
+        "popularity": asdict(popularity),
+        "popularity_auc": popularity.auc,
+        "oracle_auc": None,
+        "ranking": None,
+        "popularity_ranking": None,
+    }
+    if prepared.oracle_test is not None:
+        found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
+    if config.ranking:
+        scorer = training.catalogue_scorer(
+            backend, outcome.model, ripple, prepared.dataset.num_items, deep=outcome.deep
+        )
+        found["ranking"] = evaluate_ranking(scorer, prepared, memory_mb=config.memory_mb)
+        found["popularity_ranking"] = evaluate_ranking(
+            popularity_scores(prepared), prepared, memory_mb=config.memory_mb
+        )
+    return found
+
+
+def run(
+    config: RunConfig, report: Callable[[Progress], None] = lambda progress: None
+) -> dict[str, Any]:
+    """Train and evaluate; write the run's folder if `config.output` names one.
+
+    Args:
+        config: a resolved run.
+        report: told about each batch and each epoch.
+
+    Returns:
+        The content of `metrics.json` (see `ekpnet_fast.results`).
+
+    Raises:
+        EkpnetError: an option, the data, or training; says what was found and expected.
+    """
+    watch = Stopwatch()
+    if config.output is not None:
+        results.open_output(config.output, overwrite=config.overwrite)
+    prepared, graph = load(config, watch)
+    outcome = training.train(config, prepared, graph, report)
+    watch.seconds.update(outcome.seconds)
+    with watch.part("evaluate"):
+        found = evaluate(config, prepared, graph, outcome)
+    pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
+    metrics = {
+        "format": results.RUN_FORMAT,
+        "version": __version__,
+        "dataset": config.dataset,
+        "model": config.model,
+        "seed": config.seed,
+        "data_hash": prepared.hash,
+        "users": prepared.dataset.num_users,
+        "dropped_users": prepared.dropped_users,
+        "dropped_rows": prepared.dropped_rows,
+        "epochs": training.records_as_dicts(outcome.records),
+        **found,
+        "seconds": {**watch.seconds, "total": watch.total()},
+        "samples_per_second": pairs / sum(record.seconds for record in outcome.records),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "processor": _processor(),
+            "isa": build_info().isa,
+            "threads": torch.get_num_threads(),
+            "device": config.device,
+        },
+    }
+    if config.output is not None:
+        results.save_config(config.output, config)
+        results.save_model(config.output, outcome.model, deep=outcome.deep, data_hash=prepared.hash)
+        results.save_metrics(config.output, metrics)
+    return metrics
+
+
+def evaluate_run(
+    output: Path, data_root: Path | None = None, threads: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate a finished run again: what is found now, and what `metrics.json` says.
+
+    Args:
+        output: the run's folder.
+        data_root: where the data sets lie now, if not where they lay.
+        threads: CPU threads, if not as many as the run had.
+
+    Raises:
+        DataError: no finished run, or the data are not those that it was trained on.
+    """
+    stored = results.load_metrics(output)
+    arguments = ["--config", str(output / results.CONFIG_FILE)]
+    if data_root is not None:
+        arguments += ["--data-root", str(data_root)]
+    if threads is not None:
+        arguments += ["--threads", str(threads)]
+    config = parse_run(arguments)
+    prepared, graph = load(config, Stopwatch())
+    model = training.build_model(config, graph)
+    deep, data_hash = results.load_model(output, model)
+    if prepared.hash != data_hash:
+        raise DataError(
+            f"{output}: trained on data with hash {data_hash}, found {prepared.hash};"
+            " the files of the data set have changed"
+        )
+    return evaluate(config, prepared, graph, Outcome(model, deep)), stored
+
+
+def same_metrics(found: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether evaluation gave the stored numbers exactly."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, dict) and isinstance(b, dict):
+            a = {str(key): value for key, value in a.items()}
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        if isinstance(a, float) and not math.isfinite(a):
+            return b is None
+        return bool(a == b)
+
+    return all(same(value, stored[name]) for name, value in found.items())
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

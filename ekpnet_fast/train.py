@@ -1,0 +1,41 @@
+"""`python -m ekpnet_fast.train`: train a model and report test metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from ekpnet_fast.display import Display, result_table
+from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.options import parse_run
+from ekpnet_fast.run import run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 2 for an error that the user can mend."""
+    console = Console(soft_wrap=True)
+    try:
+        config = parse_run(arguments)
+        with Display(console) as display:
+            metrics = run(config, display)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(result_table(metrics))
+    seconds = metrics["seconds"]
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
+    console.print(
+        f"{metrics['dropped_users']} of {metrics['users']} users are left out: no positive in train."
+        f"\n{seconds['total']:.1f} s ({parts}), {metrics['samples_per_second']:,.0f} samples/s,"
+        f" {metrics['environment']['threads']} threads, {metrics['environment']['isa']}",
+        highlight=False,
+    )
+    if config.output is not None:
+        console.print(f"Written to {config.output}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
