@@ -1,10 +1,11 @@
 // CPU binding of ripple_attention and its gradient.
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "checks.h"
-#include "cpu_launch.h"
 #include "cpu/dispatch.h"
+#include "cpu_launch.h"
 
 namespace ekpnet {
 namespace {
@@ -13,12 +14,15 @@ constexpr int64_t kMaxHops = 4, kMaxSlots = 64;
 
 template <class T>
 const AttentionKernels<T>& attention_kernels() {
-  if constexpr (sizeof(T) == 4) return isa_kernels().attention_f32;
-  else return isa_kernels().attention_f64;
+  if constexpr (sizeof(T) == 4)
+    return isa_kernels().attention_f32;
+  else
+    return isa_kernels().attention_f64;
 }
 
 struct AttentionTensors {
-  const Tensor &entity, &relation, &W_e, &b_e, &heads, &relations, &tails, &counts, &group_indptr, &items;
+  const Tensor &entity, &relation, &W_e, &b_e, &heads, &relations, &tails, &counts, &group_indptr,
+      &items;
 };
 
 template <class T>
@@ -44,23 +48,47 @@ AttentionArgs<T> attention_args(const AttentionTensors& t) {
   check_indptr(data<int64_t>(t.group_indptr), G, B, "group_indptr");
   check_ids(data<int32_t>(t.items), B, n, "items", "rows of entity");
   check_ids(data<int32_t>(t.counts), G * H, M + 1, "counts", "slots");
-  // Masked slots are not read by the kernels, but a valid mask of garbage is not worth the branch.
+  // Masked slots hold 0, which is a row even where a table has none, so that case is told by
+  // counts.
+  for (const auto& [size, name] : {std::pair(n, "entity"), std::pair(R, "relation")})
+    if (size == 0)
+      for (int64_t i = 0; i < G * H; ++i)
+        STD_TORCH_CHECK(data<int32_t>(t.counts)[i] == 0, "counts holds ",
+                        data<int32_t>(t.counts)[i], " at position ", i, ", expected 0 because ",
+                        name, " has no rows");
   check_ids(data<int32_t>(t.heads), G * H * M, std::max<int64_t>(n, 1), "heads", "rows of entity");
   check_ids(data<int32_t>(t.tails), G * H * M, std::max<int64_t>(n, 1), "tails", "rows of entity");
-  check_ids(data<int32_t>(t.relations), G * H * M, std::max<int64_t>(R, 1), "relations", "rows of relation");
-  return {G, B, n, R, static_cast<int>(H), static_cast<int>(M), static_cast<int>(D), static_cast<int>(C),
-          data<T>(t.entity), data<T>(t.relation), data<T>(t.W_e), data<T>(t.b_e), data<int32_t>(t.heads),
-          data<int32_t>(t.relations), data<int32_t>(t.tails), data<int32_t>(t.counts),
-          data<int64_t>(t.group_indptr), data<int32_t>(t.items)};
+  check_ids(data<int32_t>(t.relations), G * H * M, std::max<int64_t>(R, 1), "relations",
+            "rows of relation");
+  return {G,
+          B,
+          n,
+          R,
+          static_cast<int>(H),
+          static_cast<int>(M),
+          static_cast<int>(D),
+          static_cast<int>(C),
+          data<T>(t.entity),
+          data<T>(t.relation),
+          data<T>(t.W_e),
+          data<T>(t.b_e),
+          data<int32_t>(t.heads),
+          data<int32_t>(t.relations),
+          data<int32_t>(t.tails),
+          data<int32_t>(t.counts),
+          data<int64_t>(t.group_indptr),
+          data<int32_t>(t.items)};
 }
 
-std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
-                                            const Tensor& b_e, const Tensor& heads, const Tensor& relations,
-                                            const Tensor& tails, const Tensor& counts,
-                                            const Tensor& group_indptr, const Tensor& items) {
+std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation,
+                                                const Tensor& W_e, const Tensor& b_e,
+                                                const Tensor& heads, const Tensor& relations,
+                                                const Tensor& tails, const Tensor& counts,
+                                                const Tensor& group_indptr, const Tensor& items) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = attention_args<T>(
+        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     Tensor z = empty({args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
     Tensor match = empty({args.num_pairs}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
@@ -74,12 +102,13 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
 }
 
 Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
-                                const Tensor& b_e, const Tensor& heads, const Tensor& relations,
-                                const Tensor& tails, const Tensor& counts, const Tensor& group_indptr,
-                                const Tensor& items) {
+                                    const Tensor& b_e, const Tensor& heads, const Tensor& relations,
+                                    const Tensor& tails, const Tensor& counts,
+                                    const Tensor& group_indptr, const Tensor& items) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = attention_args<T>(
+        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     Tensor alpha = empty({args.num_pairs, args.hops, args.slots}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
@@ -96,18 +125,20 @@ Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation
 template <class T>
 int64_t chunk_count(const AttentionArgs<T>& args) {
   constexpr int64_t kMaxChunks = 64, kMaxBytes = int64_t{1} << 26;
-  const int64_t bytes = (args.num_relations * args.channels + args.width + 1) * args.width * sizeof(T);
+  const int64_t bytes =
+      (args.num_relations * args.channels + args.width + 1) * args.width * sizeof(T);
   return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
-    const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation, const Tensor& W_e,
-    const Tensor& b_e, const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
-    const Tensor& group_indptr, const Tensor& items) {
+    const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation,
+    const Tensor& W_e, const Tensor& b_e, const Tensor& heads, const Tensor& relations,
+    const Tensor& tails, const Tensor& counts, const Tensor& group_indptr, const Tensor& items) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = entity.scalar_type();
-    const auto args = attention_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = attention_args<T>(
+        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
     const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
     check_tensor(dz, "dz", dtype, {B, (H + 1) * D});
@@ -117,9 +148,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
     Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);
     Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
-    const AttentionGrads<T> grads = {
-        data<T>(dz), data<T>(dmatch), mutable_data<T>(dkey), mutable_data<T>(dvalue), mutable_data<T>(factors),
-        mutable_data<T>(ditem), chunks, zeroed<T>(drelation_chunks), mutable_data<T>(dW_e_chunks), mutable_data<T>(db_e_chunks)};
+    const AttentionGrads<T> grads = {data<T>(dz),
+                                     data<T>(dmatch),
+                                     mutable_data<T>(dkey),
+                                     mutable_data<T>(dvalue),
+                                     mutable_data<T>(factors),
+                                     mutable_data<T>(ditem),
+                                     chunks,
+                                     zeroed<T>(drelation_chunks),
+                                     mutable_data<T>(dW_e_chunks),
+                                     mutable_data<T>(db_e_chunks)};
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
@@ -131,9 +169,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     T* dentity_data = mutable_data<T>(dentity);
     // One row range per thread: each thread reads every slot and adds those of its own rows.
     const int64_t threads = torch::stable::get_num_threads();
-    parallel_for(0, args.num_rows, (args.num_rows + threads - 1) / threads, [&](int64_t begin, int64_t end) {
-      kernels.scatter(args, grads, begin, end, dentity_data);
-    });
+    parallel_for(0, args.num_rows, (args.num_rows + threads - 1) / threads,
+                 [&](int64_t begin, int64_t end) {
+                   kernels.scatter(args, grads, begin, end, dentity_data);
+                 });
     sum_chunks(grads.drelation_chunks, chunks, R * C * D, mutable_data<T>(drelation));
     sum_chunks(grads.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
     sum_chunks(grads.db_e_chunks, chunks, D, mutable_data<T>(db_e));

@@ -10,8 +10,8 @@ namespace {
 
 // Groups are cut user after user, then their order is shuffled, so that a batch, a run of groups,
 // is a random sample of groups.
-std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, int64_t group_size, int64_t seed,
-                                               int64_t epoch) {
+std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, int64_t group_size,
+                                                   int64_t seed, int64_t epoch) {
   check_tensor(user_indptr, "user_indptr", ScalarType::Long, {-1});
   STD_TORCH_CHECK(user_indptr.size(0) >= 1, "user_indptr is empty, expected U + 1 row pointers");
   STD_TORCH_CHECK(group_size >= 1, "group_size is ", group_size, ", expected at least 1");
@@ -22,7 +22,8 @@ std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, in
 
   std::vector<int64_t> by_user(N);
   torch::stable::parallel_for(0, U, 256, [&](int64_t begin, int64_t end) {
-    shuffle_user_pairs(indptr, static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch), begin, end, by_user.data());
+    shuffle_user_pairs(indptr, static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch), begin,
+                       end, by_user.data());
   });
   std::vector<int64_t> group_first;
   std::vector<int32_t> group_user;
@@ -64,22 +65,42 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
   check_tensor(extra, "extra", ScalarType::Int, {-1});
   const int64_t G = group_users.size(0), B = items.size(0), X = extra.size(0);
   check_ids(data<int32_t>(group_users), G, U, "group_users", "users");
+  // Only the users of the batch are checked: reading the others would cost more than the batch.
+  for (int64_t g = 0; g < G; ++g)
+    check_ids(data<int32_t>(counts) + data<int32_t>(group_users)[g] * H, H, M + 1, "counts",
+              "slots");
   check_ids(data<int32_t>(items), B, INT32_MAX, "items", "entities");
   check_ids(data<int32_t>(extra), X, INT32_MAX, "extra", "entities");
   Tensor rows = empty({2 * G * H * M + B + X}, ScalarType::Int);
-  Tensor out_heads = empty({G, H, M}, ScalarType::Int), out_relations = empty({G, H, M}, ScalarType::Int);
+  Tensor out_heads = empty({G, H, M}, ScalarType::Int),
+         out_relations = empty({G, H, M}, ScalarType::Int);
   Tensor out_tails = empty({G, H, M}, ScalarType::Int), out_counts = empty({G, H}, ScalarType::Int);
   Tensor out_items = empty({B}, ScalarType::Int), out_extra = empty({X}, ScalarType::Int);
-  const BatchArgs args = {G, B, X, static_cast<int>(H), static_cast<int>(M), data<int32_t>(heads),
-                          data<int32_t>(relations), data<int32_t>(tails), data<int32_t>(counts),
-                          data<int32_t>(group_users), data<int32_t>(items), data<int32_t>(extra)};
-  const BatchRows out = {mutable_data<int32_t>(rows), mutable_data<int32_t>(out_heads),
+  const BatchArgs args = {G,
+                          B,
+                          X,
+                          static_cast<int>(H),
+                          static_cast<int>(M),
+                          data<int32_t>(heads),
+                          data<int32_t>(relations),
+                          data<int32_t>(tails),
+                          data<int32_t>(counts),
+                          data<int32_t>(group_users),
+                          data<int32_t>(items),
+                          data<int32_t>(extra)};
+  const BatchRows out = {mutable_data<int32_t>(rows),          mutable_data<int32_t>(out_heads),
                          mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails),
-                         mutable_data<int32_t>(out_counts), mutable_data<int32_t>(out_items),
+                         mutable_data<int32_t>(out_counts),    mutable_data<int32_t>(out_items),
                          mutable_data<int32_t>(out_extra)};
   const int64_t n = localize_batch(args, out);
-  return {torch::stable::clone(torch::stable::narrow(rows, 0, 0, n)), out_heads, out_relations, out_tails,
-          out_counts, out_items, out_extra};
+  check_ids(data<int32_t>(rows), n, INT32_MAX, "heads or tails", "entities");
+  return {torch::stable::clone(torch::stable::narrow(rows, 0, 0, n)),
+          out_heads,
+          out_relations,
+          out_tails,
+          out_counts,
+          out_items,
+          out_extra};
 }
 
 }  // namespace

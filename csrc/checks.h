@@ -20,17 +20,28 @@ using torch::stable::Tensor;
 
 inline const char* dtype_name(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Half: return "float16";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Bool: return "bool";
-    default: return "another dtype";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
   }
 }
 
@@ -41,7 +52,10 @@ std::string shape_text(const Sizes& sizes) {
   const char* separator = "";
   for (int64_t size : sizes) {
     text << separator;
-    if (size < 0) text << "?"; else text << size;
+    if (size < 0)
+      text << "?";
+    else
+      text << size;
     separator = ", ";
   }
   text << "]";
@@ -61,12 +75,14 @@ inline void check_tensor(const Tensor& tensor, const char* name, ScalarType dtyp
     matches = size < 0 || sizes[i] == size;
     ++i;
   }
-  STD_TORCH_CHECK(matches, name, " has shape ", shape_text(sizes), ", expected ", shape_text(shape));
+  STD_TORCH_CHECK(matches, name, " has shape ", shape_text(sizes), ", expected ",
+                  shape_text(shape));
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous; call .contiguous() first");
 }
 
 // int32 ids within [0, limit).
-inline void check_ids(const int32_t* ids, int64_t n, int64_t limit, const char* name, const char* of) {
+inline void check_ids(const int32_t* ids, int64_t n, int64_t limit, const char* name,
+                      const char* of) {
   // The unsigned maximum is vectorised by the compiler and catches negative ids too.
   uint32_t top = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -83,8 +99,8 @@ inline void check_ids(const int32_t* ids, int64_t n, int64_t limit, const char* 
 inline void check_indptr(const int64_t* indptr, int64_t n, int64_t total, const char* name) {
   STD_TORCH_CHECK(indptr[0] == 0, name, " starts with ", indptr[0], ", expected 0");
   for (int64_t i = 0; i < n; ++i)
-    STD_TORCH_CHECK(indptr[i] <= indptr[i + 1], name, " falls from ", indptr[i], " to ", indptr[i + 1],
-                    " at position ", i + 1);
+    STD_TORCH_CHECK(indptr[i] <= indptr[i + 1], name, " falls from ", indptr[i], " to ",
+                    indptr[i + 1], " at position ", i + 1);
   STD_TORCH_CHECK(indptr[n] == total, name, " ends with ", indptr[n], ", expected ", total);
 }
 
@@ -99,7 +115,8 @@ T* mutable_data(const Tensor& tensor) {
 }
 
 inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()),
+                              dtype);
 }
 
 // The calling thread's buffer; it only grows, so a training step allocates nothing.

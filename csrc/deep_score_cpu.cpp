@@ -11,13 +11,15 @@ constexpr int64_t kMaxHidden = 16, kMaxInput = 1024;
 
 template <class T>
 const DeepScoreKernels<T>& deep_score_kernels() {
-  if constexpr (sizeof(T) == 4) return isa_kernels().deep_score_f32;
-  else return isa_kernels().deep_score_f64;
+  if constexpr (sizeof(T) == 4)
+    return isa_kernels().deep_score_f32;
+  else
+    return isa_kernels().deep_score_f64;
 }
 
 template <class T>
-DeepScoreArgs<T> deep_score_args(const Tensor& z, const Tensor& weights, const Tensor& biases, const Tensor& w_out,
-                                 const Tensor& b_out, int64_t activation) {
+DeepScoreArgs<T> deep_score_args(const Tensor& z, const Tensor& weights, const Tensor& biases,
+                                 const Tensor& w_out, const Tensor& b_out, int64_t activation) {
   const ScalarType dtype = z.scalar_type();
   check_tensor(z, "z", dtype, {-1, -1});
   const int64_t B = z.size(0), K = z.size(1);
@@ -29,12 +31,19 @@ DeepScoreArgs<T> deep_score_args(const Tensor& z, const Tensor& weights, const T
   check_tensor(w_out, "w_out", dtype, {K});
   check_tensor(b_out, "b_out", dtype, {1});
   check_range("activation", activation, 0, 2);
-  return {B, K, static_cast<int>(hidden), static_cast<Activation>(activation), data<T>(z), data<T>(weights),
-          data<T>(biases), data<T>(w_out), data<T>(b_out)};
+  return {B,
+          K,
+          static_cast<int>(hidden),
+          static_cast<Activation>(activation),
+          data<T>(z),
+          data<T>(weights),
+          data<T>(biases),
+          data<T>(w_out),
+          data<T>(b_out)};
 }
 
-Tensor deep_score_cpu(const Tensor& z, const Tensor& weights, const Tensor& biases, const Tensor& w_out,
-                      const Tensor& b_out, int64_t activation) {
+Tensor deep_score_cpu(const Tensor& z, const Tensor& weights, const Tensor& biases,
+                      const Tensor& w_out, const Tensor& b_out, int64_t activation) {
   return dispatch_float(z, "z", [&](auto zero) {
     using T = decltype(zero);
     const auto args = deep_score_args<T>(z, weights, biases, w_out, b_out, activation);
@@ -50,8 +59,8 @@ Tensor deep_score_cpu(const Tensor& z, const Tensor& weights, const Tensor& bias
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deep_score_backward_cpu(
-    const Tensor& dlogit, const Tensor& z, const Tensor& weights, const Tensor& biases, const Tensor& w_out,
-    const Tensor& b_out, int64_t activation) {
+    const Tensor& dlogit, const Tensor& z, const Tensor& weights, const Tensor& biases,
+    const Tensor& w_out, const Tensor& b_out, int64_t activation) {
   return dispatch_float(z, "z", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = z.scalar_type();
@@ -61,10 +70,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deep_score_backward_cpu(
     // A function of the shapes alone, so that the order of summation does not depend on threads.
     const int64_t chunks = std::clamp<int64_t>(B / kPairGrain, 1, 64);
     Tensor dz = empty({B, K}, dtype);
-    Tensor dweights_chunks = empty({chunks, hidden, K, K}, dtype), dbiases_chunks = empty({chunks, hidden, K}, dtype);
+    Tensor dweights_chunks = empty({chunks, hidden, K, K}, dtype),
+           dbiases_chunks = empty({chunks, hidden, K}, dtype);
     Tensor dw_out_chunks = empty({chunks, K}, dtype), db_out_chunks = empty({chunks, 1}, dtype);
-    const DeepScoreGrads<T> grads = {data<T>(dlogit), mutable_data<T>(dz), chunks, mutable_data<T>(dweights_chunks),
-                                     mutable_data<T>(dbiases_chunks), mutable_data<T>(dw_out_chunks),
+    const DeepScoreGrads<T> grads = {data<T>(dlogit),
+                                     mutable_data<T>(dz),
+                                     chunks,
+                                     mutable_data<T>(dweights_chunks),
+                                     mutable_data<T>(dbiases_chunks),
+                                     mutable_data<T>(dw_out_chunks),
                                      mutable_data<T>(db_out_chunks)};
     const auto& kernels = deep_score_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);

@@ -7,43 +7,71 @@
 
 STABLE_TORCH_LIBRARY(ekpnet, m) {
   // Graph and ripple sets
-  m.def("build_csr(Tensor heads, Tensor relations, Tensor tails, int num_entities, int num_relations)"
-        " -> (Tensor indptr, Tensor relations, Tensor tails)");
-  m.def("sample_ripple_sets(Tensor indptr, Tensor relations, Tensor tails, Tensor seed_indptr, Tensor seeds,"
-        " Tensor? users, int hops, int slots, int seed, int epoch, bool repeat)"
-        " -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
-  m.def("sample_triples(Tensor indptr, Tensor relations, Tensor tails, int count, int seed, int step)"
-        " -> (Tensor heads, Tensor relations, Tensor tails)");
+  m.def(
+      "build_csr(Tensor heads, Tensor relations, Tensor tails, int num_entities, int num_relations)"
+      " -> (Tensor indptr, Tensor relations, Tensor tails)");
+  m.def(
+      "sample_ripple_sets(Tensor indptr, Tensor relations, Tensor tails, Tensor seed_indptr, "
+      "Tensor seeds,"
+      " Tensor? users, int hops, int slots, int seed, int epoch, bool repeat)"
+      " -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
+  m.def(
+      "sample_triples(Tensor indptr, Tensor relations, Tensor tails, int count, int seed, int step)"
+      " -> (Tensor heads, Tensor relations, Tensor tails)");
 
   // Mini-batches of user groups
-  m.def("group_pairs(Tensor user_indptr, int group_size, int seed, int epoch)"
-        " -> (Tensor order, Tensor group_indptr, Tensor group_users)");
-  m.def("localize_batch(Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor group_users,"
-        " Tensor items, Tensor extra)"
-        " -> (Tensor rows, Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor items, Tensor extra)");
+  m.def(
+      "group_pairs(Tensor user_indptr, int group_size, int seed, int epoch)"
+      " -> (Tensor order, Tensor group_indptr, Tensor group_users)");
+  m.def(
+      "localize_batch(Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor "
+      "group_users,"
+      " Tensor items, Tensor extra)"
+      " -> (Tensor rows, Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor "
+      "items, Tensor extra)");
 
   // The fused propagation (eq. 8-16) and its gradient
-  m.def("ripple_attention(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads, Tensor relations,"
-        " Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> (Tensor z, Tensor match)");
-  m.def("ripple_attention_backward(Tensor dz, Tensor dmatch, Tensor entity, Tensor relation, Tensor W_e, Tensor b_e,"
-        " Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items)"
-        " -> (Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e)");
-  m.def("ripple_attention_weights(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads,"
-        " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> Tensor alpha");
+  m.def(
+      "ripple_attention(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads, "
+      "Tensor relations,"
+      " Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> (Tensor z, Tensor "
+      "match)");
+  m.def(
+      "ripple_attention_backward(Tensor dz, Tensor dmatch, Tensor entity, Tensor relation, Tensor "
+      "W_e, Tensor b_e,"
+      " Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor "
+      "items)"
+      " -> (Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e)");
+  m.def(
+      "ripple_attention_weights(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor "
+      "heads,"
+      " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> "
+      "Tensor alpha");
 
   // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid
-  m.def("deep_score(Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, int activation) -> Tensor");
-  m.def("deep_score_backward(Tensor dlogit, Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out,"
-        " int activation) -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
+  m.def(
+      "deep_score(Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, int "
+      "activation) -> Tensor");
+  m.def(
+      "deep_score_backward(Tensor dlogit, Tensor z, Tensor weights, Tensor biases, Tensor w_out, "
+      "Tensor b_out,"
+      " int activation) -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor "
+      "db_out)");
 
   // The translation loss (eq. 22) and its gradient
-  m.def("triple_loss(Tensor entity, Tensor relation, Tensor heads, Tensor relations, Tensor tails, Tensor labels)"
-        " -> Tensor");
-  m.def("triple_loss_backward(Tensor grad, Tensor entity, Tensor relation, Tensor heads, Tensor relations,"
-        " Tensor tails, Tensor labels) -> (Tensor dentity, Tensor drelation)");
+  m.def(
+      "triple_loss(Tensor entity, Tensor relation, Tensor heads, Tensor relations, Tensor tails, "
+      "Tensor labels)"
+      " -> Tensor");
+  m.def(
+      "triple_loss_backward(Tensor grad, Tensor entity, Tensor relation, Tensor heads, Tensor "
+      "relations,"
+      " Tensor tails, Tensor labels) -> (Tensor dentity, Tensor drelation)");
 
   // Optimizer and ranking
-  m.def("row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, int step, float lr,"
-        " float beta1, float beta2, float eps, float l2) -> ()");
+  m.def(
+      "row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, int step, "
+      "float lr,"
+      " float beta1, float beta2, float eps, float l2) -> ()");
   m.def("top_items(Tensor scores, Tensor seen_indptr, Tensor seen, int k) -> Tensor");
 }

@@ -24,6 +24,7 @@ PYBIND11_MODULE(_module, m) {
         return facts;
       },
       "Version, compiler, instruction sets, CUDA architectures or why there are none.");
-  m.def("chosen_isa", [] { return std::string(ekpnet::isa_kernels().name); },
-        "The instruction set in use; RuntimeError if EKPNET_CPU_ISA names one that cannot be.");
+  m.def(
+      "chosen_isa", [] { return std::string(ekpnet::isa_kernels().name); },
+      "The instruction set in use; RuntimeError if EKPNET_CPU_ISA names one that cannot be.");
 }

@@ -7,24 +7,30 @@ namespace ekpnet {
 namespace {
 
 template <class T>
-void run(const Tensor& table, const Tensor& m, const Tensor& v, const Tensor& rows, const Tensor& grad, int64_t size,
-         const AdamStep& step, RowAdamKernel<T> kernel) {
-  const RowAdamArgs<T> args = {rows.size(0), size, mutable_data<T>(table), mutable_data<T>(m), mutable_data<T>(v),
-                               data<int32_t>(rows), data<T>(grad), step};
+void run(const Tensor& table, const Tensor& m, const Tensor& v, const Tensor& rows,
+         const Tensor& grad, int64_t size, const AdamStep& step, RowAdamKernel<T> kernel) {
+  const RowAdamArgs<T> args = {rows.size(0),           size,
+                               mutable_data<T>(table), mutable_data<T>(m),
+                               mutable_data<T>(v),     data<int32_t>(rows),
+                               data<T>(grad),          step};
   const int64_t grain = 1 + (1 << 14) / std::max<int64_t>(size, 1);
   torch::stable::parallel_for(0, args.num_rows, grain,
                               [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
-void row_adam_cpu(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad, int64_t step, double lr,
-               double beta1, double beta2, double eps, double l2) {
+void row_adam_cpu(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad,
+                  int64_t step, double lr, double beta1, double beta2, double eps, double l2) {
   const int64_t size = check_row_adam(table, m, v, rows, grad);
   check_ids(data<int32_t>(rows), rows.size(0), table.size(0), "rows", "rows of table");
   const AdamStep adam = adam_step(step, lr, beta1, beta2, eps, l2);
   switch (table.scalar_type()) {
-    case ScalarType::Float: return run<float>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f32);
-    case ScalarType::Double: return run<double>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f64);
-    default: STD_TORCH_CHECK(false, "table is ", dtype_name(table.scalar_type()), ", expected float32 or float64");
+    case ScalarType::Float:
+      return run<float>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f32);
+    case ScalarType::Double:
+      return run<double>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f64);
+    default:
+      STD_TORCH_CHECK(false, "table is ", dtype_name(table.scalar_type()),
+                      ", expected float32 or float64");
   }
 }
 

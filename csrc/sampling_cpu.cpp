@@ -19,10 +19,15 @@ namespace {
 template <class F>
 auto dispatch_relation(ScalarType dtype, F f) {
   switch (dtype) {
-    case ScalarType::Byte: return f(uint8_t());
-    case ScalarType::Short: return f(int16_t());
-    case ScalarType::Int: return f(int32_t());
-    default: STD_TORCH_CHECK(false, "relations is ", dtype_name(dtype), ", expected uint8, int16 or int32");
+    case ScalarType::Byte:
+      return f(uint8_t());
+    case ScalarType::Short:
+      return f(int16_t());
+    case ScalarType::Int:
+      return f(int32_t());
+    default:
+      STD_TORCH_CHECK(false, "relations is ", dtype_name(dtype),
+                      ", expected uint8, int16 or int32");
   }
 }
 
@@ -36,25 +41,28 @@ ScalarType relation_dtype(int64_t num_relations) {
 void advise_huge_pages(const Tensor& tensor) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 4096, kLarge = 1 << 22;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
+  const uintptr_t first =
+      (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
   const uintptr_t bytes = tensor.numel() * tensor.element_size();
   // The kernel may decline; then pages stay small and nothing else changes.
-  if (bytes >= kLarge) madvise(reinterpret_cast<void*>(first), (bytes - kPage) / kPage * kPage, MADV_HUGEPAGE);
+  if (bytes >= kLarge)
+    madvise(reinterpret_cast<void*>(first), (bytes - kPage) / kPage * kPage, MADV_HUGEPAGE);
 #else
   (void)tensor;
 #endif
 }
 
-std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tensor& relations, const Tensor& tails,
-                                             int64_t num_entities, int64_t num_relations) {
+std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tensor& relations,
+                                                 const Tensor& tails, int64_t num_entities,
+                                                 int64_t num_relations) {
   check_tensor(heads, "heads", ScalarType::Int, {-1});
   const int64_t T = heads.size(0);
   check_tensor(relations, "relations", ScalarType::Int, {T});
   check_tensor(tails, "tails", ScalarType::Int, {T});
-  STD_TORCH_CHECK(num_entities >= 0 && num_entities < INT32_MAX - 1, "num_entities is ", num_entities,
-                  ", expected 0 to ", INT32_MAX - 2);
-  STD_TORCH_CHECK(num_relations >= 0 && num_relations < INT32_MAX, "num_relations is ", num_relations,
-                  ", expected 0 to ", INT32_MAX - 1);
+  STD_TORCH_CHECK(num_entities >= 0 && num_entities < INT32_MAX - 1, "num_entities is ",
+                  num_entities, ", expected 0 to ", INT32_MAX - 2);
+  STD_TORCH_CHECK(num_relations >= 0 && num_relations < INT32_MAX, "num_relations is ",
+                  num_relations, ", expected 0 to ", INT32_MAX - 1);
   check_ids(data<int32_t>(heads), T, num_entities, "heads", "entities");
   check_ids(data<int32_t>(tails), T, num_entities, "tails", "entities");
   check_ids(data<int32_t>(relations), T, num_relations, "relations", "relations");
@@ -83,16 +91,15 @@ GraphShape check_graph(const Tensor& indptr, const Tensor& relations, const Tens
   STD_TORCH_CHECK(indptr.size(0) >= 1, "indptr is empty, expected E + 1 row pointers");
   const int64_t E = indptr.size(0) - 1;
   const int64_t first = data<int64_t>(indptr)[0], last = data<int64_t>(indptr)[E];
-  STD_TORCH_CHECK(first == 0 && last == T, "indptr runs from ", first, " to ", last, ", expected 0 to ", T,
-                  " (triples)");
+  STD_TORCH_CHECK(first == 0 && last == T, "indptr runs from ", first, " to ", last,
+                  ", expected 0 to ", T, " (triples)");
   return {E, T};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(const Tensor& indptr, const Tensor& relations,
-                                                              const Tensor& tails, const Tensor& seed_indptr,
-                                                              const Tensor& seeds, std::optional<Tensor> users,
-                                                              int64_t hops, int64_t slots, int64_t seed,
-                                                              int64_t epoch, bool repeat) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
+    const Tensor& indptr, const Tensor& relations, const Tensor& tails, const Tensor& seed_indptr,
+    const Tensor& seeds, std::optional<Tensor> users, int64_t hops, int64_t slots, int64_t seed,
+    int64_t epoch, bool repeat) {
   const auto [E, T] = check_graph(indptr, relations, tails);
   check_tensor(seed_indptr, "seed_indptr", ScalarType::Long, {-1});
   STD_TORCH_CHECK(seed_indptr.size(0) >= 1, "seed_indptr is empty, expected U + 1 row pointers");
@@ -103,20 +110,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(const Tensor& 
   if (users) check_tensor(*users, "users", ScalarType::Int, {U});
   STD_TORCH_CHECK(hops >= 1, "hops is ", hops, ", expected at least 1");
   STD_TORCH_CHECK(slots >= 1, "slots is ", slots, ", expected at least 1");
-  Tensor heads = empty({U, hops, slots}, ScalarType::Int), out_relations = empty({U, hops, slots}, ScalarType::Int);
-  Tensor out_tails = empty({U, hops, slots}, ScalarType::Int), counts = empty({U, hops}, ScalarType::Int);
-  const RippleRequest request = {U, data<int64_t>(seed_indptr), data<int32_t>(seeds),
-                                 users ? data<int32_t>(*users) : nullptr, static_cast<int>(hops),
-                                 static_cast<int>(slots), static_cast<uint64_t>(seed),
-                                 static_cast<uint64_t>(epoch), repeat};
+  Tensor heads = empty({U, hops, slots}, ScalarType::Int),
+         out_relations = empty({U, hops, slots}, ScalarType::Int);
+  Tensor out_tails = empty({U, hops, slots}, ScalarType::Int),
+         counts = empty({U, hops}, ScalarType::Int);
+  const RippleRequest request = {U,
+                                 data<int64_t>(seed_indptr),
+                                 data<int32_t>(seeds),
+                                 users ? data<int32_t>(*users) : nullptr,
+                                 static_cast<int>(hops),
+                                 static_cast<int>(slots),
+                                 static_cast<uint64_t>(seed),
+                                 static_cast<uint64_t>(epoch),
+                                 repeat};
   const RippleSets sets = {mutable_data<int32_t>(heads), mutable_data<int32_t>(out_relations),
                            mutable_data<int32_t>(out_tails), mutable_data<int32_t>(counts)};
   const int64_t num_entities = E;
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
     using Relation = decltype(zero);
-    const RippleGraph<Relation> graph = {num_entities, data<int64_t>(indptr), data<Relation>(relations),
-                                         data<int32_t>(tails)};
-    // Chunks of users are taken on demand, because histories differ in length by orders of magnitude.
+    const RippleGraph<Relation> graph = {num_entities, data<int64_t>(indptr),
+                                         data<Relation>(relations), data<int32_t>(tails)};
+    // Chunks of users are taken on demand, because histories differ in length by orders of
+    // magnitude.
     constexpr int64_t kChunk = 256;
     std::atomic<int64_t> next = 0;
     const int64_t chunks = (U + kChunk - 1) / kChunk;
@@ -129,17 +144,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(const Tensor& 
   return {heads, out_relations, out_tails, counts};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations, const Tensor& tails,
-                                                  int64_t count, int64_t seed, int64_t step) {
+std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations,
+                                                      const Tensor& tails, int64_t count,
+                                                      int64_t seed, int64_t step) {
   const auto [E, T] = check_graph(indptr, relations, tails);
   STD_TORCH_CHECK(count >= 0, "count is ", count, ", expected at least 0");
   STD_TORCH_CHECK(T > 0 || count == 0, "the graph has no triple to draw from");
-  Tensor heads = empty({2 * count}, ScalarType::Int), out_relations = empty({2 * count}, ScalarType::Int);
+  Tensor heads = empty({2 * count}, ScalarType::Int),
+         out_relations = empty({2 * count}, ScalarType::Int);
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
   const int64_t num_entities = E;
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
-    sample_triples(num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations), data<int32_t>(tails), count,
-                   static_cast<uint64_t>(seed), static_cast<uint64_t>(step), mutable_data<int32_t>(heads),
+    sample_triples(num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
+                   data<int32_t>(tails), count, static_cast<uint64_t>(seed),
+                   static_cast<uint64_t>(step), mutable_data<int32_t>(heads),
                    mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));
   });
   return {heads, out_relations, out_tails};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,14 +17,13 @@ OLDEST_TORCH = (2, 10)  # the Stable ABI that the ops are built against
 
 def _import_module() -> ModuleType:
     try:
-        from ekpnet_fast import _module
+        return importlib.import_module("ekpnet_fast._module")
     except ImportError as error:
         raise NativeLibraryError(
             f"the native module of ekpnet_fast in {HERE} cannot be imported ({error}); "
             f"build it for this Python {sys.version_info.major}.{sys.version_info.minor} "
             "with `pip install .` in the source directory"
         ) from error
-    return _module
 
 
 _native = _import_module()
@@ -101,7 +101,7 @@ def load_ops() -> None:
         libraries.append(HERE / "libekpnet_cuda.so")
     for library in libraries:
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise NativeLibraryError(
                 f"{library} cannot be loaded ({versions}): {error}; "

@@ -67,7 +67,7 @@ def sample_ripple_sets(
     users: Tensor | None = None,  # [U] int32, ids that key the draw; 0 .. U - 1 if None
     repeat: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ripple sets of U histories (eq. 3-5): heads, relations, tails [U, H, M], counts [U, H], int32.
+    """Ripple sets of U histories (eq. 3-5): heads, relations, tails [U, H, M], counts [U, H].
 
     At each hop M triples are drawn uniformly without replacement from those whose head is in the
     set before; with fewer, each is kept once and `counts` says how many slots are valid (masked
@@ -284,7 +284,7 @@ def ripple_attention_weights(
     group_indptr: Tensor,  # [G + 1] int64, pairs of group g
     items: Tensor,  # [B] int32, rows of entity
 ) -> Tensor:
-    """The attention weights alpha [B, H, M] (eq. 10) that `ripple_attention` uses; 0 where masked."""
+    """Attention weights alpha [B, H, M] (eq. 10) of `ripple_attention`; 0 where masked."""
     alpha: Tensor = _ops.ripple_attention_weights.default(
         entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from ekpnet_fast.config import RunConfig, preset_options
 from ekpnet_fast.errors import ConfigError
@@ -25,12 +25,16 @@ class OptionParser(ArgumentParser):
         raise ConfigError(text + self._suggestion(text)) from ex
 
     def _suggestion(self, message: str) -> str:
-        unknown = re.search(
-            r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message
+        flag = re.search(r"unrecognized arguments: --([\w.]+)", message)
+        key = re.search(
+            r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'", message
         )
-        if unknown is None:
+        if flag is not None:
+            name = flag[1]
+        elif key is not None:
+            name = f"{key[1]}.{key[2]}" if key[1] else key[2]
+        else:
             return ""
-        name = unknown[1] or unknown[2]
         known = [action.dest for action in self._actions]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         tails = [known_name for known_name in known if known_name.rsplit(".")[-1] == name]
@@ -45,7 +49,7 @@ def run_parser() -> OptionParser:
         description="Train EKPNet or one of its variants and report test metrics.",
         exit_on_error=True,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options")
+    parser.add_argument("--config", action="config", help="YAML file of options")
     parser.add_class_arguments(RunConfig, as_group=False)
     return parser
 

@@ -61,8 +61,8 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
     for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
         if len(set(rows.labels.tolist())) < 2:
             raise TrainingError(
-                f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected both;"
-                " the data set is too small to split 6:2:2"
+                f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected"
+                " positives and negatives; the data set is too small to split 6:2:2"
             )
     return prepared, graph
 

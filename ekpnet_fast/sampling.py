@@ -221,11 +221,14 @@ class BatchStream:
         touched[sets[1][valid].long()] = 1.0
         touched[relations.long()] = 1.0
         return Batch(
-            rows,
-            *sets,
-            group_indptr,
-            items,
-            labels,
+            rows=rows,
+            heads=sets[0],
+            relations=sets[1],
+            tails=sets[2],
+            counts=sets[3],
+            group_indptr=group_indptr,
+            items=items,
+            labels=labels,
             triple_heads=extra[: len(heads)],
             triple_relations=relations,
             triple_tails=extra[len(heads) :],

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = metrics["seconds"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
     console.print(
-        f"{metrics['dropped_users']} of {metrics['users']} users are left out: no positive in train."
+        f"{metrics['dropped_users']} of {metrics['users']} users are left out:"
+        " they have no positive in train."
         f"\n{seconds['total']:.1f} s ({parts}), {metrics['samples_per_second']:,.0f} samples/s,"
         f" {metrics['environment']['threads']} threads, {metrics['environment']['isa']}",
         highlight=False,

@@ -80,7 +80,7 @@ class Progress:
 
 def fixed_order_sum(x: Tensor) -> Tensor:
     """Sum of a vector [n] in pieces that torch does not split over threads."""
-    return torch.stack([piece.sum() for piece in x.split(1 << 14)]).sum()
+    return torch.stack([piece.sum() for piece in torch.split(x, 1 << 14)]).sum()
 
 
 def loss_terms(
@@ -127,7 +127,9 @@ class StageTrainer:
     each stage, as Algorithms 1 and 2 do.
     """
 
-    def __init__(self, model: EKPNet, stage: StageConfig, backend: ModuleType, *, deep: bool):
+    def __init__(
+        self, model: EKPNet, stage: StageConfig, backend: ModuleType, *, deep: bool
+    ) -> None:
         self.model = model
         self.stage = stage
         self.backend = backend

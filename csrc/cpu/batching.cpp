@@ -23,20 +23,16 @@ class RowNumbering {
     const size_t size = std::bit_ceil(static_cast<size_t>(2 * max_ids + 2));
     shift_ = 64 - std::countr_zero(size);
     mask_ = size - 1;
-    slots_.assign(size, Slot{-1, 0});
+    slots_.assign(size, Slot{0, -1});
   }
 
   int32_t number(int32_t id) {
     size_t i = static_cast<uint64_t>(id) * kGoldenGamma >> shift_;
-    while (slots_[i].id != id) {
-      if (slots_[i].id == -1) {
-        slots_[i] = {id, static_cast<int32_t>(size_)};
-        rows_[size_] = id;
-        return static_cast<int32_t>(size_++);
-      }
-      i = (i + 1) & mask_;
-    }
-    return slots_[i].row;
+    for (; slots_[i].row != -1; i = (i + 1) & mask_)
+      if (slots_[i].id == id) return slots_[i].row;
+    slots_[i] = {id, static_cast<int32_t>(size_)};
+    rows_[size_] = id;
+    return static_cast<int32_t>(size_++);
   }
 
   int64_t size() const { return size_; }
@@ -110,11 +106,11 @@ void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation*
   }
 }
 
-template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t, uint64_t,
-                             uint64_t, int32_t*, int32_t*, int32_t*);
-template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t, uint64_t,
-                             uint64_t, int32_t*, int32_t*, int32_t*);
-template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t, uint64_t,
-                             uint64_t, int32_t*, int32_t*, int32_t*);
+template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t,
+                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
+template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t,
+                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
+template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t,
+                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
 
 }  // namespace ekpnet

@@ -41,7 +41,8 @@ class LayerStack {
         for (int64_t j = 0; j < KP; ++j) to[j] = j < K ? row[j] : T(0);
         if (!backward) continue;
         T* to_t = weights_t_ + (l * K + i) * KP;
-        for (int64_t j = 0; j < KP; ++j) to_t[j] = j < K ? args_.weights[(l * K + j) * K + i] : T(0);
+        for (int64_t j = 0; j < KP; ++j)
+          to_t[j] = j < K ? args_.weights[(l * K + j) * K + i] : T(0);
       }
     for (int64_t j = 0; j < KP; ++j) w_out_[j] = j < K ? args_.w_out[j] : T(0);
   }
@@ -49,7 +50,8 @@ class LayerStack {
   // Activations of pairs [begin, begin + P) through all hidden layers.
   void propagate(int64_t begin, int64_t P) {
     for (int64_t i = 0; i < P; ++i)
-      for (int64_t k = 0; k < KP; ++k) act_[i * KP + k] = k < K ? args_.z[(begin + i) * K + k] : T(0);
+      for (int64_t k = 0; k < KP; ++k)
+        act_[i * KP + k] = k < K ? args_.z[(begin + i) * K + k] : T(0);
     for (int64_t l = 0; l < layers; ++l) {
       const T* in = act_ + l * kPairBlock * KP;
       T* out = act_ + (l + 1) * kPairBlock * KP;
@@ -107,7 +109,8 @@ class LayerStack {
       for (int64_t i = 0; i < K; ++i)
         __builtin_memcpy(grads.dweights_chunks + ((chunk * layers + l) * K + i) * K,
                          dweights_ + (l * K + i) * KP, K * sizeof(T));
-      __builtin_memcpy(grads.dbiases_chunks + (chunk * layers + l) * K, dbiases_ + l * KP, K * sizeof(T));
+      __builtin_memcpy(grads.dbiases_chunks + (chunk * layers + l) * K, dbiases_ + l * KP,
+                       K * sizeof(T));
     }
     __builtin_memcpy(grads.dw_out_chunks + chunk * K, dw_out_, K * sizeof(T));
     grads.db_out_chunks[chunk] = static_cast<T>(db_out_);
@@ -116,9 +119,12 @@ class LayerStack {
  private:
   V activate(V x) const {
     switch (args_.activation) {
-      case Activation::kTanh: return hyperbolic_tangent<T>(x);
-      case Activation::kRelu: return x > V{} ? x : V{};
-      default: return sigmoid<T>(x);
+      case Activation::kTanh:
+        return hyperbolic_tangent<T>(x);
+      case Activation::kRelu:
+        return x > V{} ? x : V{};
+      default:
+        return sigmoid<T>(x);
     }
   }
 
@@ -126,9 +132,12 @@ class LayerStack {
   V slope(V y) const {
     const V one = V{} + T(1);
     switch (args_.activation) {
-      case Activation::kTanh: return one - y * y;
-      case Activation::kRelu: return y > V{} ? one : V{};
-      default: return y * (one - y);
+      case Activation::kTanh:
+        return one - y * y;
+      case Activation::kRelu:
+        return y > V{} ? one : V{};
+      default:
+        return y * (one - y);
     }
   }
 
@@ -165,12 +174,14 @@ void forward(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit,
 }
 
 template <class T>
-void backward(const DeepScoreArgs<T>& args, const DeepScoreGrads<T>& grads, int64_t chunk, T* workspace) {
+void backward(const DeepScoreArgs<T>& args, const DeepScoreGrads<T>& grads, int64_t chunk,
+              T* workspace) {
   LayerStack<T> stack(args, workspace, nullptr);
   stack.load_parameters(true);
   stack.clear_gradients();
   const int64_t end = args.num_pairs * (chunk + 1) / grads.num_chunks;
-  for (int64_t begin = args.num_pairs * chunk / grads.num_chunks; begin < end; begin += kPairBlock) {
+  for (int64_t begin = args.num_pairs * chunk / grads.num_chunks; begin < end;
+       begin += kPairBlock) {
     const int64_t P = end - begin < kPairBlock ? end - begin : kPairBlock;
     stack.propagate(begin, P);
     stack.propagate_backward(begin, P, grads);

@@ -23,8 +23,8 @@ struct DeepScoreArgs {
 // Parameter gradients are summed within a chunk of pairs, then over chunks in order.
 template <class T>
 struct DeepScoreGrads {
-  const T* dlogit;     // [B]
-  T* dz;               // [B, K]
+  const T* dlogit;  // [B]
+  T* dz;            // [B, K]
   int64_t num_chunks;
   T* dweights_chunks;  // [num_chunks, L - 1, K, K]
   T* dbiases_chunks;   // [num_chunks, L - 1, K]

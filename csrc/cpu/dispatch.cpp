@@ -49,8 +49,8 @@ const IsaKernels& choose() {
                                joined(supported_isas()));
     return entry.kernels();
   }
-  throw std::runtime_error("EKPNET_CPU_ISA=" + std::string(forced) + ": not built; expected one of " +
-                           joined(built_isas()));
+  throw std::runtime_error("EKPNET_CPU_ISA=" + std::string(forced) +
+                           ": not built; expected one of " + joined(built_isas()));
 }
 
 }  // namespace

@@ -20,17 +20,17 @@ struct IsaKernels {
   const TripleLossKernels<double>& triple_loss_f64;
 };
 
-#define EKPNET_DECLARE_ISA(isa)                         \
-  namespace isa {                                       \
-  const AttentionKernels<float>& attention_f32();       \
-  const AttentionKernels<double>& attention_f64();      \
-  const DeepScoreKernels<float>& deep_score_f32();      \
-  const DeepScoreKernels<double>& deep_score_f64();     \
-  RowAdamKernel<float> row_adam_f32();                  \
-  RowAdamKernel<double> row_adam_f64();                 \
-  const TripleLossKernels<float>& triple_loss_f32();    \
-  const TripleLossKernels<double>& triple_loss_f64();   \
-  const IsaKernels& kernels();                          \
+#define EKPNET_DECLARE_ISA(isa)                       \
+  namespace isa {                                     \
+  const AttentionKernels<float>& attention_f32();     \
+  const AttentionKernels<double>& attention_f64();    \
+  const DeepScoreKernels<float>& deep_score_f32();    \
+  const DeepScoreKernels<double>& deep_score_f64();   \
+  RowAdamKernel<float> row_adam_f32();                \
+  RowAdamKernel<double> row_adam_f64();               \
+  const TripleLossKernels<float>& triple_loss_f32();  \
+  const TripleLossKernels<double>& triple_loss_f64(); \
+  const IsaKernels& kernels();                        \
   }
 
 EKPNET_DECLARE_ISA(generic)

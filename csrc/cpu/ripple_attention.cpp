@@ -167,8 +167,7 @@ class GroupWorker {
     }
     if (z) write_rows(w_.o + H * kPairBlock * DP, z + begin * (H + 1) * D + H * D, P);
     if (match)
-      for (int64_t i = 0; i < P; ++i)
-        match[begin + i] = dot<VD>(DP, w_.xi + i * DP, w_.o + i * DP);
+      for (int64_t i = 0; i < P; ++i) match[begin + i] = dot<VD>(DP, w_.xi + i * DP, w_.o + i * DP);
   }
 
   const T* alpha(int64_t hop, int64_t pair) const {
@@ -210,7 +209,8 @@ class GroupWorker {
         gemm<VM>(P, padded, D, w_.drho, DP, 1, w_.value_t + p * D * MP, MP, w_.dalpha, MP, false);
         gemm<VD>(count, DP, P, alpha, 1, MP, w_.drho, DP, w_.dvalue + p * M * DP, DP, true);
         // eq. 10 and 9: softmax, then score = key . o
-        for (int64_t i = 0; i < P; ++i) softmax_backward(alpha + i * MP, w_.dalpha + i * MP, padded);
+        for (int64_t i = 0; i < P; ++i)
+          softmax_backward(alpha + i * MP, w_.dalpha + i * MP, padded);
         gemm<VD>(P, DP, count, w_.dalpha, MP, 1, w_.key + p * M * DP, DP, w_.do_prev, DP, true);
         gemm<VD>(count, DP, P, w_.dalpha, 1, MP, o, DP, w_.dkey + p * M * DP, DP, true);
       }
@@ -278,7 +278,8 @@ class GroupWorker {
   // In place over n padded lanes; the maximum is subtracted first, masked lanes become exactly 0.
   static void softmax(T* x, const T* bias, int64_t n) {
     VM top = load<VM>(x) + load<VM>(bias);
-    for (int64_t m = kLanesM; m < n; m += kLanesM) top = Max()(top, load<VM>(x + m) + load<VM>(bias + m));
+    for (int64_t m = kLanesM; m < n; m += kLanesM)
+      top = Max()(top, load<VM>(x + m) + load<VM>(bias + m));
     const T top_score = reduce<T, kLanesM>(top, Max());
     VM total{};
     for (int64_t m = 0; m < n; m += kLanesM) {
@@ -306,14 +307,17 @@ class GroupWorker {
 };
 
 template <class T, int kWidthBytes>
-void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match, T* alpha,
-                   T* workspace) {
+void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
+                   T* alpha, T* workspace) {
   GroupWorker<T, kWidthBytes> worker(args, workspace);
   // First group that ends behind `begin`.
   int64_t lo = 0, hi = args.num_groups;
   while (lo < hi) {
     const int64_t mid = (lo + hi) / 2;
-    if (args.group_indptr[mid + 1] <= begin) lo = mid + 1; else hi = mid;
+    if (args.group_indptr[mid + 1] <= begin)
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   for (int64_t g = lo; begin < end; ++g) {
     const int64_t stop = args.group_indptr[g + 1] < end ? args.group_indptr[g + 1] : end;
@@ -346,7 +350,8 @@ void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads
   for (int64_t g = first; g < last; ++g) {
     worker.build_tiles(g, true);
     worker.clear_group_gradients();
-    for (int64_t begin = args.group_indptr[g]; begin < args.group_indptr[g + 1]; begin += kPairBlock) {
+    for (int64_t begin = args.group_indptr[g]; begin < args.group_indptr[g + 1];
+         begin += kPairBlock) {
       const int64_t left = args.group_indptr[g + 1] - begin;
       const int64_t P = left < kPairBlock ? left : kPairBlock;
       worker.propagate(g, begin, P, nullptr, nullptr);
@@ -389,14 +394,16 @@ void scatter_rows(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, 
     }
   }
   for (int64_t b = 0; b < args.num_pairs; ++b)
-    if (mine(args.items[b])) axpy<VD>(D, T(1), grads.ditem + b * D, dentity + args.items[b] * C * D);
+    if (mine(args.items[b]))
+      axpy<VD>(D, T(1), grads.ditem + b * D, dentity + args.items[b] * C * D);
 }
 
 // Narrow vectors along D where D does not fill a wide one.
 template <class T, class F>
 auto with_width(int width, F f) {
   if constexpr (EKPNET_VECTOR_BYTES > 32)
-    if (width * static_cast<int>(sizeof(T)) > 32) return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>());
+    if (width * static_cast<int>(sizeof(T)) > 32)
+      return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>());
   if constexpr (EKPNET_VECTOR_BYTES > 16)
     if (width * static_cast<int>(sizeof(T)) > 16) return f(std::integral_constant<int, 32>());
   return f(std::integral_constant<int, 16>());
@@ -412,7 +419,8 @@ int64_t workspace_size(const AttentionArgs<T>& args) {
 }
 
 template <class T>
-void forward(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match, T* workspace) {
+void forward(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
+             T* workspace) {
   with_width<T>(args.width, [&](auto bytes) {
     forward_pairs<T, bytes>(args, begin, end, z, match, nullptr, workspace);
   });
@@ -426,7 +434,8 @@ void weights(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* alpha,
 }
 
 template <class T>
-void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk, T* workspace) {
+void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
+              T* workspace) {
   with_width<T>(args.width,
                 [&](auto bytes) { backward_chunk<T, bytes>(args, grads, chunk, workspace); });
 }
@@ -440,7 +449,8 @@ void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64
 }
 
 template <class T>
-constexpr AttentionKernels<T> kKernels = {workspace_size<T>, forward<T>, weights<T>, backward<T>, scatter<T>};
+constexpr AttentionKernels<T> kKernels = {workspace_size<T>, forward<T>, weights<T>, backward<T>,
+                                          scatter<T>};
 
 }  // namespace
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
-#include <limits>
 #include <vector>
 
 namespace ekpnet {
@@ -12,10 +11,10 @@ namespace {
 // Unsigned key whose order is the order of the scores, with the item id behind it so that ties go
 // to the lower id; keys are distinct, which makes the selection unique.
 inline uint64_t sort_key(float score, int64_t item) {
-  if (score != score) score = -std::numeric_limits<float>::infinity();
   if (score == 0.0f) score = 0.0f;  // -0 ties with +0
   const uint32_t bits = std::bit_cast<uint32_t>(score);
-  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  if (score != score) ordered = 0;  // below -infinity
   return static_cast<uint64_t>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(item));
 }
 
@@ -47,7 +46,9 @@ void top_items(const TopItemsArgs& args, int64_t begin, int64_t end, int32_t* it
     std::sort(best.begin(), best.end(), falling);
     for (int64_t j = 0; j < args.k; ++j)
       items[u * args.k + j] =
-          j < static_cast<int64_t>(best.size()) ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best[j])) : -1;
+          j < static_cast<int64_t>(best.size())
+              ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best[j]))
+              : -1;
   }
 }
 

@@ -17,7 +17,6 @@ struct VectorOf {
 template <class T, int kBytes = EKPNET_VECTOR_BYTES>
 using Vector = typename VectorOf<T, kBytes>::type;
 
-
 template <class V, class T>
 inline V load(const T* p) {
   V v;
@@ -44,7 +43,8 @@ inline T reduce(V v, F f) {
     return r;
   } else {
     constexpr auto half = std::make_integer_sequence<int, kLanes / 2>();
-    return reduce<T, kLanes / 2>(f(half_of<V, T, kLanes, 0>(v, half), half_of<V, T, kLanes, kLanes / 2>(v, half)), f);
+    return reduce<T, kLanes / 2>(
+        f(half_of<V, T, kLanes, 0>(v, half), half_of<V, T, kLanes, kLanes / 2>(v, half)), f);
   }
 }
 
@@ -105,7 +105,8 @@ inline V sigmoid(V x) {
   return (x < V{} ? e : one) / (one + e);
 }
 
-// tanh: the odd polynomial of Cephes' tanhf near 0, (1 - e) / (1 + e) with e = exp(-2 |x|) elsewhere.
+// tanh: the odd polynomial of Cephes' tanhf near 0, (1 - e) / (1 + e) with e = exp(-2 |x|)
+// elsewhere.
 template <class T, class V>
 inline V hyperbolic_tangent(V x) {
   if constexpr (sizeof(T) == 4) {
@@ -156,14 +157,18 @@ inline void gemm_columns(int64_t P, int64_t K, const T* a, int64_t a_row, int64_
   constexpr int kRows = kVectors == 1 || EKPNET_VECTOR_BYTES == 64 ? 8 : 4;
   int64_t p = 0;
   for (; p + kRows <= P; p += kRows)
-    gemm_block<V, T, kRows, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+    gemm_block<V, T, kRows, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
+                                      accumulate);
   if constexpr (kRows == 8)
     for (; p + 4 <= P; p += 4)
-      gemm_block<V, T, 4, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+      gemm_block<V, T, 4, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
+                                    accumulate);
   for (; p + 2 <= P; p += 2)
-    gemm_block<V, T, 2, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+    gemm_block<V, T, 2, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
+                                  accumulate);
   for (; p < P; ++p)
-    gemm_block<V, T, 1, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc, accumulate);
+    gemm_block<V, T, 1, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
+                                  accumulate);
 }
 
 template <class V, class T>

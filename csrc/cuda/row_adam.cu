@@ -16,7 +16,8 @@ __global__ void row_adam_kernel(const RowAdamArgs<T> args) {
   const T rest1 = T(1 - args.step.beta1), rest2 = T(1 - args.step.beta2);
   const T step_size = T(args.step.step_size), l2 = T(args.step.l2);
   const T root2 = sqrt(T(args.step.scale2));
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < total; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < total;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t at = args.rows[i / args.row_size] * args.row_size + i % args.row_size;
     const T x = args.table[at];
     const T g = args.grad[i] + l2 * x;

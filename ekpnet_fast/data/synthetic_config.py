@@ -37,12 +37,12 @@ class SyntheticConfig:
         seed: of every draw.
     """
 
-    users: int = 2500
+    users: int = 3000
     items: int = 1800
-    positives: float = 20.0
+    positives: float = 30.0
     positives_skew: float = 0.6
-    attributes: int = 300
-    parents: int = 40
+    attributes: int = 120
+    parents: int = 20
     relations: int = 6
     triples: int = 10_000
     item_links: float = 4.0
