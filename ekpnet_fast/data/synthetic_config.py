@@ -37,14 +37,14 @@ class SyntheticConfig:
         seed: of every draw.
     """
 
-    users: int = 3000
-    items: int = 1800
+    users: int = 4000
+    items: int = 6000
     positives: float = 30.0
     positives_skew: float = 0.6
     attributes: int = 120
     parents: int = 20
     relations: int = 6
-    triples: int = 10_000
+    triples: int = 30_800
     item_links: float = 4.0
     noise: float = 0.2
     degree_skew: float = 0.5

@@ -34,7 +34,7 @@ def popularity(data):
 
 
 def test_same_configuration_same_data(default, prepared):
-    assert prepare(load_dataset("synthetic"), 0).hash == prepared.hash == "155cdec84cee9b11"
+    assert prepare(load_dataset("synthetic"), 0).hash == prepared.hash == "bacc6685fc7e9b85"
     other = load_dataset("synthetic", synthetic=SyntheticConfig(seed=1))
     assert prepare(other, 0).hash != prepared.hash
 
@@ -167,8 +167,8 @@ BAD = {
     "noise": ({"noise": 1.0}, "synthetic.noise: found 1.0, expected at least 0 and below 1"),
     "nan": ({"sharpness": float("nan")}, "synthetic.sharpness: found nan, expected at least 0"),
     "share": ({"parent_share": 1.5}, "synthetic.parent_share: found 1.5, expected from 0 to 1"),
-    "few triples": ({"triples": 8000}, "synthetic.triples: found 7200 triples from items"),
-    "many triples": ({"triples": 100_000}, "synthetic.triples: found 7200 triples from items"),
+    "few triples": ({"triples": 8000}, "synthetic.triples: found 24000 triples from items"),
+    "many triples": ({"triples": 100_000}, "synthetic.triples: found 24000 triples from items"),
     "many links": ({"item_links": 200.0, "triples": 10**6}, "synthetic.item_links: found"),
     "entities": ({"attributes": 2**31}, "expected at most 2147483647"),
 }
