@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ekpnet_fast import ops
+from ekpnet_fast import ops, tensor_file
 from ekpnet_fast.data import Dataset
-from ekpnet_fast.errors import DataError
-
-FORMAT = "ekpnet_fast.graph"
 
 
 @dataclass(frozen=True)
@@ -85,13 +79,16 @@ class Graph:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file."""
         tensors = {"indptr": self.indptr, "relations": self.relations, "tails": self.tails}
-        metadata = {
-            "format": FORMAT,
-            "num_entities": str(self.num_entities),
-            "num_relations": str(self.num_relations),
-            "inverse": str(int(self.inverse)),
-        }
-        save_file(tensors, path, metadata=metadata)
+        tensor_file.write(
+            path,
+            "graph",
+            tensors,
+            {
+                "num_entities": self.num_entities,
+                "num_relations": self.num_relations,
+                "inverse": self.inverse,
+            },
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
@@ -100,21 +97,6 @@ class Graph:
         Raises:
             DataError: the file is missing, truncated, or holds something else.
         """
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such file, expected a graph written by Graph.save")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise DataError(f"{path}: not a graph, expected a file written by Graph.save")
-                csr = [file.get_tensor(name) for name in ("indptr", "relations", "tails")]
-        except SafetensorError as error:
-            raise DataError(f"{path}: not a readable graph file ({error})") from error
-        return cls(
-            csr[0],
-            csr[1],
-            csr[2],
-            int(metadata["num_entities"]),
-            int(metadata["num_relations"]),
-            metadata["inverse"] == "1",
-        )
+        tensors, facts = tensor_file.read(path, "graph", "Graph.save")
+        del facts["kind"]
+        return cls(**tensors, **facts)

@@ -26,9 +26,7 @@ class OptionParser(ArgumentParser):
 
     def _suggestion(self, message: str) -> str:
         flag = re.search(r"unrecognized arguments: --([\w.]+)", message)
-        key = re.search(
-            r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'", message
-        )
+        key = re.search(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'", message)
         if flag is not None:
             name = flag[1]
         elif key is not None:

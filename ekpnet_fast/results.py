@@ -1,7 +1,7 @@
 """What a run leaves in its folder, and how it is read back.
 
 `config.yaml`        every option of the run, resolved; `--config` takes it.
-`model.safetensors`  the weights, with {format, deep, data_hash} as metadata.
+`model.safetensors`  the weights, and in its metadata `deep` and `data_hash`.
 `metrics.json`       written last, so a folder without it holds no result:
     format, version       "ekpnet_fast.run" and the package's version
     dataset, model, seed  as configured
@@ -31,15 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ekpnet_fast import tensor_file
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.ekpnet import EKPNet
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
-RUN_FORMAT, MODEL_FORMAT = "ekpnet_fast.run", "ekpnet_fast.model"
+RUN_FORMAT = "ekpnet_fast.run"
 
 
 def open_output(output: Path, *, overwrite: bool) -> None:
@@ -74,8 +73,8 @@ def save_config(output: Path, config: RunConfig) -> None:
 def save_model(output: Path, model: EKPNet, *, deep: bool, data_hash: str) -> None:
     """Write `model.safetensors`."""
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    metadata = {"format": MODEL_FORMAT, "deep": str(int(deep)), "data_hash": data_hash}
-    _write(output / MODEL_FILE, lambda path: save_file(tensors, path, metadata=metadata))
+    facts = {"deep": deep, "data_hash": data_hash}
+    _write(output / MODEL_FILE, lambda path: tensor_file.write(path, "model", tensors, facts))
 
 
 def load_model(output: Path, model: EKPNet) -> tuple[bool, str]:
@@ -86,17 +85,12 @@ def load_model(output: Path, model: EKPNet) -> tuple[bool, str]:
         DataError: the file is missing, damaged, or of another shape.
     """
     path = output / MODEL_FILE
-    if not path.is_file():
-        raise DataError(f"{path}: no such file, expected the folder of a finished run")
+    tensors, facts = tensor_file.read(path, "model", "a training run")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != MODEL_FORMAT:
-                raise DataError(f"{path}: not a model, expected a file written by a training run")
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path}: does not fit the run's config.yaml ({error})") from error
-    return metadata["deep"] == "1", metadata["data_hash"]
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"{path}: does not fit the run's {CONFIG_FILE} ({error})") from error
+    return facts["deep"], facts["data_hash"]
 
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
