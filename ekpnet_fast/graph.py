@@ -98,5 +98,11 @@ class Graph:
             DataError: the file is missing, truncated, or holds something else.
         """
         tensors, facts = tensor_file.read(path, "graph", "Graph.save")
-        del facts["kind"]
-        return cls(**tensors, **facts)
+        return cls(
+            tensors["indptr"],
+            tensors["relations"],
+            tensors["tails"],
+            num_entities=facts["num_entities"],
+            num_relations=facts["num_relations"],
+            inverse=facts["inverse"],
+        )
