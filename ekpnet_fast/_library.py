@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import struct
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -79,6 +80,19 @@ def _torch_version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _expect_whole(library: Path) -> None:
+    """Raise OSError where a file was cut off, because mapping one kills the process by SIGBUS."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if header[:5] != b"\x7fELF\x02":
+        return  # not a 64-bit ELF file: the loader says what is wrong with it
+    # The table of sections stands at the end: its offset, the size of an entry, their number.
+    offset, size, count = struct.unpack_from("<40xQ10xHH", header.ljust(64, b"\0"))
+    expected, found = offset + size * count, library.stat().st_size
+    if found < expected:
+        raise OSError(f"file cut off: {found} bytes, expected {expected}")
+
+
 def load_ops() -> None:
     """Load the ops into torch: the CPU library, and the CUDA library where torch has CUDA.
 
@@ -101,6 +115,7 @@ def load_ops() -> None:
         libraries.append(HERE / "libekpnet_cuda.so")
     for library in libraries:
         try:
+            _expect_whole(library)
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise NativeLibraryError(

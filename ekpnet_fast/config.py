@@ -148,8 +148,10 @@ class RunConfig:
         """
         config = self
         if self.epochs is not None:
+            # Taken away here, or a written run would override stages named beside its --config.
             config = replace(
                 config,
+                epochs=None,
                 pretrain=replace(config.pretrain, epochs=self.epochs),
                 train=replace(config.train, epochs=self.epochs),
             )
@@ -177,17 +179,17 @@ def _check(config: RunConfig) -> None:
         limits.append(("threads", config.threads, 1, 1024))
     for name in ("pretrain", "train"):
         stage: StageConfig = getattr(config, name)
-        for option, low in (
-            ("epochs", 0),
-            ("patience", 1),
-            ("batch_size", 1),
-            ("group_size", 1),
-            ("triples", 0),
-            ("lambda1", 0.0),
-            ("lambda2", 0.0),
-            ("lambda3", 0.0),
+        for option, low, high in (
+            ("epochs", 0, 2**31 - 1),
+            ("patience", 1, 2**31 - 1),
+            ("batch_size", 1, 2**31 - 1),
+            ("group_size", 1, 2**31 - 1),
+            ("triples", 0, 2**24),  # more would take gigabytes per mini-batch
+            ("lambda1", 0.0, float("inf")),
+            ("lambda2", 0.0, float("inf")),
+            ("lambda3", 0.0, float("inf")),
         ):
-            limits.append((f"{name}.{option}", getattr(stage, option), low, float("inf")))
+            limits.append((f"{name}.{option}", getattr(stage, option), low, high))
         if not 0 < stage.lr < float("inf"):
             raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
         if stage.lambda1 > 0 and stage.triples == 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops, tensor_file
 from ekpnet_fast.data import Dataset
+from ekpnet_fast.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,11 @@ class Graph:
         """Group triples by head; with `inverse` each one is also walked backwards.
 
         Raises:
-            RuntimeError: an id out of range; names the column and position.
+            DataError: ids that are no integers or out of range; names the column and position.
         """
-        h, r, t = (
-            torch.from_numpy(np.ascontiguousarray(x, dtype=np.int32))
-            for x in (heads, relations, tails)
-        )
+        h = _ids("heads", heads, num_entities)
+        r = _ids("relations", relations, num_relations)
+        t = _ids("tails", tails, num_entities)
         if inverse:
             h, r, t = torch.cat([h, t]), torch.cat([r, r + num_relations]), torch.cat([t, h])
             num_relations *= 2
@@ -97,8 +97,14 @@ class Graph:
         Raises:
             DataError: the file is missing, truncated, or holds something else.
         """
-        tensors, facts = tensor_file.read(path, "graph", "Graph.save")
-        return cls(
+        tensors, facts = tensor_file.read(
+            path,
+            "graph",
+            "Graph.save",
+            tensors=("indptr", "relations", "tails"),
+            facts=("num_entities", "num_relations", "inverse"),
+        )
+        graph = cls(
             tensors["indptr"],
             tensors["relations"],
             tensors["tails"],
@@ -106,3 +112,21 @@ class Graph:
             num_relations=facts["num_relations"],
             inverse=facts["inverse"],
         )
+        if len(graph.indptr) != graph.num_entities + 1 or len(graph.relations) != len(graph.tails):
+            raise DataError(
+                f"{path}: found {len(graph.indptr)} row pointers, {len(graph.relations)} relations"
+                f" and {len(graph.tails)} tails, expected {graph.num_entities + 1} row pointers"
+                " and as many relations as tails"
+            )
+        return graph
+
+
+def _ids(name: str, ids: np.ndarray, limit: int) -> Tensor:
+    """A column of ids as an int32 tensor of its own."""
+    if ids.dtype.kind not in "iu":
+        raise DataError(f"{name} is {ids.dtype}, expected integer ids")
+    if len(ids) and (ids.min() < 0 or ids.max() >= limit):
+        at = int(np.flatnonzero((ids < 0) | (ids >= limit))[0])
+        raise DataError(f"{name} holds id {ids[at]} at position {at}, expected 0 <= id < {limit}")
+    # torch warns of arrays that it may not write to, such as those of a file reader.
+    return torch.from_numpy(np.require(ids, dtype=np.int32, requirements=("C", "W")))

@@ -326,6 +326,8 @@ def deep_score(
     z_{L-1} w_out + b_out. Differentiable in every tensor; gradients are summed in a fixed order at
     any number of threads. `activation` is one of ACTIVATIONS.
     """
+    if activation not in ACTIVATIONS:
+        raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
     logit: Tensor = _ops.deep_score.default(
         z, weights, biases, w_out, b_out, ACTIVATIONS.index(activation)
     )

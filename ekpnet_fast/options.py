@@ -61,7 +61,7 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
     parser = run_parser()
     arguments = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     # The preset depends on the data set, and both may come from the file: look first, then fill.
-    first = parser.parse_args([word for word in arguments if word != "--print_config"])
+    first = parser.parse_args([w for w in arguments if not w.startswith("--print_config")])
     options = preset_options(first.preset, first.dataset)
     if options:
         parser.set_defaults(options)
@@ -78,6 +78,6 @@ def _underscored(word: str) -> str:
 
 
 def _config(parser: OptionParser, parsed: Namespace) -> RunConfig:
-    values: dict[str, Any] = parser.instantiate_classes(parsed).as_dict()
+    values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     values.pop("config", None)
     return RunConfig(**values)

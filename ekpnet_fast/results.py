@@ -85,7 +85,7 @@ def load_model(output: Path, model: EKPNet) -> tuple[bool, str]:
         DataError: the file is missing, damaged, or of another shape.
     """
     path = output / MODEL_FILE
-    tensors, facts = tensor_file.read(path, "model", "a training run")
+    tensors, facts = tensor_file.read(path, "model", "a training run", facts=("deep", "data_hash"))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,36 @@ def write(
 
 
 def read(
-    path: str | os.PathLike[str], kind: str, origin: str
+    path: str | os.PathLike[str],
+    kind: str,
+    origin: str,
+    *,
+    tensors: Sequence[str] = (),
+    facts: Sequence[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file; the tensors are mapped, so this takes milliseconds.
 
+    Args:
+        path, kind: what to read.
+        origin: what writes such files, for messages.
+        tensors, facts: names that must be there.
+
     Raises:
-        DataError: the file is missing, damaged, or of another kind; says that one from `origin`
-            was expected.
+        DataError: the file is missing, damaged, incomplete, or of another kind.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file, expected a {kind} written by {origin}")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-            if facts.get("kind") != kind:
+            found = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            if not isinstance(found, dict) or found.get("kind") != kind:
                 raise DataError(f"{path}: holds no {kind}, expected a file written by {origin}")
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            names = set(file.keys())
+            missing = [name for name in tensors if name not in names]
+            missing += [name for name in facts if name not in found]
+            if missing:
+                raise DataError(f"{path}: has no {', '.join(missing)}, expected in a {kind} file")
+            return {name: file.get_tensor(name) for name in names}, found
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

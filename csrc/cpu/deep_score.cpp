@@ -122,7 +122,7 @@ class LayerStack {
       case Activation::kTanh:
         return hyperbolic_tangent<T>(x);
       case Activation::kRelu:
-        return x > V{} ? x : V{};
+        return x < V{} ? V{} : x;  // NaN stays NaN
       default:
         return sigmoid<T>(x);
     }
@@ -135,7 +135,7 @@ class LayerStack {
       case Activation::kTanh:
         return one - y * y;
       case Activation::kRelu:
-        return y > V{} ? one : V{};
+        return y <= V{} ? V{} : one;
       default:
         return y * (one - y);
     }

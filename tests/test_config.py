@@ -1,0 +1,211 @@
+"""Options: presets, which source wins, and limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ekpnet_fast.config import PRESETS, RunConfig, StageConfig, preset_options
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.options import parse_run
+
+
+def option(config, name):
+    """The value of a dotted option."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+# ---- presets -------------------------------------------------------------------------------------
+
+# Table 2, by its own columns D, H, M, lambda1, lambda2, lambda3, lr, L. Its first stage has two
+# lambdas: the KG term's, and one norm's, which weighs dense weights and rows alike here.
+TABLE_2 = {
+    "movielens-1m": {
+        "shape": {"width": 16, "hops": 2, "slots": 32, "layers": 3},
+        "pretrain": {"lambda1": 0.01, "lambda2": 5e-3, "lambda3": 5e-3, "lr": 1e-2},
+        "train": {"lambda1": 0.001, "lambda2": 1e-7, "lambda3": 1e-7, "lr": 5e-3},
+    },
+    "book-crossing": {
+        "shape": {"width": 4, "hops": 3, "slots": 32, "layers": 4},
+        "pretrain": {"lambda1": 0.01, "lambda2": 1e-7, "lambda3": 1e-7, "lr": 1e-2},
+        "train": {"lambda1": 0.001, "lambda2": 1e-4, "lambda3": 1e-4, "lr": 5e-3},
+    },
+}
+
+
+@pytest.mark.parametrize("dataset", TABLE_2)
+def test_paper_preset_is_table_2(dataset):
+    config = parse_run(["--preset", "paper", "--dataset", dataset])
+    for group, values in TABLE_2[dataset].items():
+        for name, value in values.items():
+            assert option(config, f"{group}.{name}") == value, f"{group}.{name}"
+    assert config.shape.activation == "tanh"
+
+
+@pytest.mark.parametrize("dataset", ["last-fm", "synthetic"])
+def test_paper_preset_knows_no_other_data(dataset):
+    with pytest.raises(ConfigError, match=f"movielens-1m, book-crossing .*, not for {dataset}"):
+        parse_run(["--preset", "paper", "--dataset", dataset])
+
+
+@pytest.mark.parametrize(
+    "name", ["movielens-1m", "movielens-1m/", "movielens-1m/raw", "some/folder/movielens-1m"]
+)
+def test_a_preset_is_found_by_the_folder(name):
+    assert preset_options("default", name) == PRESETS["default"]["movielens-1m"]
+    assert preset_options("default", name) != {}
+
+
+def test_a_data_set_without_preset_keeps_the_defaults():
+    config = parse_run(["--dataset", "some-other"])
+    assert config == RunConfig(dataset="some-other")
+
+
+@pytest.mark.parametrize(
+    ("preset", "dataset"), [(p, name) for p, names in PRESETS.items() for name in names]
+)
+def test_every_preset_can_be_run(preset, dataset):
+    config = parse_run(["--preset", preset, "--dataset", dataset])
+    for name, value in PRESETS[preset][dataset].items():
+        assert option(config, name) == value
+
+
+# ---- which source wins ---------------------------------------------------------------------------
+
+
+def test_defaults_then_preset_then_file_then_command_line(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "dataset: book-crossing\npreset: paper\nseed: 7\n"
+        "shape:\n  hops: 1\n  slots: 9\npretrain:\n  lr: 0.5\n"
+    )
+    config = parse_run(["--config", str(file), "--shape.slots", "5", "--train.lr", "0.25"])
+    default, paper = RunConfig(), PRESETS["paper"]["book-crossing"]
+    # From each source what no later one names:
+    assert config.sampling == default.sampling
+    assert config.pretrain.group_size == default.pretrain.group_size
+    assert config.shape.width == paper["shape.width"] != default.shape.width
+    assert config.train.lambda3 == paper["train.lambda3"]
+    assert config.seed == 7
+    assert config.shape.hops == 1 != paper["shape.hops"]
+    assert config.pretrain.lr == 0.5
+    assert config.shape.slots == 5
+    assert config.train.lr == 0.25
+
+
+def test_the_command_line_names_the_preset(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("dataset: movielens-1m\npreset: default\n")
+    config = parse_run(["--config", str(file), "--preset", "paper"])
+    assert config.pretrain.lambda2 == 5e-3
+
+
+def test_dashes_and_underscores(tmp_path):
+    for name in ("--data-root", "--data_root"):
+        for arguments in ([name, str(tmp_path)], [f"{name}={tmp_path}"]):
+            assert parse_run(arguments).data_root == tmp_path
+
+
+# ---- epochs, variants ----------------------------------------------------------------------------
+
+
+def test_epochs_sets_both_stages():
+    config = parse_run(["--epochs", "4"])
+    assert (config.pretrain.epochs, config.train.epochs) == (4, 4)
+    # What is written down must not outvote a stage that is named next time.
+    assert config.epochs is None
+    assert config.resolved() == config
+
+
+@pytest.mark.parametrize(
+    ("model", "attention", "deep"),
+    [
+        ("ekpnet", True, True),
+        ("ekp_att", True, False),
+        ("ekp_frame", False, True),
+        ("ekp_no", False, False),
+    ],
+)
+def test_variants(model, attention, deep):
+    config = RunConfig(model=model)
+    assert (config.semantic_attention, config.deep) == (attention, deep)
+
+
+def test_one_stage_may_be_left_out():
+    idle = StageConfig(epochs=0)
+    RunConfig(pretrain=idle).resolved()
+    RunConfig(train=idle).resolved()
+    RunConfig(model="ekp_no", train=idle).resolved()
+    for config in (RunConfig(pretrain=idle, train=idle), RunConfig(model="ekp_no", pretrain=idle)):
+        with pytest.raises(ConfigError, match="no stage has an epoch to train"):
+            config.resolved()
+
+
+# ---- limits --------------------------------------------------------------------------------------
+
+
+def changed(config, name, value):
+    """The configuration with a dotted option set."""
+    first, _, rest = name.partition(".")
+    value = changed(getattr(config, first), rest, value) if rest else value
+    # The KG term needs triples, and has a message of its own for it.
+    more = {"lambda1": 0.0} if first == "triples" else {}
+    return replace(config, **{first: value, **more})
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("shape.width", 1, 128),
+        ("shape.hops", 1, 4),
+        ("shape.slots", 1, 64),
+        ("shape.layers", 1, 17),
+        ("seed", 0, 2**31 - 1),
+        ("memory_mb", 1, None),
+        ("threads", 1, 1024),
+        *[
+            (f"{stage}.{name}", low, high)
+            for stage in ("pretrain", "train")
+            for name, low, high in (
+                ("epochs", 0, 2**31 - 1),
+                ("patience", 1, 2**31 - 1),
+                ("batch_size", 1, 2**31 - 1),
+                ("group_size", 1, 2**31 - 1),
+                ("triples", 0, 2**24),
+                ("lambda1", 0, None),
+                ("lambda2", 0, None),
+                ("lambda3", 0, None),
+            )
+        ],
+    ],
+)
+def test_limits(name, low, high):
+    for value in (low, high):
+        if value is not None:
+            changed(RunConfig(), name, value).resolved()
+    for value in (low - 1, None if high is None else high + 1):
+        if value is not None:
+            with pytest.raises(ConfigError, match=rf"^--{name} is {value}, expected "):
+                changed(RunConfig(), name, value).resolved()
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, float("inf"), float("nan")])
+def test_lr_must_be_a_positive_number(lr):
+    with pytest.raises(ConfigError, match=r"--train\.lr is .*, expected a number above 0"):
+        RunConfig(train=StageConfig(lr=lr)).resolved()
+
+
+@pytest.mark.parametrize("name", ["lambda1", "lambda2", "lambda3"])
+def test_weights_must_be_numbers(name):
+    with pytest.raises(ConfigError, match=rf"--train\.{name} is nan"):
+        RunConfig(train=StageConfig(**{name: float("nan")})).resolved()
+
+
+def test_a_weight_without_triples():
+    with pytest.raises(ConfigError, match=r"lambda1 is 0.01 but --pretrain.triples is 0"):
+        parse_run(["--pretrain.triples", "0"])
+    config = parse_run(["--pretrain.triples", "0", "--pretrain.lambda1", "0"])
+    assert config.pretrain.triples == 0

@@ -1,0 +1,212 @@
+"""The native build: the torch-free C++ tests, what CMake refuses, build facts, broken files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ekpnet_fast
+from ekpnet_fast import build_info
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(ekpnet_fast.__file__).parent
+
+
+def run(command, folder=None, **changes):
+    """Run a command with changes to the environment; None unsets a variable."""
+    environment = {key: value for key, value in os.environ.items() if key not in changes}
+    environment.update({key: value for key, value in changes.items() if value is not None})
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def tool(*names):
+    """The path of the first of the programs that there is; skips without any."""
+    for name in names:
+        # Beside this Python first: an environment need not be on PATH to be in use.
+        found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
+        if found:
+            return found
+    pytest.skip(f"no {' or '.join(names)} here")
+
+
+def configure(build, *options, **changes):
+    compiler = os.environ.get("CXX") or tool("c++", "g++", "clang++")
+    command = [tool("cmake"), "-S", ROOT, "-B", build, "-G", "Ninja"]
+    tools = [f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DCMAKE_CXX_COMPILER={compiler}"]
+    return run([*command, *tools, *options], **changes)
+
+
+def words(text):
+    """CMake breaks its messages at any blank."""
+    return " ".join(text.split())
+
+
+# ---- the torch-free layer ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="plain"),
+        # Less optimised, because sanitized code takes the compiler several times as long.
+        pytest.param(
+            ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"], id="sanitized"
+        ),
+    ],
+)
+def test_compute_layer_without_torch(tmp_path, options):
+    done = configure(tmp_path, "-DEKPNET_PYTHON_MODULES=OFF", "-DEKPNET_TESTS=ON", *options)
+    assert done.returncode == 0, done.stderr
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    sources = {Path(command["file"]).name for command in commands}
+    assert {"ripple_attention.cpp", "ripple_sampler.cpp", "test_compute.cpp"} <= sources
+    assert not any("torch" in command["command"] for command in commands)
+
+    done = run([tool("cmake"), "--build", tmp_path])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning:" not in done.stdout + done.stderr
+    done = run(
+        [tool("ctest"), "--test-dir", tmp_path, "--output-on-failure", "--no-tests=error"],
+        UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if platform.machine() == "x86_64":
+        assert all(f"compute_{isa}" in done.stdout for isa in ("generic", "avx2", "avx512"))
+    assert done.stdout.count("Passed") == len(build_info().isas_supported)
+
+
+def test_cmake_refuses_another_word_for_cuda(tmp_path):
+    done = configure(tmp_path, "-DEKPNET_PYTHON_MODULES=OFF", "-DEKPNET_CUDA=nonsense")
+    assert done.returncode != 0
+    assert "EKPNET_CUDA is 'nonsense', expected ON, OFF or AUTO" in words(done.stderr)
+
+
+def test_cuda_that_is_asked_for_must_be_there(tmp_path):
+    # The folders of nvcc also hold other tools, so those that CMake needs are given by link.
+    kept = tmp_path / "bin"
+    kept.mkdir()
+    for name in ("c++", "g++", "gcc", "cc", "ld", "as", "ar", "ranlib", "sh", "uname"):
+        found = shutil.which(name)
+        if found:
+            (kept / name).symlink_to(found)
+    if Path("/usr/local/cuda/bin/nvcc").exists() and shutil.which("nvcc") is None:
+        pytest.skip("CMake finds an nvcc that is not on PATH")
+    unset = {name: None for name in ("CUDACXX", "CUDA_PATH", "CUDA_HOME", "CUDAToolkit_ROOT")}
+    done = configure(
+        tmp_path / "build",
+        "-DEKPNET_CUDA=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        PATH=str(kept),
+        **unset,
+    )
+    if done.returncode == 0 or "CMAKE_CUDA_COMPILER=" in done.stderr:
+        pytest.skip("CMake finds an nvcc that is not on PATH")
+    assert "EKPNET_CUDA=ON, but no CUDA compiler was found" in words(done.stderr)
+
+
+# ---- build facts ---------------------------------------------------------------------------------
+
+
+def test_build_info():
+    info = build_info()
+    assert info.version == ekpnet_fast.__version__
+    assert info.running_torch.split("+")[0] == torch.__version__.split("+")[0]
+    assert info.built_for_torch.split(".")[0] == "2"
+    assert info.compiler.split()[0] in ("GNU", "Clang", "AppleClang", "IntelLLVM")
+    assert info.isas_built[0] == "generic"
+    assert set(info.isas_supported) <= set(info.isas_built)
+    assert info.isa in info.isas_supported
+    # Either there are architectures and the compiler that made them, or a reason.
+    assert bool(info.cuda_archs) == bool(info.cuda_compiler) == (info.cuda_reason == "")
+    assert all(arch.startswith(("sm_", "compute_")) for arch in info.cuda_archs)
+
+
+def python(code, path=PACKAGE.parent, **changes):
+    # Python looks in the working folder first, so that is where the package under test lies.
+    return run([sys.executable, "-c", code], path, PYTHONPATH=str(path), **changes)
+
+
+def last_line(done):
+    """The one line that a user reads at the end of a traceback."""
+    assert done.returncode == 1
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("isa", build_info().isas_supported)
+def test_isa_is_forced(isa):
+    code = "import ekpnet_fast; print(ekpnet_fast.build_info().isa)"
+    assert python(code, EKPNET_CPU_ISA=isa).stdout == f"{isa}\n"
+
+
+def test_unknown_isa():
+    line = last_line(python("import ekpnet_fast", EKPNET_CPU_ISA="nonsense"))
+    built = ", ".join(build_info().isas_built)
+    assert line == (
+        "ekpnet_fast.errors.NativeLibraryError: "
+        f"EKPNET_CPU_ISA=nonsense: not built; expected one of {built}"
+    )
+
+
+# ---- broken files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """The package, copied so that it can be broken."""
+    target = tmp_path / "ekpnet_fast"
+    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def damage(library, how):
+    if how == "missing":
+        library.unlink()
+    elif how == "truncated":
+        library.write_bytes(library.read_bytes()[:-100])
+    elif how == "headers only":
+        library.write_bytes(library.read_bytes()[:4096])
+    else:
+        library.write_text("not a library\n")
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "headers only", "text"])
+def test_broken_library(copied, how):
+    library = copied / "libekpnet_cpu.so"
+    damage(library, how)
+    line = last_line(python("import ekpnet_fast.ops", copied.parent))
+    info = build_info()
+    versions = f"(built for torch {info.built_for_torch}, running torch {info.running_torch})"
+    assert line.startswith("ekpnet_fast.errors.NativeLibraryError: ")
+    assert f"{library} cannot be loaded {versions}: " in line
+    assert "pip install" in line
+    # The facts of the build need no ops, so a broken library can still be asked about.
+    assert python("import ekpnet_fast", copied.parent).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["missing", "text"])
+def test_broken_module(copied, how):
+    (module,) = copied.glob("_module*.so")
+    damage(module, how)
+    line = last_line(python("import ekpnet_fast", copied.parent))
+    assert line.startswith(
+        "ekpnet_fast.errors.NativeLibraryError: "
+        f"the native module of ekpnet_fast in {copied} cannot be imported ("
+    )
+    assert f"for this Python {sys.version_info.major}.{sys.version_info.minor} " in line
+    assert "pip install ." in line
