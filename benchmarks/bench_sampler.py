@@ -145,7 +145,7 @@ def smallest() -> Graph:
 @pytest.fixture(scope="module", params=SIZES)
 def large_graph(request: pytest.FixtureRequest) -> Iterator[Graph]:
     if request.param == "1e8" and not request.config.getoption("--large"):
-        pytest.skip("10^8 triples take 2 GB and half a minute: ask with --large")
+        pytest.skip("10^8 triples take 3 GB and a minute: ask with --large")
     memory.reset_peak()
     yield scale_graph(SIZES[request.param])
 

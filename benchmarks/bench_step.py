@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import mean
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.compare import alternate, time_rounds
-from benchmarks.peers import grouped_reference, plain_torch
+from benchmarks.peers import plain_torch
+from benchmarks.stepping import Training
 from benchmarks.workloads import Setting
 
 Step = Callable[[], int]  # does one training step, returns its number of pairs
 
 # What can be trained: from a setting to its step. Each system has its own batch size.
 SYSTEMS: dict[str, Callable[[Setting], Step]] = {
-    "ekpnet_grouped_reference": grouped_reference.step,
+    "ekpnet_native": Training.of,
+    "ekpnet_native_pretrain": partial(Training.of, deep=False),
+    "ekpnet_grouped_reference": partial(Training.of, backend="reference"),
     "ekpnet_plain": plain_torch.ekpnet_step,
     "ripplenet_plain": plain_torch.ripplenet_step,
 }

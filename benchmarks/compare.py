@@ -20,12 +20,14 @@ class Comparison:
         first: median time of the first per unit of work, seconds.
         second: the same of the second.
         low, high: smallest and largest ratio of a round; the ratio of medians lies between them.
+        best: ratio of the fastest turns, which other load on the machine disturbs least.
     """
 
     first: float
     second: float
     low: float
     high: float
+    best: float
 
     @property
     def ratio(self) -> float:
@@ -33,9 +35,13 @@ class Comparison:
         return self.second / self.first
 
     def extra_info(self, label: str) -> dict[str, Any]:
-        """For the `extra_info` of a benchmark: the ratio and its range over the rounds."""
+        """For the `extra_info` of a benchmark: the ratio, its range over the rounds, the best."""
         span = [round(self.low, 3), round(self.high, 3)]
-        return {f"{label}_ratio": round(self.ratio, 3), f"{label}_range": span}
+        return {
+            f"{label}_ratio": round(self.ratio, 3),
+            f"{label}_range": span,
+            f"{label}_best": round(self.best, 3),
+        }
 
 
 def alternate(
@@ -76,7 +82,8 @@ def alternate(
         if enabled:
             gc.enable()
     ratios = [b / a for a, b in zip(*times, strict=True)]
-    return Comparison(median(times[0]), median(times[1]), min(ratios), max(ratios))
+    best = min(times[1]) / min(times[0])
+    return Comparison(median(times[0]), median(times[1]), min(ratios), max(ratios), best)
 
 
 def time_rounds(

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast.config import ModelConfig, StageConfig
+from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.options import parse_run
 from ekpnet_fast.sampling import history_tensors
 
 _BLOCK = 1 << 22  # triples drawn at a time, so that temporaries stay small beside the graph
@@ -33,13 +34,16 @@ class Histories:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """A data set with a graph, and the model and its second stage of training (Table 2)."""
+    """A data set with a graph, and how it is trained."""
 
-    name: str
     prepared: PreparedData
     graph: Graph
-    shape: ModelConfig
-    stage: StageConfig
+    config: RunConfig
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model's shape."""
+        return self.config.shape
 
     @property
     def histories(self) -> Histories:
@@ -47,22 +51,23 @@ class Setting:
         return Histories(*history_tensors(self.prepared))
 
 
+def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
+    """A real data set with a preset; its own graph, walked both ways, unless one is given."""
+    options = ["--dataset", name, "--data-root", str(data_root), "--preset", preset]
+    prepared = prepare(load_dataset(name, data_root), seed=0)
+    if graph is None:
+        graph = Graph.from_dataset(prepared.dataset, inverse=True)
+    return Setting(prepared, graph, parse_run(options))
+
+
 def movielens(data_root: Path) -> Setting:
-    """MovieLens-1M: real interactions, and a graph of the size of RippleNet's full one."""
-    prepared = prepare(load_dataset("movielens-1m", data_root), seed=0)
-    graph = power_law_graph(182_011, 1_241_995, 12)
-    shape = ModelConfig(width=16, hops=2, slots=32, layers=3)
-    stage = StageConfig(lr=5e-3, lambda1=0.001, lambda2=1e-7, lambda3=1e-7)
-    return Setting("movielens", prepared, graph, shape, stage)
+    """MovieLens-1M with Table 2, and a graph of the size of RippleNet's full one."""
+    return setting("movielens-1m", data_root, "paper", power_law_graph(182_011, 1_241_995, 12))
 
 
 def book_crossing(data_root: Path) -> Setting:
-    """Book-Crossing: real interactions and the real graph, which is walked both ways."""
-    prepared = prepare(load_dataset("book-crossing", data_root), seed=0)
-    graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    shape = ModelConfig(width=4, hops=3, slots=32, layers=4)
-    stage = StageConfig(lr=5e-3, lambda1=0.001, lambda2=1e-4, lambda3=1e-4)
-    return Setting("book-crossing", prepared, graph, shape, stage)
+    """Book-Crossing with Table 2, and the real graph."""
+    return setting("book-crossing", data_root, "paper")
 
 
 def power_law_graph(
@@ -83,20 +88,19 @@ def power_law_graph(
     weights[entity_of_rank] = ((np.arange(num_entities) + 0.5) / num_entities) ** -0.5
     np.minimum(weights, 300.0, out=weights)
     np.cumsum(weights, out=weights)
-    # Memory comes from torch, as that of `ops.build_csr` does: NumPy's would get huge pages, which
-    # make random reads in a large graph cheaper than users would see.
-    indptr = torch.zeros(num_entities + 1, dtype=torch.int64)
-    indptr.numpy()[1:] = np.rint(weights * (num_triples / weights[-1]))
-    tails = torch.empty(num_triples, dtype=torch.int32)
-    relations = torch.empty(num_triples, dtype=torch.uint8)
+    ends = np.zeros(num_entities + 1, np.int64)
+    ends[1:] = np.rint(weights * (num_triples / weights[-1]))
+    del weights
+    # The triples go through `from_triples`, so the arrays lie in memory as those of users do.
+    heads = np.repeat(np.arange(num_entities, dtype=np.int32), np.diff(ends))
+    relations = np.empty(num_triples, np.int32)
+    tails = np.empty(num_triples, np.int32)
     for start in range(0, num_triples, _BLOCK):
-        part = tails.numpy()[start : start + _BLOCK]
+        part = tails[start : start + _BLOCK]
         rank = (stream.random(len(part)) ** 2 * num_entities).astype(np.int64)
         part[:] = entity_of_rank[rank]
-        relations.numpy()[start : start + _BLOCK] = stream.integers(
-            0, num_relations, len(part), np.uint8
-        )
-    return Graph(indptr, relations, tails, num_entities, num_relations, inverse=False)
+        relations[start : start + _BLOCK] = stream.integers(0, num_relations, len(part), np.uint8)
+    return Graph.from_triples(heads, relations, tails, num_entities, num_relations)
 
 
 def random_histories(

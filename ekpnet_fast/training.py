@@ -78,9 +78,23 @@ class Progress:
     record: EpochRecord | None = None
 
 
+UNSPLIT = 1 << 14  # elements that torch leaves to one thread
+
+
 def fixed_order_sum(x: Tensor) -> Tensor:
-    """Sum of a vector [n] in pieces that torch does not split over threads."""
-    return torch.stack([piece.sum() for piece in torch.split(x, 1 << 14)]).sum()
+    """Sum of all elements in pieces that torch does not split over threads."""
+    return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy summed over [n] pairs, the same bits for any number of threads.
+
+    In pieces, because torch's exp and log differ in the last bit between whole vectors and the
+    rest of a thread's share, in the gradient too.
+    """
+    pieces = zip(torch.split(logits, UNSPLIT), torch.split(labels, UNSPLIT), strict=True)
+    sums = [functional.binary_cross_entropy_with_logits(x, y, reduction="sum") for x, y in pieces]
+    return torch.stack(sums).sum()
 
 
 def loss_terms(
@@ -95,12 +109,11 @@ def loss_terms(
     """The four terms of eq. 24 over a mini-batch, weighted and divided by its pairs.
 
     The term "rows" holds the relations only: `row_adam_` adds the entity rows' share to their
-    gradient, and `entity_norm` gives its value.
+    gradient, and `StageTrainer.step` to their value.
     """
     logits = model.logits(backend, rows, batch, batch.group_indptr, batch.items, deep=deep)
     pairs = batch.num_pairs
-    bce = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
-    terms = {"bce": fixed_order_sum(bce) / pairs}
+    terms = {"bce": cross_entropy_sum(logits, batch.labels) / pairs}
     if stage.lambda1 > 0:
         kg = backend.triple_loss(
             rows,
@@ -112,10 +125,12 @@ def loss_terms(
         )
         terms["kg"] = kg * (stage.lambda1 / 2 / pairs)
     if stage.lambda2 > 0:
-        norm = torch.stack([w.square().sum() for w in model.dense_weights(deep=deep)]).sum()
+        norm = torch.stack(
+            [fixed_order_sum(w.square()) for w in model.dense_weights(deep=deep)]
+        ).sum()
         terms["weights"] = norm * (stage.lambda2 / 2 / pairs)
     if stage.lambda3 > 0:
-        norm = (model.relation.square().sum((1, 2)) * batch.relation_touched).sum()
+        norm = fixed_order_sum(model.relation.square().sum((1, 2)) * batch.relation_touched)
         terms["rows"] = norm * (stage.lambda3 / 2 / pairs)
     return terms
 

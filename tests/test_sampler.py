@@ -213,7 +213,8 @@ def test_relation_dtypes_give_the_same_sets(num_relations, dtype, repeat):
 
 @pytest.mark.parametrize("num_relations", [256, 1 << 15, 1 << 20])
 def test_highest_relation(num_relations):
-    graph = Graph.from_triples([0], [num_relations - 1], [1], 2, num_relations)
+    triple = np.array([[0], [num_relations - 1], [1]], dtype=np.int32)
+    graph = Graph.from_triples(*triple, 2, num_relations)
     assert triples_of(sample(graph, [[0]]), 0, 0) == [(0, num_relations - 1, 1)]
 
 
@@ -366,7 +367,8 @@ def test_repeat_counts_heads_with_multiplicity(uneven):
 def test_repeat_carries_multiplicity_to_the_next_hop():
     # Entity 0 leads to 1 by two triples and to 2 by one; 1 and 2 have a triple each. All three
     # triples of 0 are drawn, so the second hop starts from 1, 1, 2 and needs all its memories.
-    graph = Graph.from_triples([0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [1, 1, 2, 3, 3], 4, 5)
+    columns = np.array([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [1, 1, 2, 3, 3]], dtype=np.int32)
+    graph = Graph.from_triples(*columns, 4, 5)
     drawn = sample(graph, [[0]] * 50, hops=2, slots=3, repeat=True)[1]
     assert (np.sort(drawn[:, 0], axis=1) == [0, 1, 2]).all()
     assert (np.sort(drawn[:, 1], axis=1) == [3, 3, 4]).all()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from ekpnet_fast import ops, reference, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
@@ -101,16 +102,17 @@ def test_backends_train_to_the_same_validation_auc():
 
 
 def test_threads_do_not_change_a_bit(threads):
-    # Batches and tables are large enough that every op and every sum of torch is split.
-    stage = replace(STAGE, epochs=1, batch_size=4096, group_size=16, triples=2048)
+    # Torch splits what has more than 32768 elements, so a batch has more pairs than that.
+    stage = replace(STAGE, epochs=2, batch_size=40_000, group_size=16, triples=2048)
     config = replace(
         CONFIG,
-        shape=ModelConfig(width=16, hops=2, slots=32, layers=3),
+        shape=ModelConfig(width=8, hops=2, slots=16, layers=3),
         pretrain=stage,
         train=stage,
-        synthetic=SyntheticConfig(users=500, items=800, attributes=40, parents=8, triples=4150),
+        synthetic=SyntheticConfig(users=1300, items=800, attributes=40, parents=8, triples=4150),
     )
     data = load(config)
+    assert len(data[0].train) > stage.batch_size
     outcomes = []
     for count in (1, 2, 8):
         threads(count)
@@ -119,6 +121,41 @@ def test_threads_do_not_change_a_bit(threads):
         assert equal_states(outcomes[0].model, other.model)
         assert [r.loss for r in other.records] == [r.loss for r in outcomes[0].records]
         assert [r.valid_auc for r in other.records] == [r.valid_auc for r in outcomes[0].records]
+
+
+def test_threads_do_not_change_the_loss_of_large_layers(threads):
+    shape = ModelConfig(width=64, hops=2, slots=8, layers=3)
+    trainer, stream, ripple = start(replace(CONFIG, shape=shape), deep=True)
+    assert trainer.model.weights.numel() > 1 << 15
+    (batch,) = batches(stream, ripple, 1)
+    rows = trainer.model.entity[batch.rows.long()]
+    found = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        terms = training.loss_terms(ops, trainer.model, rows, batch, CONFIG.train, deep=True)
+        found.append({name: float(term.detach()) for name, term in terms.items()})
+    assert all(terms == found[0] for terms in found)
+
+
+@pytest.mark.parametrize("n", [1, 100, (1 << 14) + 1, 40_001])
+def test_cross_entropy_sum(n, threads):
+    draw = torch.Generator().manual_seed(n)
+    logits = 5 * torch.randn(n, generator=draw)
+    labels = (torch.rand(n, generator=draw) < 0.5).float()
+    found = []
+    for count in (1, 2, 8):
+        threads(count)
+        x = logits.clone().requires_grad_()
+        total = training.cross_entropy_sum(x, labels)
+        total.backward()
+        found.append((float(total.detach()), x.grad))
+    for value, grad in found:
+        assert value == found[0][0]
+        assert torch.equal(grad, found[0][1])
+    signed = torch.where(labels == 1, logits, -logits).double()
+    assert found[0][0] == pytest.approx(float(-functional.logsigmoid(signed).sum()), rel=1e-5)
+    expected = torch.sigmoid(logits.double()) - labels
+    assert torch.allclose(found[0][1].double(), expected, rtol=0, atol=1e-6)
 
 
 def test_seed_decides():

@@ -125,7 +125,7 @@ class EKPNet(nn.Module):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         shape, graph = setting.shape, setting.graph
-        self.stage = setting.stage
+        self.stage = setting.config.train
         D, K = shape.width, (shape.hops + 1) * shape.width
         self.entity = nn.Embedding(graph.num_entities, D)
         self.gamma = nn.Embedding(graph.num_entities, D)
@@ -182,10 +182,10 @@ def ekpnet_step(setting: Setting) -> Callable[[], int]:
     feed, model = feed_of(setting), EKPNet(setting)
 
     def loss(batch: Batch) -> Tensor:
-        triples = feed.triple_batch(setting.stage.triples, setting.graph.num_entities)
+        triples = feed.triple_batch(setting.config.train.triples, setting.graph.num_entities)
         return model.loss(batch, *triples)
 
-    return _step(feed, model, setting.stage.lr, loss)
+    return _step(feed, model, setting.config.train.lr, loss)
 
 
 def _step(
