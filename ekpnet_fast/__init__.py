@@ -5,6 +5,12 @@ wrapped in `ekpnet_fast.ops`), and the native files `_module` (facts of the buil
 and `libekpnet_cpu.so` / `libekpnet_cuda.so` (the ops, loaded with `ekpnet_fast.ops`).
 """
 
+from pkgutil import extend_path
+
+# In the source folder `python -m` finds this package there, without its native files: those of the
+# installed copy are taken then.
+__path__ = extend_path(__path__, __name__)
+
 from ekpnet_fast._library import BuildInfo, build_info
 
 __all__ = ["BuildInfo", "__version__", "build_info"]

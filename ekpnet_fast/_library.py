@@ -12,7 +12,6 @@ from types import ModuleType
 
 from ekpnet_fast.errors import NativeLibraryError
 
-HERE = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)  # the Stable ABI that the ops are built against
 
 
@@ -20,14 +19,16 @@ def _import_module() -> ModuleType:
     try:
         return importlib.import_module("ekpnet_fast._module")
     except ImportError as error:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise NativeLibraryError(
-            f"the native module of ekpnet_fast in {HERE} cannot be imported ({error}); "
-            f"build it for this Python {sys.version_info.major}.{sys.version_info.minor} "
-            "with `pip install .` in the source directory"
+            f"the native module of ekpnet_fast in {Path(__file__).parent} cannot be imported"
+            f" ({error}); build it for this Python {python} with `pip install .` in the source"
+            " directory"
         ) from error
 
 
 _native = _import_module()
+HERE = Path(str(_native.__file__)).resolve().parent  # where the other native files lie too
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PACKAGE = Path(ekpnet_fast.__file__).parent
 def run(command, folder=None, **changes):
     """Run a command with changes to the environment; None unsets a variable."""
     environment = {key: value for key, value in os.environ.items() if key not in changes}
-    environment.update({key: value for key, value in changes.items() if value is not None})
+    environment.update({key: str(value) for key, value in changes.items() if value is not None})
     return subprocess.run(
         [str(word) for word in command],
         cwd=folder,
@@ -137,9 +137,10 @@ def test_build_info():
     assert all(arch.startswith(("sm_", "compute_")) for arch in info.cuda_archs)
 
 
-def python(code, path=PACKAGE.parent, **changes):
+def python(code, path=PACKAGE.parent, *options, **changes):
     # Python looks in the working folder first, so that is where the package under test lies.
-    return run([sys.executable, "-c", code], path, PYTHONPATH=str(path), **changes)
+    changes = {"PYTHONPATH": str(path), **changes}
+    return run([sys.executable, *options, "-c", code], path, **changes)
 
 
 def last_line(done):
@@ -203,10 +204,20 @@ def test_broken_library(copied, how):
 def test_broken_module(copied, how):
     (module,) = copied.glob("_module*.so")
     damage(module, how)
-    line = last_line(python("import ekpnet_fast", copied.parent))
+    # -S: without installed packages, where a whole copy may lie.
+    line = last_line(python("import ekpnet_fast", copied.parent, "-S"))
     assert line.startswith(
         "ekpnet_fast.errors.NativeLibraryError: "
         f"the native module of ekpnet_fast in {copied} cannot be imported ("
     )
     assert f"for this Python {sys.version_info.major}.{sys.version_info.minor} " in line
     assert "pip install ." in line
+
+
+def test_source_folder_takes_the_installed_native_files(tmp_path):
+    source = tmp_path / "ekpnet_fast"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    done = python(
+        "import ekpnet_fast.ops; print(ekpnet_fast.__file__)", tmp_path, PYTHONPATH=PACKAGE.parent
+    )
+    assert done.stdout == f"{source / '__init__.py'}\n", done.stderr
