@@ -457,6 +457,28 @@ def test_refused(op, change, message):
         op(*problem)
 
 
+def _without_rows(table):
+    """No pairs, and a table without rows; ids are 0, as in masked slots."""
+    problem = attention_problem(**{**SMALL, "pairs": 0})
+    ids = {name: getattr(problem, name) * 0 for name in ("heads", "relations", "tails")}
+    return problem._replace(**ids, **{table: getattr(problem, table)[:0].contiguous()})
+
+
+@pytest.mark.parametrize("table", ["entity", "relation"])
+def test_a_table_without_rows(table):
+    # Nothing but the counts tells an id that is masked from one that would be read.
+    problem = _without_rows(table)
+    upstream = torch.zeros(0, 9), torch.zeros(0)
+    message = f"counts holds 4 at position 0, expected 0 because {table} has no rows"
+    with pytest.raises(RuntimeError, match=message):
+        ops.ripple_attention(*problem)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.ekpnet.ripple_attention_backward(*upstream, *problem)
+    masked = problem._replace(counts=problem.counts * 0)
+    gradients = torch.ops.ekpnet.ripple_attention_backward(*upstream, *masked)
+    assert_same_bits(gradients, [torch.zeros_like(x) for x in problem[:4]])
+
+
 def test_backward_refuses_other_upstream():
     problem = attention_problem(**SMALL)
     z, match = ops.ripple_attention(*problem)
