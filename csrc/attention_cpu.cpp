@@ -3,14 +3,13 @@
 #include <tuple>
 #include <utility>
 
+#include "attention.h"
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu_launch.h"
 
 namespace ekpnet {
 namespace {
-
-constexpr int64_t kMaxHops = 4, kMaxSlots = 64;
 
 template <class T>
 const AttentionKernels<T>& attention_kernels() {
@@ -20,64 +19,26 @@ const AttentionKernels<T>& attention_kernels() {
     return isa_kernels().attention_f64;
 }
 
-struct AttentionTensors {
-  const Tensor &entity, &relation, &W_e, &b_e, &heads, &relations, &tails, &counts, &group_indptr,
-      &items;
-};
-
+// Arguments whose ids are within their tables.
 template <class T>
-AttentionArgs<T> attention_args(const AttentionTensors& t) {
-  const ScalarType dtype = t.entity.scalar_type();
-  check_channels(t.entity);
-  const int64_t n = t.entity.size(0), C = t.entity.size(1), D = t.entity.size(2);
-  check_range("width D", D, 1, kMaxWidth);
-  check_tensor(t.entity, "entity", dtype, {n, C, D});
-  check_tensor(t.relation, "relation", dtype, {-1, C, D});
-  check_tensor(t.W_e, "W_e", dtype, {D, D});
-  check_tensor(t.b_e, "b_e", dtype, {D});
-  check_tensor(t.heads, "heads", ScalarType::Int, {-1, -1, -1});
-  const int64_t G = t.heads.size(0), H = t.heads.size(1), M = t.heads.size(2);
-  check_range("hops H", H, 1, kMaxHops);
-  check_range("slots M", M, 1, kMaxSlots);
-  check_tensor(t.relations, "relations", ScalarType::Int, {G, H, M});
-  check_tensor(t.tails, "tails", ScalarType::Int, {G, H, M});
-  check_tensor(t.counts, "counts", ScalarType::Int, {G, H});
-  check_tensor(t.group_indptr, "group_indptr", ScalarType::Long, {G + 1});
-  check_tensor(t.items, "items", ScalarType::Int, {-1});
-  const int64_t B = t.items.size(0), R = t.relation.size(0);
-  check_indptr(data<int64_t>(t.group_indptr), G, B, "group_indptr");
-  check_ids(data<int32_t>(t.items), B, n, "items", "rows of entity");
-  check_ids(data<int32_t>(t.counts), G * H, M + 1, "counts", "slots");
+AttentionArgs<T> checked_args(const AttentionTensors& t) {
+  const auto args = attention_args<T>(t, t.entity.scalar_type());
+  const int64_t G = args.num_groups, H = args.hops, M = args.slots, B = args.num_pairs;
+  const int64_t n = args.num_rows, R = args.num_relations;
+  check_indptr(args.group_indptr, G, B, "group_indptr");
+  check_ids(args.items, B, n, "items", "rows of entity");
+  check_ids(args.counts, G * H, M + 1, "counts", "slots");
   // Masked slots hold 0, which is a row even where a table has none, so that case is told by
   // counts.
   for (const auto& [size, name] : {std::pair(n, "entity"), std::pair(R, "relation")})
     if (size == 0)
       for (int64_t i = 0; i < G * H; ++i)
-        STD_TORCH_CHECK(data<int32_t>(t.counts)[i] == 0, "counts holds ",
-                        data<int32_t>(t.counts)[i], " at position ", i, ", expected 0 because ",
-                        name, " has no rows");
-  check_ids(data<int32_t>(t.heads), G * H * M, std::max<int64_t>(n, 1), "heads", "rows of entity");
-  check_ids(data<int32_t>(t.tails), G * H * M, std::max<int64_t>(n, 1), "tails", "rows of entity");
-  check_ids(data<int32_t>(t.relations), G * H * M, std::max<int64_t>(R, 1), "relations",
-            "rows of relation");
-  return {G,
-          B,
-          n,
-          R,
-          static_cast<int>(H),
-          static_cast<int>(M),
-          static_cast<int>(D),
-          static_cast<int>(C),
-          data<T>(t.entity),
-          data<T>(t.relation),
-          data<T>(t.W_e),
-          data<T>(t.b_e),
-          data<int32_t>(t.heads),
-          data<int32_t>(t.relations),
-          data<int32_t>(t.tails),
-          data<int32_t>(t.counts),
-          data<int64_t>(t.group_indptr),
-          data<int32_t>(t.items)};
+        STD_TORCH_CHECK(args.counts[i] == 0, "counts holds ", args.counts[i], " at position ", i,
+                        ", expected 0 because ", name, " has no rows");
+  check_ids(args.heads, G * H * M, std::max<int64_t>(n, 1), "heads", "rows of entity");
+  check_ids(args.tails, G * H * M, std::max<int64_t>(n, 1), "tails", "rows of entity");
+  check_ids(args.relations, G * H * M, std::max<int64_t>(R, 1), "relations", "rows of relation");
+  return args;
 }
 
 std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation,
@@ -87,7 +48,7 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
                                                 const Tensor& group_indptr, const Tensor& items) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = attention_args<T>(
+    const auto args = checked_args<T>(
         {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     Tensor z = empty({args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
     Tensor match = empty({args.num_pairs}, entity.scalar_type());
@@ -107,7 +68,7 @@ Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation
                                     const Tensor& group_indptr, const Tensor& items) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = attention_args<T>(
+    const auto args = checked_args<T>(
         {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     Tensor alpha = empty({args.num_pairs, args.hops, args.slots}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
@@ -137,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = entity.scalar_type();
-    const auto args = attention_args<T>(
+    const auto args = checked_args<T>(
         {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
     const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
     const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;

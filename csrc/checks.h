@@ -104,6 +104,27 @@ inline void check_indptr(const int64_t* indptr, int64_t n, int64_t total, const 
   STD_TORCH_CHECK(indptr[n] == total, name, " ends with ", indptr[n], ", expected ", total);
 }
 
+// Calls f with a value of the tensor's float type.
+template <class F>
+auto dispatch_float(const Tensor& tensor, const char* name, F f) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, " is ",
+                  dtype_name(dtype), ", expected float32 or float64");
+  return dtype == ScalarType::Float ? f(float()) : f(double());
+}
+
+inline void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
+  STD_TORCH_CHECK(value >= low && value <= high, name, " is ", value, ", expected ", low, " to ",
+                  high);
+}
+
+// Rows of the entity table, (v, gamma) or v alone.
+inline void check_channels(const Tensor& entity) {
+  STD_TORCH_CHECK(entity.dim() == 3 && (entity.size(1) == 1 || entity.size(1) == 2),
+                  "entity has shape ", shape_text(entity.sizes()),
+                  ", expected [n, C, D] with C = 1 (v) or 2 (v, gamma)");
+}
+
 template <class T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

@@ -1,0 +1,24 @@
+// From gradients per slot and pair to gradients per table row.
+#pragma once
+
+#include "cuda/ripple_attention.h"
+
+namespace ekpnet {
+
+template <class S>
+struct SortedReferences {
+  int64_t count;
+  const int32_t* keys;        // [count], sorted
+  const int32_t* references;  // [count], rising within a key
+  Compute<S>* parts;          // [2, chunks, C, D], see SegmentSumArgs
+};
+
+// dentity [n, C, D] and drelation [R, C, D], zeroed by the caller.
+template <class S>
+void launch_entity_sum(const AttentionArgs<S>& args, const AttentionGradsCuda<S>& grads,
+                       const SortedReferences<S>& sorted, S* dentity, cudaStream_t stream);
+template <class S>
+void launch_relation_sum(const AttentionArgs<S>& args, const AttentionGradsCuda<S>& grads,
+                         const SortedReferences<S>& sorted, S* drelation, cudaStream_t stream);
+
+}  // namespace ekpnet

@@ -1,0 +1,222 @@
+// What the kernels are written in. nvcc compiles them for the GPU; tests/csrc/emulation.h stands in
+// for the GPU and runs the same source on the host, thread by thread, where nvcc is not at work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "emulation.h"
+#endif
+
+namespace ekpnet {
+
+#if defined(__CUDACC__)
+// The block's dynamic shared memory.
+inline __device__ unsigned char* shared_memory() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return bytes;
+}
+
+template <class Kernel, class... Args>
+void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream,
+            const Args&... args) {
+  if (blocks == 0) return;
+  if (shared_bytes > 48 * 1024)  // more than every GPU gives unasked
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(shared_bytes));
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(args...);
+}
+#else
+using emulation::launch;
+using emulation::shared_memory;
+#endif
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kWarp = 32;
+
+// bfloat16 storage: the upper half of a float. Arithmetic is always in float.
+struct Bf16 {
+  uint16_t bits;
+};
+
+union FloatBits {
+  float value;
+  uint32_t bits;
+};
+
+// The type that values of a storage type are computed in.
+template <class S>
+struct ComputeType {
+  using type = S;
+};
+template <>
+struct ComputeType<Bf16> {
+  using type = float;
+};
+template <class S>
+using Compute = typename ComputeType<S>::type;
+
+inline __device__ float to_compute(float x) { return x; }
+inline __device__ double to_compute(double x) { return x; }
+inline __device__ float to_compute(Bf16 x) {
+  FloatBits wide;
+  wide.bits = uint32_t{x.bits} << 16;
+  return wide.value;
+}
+
+template <class S>
+__device__ S from_compute(Compute<S> x) {
+  if constexpr (std::is_same_v<S, Bf16>) {
+    FloatBits wide;
+    wide.value = x;
+    if (x != x) return {0x7fc0};
+    // To nearest, ties to even.
+    return {static_cast<uint16_t>((wide.bits + 0x7fff + ((wide.bits >> 16) & 1)) >> 16)};
+  } else {
+    return x;
+  }
+}
+
+// Four neighbours, moved in one or two 16-byte accesses.
+template <class T>
+struct alignas(sizeof(T) * 4 < 16 ? sizeof(T) * 4 : 16) Vec4 {
+  T x[4];
+};
+
+template <class S>
+__device__ Vec4<Compute<S>> load4(const S* from) {
+  const Vec4<S> stored = *reinterpret_cast<const Vec4<S>*>(from);
+  Vec4<Compute<S>> value;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) value.x[j] = to_compute(stored.x[j]);
+  return value;
+}
+
+template <class S>
+__device__ void store4(S* to, const Vec4<Compute<S>>& value) {
+  Vec4<S> stored;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) stored.x[j] = from_compute<S>(value.x[j]);
+  *reinterpret_cast<Vec4<S>*>(to) = stored;
+}
+
+// Sum over aligned runs of `kLanes` lanes, in the same order in every lane; all lanes of the warp
+// take part.
+template <int kLanes, class T>
+__device__ T lane_sum(T x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+template <int kLanes, class T>
+__device__ T lane_max(T x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, x, step);
+    x = other > x ? other : x;
+  }
+  return x;
+}
+
+// An id that must lie in a table of `limit` rows; stops the launch if it does not, because device
+// memory cannot be checked before one without waiting for the GPU.
+inline __device__ int64_t checked_id(int32_t id, int64_t limit) {
+  if (id < 0 || id >= limit) {
+#if defined(__CUDACC__)
+    __assert_fail("0 <= id && id < rows of its table", "ekpnet_fast", 0, "an op's ids");
+#else
+    emulation::fail("an id outside of its table");
+#endif
+  }
+  return id;
+}
+
+constexpr __host__ __device__ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr __host__ __device__ int round_up4(int n) { return (n + 3) / 4 * 4; }
+
+// Blocks for a grid-stride loop over n elements.
+inline int64_t grid_size(int64_t n, int threads) {
+  const int64_t blocks = ceil_div(n, threads);
+  return blocks < (1 << 16) ? blocks : 1 << 16;
+}
+
+// Threads that work on one thing together: a warp, or the whole block.
+struct Team {
+  int rank, size;
+
+  __device__ void sync() const {
+    if (size == kWarp)
+      __syncwarp();
+    else
+      __syncthreads();
+  }
+};
+
+// One row of D values spread over lanes: kD > 0 gives four neighbours to each of kD / 4 lanes,
+// kD = 0 serves any D up to 128 with every 32nd value, four at most, in each lane of a warp.
+template <int kD, class T>
+struct Fragment {
+  static constexpr int kLanes = kD > 0 ? kD / 4 : kWarp;
+  static_assert(kLanes <= kWarp && (kLanes & (kLanes - 1)) == 0);
+  T x[4];
+
+  static __device__ Fragment zero() { return {{T(0), T(0), T(0), T(0)}}; }
+
+  // Position in the row of x[j].
+  static __device__ int at(int lane, int j) { return kD > 0 ? 4 * lane + j : lane + kWarp * j; }
+
+  template <class S>
+  static __device__ Fragment load(const S* row, int lane, int D) {
+    Fragment f;
+    if constexpr (kD > 0) {
+      const Vec4<T> v = load4(row + 4 * lane);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) f.x[j] = v.x[j];
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) f.x[j] = at(lane, j) < D ? to_compute(row[at(lane, j)]) : T(0);
+    }
+    return f;
+  }
+
+  // Writes positions below `limit`; beyond D the values are 0.
+  template <class S>
+  __device__ void store(S* row, int lane, int limit) const {
+    if constexpr (kD > 0) {
+      store4(row + 4 * lane, Vec4<T>{{x[0], x[1], x[2], x[3]}});
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (at(lane, j) < limit) row[at(lane, j)] = from_compute<S>(x[j]);
+    }
+  }
+
+  __device__ void add(T scale, const Fragment& other) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) x[j] += scale * other.x[j];
+  }
+
+  // Dot product over the row; all lanes of the warp take part.
+  __device__ T dot(const Fragment& other) const {
+    T sum = T(0);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum += x[j] * other.x[j];
+    return lane_sum<kLanes>(sum);
+  }
+};
+
+// Calls f(row, lane) for the rows 0 .. n - 1, each by the kLanes lanes of a fragment. Lanes without
+// a row get row >= n, because shuffles inside f need the whole warp.
+template <int kLanes, class F>
+__device__ void for_rows(const Team& team, int n, F f) {
+  const int at_once = team.size / kLanes;
+  for (int first = 0; first < n; first += at_once)
+    f(first + team.rank / kLanes, team.rank % kLanes);
+}
+
+}  // namespace ekpnet

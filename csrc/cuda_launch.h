@@ -1,0 +1,98 @@
+// What the CUDA bindings share. Compiled for the emulated GPU of the tests, they register the same
+// ops for CPU tensors in a library of another name.
+#pragma once
+
+#include <initializer_list>
+#include <utility>
+
+#include "checks.h"
+#include "cuda/device.cuh"
+
+#if defined(EKPNET_EMULATED)
+#define EKPNET_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(ekpnet_emulated, CPU, m)
+#else
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#define EKPNET_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(ekpnet, CUDA, m)
+#endif
+
+namespace ekpnet {
+
+#if defined(EKPNET_EMULATED)
+struct OnDevice {
+  explicit OnDevice(const Tensor&) {}
+  cudaStream_t stream = nullptr;
+};
+
+inline void check_launch() {}
+inline void check_same_device(const Tensor&, const char*,
+                              std::initializer_list<std::pair<const Tensor*, const char*>>) {}
+#else
+// Makes the tensor's GPU the current one for the rest of the scope; kernels go to torch's stream.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    void* current = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
+    stream = static_cast<cudaStream_t>(current);
+  }
+  cudaStream_t stream;
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
+
+// All tensors on the device of `first`; the message says how to move one.
+inline void check_same_device(const Tensor& first, const char* first_name,
+                              std::initializer_list<std::pair<const Tensor*, const char*>> others) {
+  const int32_t index = first.get_device_index();
+  for (const auto& [tensor, name] : others) {
+    if (tensor->is_cuda() && tensor->get_device_index() == index) continue;
+    std::ostringstream found;
+    if (tensor->is_cuda())
+      found << "cuda:" << tensor->get_device_index();
+    else
+      found << "another device";
+    STD_TORCH_CHECK(false, name, " is on ", found.str(), ", expected cuda:", index, " as ",
+                    first_name, "; move it with .to('cuda:", index, "')");
+  }
+}
+#endif
+
+// Calls f with a value of the storage type of the tensor.
+template <class F>
+auto dispatch_storage(const Tensor& tensor, const char* name, F f) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16,
+      name, " is ", dtype_name(dtype), ", expected float32, bfloat16 or float64");
+  switch (dtype) {
+    case ScalarType::Float:
+      return f(float());
+    case ScalarType::Double:
+      return f(double());
+    default:
+      return f(Bf16());
+  }
+}
+
+// The dtype of values that S is computed in.
+template <class S>
+constexpr ScalarType kComputeDtype =
+    std::is_same_v<S, double> ? ScalarType::Double : ScalarType::Float;
+
+inline Tensor empty_beside(const Tensor& other, std::initializer_list<int64_t> shape,
+                           ScalarType dtype) {
+  return torch::stable::new_empty(
+      other, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+}
+
+inline Tensor zeros_beside(const Tensor& other, std::initializer_list<int64_t> shape,
+                           ScalarType dtype) {
+  return torch::stable::new_zeros(
+      other, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+}
+
+}  // namespace ekpnet
