@@ -3,10 +3,11 @@
 #pragma once
 
 #include <initializer_list>
+#include <type_traits>
 #include <utility>
 
 #include "checks.h"
-#include "cuda/device.cuh"
+#include "cuda/types.h"
 
 #if defined(EKPNET_EMULATED)
 #define EKPNET_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(ekpnet_emulated, CPU, m)

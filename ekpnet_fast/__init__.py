@@ -11,8 +11,8 @@ from pkgutil import extend_path
 # installed copy are taken then.
 __path__ = extend_path(__path__, __name__)
 
-from ekpnet_fast._library import BuildInfo, build_info
+from ekpnet_fast._library import BuildInfo, CudaKernel, build_info, cuda_kernels
 
-__all__ = ["BuildInfo", "__version__", "build_info"]
+__all__ = ["BuildInfo", "CudaKernel", "__version__", "build_info", "cuda_kernels"]
 
 __version__ = build_info().version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import struct
 import sys
 from dataclasses import dataclass
@@ -74,6 +75,43 @@ def build_info() -> BuildInfo:
     except RuntimeError as error:
         raise NativeLibraryError(str(error)) from error
     return BuildInfo(isa=isa, running_torch=metadata.version("torch"), **_native.build_facts())
+
+
+@dataclass(frozen=True)
+class CudaKernel:
+    """What one GPU kernel needs, as its assembler said at build time.
+
+    Attributes:
+        kernel: its name, with template arguments.
+        arch: such as "sm_90".
+        registers: per thread, of 255.
+        stack_bytes, spill_bytes: local memory per thread; 0 in a good kernel.
+        shared_bytes: static shared memory per block; a launch may add dynamic memory.
+    """
+
+    kernel: str
+    arch: str
+    registers: int
+    stack_bytes: int
+    spill_bytes: int
+    shared_bytes: int
+
+
+def cuda_kernels() -> list[CudaKernel]:
+    """The GPU kernels that were built, by name and architecture; empty without CUDA.
+
+    Raises:
+        NativeLibraryError: the file that the build wrote about them is missing.
+    """
+    if not build_info().cuda_archs:
+        return []
+    path = HERE / "cuda_kernels.json"
+    try:
+        return [CudaKernel(**facts) for facts in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError) as error:
+        raise NativeLibraryError(
+            f"{path} cannot be read ({error}); build again: pip install ."
+        ) from error
 
 
 def _torch_version(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpus import EmulatedGpu, RealGpu, build_emulated_gpu
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,29 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
+    """The CUDA kernels, compiled for the host and run thread by thread."""
+    root = tmp_path_factory.getbasetemp()
+    # Processes of one parallel run share the folder above their own.
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return EmulatedGpu(build_emulated_gpu(shared / "emulated"))
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu(request: pytest.FixtureRequest) -> EmulatedGpu | RealGpu:
+    """The emulated GPU, and a real one, which skips where there is none."""
+    if request.param == "emulated":
+        return request.getfixturevalue("emulated")
+    return RealGpu()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, visibly."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, torch finds none"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import ekpnet_fast
-from ekpnet_fast import build_info
+from ekpnet_fast import build_info, cuda_kernels
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(ekpnet_fast.__file__).parent
@@ -135,6 +135,23 @@ def test_build_info():
     # Either there are architectures and the compiler that made them, or a reason.
     assert bool(info.cuda_archs) == bool(info.cuda_compiler) == (info.cuda_reason == "")
     assert all(arch.startswith(("sm_", "compute_")) for arch in info.cuda_archs)
+
+
+def test_cuda_kernels_keep_everything_in_registers():
+    info = build_info()
+    if not info.cuda_archs:
+        assert cuda_kernels() == []
+        pytest.skip(f"no CUDA kernels: {info.cuda_reason}")
+    kernels = cuda_kernels()
+    # The list is whole: each architecture has the propagation for every specialised width.
+    named = {(kernel.arch, kernel.kernel) for kernel in kernels}
+    for arch in (arch for arch in info.cuda_archs if arch.startswith("sm_")):
+        for step in ("forward", "backward"):
+            for storage in ("float", "Bf16"):
+                for width in (4, 8, 16, 32, 64):
+                    assert (arch, f"ripple_attention_{step}_kernel<{width}, {storage}>") in named
+    local = [kernel for kernel in kernels if kernel.stack_bytes or kernel.spill_bytes]
+    assert not local
 
 
 def python(code, path=PACKAGE.parent, *options, **changes):

@@ -2,14 +2,14 @@
 // for the GPU and runs the same source on the host, thread by thread, where nvcc is not at work.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <type_traits>
 
+#include "cuda/types.h"
+
 #if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#else
-#include "emulation.h"
+// Declared by <cassert> only where NDEBUG is not defined.
+extern "C" __device__ void __assert_fail(const char* what, const char* file, unsigned line,
+                                         const char* function) noexcept;
 #endif
 
 namespace ekpnet {
@@ -36,29 +36,11 @@ using emulation::shared_memory;
 #endif
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kWarp = 32;
-
-// bfloat16 storage: the upper half of a float. Arithmetic is always in float.
-struct Bf16 {
-  uint16_t bits;
-};
 
 union FloatBits {
   float value;
   uint32_t bits;
 };
-
-// The type that values of a storage type are computed in.
-template <class S>
-struct ComputeType {
-  using type = S;
-};
-template <>
-struct ComputeType<Bf16> {
-  using type = float;
-};
-template <class S>
-using Compute = typename ComputeType<S>::type;
 
 inline __device__ float to_compute(float x) { return x; }
 inline __device__ double to_compute(double x) { return x; }
@@ -127,22 +109,13 @@ __device__ T lane_max(T x) {
 // memory cannot be checked before one without waiting for the GPU.
 inline __device__ int64_t checked_id(int32_t id, int64_t limit) {
   if (id < 0 || id >= limit) {
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
     __assert_fail("0 <= id && id < rows of its table", "ekpnet_fast", 0, "an op's ids");
-#else
+#elif !defined(__CUDACC__)
     emulation::fail("an id outside of its table");
 #endif
   }
   return id;
-}
-
-constexpr __host__ __device__ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr __host__ __device__ int round_up4(int n) { return (n + 3) / 4 * 4; }
-
-// Blocks for a grid-stride loop over n elements.
-inline int64_t grid_size(int64_t n, int threads) {
-  const int64_t blocks = ceil_div(n, threads);
-  return blocks < (1 << 16) ? blocks : 1 << 16;
 }
 
 // Threads that work on one thing together: a warp, or the whole block.

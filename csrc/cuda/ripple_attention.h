@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention_args.h"
-#include "cuda/device.cuh"
+#include "cuda/types.h"
 
 namespace ekpnet {
 

@@ -44,7 +44,7 @@ __device__ void softmax_rows_backward(const Team& team, int P, int count, const 
 // thread owns each place. Item rows and weights of all hops stay in shared memory.
 // Accumulates in float (double for double); every sum has one fixed order, so results repeat.
 template <int kD, class S>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     ripple_attention_backward_kernel(const AttentionArgs<S> args, const AttentionPlan plan,
                                      const AttentionGradsCuda<S> grads) {
   using A = Compute<S>;

@@ -10,7 +10,7 @@ namespace {
 // A team owns up to P pairs of one group: tiles and item rows stay in shared memory over all hops.
 // Accumulates in float (double for double); every sum has one fixed order.
 template <int kD, class S>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     ripple_attention_forward_kernel(const AttentionArgs<S> args, const AttentionPlan plan, S* z,
                                     S* match, S* alpha_out) {
   using A = Compute<S>;

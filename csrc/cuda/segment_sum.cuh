@@ -55,7 +55,7 @@ struct RowSum {
 // Sums within chunks. The lanes of a fragment own a chunk. `rows(reference, lane)` is the
 // RowSum of a reference.
 template <int kD, class S, class Rows>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 4)
     segment_sum_kernel(const SegmentSumArgs<S> args, const Rows rows) {
   using A = Compute<S>;
   using Sum = RowSum<kD, A>;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
 // Sums of keys that cross a border between chunks. The lanes of a fragment own a chunk, and add
 // up the key that begins in it and goes on.
 template <int kD, class S>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 4)
     segment_parts_kernel(const SegmentSumArgs<S> args) {
   using A = Compute<S>;
   using Sum = RowSum<kD, A>;

@@ -1,7 +1,7 @@
 // Stable sort of references by key.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/types.h"
 
 namespace ekpnet {
 

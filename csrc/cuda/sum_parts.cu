@@ -1,3 +1,4 @@
+#include "cuda/device.cuh"
 #include "cuda/sum_parts.h"
 
 namespace ekpnet {

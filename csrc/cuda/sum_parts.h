@@ -1,7 +1,7 @@
 // Sums of equal parts.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/types.h"
 
 namespace ekpnet {
 
