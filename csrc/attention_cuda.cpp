@@ -3,10 +3,9 @@
 
 #include "attention.h"
 #include "cuda/attention_sums.h"
-#include "cuda/segment_chunks.h"
-#include "cuda/sort_references.h"
 #include "cuda/sum_parts.h"
 #include "cuda_launch.h"
+#include "sorting_cuda.h"
 
 namespace ekpnet {
 namespace {
@@ -86,24 +85,6 @@ Tensor ripple_attention_weights_cuda(const Tensor& entity, const Tensor& relatio
   });
 }
 
-// Sorts references by key and hands them on with room for the parts of `channels` x `width` rows.
-template <class S, class F>
-void with_sorted(const Tensor& beside, const Tensor& keys, const Tensor& references, int64_t limit,
-                 int64_t row, cudaStream_t stream, F f) {
-  const int64_t n = keys.size(0);
-  if (n == 0) return;
-  Tensor sorted_keys = empty_beside(beside, {n}, ScalarType::Int);
-  Tensor sorted = empty_beside(beside, {n}, ScalarType::Int);
-  const size_t bytes = sort_references_bytes(n);
-  Tensor workspace = empty_beside(beside, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  launch_sort_references(n, limit, data<int32_t>(keys), data<int32_t>(references),
-                         mutable_data<int32_t>(sorted_keys), mutable_data<int32_t>(sorted),
-                         workspace.mutable_data_ptr(), bytes, stream);
-  Tensor parts = empty_beside(beside, {2, segment_chunks(n), row}, kComputeDtype<S>);
-  f(SortedReferences<S>{n, data<int32_t>(sorted_keys), data<int32_t>(sorted),
-                        mutable_data<Compute<S>>(parts)});
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation,
     const Tensor& W_e, const Tensor& b_e, const Tensor& heads, const Tensor& relations,
@@ -146,8 +127,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     const OnDevice device(entity);
     launch_ripple_attention_backward(args, plan, grads, device.stream);
     check_launch();
-    launch_sum_parts<S>(grads.dW_e_teams, plan.teams, D * D, mutable_data<S>(dW_e), device.stream);
-    launch_sum_parts<S>(grads.db_e_teams, plan.teams, D, mutable_data<S>(db_e), device.stream);
+    launch_sum_parts(grads.dW_e_teams, plan.teams, D * D, mutable_data<S>(dW_e), device.stream);
+    launch_sum_parts(grads.db_e_teams, plan.teams, D, mutable_data<S>(db_e), device.stream);
     check_launch();
 
     const int64_t slots = G * H * M;
@@ -160,12 +141,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
                                 mutable_data<int32_t>(relation_keys),
                                 mutable_data<int32_t>(relation_references), device.stream);
     check_launch();
-    with_sorted<S>(entity, entity_keys, entity_references, args.num_rows, C * D, device.stream,
+    with_sorted<S>(entity_keys, entity_references, args.num_rows, C * D, device.stream,
                    [&](const SortedReferences<S>& sorted) {
                      launch_entity_sum(args, grads, sorted, mutable_data<S>(dentity),
                                        device.stream);
                    });
-    with_sorted<S>(entity, relation_keys, relation_references, R, C * D, device.stream,
+    with_sorted<S>(relation_keys, relation_references, R, C * D, device.stream,
                    [&](const SortedReferences<S>& sorted) {
                      launch_relation_sum(args, grads, sorted, mutable_data<S>(drelation),
                                          device.stream);

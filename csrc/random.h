@@ -31,8 +31,12 @@ EKPNET_HOST_DEVICE inline uint64_t random_bits(uint64_t key, uint64_t i) {
 }
 
 // Uniform in [0, n) by the high half of a 128-bit product; the bias is at most n / 2^64.
-inline uint64_t bounded(uint64_t bits, uint64_t n) {
+EKPNET_HOST_DEVICE inline uint64_t bounded(uint64_t bits, uint64_t n) {
+#if defined(__CUDA_ARCH__)
+  return __umul64hi(bits, n);
+#else
   return static_cast<uint64_t>((static_cast<unsigned __int128>(bits) * n) >> 64);
+#endif
 }
 
 }  // namespace ekpnet

@@ -11,25 +11,10 @@
 #include "cpu/batching.h"
 #include "cpu/csr.h"
 #include "cpu/ripple_sampler.h"
+#include "sampling.h"
 
 namespace ekpnet {
 namespace {
-
-// Calls f with a value of the type that holds relation ids.
-template <class F>
-auto dispatch_relation(ScalarType dtype, F f) {
-  switch (dtype) {
-    case ScalarType::Byte:
-      return f(uint8_t());
-    case ScalarType::Short:
-      return f(int16_t());
-    case ScalarType::Int:
-      return f(int32_t());
-    default:
-      STD_TORCH_CHECK(false, "relations is ", dtype_name(dtype),
-                      ", expected uint8, int16 or int32");
-  }
-}
 
 ScalarType relation_dtype(int64_t num_relations) {
   if (num_relations <= 1 << 8) return ScalarType::Byte;
@@ -78,22 +63,14 @@ std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tens
   return {indptr, out_relations, out_tails};
 }
 
-struct GraphShape {
-  int64_t num_entities, num_triples;
-};
-
 // A graph is checked by its ends only: reading all of it would cost more than sampling from it.
 GraphShape check_graph(const Tensor& indptr, const Tensor& relations, const Tensor& tails) {
-  check_tensor(tails, "tails", ScalarType::Int, {-1});
-  const int64_t T = tails.size(0);
-  check_tensor(relations, "relations", relations.scalar_type(), {T});
-  check_tensor(indptr, "indptr", ScalarType::Long, {-1});
-  STD_TORCH_CHECK(indptr.size(0) >= 1, "indptr is empty, expected E + 1 row pointers");
-  const int64_t E = indptr.size(0) - 1;
-  const int64_t first = data<int64_t>(indptr)[0], last = data<int64_t>(indptr)[E];
-  STD_TORCH_CHECK(first == 0 && last == T, "indptr runs from ", first, " to ", last,
-                  ", expected 0 to ", T, " (triples)");
-  return {E, T};
+  const GraphShape graph = graph_shape(indptr, relations, tails);
+  const int64_t first = data<int64_t>(indptr)[0];
+  const int64_t last = data<int64_t>(indptr)[graph.num_entities];
+  STD_TORCH_CHECK(first == 0 && last == graph.num_triples, "indptr runs from ", first, " to ", last,
+                  ", expected 0 to ", graph.num_triples, " (triples)");
+  return graph;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
@@ -147,15 +124,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
 std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations,
                                                       const Tensor& tails, int64_t count,
                                                       int64_t seed, int64_t step) {
-  const auto [E, T] = check_graph(indptr, relations, tails);
-  STD_TORCH_CHECK(count >= 0, "count is ", count, ", expected at least 0");
-  STD_TORCH_CHECK(T > 0 || count == 0, "the graph has no triple to draw from");
+  const GraphShape graph = check_graph(indptr, relations, tails);
+  check_draw(graph, count);
   Tensor heads = empty({2 * count}, ScalarType::Int),
          out_relations = empty({2 * count}, ScalarType::Int);
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
-  const int64_t num_entities = E;
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
-    sample_triples(num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
+    sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
                    data<int32_t>(tails), count, static_cast<uint64_t>(seed),
                    static_cast<uint64_t>(step), mutable_data<int32_t>(heads),
                    mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "random.h"
+#include "triple_draw.h"
 
 namespace ekpnet {
 namespace {
@@ -91,18 +92,15 @@ template <class Relation>
 void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
                     const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
                     int32_t* heads, int32_t* relations, int32_t* tails) {
-  const uint64_t key = stream_key(seed, step, 0, 3);
-  const int64_t num_triples = indptr[num_entities];
+  const uint64_t key = stream_key(seed, step, 0, kTripleStream);
   for (int64_t k = 0; k < count; ++k) {
-    const int64_t at = static_cast<int64_t>(bounded(random_bits(key, 3 * k), num_triples));
-    const int64_t head = std::upper_bound(indptr, indptr + num_entities + 1, at) - indptr - 1;
-    const int64_t other = static_cast<int64_t>(bounded(random_bits(key, 3 * k + 1), num_entities));
-    const bool corrupt_head = random_bits(key, 3 * k + 2) >> 63;
-    heads[k] = static_cast<int32_t>(head);
-    tails[k] = graph_tails[at];
-    relations[k] = relations[count + k] = static_cast<int32_t>(graph_relations[at]);
-    heads[count + k] = static_cast<int32_t>(corrupt_head ? other : head);
-    tails[count + k] = corrupt_head ? graph_tails[at] : static_cast<int32_t>(other);
+    const TriplePair drawn =
+        draw_triple(num_entities, indptr, graph_relations, graph_tails, key, k);
+    heads[k] = drawn.head;
+    tails[k] = drawn.tail;
+    relations[k] = relations[count + k] = drawn.relation;
+    heads[count + k] = drawn.corrupt_head;
+    tails[count + k] = drawn.corrupt_tail;
   }
 }
 

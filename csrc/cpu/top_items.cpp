@@ -1,25 +1,12 @@
 #include "cpu/top_items.h"
 
 #include <algorithm>
-#include <bit>
 #include <functional>
 #include <vector>
 
+#include "score_key.h"
+
 namespace ekpnet {
-namespace {
-
-// Unsigned key whose order is the order of the scores, with the item id behind it so that ties go
-// to the lower id; keys are distinct, which makes the selection unique.
-inline uint64_t sort_key(float score, int64_t item) {
-  if (score == 0.0f) score = 0.0f;  // -0 ties with +0
-  const uint32_t bits = std::bit_cast<uint32_t>(score);
-  uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  if (score != score) ordered = 0;  // below -infinity
-  return static_cast<uint64_t>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(item));
-}
-
-}  // namespace
-
 void top_items(const TopItemsArgs& args, int64_t begin, int64_t end, int32_t* items) {
   std::vector<uint64_t> best;  // the candidates so far, at most 2 K
   for (int64_t u = begin; u < end; ++u) {
@@ -34,7 +21,7 @@ void top_items(const TopItemsArgs& args, int64_t begin, int64_t end, int32_t* it
         while (seen != seen_end && *seen == i) ++seen;
         continue;
       }
-      const uint64_t key = sort_key(scores[i], i);
+      const uint64_t key = score_key(scores[i], i);
       if (key <= bar) continue;
       best.push_back(key);
       if (static_cast<int64_t>(best.size()) == 2 * args.k) {
@@ -45,10 +32,7 @@ void top_items(const TopItemsArgs& args, int64_t begin, int64_t end, int32_t* it
     }
     std::sort(best.begin(), best.end(), falling);
     for (int64_t j = 0; j < args.k; ++j)
-      items[u * args.k + j] =
-          j < static_cast<int64_t>(best.size())
-              ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best[j]))
-              : -1;
+      items[u * args.k + j] = j < static_cast<int64_t>(best.size()) ? item_of_key(best[j]) : -1;
   }
 }
 

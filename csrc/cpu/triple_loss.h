@@ -3,20 +3,9 @@
 
 #include <cstdint>
 
-namespace ekpnet {
+#include "triple_loss_args.h"
 
-template <class T>
-struct TripleLossArgs {
-  int64_t num_triples;       // K
-  int width;                 // D
-  int channels;              // C, only channel 0 (v) takes part
-  const T* entity;           // [n, C, D]
-  const T* relation;         // [R, C, D]
-  const int32_t* heads;      // [K], rows of `entity`
-  const int32_t* relations;  // [K]
-  const int32_t* tails;      // [K], rows of `entity`
-  const int8_t* labels;      // [K], 1 = true, 0 = corrupted
-};
+namespace ekpnet {
 
 template <class T>
 struct TripleLossKernels {

@@ -2,16 +2,9 @@
 #pragma once
 
 #include "cuda/ripple_attention.h"
+#include "cuda/sorted_references.h"
 
 namespace ekpnet {
-
-template <class S>
-struct SortedReferences {
-  int64_t count;
-  const int32_t* keys;        // [count], sorted
-  const int32_t* references;  // [count], rising within a key
-  Compute<S>* parts;          // [2, chunks, C, D], see SegmentSumArgs
-};
 
 // dentity [n, C, D] and drelation [R, C, D], zeroed by the caller.
 template <class S>

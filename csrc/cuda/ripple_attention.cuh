@@ -9,6 +9,8 @@
 //   then per pass: rows of D values per pair [P, DS] and rows of M weights per pair [P, MS].
 #pragma once
 
+#include <cmath>
+
 #include "cuda/products.cuh"
 #include "cuda/ripple_attention.h"
 
@@ -127,7 +129,7 @@ __device__ void softmax_rows(const Team& team, int P, int count, A* alpha, int s
         const Vec4<A> x = load4(row + m);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          e[q].x[j] = m + j < count ? exp(x.x[j] - top) : A(0);
+          e[q].x[j] = m + j < count ? std::exp(x.x[j] - top) : A(0);
           total += e[q].x[j];
         }
       }

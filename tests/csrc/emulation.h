@@ -68,13 +68,15 @@ T __shfl_sync(unsigned mask, T value, int source) {
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
-inline int cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
-  std::memset(at, value, bytes);
-  return 0;
+// Threads take turns, so plain updates are atomic.
+inline int atomicAdd(int* at, int x) {
+  const int before = *at;
+  *at += x;
+  return before;
 }
 
-inline int __float_as_int(float x) {
-  int bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
+inline unsigned atomicOr(unsigned* at, unsigned x) {
+  const unsigned before = *at;
+  *at |= x;
+  return before;
 }

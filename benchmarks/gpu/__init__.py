@@ -1,0 +1,1 @@
+"""Measurements on a GPU; `benchmarks/gpu.sh` builds, tests and runs them."""

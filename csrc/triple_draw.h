@@ -1,0 +1,38 @@
+// One draw of the translation loss: a true triple and its corruption.
+#pragma once
+
+#include <cstdint>
+
+#include "random.h"
+
+namespace ekpnet {
+
+constexpr uint64_t kTripleStream = 3;  // of stream_key(seed, step, 0, .)
+
+struct TriplePair {
+  int32_t head, relation, tail, corrupt_head, corrupt_tail;
+};
+
+// The k-th triple of a stream, uniform over the graph, and one with its head or its tail (even
+// chance) replaced by a uniform entity.
+template <class Relation>
+EKPNET_HOST_DEVICE TriplePair draw_triple(int64_t num_entities, const int64_t* indptr,
+                                          const Relation* relations, const int32_t* tails,
+                                          uint64_t key, int64_t k) {
+  const int64_t at = static_cast<int64_t>(bounded(random_bits(key, 3 * k), indptr[num_entities]));
+  int64_t head = 0, end = num_entities;  // indptr[head] <= at < indptr[end]
+  while (end - head > 1) {
+    const int64_t middle = head + (end - head) / 2;
+    if (indptr[middle] <= at)
+      head = middle;
+    else
+      end = middle;
+  }
+  const auto other = static_cast<int32_t>(bounded(random_bits(key, 3 * k + 1), num_entities));
+  const bool change_head = random_bits(key, 3 * k + 2) >> 63;
+  const auto first = static_cast<int32_t>(head);
+  return {first, static_cast<int32_t>(relations[at]), tails[at], change_head ? other : first,
+          change_head ? tails[at] : other};
+}
+
+}  // namespace ekpnet
