@@ -75,8 +75,8 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
 
   // Optimizer and ranking
   m.def(
-      "row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, int step, "
-      "float lr,"
-      " float beta1, float beta2, float eps, float l2) -> ()");
+      "row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, "
+      "Tensor step, Tensor l2,"
+      " float lr, float beta1, float beta2, float eps) -> ()");
   m.def("top_items(Tensor scores, Tensor seen_indptr, Tensor seen, int k) -> Tensor");
 }

@@ -19,10 +19,15 @@ void run(const Tensor& table, const Tensor& m, const Tensor& v, const Tensor& ro
 }
 
 void row_adam_cpu(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad,
-                  int64_t step, double lr, double beta1, double beta2, double eps, double l2) {
-  const int64_t size = check_row_adam(table, m, v, rows, grad);
-  check_ids(data<int32_t>(rows), rows.size(0), table.size(0), "rows", "rows of table");
-  const AdamStep adam = adam_step(step, lr, beta1, beta2, eps, l2);
+                  const Tensor& step, const Tensor& l2, double lr, double beta1, double beta2,
+                  double eps) {
+  const int64_t size = check_row_adam(table, m, v, rows, grad, step, l2, table.scalar_type());
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    const int32_t row = data<int32_t>(rows)[i];
+    STD_TORCH_CHECK(row >= -1 && row < table.size(0), "rows holds id ", row, " at position ", i,
+                    ", expected 0 <= id < ", table.size(0), " (rows of table), or -1 to skip");
+  }
+  const AdamStep adam = adam_step(*data<int64_t>(step), lr, beta1, beta2, eps, *data<double>(l2));
   switch (table.scalar_type()) {
     case ScalarType::Float:
       return run<float>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f32);

@@ -141,16 +141,19 @@ def row_adam_(
     rows: Tensor,
     grad: Tensor,
     *,
-    step: int,
+    step: int | Tensor,
     lr: float,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
-    l2: float = 0.0,
+    l2: float | Tensor = 0.0,
 ) -> None:
     """See `ekpnet_fast.ops.row_adam_` (Kingma & Ba 2015, Algorithm 1)."""
-    at = rows.long()
-    g = grad + l2 * table[at]
+    if isinstance(step, Tensor):
+        step = step.double()
+    kept = rows >= 0
+    at = rows[kept].long()
+    g = grad[kept] + l2 * table[at]
     m[at] = beta1 * m[at] + (1 - beta1) * g
     v[at] = beta2 * v[at] + (1 - beta2) * g * g
     m_hat, v_hat = m[at] / (1 - beta1**step), v[at] / (1 - beta2**step)

@@ -51,6 +51,11 @@ class RealGpu:
         """The op on copies on the GPU."""
         moved = [x.cuda() if isinstance(x, Tensor) else x for x in arguments]
         result = getattr(torch.ops.ekpnet, name)(*moved)
+        if result is None:  # an op that works in place
+            for x, y in zip(arguments, moved, strict=True):
+                if isinstance(x, Tensor):
+                    x.copy_(y)
+            return None
         return result.cpu() if isinstance(result, Tensor) else tuple(x.cpu() for x in result)
 
 

@@ -1,4 +1,4 @@
-"""The CUDA prediction layers: on an emulated GPU everywhere, and on a real one where there is one."""
+"""The CUDA prediction layers: on an emulated GPU, and on a real one if there is one."""
 
 from __future__ import annotations
 

@@ -129,6 +129,28 @@ def test_no_rows():
     ops.row_adam_(empty, empty.clone(), empty.clone(), no_ids, empty.clone(), step=1, lr=0.1)
 
 
+@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
+def test_skipped_rows(op):
+    table, [(at, grad)] = adam_problem(touched=7, steps=1)
+    padded = torch.cat([at[:3], torch.tensor([-1, -1], dtype=torch.int32), at[3:]])
+    wide = torch.cat([grad[:3], torch.full((2, 2, 17), torch.nan), grad[3:]])
+    assert_same_bits(
+        after_steps(op, (table, [(padded, wide)])), after_steps(op, (table, [(at, grad)]))
+    )
+
+
+@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
+def test_step_and_l2_as_tensors(op):
+    problem = adam_problem()
+
+    def by_tensor(*arguments, step, l2, **hyper):
+        l2 = torch.tensor(l2, dtype=torch.float64)
+        op(*arguments, step=torch.tensor(step), l2=l2, **hyper)
+
+    for one, other in zip(after_steps(by_tensor, problem), after_steps(op, problem), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 def test_zero_gradient_does_not_move():
     table, _ = adam_problem()
     before, at = table.clone(), torch.arange(30, dtype=torch.int32)
@@ -184,7 +206,11 @@ def test_opcheck():
     moments = torch.zeros_like(table), torch.ones_like(table)
     torch.library.opcheck(
         torch.ops.ekpnet.row_adam_.default,
-        (table, *moments, *batches[0], 2, *HYPER.values()),
+        (
+            *(table, *moments, *batches[0]),
+            *(torch.tensor(2), torch.tensor(1e-3, dtype=torch.float64)),
+            *(1e-2, 0.9, 0.999, 1e-8),
+        ),
     )
 
 
@@ -220,13 +246,13 @@ def _row(value):
 REFUSED = {
     "step 0": ({"step": lambda x: 0}, r"step is 0, expected at least 1"),
     "row beyond": ({"rows": _row(6)}, r"rows holds id 6 at position 2, expected 0 <= id < 6"),
-    "row negative": ({"rows": _row(-1)}, r"rows holds id -1 at position 2.*rows of table"),
+    "row negative": ({"rows": _row(-2)}, r"rows holds id -2 at position 2.*rows of table"),
     "int64 rows": ({"rows": lambda x: x.long()}, r"rows is int64, expected int32"),
     "grad rows": ({"grad": lambda x: x[:3]}, r"grad has shape \[3, 2, 3\], expected \[4, 2, 3\]"),
     "grad row shape": ({"grad": lambda x: x.view(4, 6)}, r"grad has shape \[4, 6\], expected"),
     "grad dtype": ({"grad": lambda x: x.double()}, r"grad .* of the table's dtype"),
-    "m shape": ({"m": lambda x: x[:5]}, r"m has shape \[5, 2, 3\], expected \[6, 2, 3\]"),
-    "v dtype": ({"v": lambda x: x.double()}, r"v .* of the table's dtype"),
+    "m shape": ({"m": lambda x: x[:5]}, r"m has shape \[5, 2, 3\] of float32, expected \[6, 2, 3\]"),
+    "v dtype": ({"v": lambda x: x.double()}, r"v has shape .* of float64, expected .* of float32"),
     "strided table": ({"table": lambda x: x.mT}, r"table must be contiguous"),
     "half": (
         dict.fromkeys(("table", "m", "v", "grad"), lambda x: x.half()),

@@ -1,4 +1,4 @@
-"""Top lists of the GPU against a sort: on an emulated GPU, and on a real one where there is one."""
+"""Top lists of the GPU against a sort: on an emulated GPU, and on a real one if any."""
 
 from __future__ import annotations
 

@@ -159,7 +159,6 @@ def row_adam(device: torch.device, rows: int, touched: int, width: int) -> dict[
     record: dict[str, Any] = {"rows": rows, "touched": touched, "width": width}
     record["row_adam_s"] = seconds(replayed(ours, device), device)
     record["row_adam_bytes"] = touched * 2 * width * 4 * 7 + touched * 4
-    del m, v
     dense = table.clone().requires_grad_()
     dense.grad = torch.zeros_like(dense)
     optimizer = torch.optim.Adam([dense], lr=1e-3, fused=True, capturable=device.type == "cuda")

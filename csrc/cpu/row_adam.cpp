@@ -17,6 +17,7 @@ void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
   const T step_size = T(args.step.step_size), l2 = T(args.step.l2);
   const T root2 = T(__builtin_sqrt(args.step.scale2));
   for (int64_t i = begin; i < end; ++i) {
+    if (args.rows[i] < 0) continue;
     T* __restrict x = args.table + args.rows[i] * size;
     T* __restrict m = args.m + args.rows[i] * size;
     T* __restrict v = args.v + args.rows[i] * size;

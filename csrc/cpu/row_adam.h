@@ -18,7 +18,7 @@ struct RowAdamArgs {
   T* table;             // [E, row_size]
   T* m;                 // [E, row_size], first moment
   T* v;                 // [E, row_size], second moment
-  const int32_t* rows;  // [n], distinct
+  const int32_t* rows;  // [n], distinct; a negative one is skipped
   const T* grad;        // [n, row_size]
   AdamStep step;        // gradient is grad + l2 * table
 };

@@ -1,46 +1,77 @@
-#include <algorithm>
+#include <cmath>
 
+#include "cuda/device.cuh"
 #include "cuda/row_adam.h"
 
 namespace ekpnet {
 namespace {
 
+constexpr int kThreads = 256;
+
 // Adam on touched rows. Kingma & Ba 2015, Algorithm 1, with gradient grad + l2 * table.
-// table, m, v [E, row_size]; rows [n] distinct; grad [n, row_size].
-// One thread per element of grad, grid-stride, so neighbours read neighbouring addresses of a row.
-// Distinct rows make every element of the table the work of one thread: no atomics.
-template <class T>
-__global__ void row_adam_kernel(const RowAdamArgs<T> args) {
-  const int64_t total = args.num_rows * args.row_size;
-  const T beta1 = T(args.step.beta1), beta2 = T(args.step.beta2), eps = T(args.step.eps);
-  const T rest1 = T(1 - args.step.beta1), rest2 = T(1 - args.step.beta2);
-  const T step_size = T(args.step.step_size), l2 = T(args.step.l2);
-  const T root2 = sqrt(T(args.step.scale2));
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < total;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    const int64_t at = args.rows[i / args.row_size] * args.row_size + i % args.row_size;
-    const T x = args.table[at];
-    const T g = args.grad[i] + l2 * x;
-    const T m = beta1 * args.m[at] + rest1 * g;
-    const T v = beta2 * args.v[at] + rest2 * g * g;
-    args.m[at] = m;
-    args.v[at] = v;
-    args.table[at] = x - step_size * m / (sqrt(v) * root2 + eps);
+// table, m, v [E, row_size]; rows [n] distinct or negative; grad [n, row_size]; step, l2 [].
+// A thread owns kVector neighbours of a row, so a row is read in whole lines and distinct rows make
+// every element the work of one thread: no atomics. The step's number is read from the device, so
+// that a captured launch can be replayed. Computes in float (double for double).
+template <int kVector, class S>
+__global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArgs<S> args) {
+  using A = Compute<S>;
+  __shared__ A corrections[2];
+  if (threadIdx.x == 0) {
+    const double step = static_cast<double>(*args.step);
+    corrections[0] = A(args.lr / (1 - std::pow(args.beta1, step)));
+    corrections[1] = A(std::sqrt(1 / (1 - std::pow(args.beta2, step))));
+  }
+  __syncthreads();
+  const A step_size = corrections[0], root2 = corrections[1], l2 = A(*args.l2);
+  const A beta1 = A(args.beta1), beta2 = A(args.beta2), eps = A(args.eps);
+  const A rest1 = A(1 - args.beta1), rest2 = A(1 - args.beta2);
+  const auto in_row = static_cast<uint32_t>(args.row_size / kVector);
+  const auto total = static_cast<uint32_t>(args.num_rows * in_row);
+  for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < total;
+       i += static_cast<uint64_t>(gridDim.x) * kThreads) {
+    const uint32_t n = static_cast<uint32_t>(i) / in_row;
+    const int64_t row = args.rows[n];
+    if (row < 0) continue;
+    const int64_t column = static_cast<int64_t>(i - static_cast<uint64_t>(n) * in_row) * kVector;
+    const int64_t at = row * args.row_size + column, from = n * args.row_size + column;
+    if constexpr (kVector == 4) {
+      Vec4<A> x = load4(args.table + at), m = load4(args.m + at), v = load4(args.v + at);
+      const Vec4<A> grad = load4(args.grad + from);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const A g = grad.x[j] + l2 * x.x[j];
+        m.x[j] = beta1 * m.x[j] + rest1 * g;
+        v.x[j] = beta2 * v.x[j] + rest2 * g * g;
+        x.x[j] -= step_size * m.x[j] / (std::sqrt(v.x[j]) * root2 + eps);
+      }
+      store4(args.m + at, m);
+      store4(args.v + at, v);
+      store4(args.table + at, x);
+    } else {
+      const A x = to_compute(args.table[at]), g = to_compute(args.grad[from]) + l2 * x;
+      const A m = beta1 * args.m[at] + rest1 * g, v = beta2 * args.v[at] + rest2 * g * g;
+      args.m[at] = m;
+      args.v[at] = v;
+      args.table[at] = from_compute<S>(x - step_size * m / (std::sqrt(v) * root2 + eps));
+    }
   }
 }
 
 }  // namespace
 
-template <class T>
-void launch_row_adam(const RowAdamArgs<T>& args, cudaStream_t stream) {
-  const int64_t total = args.num_rows * args.row_size;
-  if (total == 0) return;
-  constexpr int kThreads = 256;
-  const int64_t blocks = std::min<int64_t>((total + kThreads - 1) / kThreads, 1 << 16);
-  row_adam_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
+template <class S>
+void launch_row_adam(const RowAdamCudaArgs<S>& args, cudaStream_t stream) {
+  if (args.row_size % 4 == 0)
+    launch(row_adam_kernel<4, S>, grid_size(args.num_rows * (args.row_size / 4), kThreads),
+           kThreads, 0, stream, args);
+  else
+    launch(row_adam_kernel<1, S>, grid_size(args.num_rows * args.row_size, kThreads), kThreads, 0,
+           stream, args);
 }
 
-template void launch_row_adam(const RowAdamArgs<float>&, cudaStream_t);
-template void launch_row_adam(const RowAdamArgs<double>&, cudaStream_t);
+template void launch_row_adam(const RowAdamCudaArgs<float>&, cudaStream_t);
+template void launch_row_adam(const RowAdamCudaArgs<Bf16>&, cudaStream_t);
+template void launch_row_adam(const RowAdamCudaArgs<double>&, cudaStream_t);
 
 }  // namespace ekpnet
