@@ -389,6 +389,8 @@ void test_triple_loss(int channels, double tolerance, double grad_tolerance) {
   };
   const auto entity_t = as<T>(entity), relation_t = as<T>(relation);
   const ekpnet::TripleLossArgs<T> args = {K,
+                                          n,
+                                          R,
                                           D,
                                           C,
                                           entity_t.data(),
