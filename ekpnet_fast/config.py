@@ -94,7 +94,7 @@ class RunConfig:
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
         threads: CPU threads; the machine's cores if not set. The result does not depend on it.
-        device: where the model lives.
+        device: where the model lives; "auto" takes a GPU where one can be used.
         backend: "native" ops, or the plain-torch "reference".
         output: folder for the run's files; nothing is written without it.
         overwrite: replace a run that lies in `output`.
@@ -115,7 +115,7 @@ class RunConfig:
     seed: int = 0
     epochs: int | None = None
     threads: int | None = None
-    device: Literal["cpu"] = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["native", "reference"] = "native"
     output: Path | None = None
     overwrite: bool = False

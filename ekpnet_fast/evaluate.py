@@ -20,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="DIR", help="folder of a finished run")
     parser.add_argument("--data-root", type=Path, help="where the data sets lie now")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)
     try:
-        found, stored = evaluate_run(options.run, options.data_root, options.threads)
+        found, stored = evaluate_run(
+            options.run, options.data_root, options.threads, options.device
+        )
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

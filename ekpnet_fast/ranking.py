@@ -30,6 +30,8 @@ __all__ = [
 
 Int64 = NDArray[np.int64]
 
+MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
+
 Score = Callable[[Int32], Tensor]
 """Scores [b, I] float32 of all items for users [b] int32, on any device."""
 
@@ -98,8 +100,13 @@ def rank_all(
         seen = np.array(seen_items[indptr[0] : indptr[-1]], dtype=np.int32)
         indptr -= indptr[0]
         scores = _block_scores(score, block, num_items)
-        top = ops.top_items(scores, torch.from_numpy(indptr), torch.from_numpy(seen), k)
-        ranked[begin : begin + len(block)] = top.numpy()
+        if k > MOST_ON_GPU:
+            scores = scores.cpu()
+        device = scores.device
+        top = ops.top_items(
+            scores, torch.from_numpy(indptr).to(device), torch.from_numpy(seen).to(device), k
+        )
+        ranked[begin : begin + len(block)] = top.cpu().numpy()
         del scores  # before the next block is computed, or two would be held at once
     return ranked
 
@@ -221,4 +228,4 @@ def _block_scores(score: Score, users: Int32, num_items: int) -> Tensor:
         bad = int(scores.amax(dim=1).isnan().sum())
         if bad:
             raise TrainingError(f"score: found NaN for {bad} of {len(users)} users")
-        return scores.detach().to("cpu", torch.float32).contiguous()
+        return scores.detach().float().contiguous()

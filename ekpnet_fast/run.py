@@ -18,10 +18,10 @@ import torch
 from ekpnet_fast import __version__, build_info, results, training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
+from ekpnet_fast.device import describe_device, resolve_device
 from ekpnet_fast.errors import DataError, TrainingError
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.metrics import auc, click_metrics, popularity_click_metrics
-from ekpnet_fast.options import parse_run
 from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.training import Outcome, Progress
 
@@ -72,7 +72,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible."""
     backend = training.BACKENDS[config.backend]
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    device = resolve_device(config.device)
+    outcome.model.to(device)
+    ripple = training.sample_ripple_sets(config, graph, prepared).to(device)
     test_rows = training.rows_by_user(prepared.test, prepared)
     scores = training.score_rows(backend, outcome.model, ripple, test_rows, deep=outcome.deep)
     popularity = popularity_click_metrics(prepared.test, prepared)
@@ -113,6 +115,7 @@ def run(
         EkpnetError: an option, the data, or training; says what was found and expected.
     """
     watch = Stopwatch()
+    resolve_device(config.device)  # a device that cannot be used is told before any work
     if config.output is not None:
         results.open_output(config.output, overwrite=config.overwrite)
     prepared, graph = load(config, watch)
@@ -142,7 +145,7 @@ def run(
             "processor": _processor(),
             "isa": build_info().isa,
             "threads": torch.get_num_threads(),
-            "device": config.device,
+            "device": describe_device(resolve_device(config.device)),
         },
     }
     if config.output is not None:
@@ -153,7 +156,10 @@ def run(
 
 
 def evaluate_run(
-    output: Path, data_root: Path | None = None, threads: int | None = None
+    output: Path,
+    data_root: Path | None = None,
+    threads: int | None = None,
+    device: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a finished run again: what is found now, and what `metrics.json` says.
 
@@ -161,16 +167,22 @@ def evaluate_run(
         output: the run's folder.
         data_root: where the data sets lie now, if not where they lay.
         threads: CPU threads, if not as many as the run had.
+        device: "auto", "cpu" or "cuda", if not what the run was told.
 
     Raises:
         DataError: no finished run, or the data are not those that it was trained on.
     """
+    # Only commands read options, so only they need its parser.
+    from ekpnet_fast.options import parse_run
+
     stored = results.load_metrics(output)
     arguments = ["--config", str(output / results.CONFIG_FILE)]
     if data_root is not None:
         arguments += ["--data-root", str(data_root)]
     if threads is not None:
         arguments += ["--threads", str(threads)]
+    if device is not None:
+        arguments += ["--device", device]
     config = parse_run(arguments)
     prepared, graph = load(config, Stopwatch())
     model = training.build_model(config, graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +65,12 @@ class RippleSets:
             self.heads[users], self.relations[users], self.tails[users], self.counts[users]
         )
 
+    def to(self, device: torch.device) -> RippleSets:
+        """The same sets on a device."""
+        return RippleSets(
+            *(x.to(device) for x in (self.heads, self.relations, self.tails, self.counts))
+        )
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -79,6 +86,8 @@ class Batch:
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
         relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
+        real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
+        real_pairs: [] float32, how many are; None if all are.
     """
 
     rows: Tensor
@@ -94,6 +103,8 @@ class Batch:
     triple_tails: Tensor
     triple_labels: Tensor
     relation_touched: Tensor
+    real: Tensor | None = None
+    real_pairs: Tensor | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -122,6 +133,16 @@ class UserRows:
             torch.from_numpy(rows.labels[order].astype(np.float32)),
             torch.from_numpy(order),
         )
+
+
+class EpochOrder(NamedTuple):
+    """An epoch's pairs in their order: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
+
+    items: Tensor  # [N] int32
+    labels: Tensor  # [N] float32
+    group_indptr: Tensor  # [G + 1] int64, pairs of each group
+    group_users: Tensor  # [G] int32
+    cuts: list[int]
 
 
 class BatchStream:
@@ -153,13 +174,22 @@ class BatchStream:
         self.triples = triples
         self.seed = seed
 
-    def epoch(self, epoch: int, ripple: RippleSets) -> Iterator[Batch]:
-        """All batches of an epoch, in an order drawn from (seed, epoch)."""
+    def order(self, epoch: int) -> EpochOrder:
+        """The pairs, groups and cuts of an epoch, drawn from (seed, epoch)."""
         order, indptr, users = ops.group_pairs(
             self.rows.indptr, self.group_size, seed=self.seed, epoch=epoch
         )
-        items, labels = self.rows.items[order], self.rows.labels[order]
-        cuts = self._cut(indptr)
+        return EpochOrder(
+            self.rows.items[order], self.rows.labels[order], indptr, users, self._cut(indptr)
+        )
+
+    def triple_step(self, epoch: int, batch: int) -> int:
+        """What keys the triples of a batch of an epoch."""
+        return (epoch << 32) + batch
+
+    def epoch(self, epoch: int, ripple: RippleSets) -> Iterator[Batch]:
+        """All batches of an epoch."""
+        items, labels, indptr, users, cuts = self.order(epoch)
 
         def prepare(i: int) -> Batch:
             first, last = cuts[i], cuts[i + 1]
@@ -170,7 +200,7 @@ class BatchStream:
                 indptr[first : last + 1] - indptr[first],
                 items[pairs],
                 labels[pairs],
-                step=(epoch << 32) + i,
+                step=self.triple_step(epoch, i),
             )
 
         with ThreadPoolExecutor(1) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any
@@ -13,15 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from ekpnet_fast import ops, reference
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
+from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.losses import TERMS, check_finite, fixed_order_sum, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.resident import HostEpoch, ResidentTrainer
 from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, UserRows, history_tensors
 
 SCORED_PAIRS = 1 << 16  # pairs whose hop features are in memory at a time
@@ -78,63 +81,6 @@ class Progress:
     record: EpochRecord | None = None
 
 
-UNSPLIT = 1 << 14  # elements that torch leaves to one thread
-
-
-def fixed_order_sum(x: Tensor) -> Tensor:
-    """Sum of all elements in pieces that torch does not split over threads."""
-    return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
-
-
-def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy summed over [n] pairs, the same bits for any number of threads.
-
-    In pieces, because torch's exp and log differ in the last bit between whole vectors and the
-    rest of a thread's share, in the gradient too.
-    """
-    pieces = zip(torch.split(logits, UNSPLIT), torch.split(labels, UNSPLIT), strict=True)
-    sums = [functional.binary_cross_entropy_with_logits(x, y, reduction="sum") for x, y in pieces]
-    return torch.stack(sums).sum()
-
-
-def loss_terms(
-    backend: ModuleType,
-    model: EKPNet,
-    rows: Tensor,  # [n, C, D], the batch's rows of the entity table
-    batch: Batch,
-    stage: StageConfig,
-    *,
-    deep: bool,
-) -> dict[str, Tensor]:
-    """The four terms of eq. 24 over a mini-batch, weighted and divided by its pairs.
-
-    The term "rows" holds the relations only: `row_adam_` adds the entity rows' share to their
-    gradient, and `StageTrainer.step` to their value.
-    """
-    logits = model.logits(backend, rows, batch, batch.group_indptr, batch.items, deep=deep)
-    pairs = batch.num_pairs
-    terms = {"bce": cross_entropy_sum(logits, batch.labels) / pairs}
-    if stage.lambda1 > 0:
-        kg = backend.triple_loss(
-            rows,
-            model.relation,
-            batch.triple_heads,
-            batch.triple_relations,
-            batch.triple_tails,
-            batch.triple_labels,
-        )
-        terms["kg"] = kg * (stage.lambda1 / 2 / pairs)
-    if stage.lambda2 > 0:
-        norm = torch.stack(
-            [fixed_order_sum(w.square()) for w in model.dense_weights(deep=deep)]
-        ).sum()
-        terms["weights"] = norm * (stage.lambda2 / 2 / pairs)
-    if stage.lambda3 > 0:
-        norm = fixed_order_sum(model.relation.square().sum((1, 2)) * batch.relation_touched)
-        terms["rows"] = norm * (stage.lambda3 / 2 / pairs)
-    return terms
-
-
 class StageTrainer:
     """One stage: its optimizer state and its steps.
 
@@ -173,13 +119,7 @@ class StageTrainer:
         if stage.lambda3 > 0:
             norms = rows.detach().square().sum((1, 2))
             values["rows"] += float(fixed_order_sum(norms)) * l2 / 2
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss term {name} is {value} in step {self.steps} of the"
-                    f" {'train' if self.deep else 'pretrain'} stage; a smaller lr"
-                    f" (now {stage.lr}) usually helps"
-                )
+        check_finite(values, self.steps, stage, deep=self.deep)
         self.backend.row_adam_(
             model.entity,
             self.m,
@@ -199,10 +139,11 @@ def score_rows(
     backend: ModuleType, model: EKPNet, ripple: RippleSets, rows: UserRows, *, deep: bool
 ) -> NDArray[np.float32]:
     """Logits [N] of labelled rows, in the order of the table that `rows` came from."""
+    device = model.entity.device
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
-    logits = torch.empty(len(rows.items))
+    logits = torch.empty(len(rows.items), device=device)
     first = 0
     while first < len(users):
         start = int(indptr[users[first]])
@@ -212,14 +153,14 @@ def score_rows(
         logits[start:stop] = model.logits(
             backend,
             model.entity,
-            ripple.of_users(torch.from_numpy(users[first:last])),
-            group_indptr,
-            rows.items[start:stop],
+            ripple.of_users(torch.from_numpy(users[first:last]).to(device)),
+            group_indptr.to(device),
+            rows.items[start:stop].to(device),
             deep=deep,
         )
         first = last
-    in_table_order = torch.empty_like(logits)
-    in_table_order[rows.order] = logits
+    in_table_order = torch.empty(len(rows.items))
+    in_table_order[rows.order] = logits.cpu()
     scores: NDArray[np.float32] = in_table_order.numpy()
     return scores
 
@@ -232,20 +173,21 @@ def catalogue_scorer(
     A user's key and value tiles are built once and serve every item; hop features are in memory
     for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    items = torch.arange(num_items, dtype=torch.int32)
+    device = model.entity.device
+    items = torch.arange(num_items, dtype=torch.int32, device=device)
     users_at_once = max(1, SCORED_PAIRS // num_items)
 
     @torch.no_grad()
     def score(users: NDArray[np.int32]) -> Tensor:
-        scores = torch.empty(len(users), num_items)
+        scores = torch.empty(len(users), num_items, device=device)
         for first in range(0, len(users), users_at_once):
-            block = torch.from_numpy(users[first : first + users_at_once]).long()
+            block = torch.from_numpy(users[first : first + users_at_once]).long().to(device)
             n = len(block)
             scores[first : first + n] = model.logits(
                 backend,
                 model.entity,
                 ripple.of_users(block),
-                torch.arange(n + 1) * num_items,
+                torch.arange(n + 1, device=device) * num_items,
                 items.repeat(n),
                 deep=deep,
             ).view(n, num_items)
@@ -328,19 +270,27 @@ class _Run:
         self.prepared = prepared
         self.report = report
         self.backend = BACKENDS[config.backend]
+        self.device = resolve_device(config.device)
         num_users = prepared.dataset.num_users
         self.train_rows = UserRows.from_rows(prepared.train, num_users)
         self.valid_rows = UserRows.from_rows(prepared.valid, num_users)
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
         self.epochs_done = 0
-        self.outcome = Outcome(build_model(config, graph), deep=False)
+        model = build_model(config, graph).to(self.device)
+        self.outcome = Outcome(model, deep=False)
         self.outcome.seconds["sampling"] = time.perf_counter() - started
+        self.scored_ripple = self.ripple.to(self.device)
+
+    def ripple_of(self, number: int) -> RippleSets:
+        """The ripple sets that the run's epoch of that number, from 1, trains on."""
+        if not self.config.sampling.resample or number == 1:
+            return self.ripple
+        return sample_ripple_sets(self.config, self.graph, self.prepared, epoch=number - 1)
 
     def stage(self, name: str, stage: StageConfig, deep: bool) -> None:
         started = time.perf_counter()
         model = self.outcome.model
-        trainer = StageTrainer(model, stage, self.backend, deep=deep)
         stream = BatchStream(
             self.graph,
             self.train_rows,
@@ -349,15 +299,18 @@ class _Run:
             triples=stage.triples if stage.lambda1 > 0 else 0,
             seed=self.config.seed,
         )
+        kind = _ResidentEpochs if self.device.type == "cuda" else _SteppedEpochs
         best_auc, best_epoch, best_state = -math.inf, 0, {}
-        for epoch in range(1, stage.epochs + 1):
-            record = self._epoch(name, stage, epoch, trainer, stream)
-            self.outcome.records.append(record)
-            if record.valid_auc > best_auc:
-                best_auc, best_epoch = record.valid_auc, epoch
-                best_state = {key: value.clone() for key, value in model.state_dict().items()}
-            elif epoch - best_epoch >= stage.patience:
-                break
+        with kind(self, name, stage, stream, deep=deep) as epochs:
+            for epoch in range(1, stage.epochs + 1):
+                self.epochs_done += 1
+                record = self._epoch(name, stage, epoch, epochs, deep)
+                self.outcome.records.append(record)
+                if record.valid_auc > best_auc:
+                    best_auc, best_epoch = record.valid_auc, epoch
+                    best_state = {key: value.clone() for key, value in model.state_dict().items()}
+                elif epoch - best_epoch >= stage.patience:
+                    break
         model.load_state_dict(best_state)
         self.outcome.deep = deep
         self.outcome.seconds[name] = time.perf_counter() - started
@@ -367,48 +320,112 @@ class _Run:
         name: str,
         stage: StageConfig,
         epoch: int,
-        trainer: StageTrainer,
-        stream: BatchStream,
+        epochs: _SteppedEpochs | _ResidentEpochs,
+        deep: bool,
     ) -> EpochRecord:
         started = time.perf_counter()
-        self.epochs_done += 1
-        ripple = self.ripple
-        if self.config.sampling.resample and self.epochs_done > 1:
-            ripple = sample_ripple_sets(
-                self.config, self.graph, self.prepared, epoch=self.epochs_done - 1
-            )
-        total = len(self.train_rows.items)
-        sums: dict[str, float] = dict.fromkeys(("bce", "kg", "weights", "rows"), 0.0)
-        pairs = 0
-
-        def progress(record: EpochRecord | None = None) -> Progress:
-            seconds = max(time.perf_counter() - started, 1e-9)
-            loss = sum(sums.values()) / max(pairs, 1)
-            return Progress(name, epoch, stage.epochs, pairs, total, loss, pairs / seconds, record)
-
-        for batch in stream.epoch(self.epochs_done, ripple):
-            for term, value in trainer.step(batch).items():
-                sums[term] += value * batch.num_pairs
-            pairs += batch.num_pairs
-            self.report(progress())
+        pairs = len(self.train_rows.items)
+        sums = epochs.run(epoch)
         seconds = time.perf_counter() - started
         record = EpochRecord(
             stage=name,
             epoch=epoch,
             loss=sum(sums.values()) / pairs,
             **{term: value / pairs for term, value in sums.items()},
-            valid_auc=self._valid_auc(trainer.deep),
+            valid_auc=self._valid_auc(deep),
             seconds=seconds,
             samples_per_second=pairs / seconds,
         )
-        self.report(progress(record))
+        self.report(
+            Progress(name, epoch, stage.epochs, pairs, pairs, record.loss, pairs / seconds, record)
+        )
         return record
 
     def _valid_auc(self, deep: bool) -> float:
         scores = score_rows(
-            self.backend, self.outcome.model, self.ripple, self.valid_rows, deep=deep
+            self.backend, self.outcome.model, self.scored_ripple, self.valid_rows, deep=deep
         )
         return auc(self.prepared.valid.labels, scores)
+
+
+class _SteppedEpochs:
+    """Epochs of one stage, batch by batch: the next one is prepared while the step computes."""
+
+    def __init__(
+        self, run: _Run, name: str, stage: StageConfig, stream: BatchStream, *, deep: bool
+    ) -> None:
+        self._run, self._name, self._stage, self._stream = run, name, stage, stream
+        self._trainer = StageTrainer(run.outcome.model, stage, run.backend, deep=deep)
+
+    def __enter__(self) -> _SteppedEpochs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, epoch: int) -> dict[str, float]:
+        """The terms of the loss, summed over the pairs."""
+        run, started = self._run, time.perf_counter()
+        total = len(run.train_rows.items)
+        ripple = run.ripple_of(run.epochs_done)
+        sums: dict[str, float] = dict.fromkeys(TERMS, 0.0)
+        pairs = 0
+        for batch in self._stream.epoch(run.epochs_done, ripple):
+            for term, value in self._trainer.step(batch).items():
+                sums[term] += value * batch.num_pairs
+            pairs += batch.num_pairs
+            seconds = max(time.perf_counter() - started, 1e-9)
+            run.report(
+                Progress(
+                    self._name,
+                    epoch,
+                    self._stage.epochs,
+                    pairs,
+                    total,
+                    sum(sums.values()) / pairs,
+                    pairs / seconds,
+                )
+            )
+        return sums
+
+
+class _ResidentEpochs:
+    """Epochs of one stage on a device; the host draws the next one while the device computes."""
+
+    def __init__(
+        self, run: _Run, name: str, stage: StageConfig, stream: BatchStream, *, deep: bool
+    ) -> None:
+        self._run, self._stage, self._stream = run, stage, stream
+        self._trainer = ResidentTrainer(
+            run.outcome.model,
+            stage,
+            run.backend,
+            run.graph,
+            stream,
+            deep=deep,
+            # The plain-torch specification waits for the device here and there.
+            capture=run.device.type == "cuda" and run.backend is ops,
+        )
+        self._pool = ThreadPoolExecutor(1)
+        self._ahead = self._pool.submit(self._prepare, run.epochs_done + 1, 0)
+
+    def __enter__(self) -> _ResidentEpochs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def _prepare(self, number: int, groups: int) -> HostEpoch:
+        ripple = self._run.ripple_of(number)
+        return HostEpoch.prepare(self._stream, self._stage, ripple, number, groups)
+
+    def run(self, epoch: int) -> dict[str, float]:
+        """The terms of the loss, summed over the pairs."""
+        host = self._ahead.result()
+        if epoch < self._stage.epochs:
+            groups = max(self._trainer.groups, host.group_users.shape[1])
+            self._ahead = self._pool.submit(self._prepare, host.number + 1, groups)
+        return self._trainer.epoch(host)
 
 
 def records_as_dicts(records: list[EpochRecord]) -> list[dict[str, Any]]:

@@ -354,7 +354,7 @@ def test_every_option_is_written(finished):
         (["--shape.hops", "5"], "--shape.hops is 5, expected 1 to 4"),
         (["--shape.activation", "gelu"], "Got value: gelu"),
         (["--model", "ekp"], "'ekp_frame'"),
-        (["--device", "cuda"], "Got value: cuda"),
+        (["--device", "tpu"], "Got value: tpu"),
         (["--pretrain.lr", "-1"], "--pretrain.lr is -1.0, expected a number above 0"),
         (["--pretrain.lr", "nan"], '"pretrain.lr"'),
         (["--train.lambda2", "-1"], "--train.lambda2 is -1.0, expected at least 0"),

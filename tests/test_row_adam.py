@@ -251,7 +251,10 @@ REFUSED = {
     "grad rows": ({"grad": lambda x: x[:3]}, r"grad has shape \[3, 2, 3\], expected \[4, 2, 3\]"),
     "grad row shape": ({"grad": lambda x: x.view(4, 6)}, r"grad has shape \[4, 6\], expected"),
     "grad dtype": ({"grad": lambda x: x.double()}, r"grad .* of the table's dtype"),
-    "m shape": ({"m": lambda x: x[:5]}, r"m has shape \[5, 2, 3\] of float32, expected \[6, 2, 3\]"),
+    "m shape": (
+        {"m": lambda x: x[:5]},
+        r"m has shape \[5, 2, 3\] of float32, expected \[6, 2, 3\]",
+    ),
     "v dtype": ({"v": lambda x: x.double()}, r"v has shape .* of float64, expected .* of float32"),
     "strided table": ({"table": lambda x: x.mT}, r"table must be contiguous"),
     "half": (

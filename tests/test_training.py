@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ekpnet_fast import ops, reference, run, training
+from ekpnet_fast import losses, ops, reference, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
@@ -138,7 +138,7 @@ def test_cross_entropy_sum(n, threads):
     for count in (1, 2, 8):
         threads(count)
         x = logits.clone().requires_grad_()
-        total = training.cross_entropy_sum(x, labels)
+        total = losses.cross_entropy_sum(x, labels)
         total.backward()
         found.append((float(total.detach()), x.grad))
     for value, grad in found:
@@ -309,7 +309,7 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     in_double = replace(
         batch, labels=batch.labels.double(), relation_touched=batch.relation_touched.double()
     )
-    terms = training.loss_terms(reference, plain, rows, in_double, stage, deep=True)
+    terms = losses.loss_terms(reference, plain, rows, in_double, stage, deep=True)
     norm = rows.square().sum() * stage.lambda3 / 2 / batch.num_pairs
     (sum(terms.values()) + norm).backward()
     trainer.step(batch)
@@ -326,7 +326,7 @@ def test_fixed_order_sum(n, threads):
     found = []
     for count in (1, 2, 8):
         threads(count)
-        found.append(float(training.fixed_order_sum(x)))
+        found.append(float(losses.fixed_order_sum(x)))
     assert found[0] == found[1] == found[2]
     assert found[0] == pytest.approx(float(x.double().sum()), abs=1e-2)
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ekpnet_fast.data.formats_final import KG_FILES, RATING_FILES, has_final, load_final
-from ekpnet_fast.data.formats_raw import has_raw, load_raw
-from ekpnet_fast.data.formats_recbole import has_recbole, load_recbole
 from ekpnet_fast.data.synthetic import make_synthetic
 from ekpnet_fast.data.synthetic_config import SyntheticConfig
 from ekpnet_fast.data.tables import Dataset
@@ -48,6 +45,15 @@ def load_dataset(
             f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'"
         )
     folder, label = _find(name, data_root)
+    # A machine that trains on synthetic data alone need not have what reads files.
+    try:
+        from ekpnet_fast.data.formats_final import KG_FILES, RATING_FILES, has_final, load_final
+        from ekpnet_fast.data.formats_raw import has_raw, load_raw
+        from ekpnet_fast.data.formats_recbole import has_recbole, load_recbole
+    except ImportError as error:
+        raise DataError(
+            f"{folder}: reading files needs polars ({error}); install it: pip install polars"
+        ) from error
     if has_final(folder):
         if threshold is not None:
             raise ConfigError(f"threshold: found {threshold} for {folder}, whose rows have labels")

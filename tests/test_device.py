@@ -1,0 +1,93 @@
+"""Where a run computes, and what is said where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ekpnet_fast
+from ekpnet_fast import device, train
+from ekpnet_fast.errors import ConfigError
+
+BUILT = ["sm_80", "sm_90", "compute_90"]
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "expected"),
+    [
+        (BUILT, (8, 0), True),
+        (BUILT, (8, 6), True),  # same major number, later minor one
+        (BUILT, (9, 0), True),
+        (BUILT, (10, 0), True),  # translated by the driver
+        (BUILT, (7, 5), False),
+        (["sm_86"], (8, 0), False),
+        (["sm_90"], (10, 0), False),
+        (["sm_90a"], (9, 0), True),
+        (["sm_90a"], (9, 1), False),
+        (["sm_120"], (12, 0), True),
+        ([], (9, 0), False),
+    ],
+)
+def test_covers(archs, capability, expected):
+    assert device.covers(archs, *capability) is expected
+
+
+def built(monkeypatch, **facts):
+    info = replace(ekpnet_fast.build_info(), **facts)
+    monkeypatch.setattr(device, "build_info", lambda: info)
+
+
+def test_cpu_needs_nothing(monkeypatch):
+    built(monkeypatch, cuda_archs=[])
+    assert device.resolve_device("cpu") == torch.device("cpu")
+
+
+def with_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+
+
+def test_auto_takes_a_gpu_that_was_built_for(monkeypatch):
+    built(monkeypatch, cuda_archs=BUILT)
+    with_gpu(monkeypatch, (9, 0))
+    for name in ("auto", "cuda"):
+        assert device.resolve_device(name) == torch.device("cuda", 0)
+    assert device.describe_device(torch.device("cuda", 0)) == "cuda:0 (Some GPU)"
+
+
+def test_gpu_that_was_not_built_for(monkeypatch):
+    built(monkeypatch, cuda_archs=BUILT)
+    with_gpu(monkeypatch, (7, 5))
+    assert device.resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(
+        ConfigError, match=r'sm_75, built were sm_80.*TORCH_CUDA_ARCH_LIST="7.5" pip install'
+    ):
+        device.resolve_device("cuda")
+
+
+def test_native_files_without_gpu_code(monkeypatch):
+    built(monkeypatch, cuda_archs=[], cuda_reason="no CUDA compiler (nvcc) was found")
+    with_gpu(monkeypatch, (9, 0))
+    with pytest.raises(ConfigError, match=r"no GPU code \(no CUDA compiler .*put nvcc on PATH"):
+        device.resolve_device("cuda")
+
+
+def test_torch_without_gpu(monkeypatch):
+    built(monkeypatch, cuda_archs=BUILT)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        device.resolve_device("cuda")
+
+
+def test_torch_without_cuda(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    # Told before any data are read.
+    assert train.main(["--device", "cuda", "--data_root", str(tmp_path), "--dataset", "none"]) == 2
+    message = capsys.readouterr().err
+    assert "--device cuda: torch" in message and "or use --device cpu" in message
