@@ -37,7 +37,7 @@ class HostEpoch:
 
     number: int  # of the epoch
     steps: int
-    ripple: RippleSets
+    ripple: RippleSets  # of U + 1 users
     group_users: Tensor  # [steps, G] int64
     group_indptr: Tensor  # [steps, G + 1] int64
     items: Tensor  # [steps, B] int32
@@ -54,8 +54,13 @@ class HostEpoch:
         ripple: RippleSets,
         epoch: int,
         groups: int = 0,
+        *,
+        pin: bool = False,
     ) -> HostEpoch:
-        """Draw an epoch's order and pad its batches, to at least so many groups."""
+        """Draw an epoch's order and pad its batches, to at least so many groups.
+
+        `pin` puts the tensors into memory that a GPU copies from without the host waiting.
+        """
         order = stream.order(epoch)
         ends = order.group_indptr.numpy()
         cuts = np.asarray(order.cuts)
@@ -77,23 +82,25 @@ class HostEpoch:
             real[i, : end - begin] = 1
         indptr[:, G] = B
         pairs = np.diff(ends[cuts])
+
+        def placed(x: Tensor) -> Tensor:
+            return x.pin_memory() if pin else x
+
+        sets = {
+            name: placed(torch.cat([x, torch.zeros_like(x[:1])]))
+            for name, x in vars(ripple).items()
+        }
+        by_step = (users, indptr, items, labels, real, pairs.astype(np.float32))
         return cls(
             epoch,
             steps,
-            ripple,
-            torch.from_numpy(users),
-            torch.from_numpy(indptr),
-            torch.from_numpy(items),
-            torch.from_numpy(labels),
-            torch.from_numpy(real),
-            torch.from_numpy(pairs.astype(np.float32)),
-            torch.from_numpy(stage.lambda3 / pairs),
+            RippleSets(**sets),
+            *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What travels to the device, by name."""
-        by_name = dict(vars(self))
-        return {name: x for name, x in by_name.items() if isinstance(x, Tensor)}
+    def by_step(self) -> dict[str, Tensor]:
+        """What a step takes one row of, by name."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
 
 
 def localize(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
@@ -191,23 +198,14 @@ class ResidentTrainer:
 
     def _load(self, host: HostEpoch) -> None:
         """Copy an epoch to the device, into the buffers that a captured step reads."""
-        ripple = host.ripple
-        nobody = [torch.zeros_like(ripple.heads[:1])] * 3 + [torch.zeros_like(ripple.counts[:1])]
-        sets = (ripple.heads, ripple.relations, ripple.tails, ripple.counts)
-        names = ("heads", "relations", "tails", "counts")
-        tensors = host.tensors() | {
-            name: torch.cat([x, empty]) for name, x, empty in zip(names, sets, nobody, strict=True)
-        }
-        for name, x in tensors.items():
+        by_step = host.by_step()
+        for name, x in (vars(host.ripple) | by_step).items():
             buffer = self._buffers.get(name)
-            per_step = name not in names
             if buffer is None or len(buffer) < len(x) or buffer.shape[1:] != x.shape[1:]:
-                spare = 2 if per_step else 0  # the next epoch may be cut into a batch more
+                spare = 2 if name in by_step else 0  # the next epoch may be cut into a batch more
                 shape = (len(x) + spare, *x.shape[1:])
                 self._buffers[name] = torch.zeros(shape, dtype=x.dtype, device=self.device)
                 self._step_as_graph = None  # it reads the old buffer
-            if self.device.type == "cuda":
-                x = x.pin_memory()
             self._buffers[name][: len(x)].copy_(x, non_blocking=True)
         steps, K = len(self._buffers["items"]), 2 * self.stream.triples
         if len(self._buffers.get("terms", ())) != steps:
@@ -235,12 +233,15 @@ class ResidentTrainer:
         return self._step_as_graph.replay
 
     def _state(self) -> list[Tensor]:
+        """What a step changes besides the rows of the tables."""
         adam = [x for state in self.adam.state.values() for x in state.values()]
-        tables = [self.model.entity, self.m, self.v, self.steps, self._cursor]
-        return [*tables, *(p.data for p in self._dense), *adam]
+        return [self.steps, self._cursor, *(p.data for p in self._dense), *adam]
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The step as a graph; what the steps before it changed is put back."""
+        tables = (self.model.entity, self.m, self.v)
+        touched = self._batch().rows.clamp(min=0)  # of the first batch, as in the steps below
+        rows_before = [x.index_select(0, touched) for x in tables]
         before = [(x, x.clone()) for x in self._state()]
         known = {x.data_ptr() for x, _ in before}
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -250,6 +251,8 @@ class ResidentTrainer:
                 self._cursor.zero_()
                 self._step()
         torch.cuda.current_stream(self.device).wait_stream(side)
+        for table, rows in zip(tables, rows_before, strict=True):
+            table.index_copy_(0, touched.long(), rows)
         for x, value in before:
             x.copy_(value)
         for x in self._state():

@@ -417,7 +417,8 @@ class _ResidentEpochs:
 
     def _prepare(self, number: int, groups: int) -> HostEpoch:
         ripple = self._run.ripple_of(number)
-        return HostEpoch.prepare(self._stream, self._stage, ripple, number, groups)
+        pin = self._run.device.type == "cuda"
+        return HostEpoch.prepare(self._stream, self._stage, ripple, number, groups, pin=pin)
 
     def run(self, epoch: int) -> dict[str, float]:
         """The terms of the loss, summed over the pairs."""
