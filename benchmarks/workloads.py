@@ -13,7 +13,6 @@ from torch import Tensor
 from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.graph import Graph
-from ekpnet_fast.options import parse_run
 from ekpnet_fast.sampling import history_tensors
 
 _BLOCK = 1 << 22  # triples drawn at a time, so that temporaries stay small beside the graph
@@ -53,6 +52,9 @@ class Setting:
 
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """A real data set with a preset; its own graph, walked both ways, unless one is given."""
+    # A machine that only measures what is drawn need not have what parses options.
+    from ekpnet_fast.options import parse_run
+
     options = ["--dataset", name, "--data-root", str(data_root), "--preset", preset]
     prepared = prepare(load_dataset(name, data_root), seed=0)
     if graph is None:

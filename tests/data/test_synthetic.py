@@ -131,6 +131,13 @@ def test_paper_size_counts():
     assert SyntheticConfig.movielens_1m(seed=3, users=50).users == 50
 
 
+def test_book_crossing_counts():
+    config = SyntheticConfig.book_crossing()
+    assert config.num_entities == 77_903
+    assert (config.users, config.items, config.relations) == (17_860, 14_967, 25)
+    assert config.triples == sum(config.triple_counts) == 151_500
+
+
 def test_degrees_have_a_heavy_tail():
     config = SyntheticConfig.large(200_000, users=50, items=100, positives=5, item_links=300.0)
     data = make_synthetic(config)
