@@ -43,7 +43,22 @@ class OnDevice {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
+// A GPU that was not built for is told so, with the remedy; other errors are told as torch tells
+// them.
+inline void check_launch() {
+  if (cudaPeekAtLastError() == cudaErrorNoKernelImageForDevice) {
+    cudaGetLastError();  // forgets it, or the next launch would be blamed
+    int device = 0, major = 0, minor = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    STD_TORCH_CHECK(false, "this GPU is sm_", major, minor,
+                    ", ekpnet_fast was built for " EKPNET_CUDA_ARCHS
+                    "; build for it: TORCH_CUDA_ARCH_LIST=\"",
+                    major, ".", minor, "\" pip install --no-build-isolation .");
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
 
 // All tensors on the device of `first`; the message says how to move one.
 inline void check_same_device(const Tensor& first, const char* first_name,
