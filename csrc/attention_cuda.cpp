@@ -28,14 +28,19 @@ AttentionArgs<S> device_args(const AttentionTensors& t) {
   STD_TORCH_CHECK(2 * args.num_groups * args.hops * args.slots + args.num_pairs < INT32_MAX,
                   "the batch has ", args.num_groups, " groups of ", args.hops, " x ", args.slots,
                   " slots and ", args.num_pairs, " pairs, expected below 2^31 references to rows");
+  if (args.width % 4 == 0) {
+    check_aligned<S>(t.entity, "entity");
+    check_aligned<S>(t.relation, "relation");
+  }
   return args;
 }
 
-void check_plan(const AttentionPlan& plan, const Tensor& entity) {
-  STD_TORCH_CHECK(plan.team_bytes * (kAttentionThreads / plan.team) <= kMostSharedBytes,
-                  "the hops, slots and width need ", plan.team_bytes, " bytes of shared memory in ",
-                  dtype_name(entity.scalar_type()), ", expected at most ", kMostSharedBytes,
-                  "; use float32 or a smaller shape");
+void check_plan(const AttentionPlan& plan, const Tensor& entity, const OnDevice& device) {
+  const int64_t bytes = plan.team_bytes * (kAttentionThreads / plan.team);
+  STD_TORCH_CHECK(bytes <= device.most_shared_bytes(), "the hops, slots and width need ", bytes,
+                  " bytes of shared memory in ", dtype_name(entity.scalar_type()),
+                  ", expected at most ", device.most_shared_bytes(),
+                  " on this GPU; use float32 or a smaller shape");
 }
 
 // Any of z, match, alpha may be null.
@@ -44,8 +49,8 @@ void run_forward(const AttentionTensors& t, const AttentionArgs<S>& args, S* z, 
                  S* alpha) {
   const AttentionPlan plan = plan_attention_forward(args.num_groups, args.num_pairs, args.slots,
                                                     args.width, sizeof(Compute<S>));
-  check_plan(plan, t.entity);
   const OnDevice device(t.entity);
+  check_plan(plan, t.entity, device);
   launch_ripple_attention_forward(args, plan, z, match, alpha, device.stream);
   check_launch();
 }
@@ -107,7 +112,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     if (B == 0) return std::tuple(dentity, drelation, dW_e, db_e);
     const AttentionPlan plan =
         plan_attention_backward(G, B, args.hops, args.slots, args.width, sizeof(A));
-    check_plan(plan, entity);
+    const OnDevice device(entity);
+    check_plan(plan, entity, device);
 
     constexpr ScalarType kCompute = kComputeDtype<S>;
     Tensor dkey = empty_beside(entity, {G, H, M, D}, kCompute);
@@ -124,7 +130,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
                                          mutable_data<A>(ditem),
                                          mutable_data<A>(dW_e_teams),
                                          mutable_data<A>(db_e_teams)};
-    const OnDevice device(entity);
     launch_ripple_attention_backward(args, plan, grads, device.stream);
     check_launch();
     launch_sum_parts(grads.dW_e_teams, plan.teams, D * D, mutable_data<S>(dW_e), device.stream);

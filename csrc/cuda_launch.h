@@ -22,6 +22,7 @@ namespace ekpnet {
 #if defined(EKPNET_EMULATED)
 struct OnDevice {
   explicit OnDevice(const Tensor&) {}
+  int most_shared_bytes() const { return 163 * 1024; }  // as sm_80
   cudaStream_t stream = nullptr;
 };
 
@@ -37,6 +38,15 @@ class OnDevice {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
     stream = static_cast<cudaStream_t>(current);
   }
+
+  // That a block can ask for.
+  int most_shared_bytes() const {
+    int device = 0, bytes = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes;
+  }
+
   cudaStream_t stream;
 
  private:
@@ -46,7 +56,9 @@ class OnDevice {
 // A GPU that was not built for is told so, with the remedy; other errors are told as torch tells
 // them.
 inline void check_launch() {
-  if (cudaPeekAtLastError() == cudaErrorNoKernelImageForDevice) {
+  const cudaError_t error = cudaPeekAtLastError();
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
     cudaGetLastError();  // forgets it, or the next launch would be blamed
     int device = 0, major = 0, minor = 0;
     cudaGetDevice(&device);
@@ -63,6 +75,8 @@ inline void check_launch() {
 // All tensors on the device of `first`; the message says how to move one.
 inline void check_same_device(const Tensor& first, const char* first_name,
                               std::initializer_list<std::pair<const Tensor*, const char*>> others) {
+  STD_TORCH_CHECK(first.is_cuda(), first_name,
+                  " is not on a GPU, but other arguments are; move it with .cuda()");
   const int32_t index = first.get_device_index();
   for (const auto& [tensor, name] : others) {
     if (tensor->is_cuda() && tensor->get_device_index() == index) continue;
@@ -76,6 +90,14 @@ inline void check_same_device(const Tensor& first, const char* first_name,
   }
 }
 #endif
+
+// Rows that kernels read four values at a time must start where such a read may.
+template <class S>
+void check_aligned(const Tensor& tensor, const char* name) {
+  constexpr uintptr_t kBytes = sizeof(S) * 4 < 16 ? sizeof(S) * 4 : 16;
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kBytes == 0, name,
+                  " starts at an address that is no multiple of ", kBytes, "; call .clone() first");
+}
 
 // Calls f with a value of the storage type of the tensor.
 template <class F>

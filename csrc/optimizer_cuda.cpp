@@ -24,6 +24,12 @@ void row_adam_cuda(Tensor table, Tensor m, Tensor v, const Tensor& rows, const T
     const int64_t size = check_row_adam(table, m, v, rows, grad, step, l2, kComputeDtype<S>);
     STD_TORCH_CHECK(rows.size(0) * size <= UINT32_MAX, "grad has ", rows.size(0) * size,
                     " elements, expected below 2^32");
+    if (size % 4 == 0) {
+      check_aligned<S>(table, "table");
+      check_aligned<A>(m, "m");
+      check_aligned<A>(v, "v");
+      check_aligned<S>(grad, "grad");
+    }
     const OnDevice device(table);
     launch_row_adam<S>({rows.size(0), size, mutable_data<S>(table), mutable_data<A>(m),
                         mutable_data<A>(v), data<int32_t>(rows), data<S>(grad), data<int64_t>(step),

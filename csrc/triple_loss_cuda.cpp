@@ -19,6 +19,11 @@ TripleLossArgs<S> device_args(const Tensor& entity, const Tensor& relation, cons
                      {&relations, "relations"},
                      {&tails, "tails"},
                      {&labels, "labels"}});
+  check_channels(entity);
+  if (entity.size(2) % 4 == 0) {
+    check_aligned<S>(entity, "entity");
+    check_aligned<S>(relation, "relation");
+  }
   return triple_loss_args<S>(entity, relation, heads, relations, tails, labels);
 }
 

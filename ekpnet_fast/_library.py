@@ -114,6 +114,11 @@ def cuda_kernels() -> list[CudaKernel]:
         ) from error
 
 
+def same_cuda(built: str, running: str | None) -> bool:
+    """Whether a library built by nvcc `built` finds its runtime in a torch with CUDA `running`."""
+    return running is not None and built.split(".")[0] == running.split(".")[0]
+
+
 def _torch_version(text: str) -> tuple[int, int]:
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
@@ -149,8 +154,8 @@ def load_ops() -> None:
     import torch
 
     libraries = [HERE / "libekpnet_cpu.so"]
-    if info.cuda_archs and torch.version.cuda is not None:
-        # Its torch_cuda symbols resolve only in a torch that has CUDA, so decide before loading.
+    if info.cuda_archs and same_cuda(info.cuda_compiler, torch.version.cuda):
+        # It needs the libraries of a torch that has CUDA, so decide before loading.
         libraries.append(HERE / "libekpnet_cuda.so")
     for library in libraries:
         try:
@@ -158,6 +163,7 @@ def load_ops() -> None:
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError as error:
             raise NativeLibraryError(
-                f"{library} cannot be loaded ({versions}): {error}; "
+                # torch hides the loader's own words behind its error.
+                f"{library} cannot be loaded ({versions}): {error.__cause__ or error}; "
                 "rebuild it against the installed torch: pip install --no-build-isolation ."
             ) from error

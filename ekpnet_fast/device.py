@@ -7,6 +7,7 @@ import re
 import torch
 
 from ekpnet_fast import build_info
+from ekpnet_fast._library import same_cuda
 from ekpnet_fast.errors import ConfigError
 
 
@@ -45,6 +46,12 @@ def why_no_cuda() -> str | None:
         return (
             f"the native files of ekpnet_fast have no GPU code ({info.cuda_reason});"
             " put nvcc on PATH and build again: pip install --no-build-isolation ."
+        )
+    if not same_cuda(info.cuda_compiler, torch.version.cuda):
+        return (
+            f"the GPU code was built by nvcc {info.cuda_compiler}, torch has CUDA"
+            f" {torch.version.cuda}; build again with an nvcc of the same major version:"
+            " pip install --no-build-isolation ."
         )
     if not torch.cuda.is_available():
         return "torch finds no GPU; check the driver with nvidia-smi"

@@ -35,7 +35,7 @@ def test_covers(archs, capability, expected):
 
 
 def built(monkeypatch, **facts):
-    info = replace(ekpnet_fast.build_info(), **facts)
+    info = replace(ekpnet_fast.build_info(), cuda_compiler="13.0.88", **facts)
     monkeypatch.setattr(device, "build_info", lambda: info)
 
 
@@ -74,6 +74,14 @@ def test_native_files_without_gpu_code(monkeypatch):
     built(monkeypatch, cuda_archs=[], cuda_reason="no CUDA compiler (nvcc) was found")
     with_gpu(monkeypatch, (9, 0))
     with pytest.raises(ConfigError, match=r"no GPU code \(no CUDA compiler .*put nvcc on PATH"):
+        device.resolve_device("cuda")
+
+
+def test_gpu_code_for_another_cuda(monkeypatch):
+    built(monkeypatch, cuda_archs=BUILT)
+    with_gpu(monkeypatch, (9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(ConfigError, match=r"built by nvcc 13.0.88, torch has CUDA 12.8; build"):
         device.resolve_device("cuda")
 
 

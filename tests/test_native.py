@@ -154,6 +154,35 @@ def test_cuda_kernels_keep_everything_in_registers():
     assert not local
 
 
+def test_cuda_library_loads_beside_the_libraries_of_a_cuda_torch(tmp_path):
+    """Every symbol is found, and the ops get kernels, where there is a torch_cuda to depend on."""
+    info = build_info()
+    if not info.cuda_archs:
+        pytest.skip(f"no CUDA library: {info.cuda_reason}")
+    if torch.version.cuda is not None:
+        pytest.skip("torch has CUDA: importing the ops has loaded it")
+    source = tmp_path / "torch_cuda.cpp"
+    names = ("aoti_torch_get_current_cuda_stream", "torch_c10_cuda_check_msg")
+    names = (*names, "torch_c10_cuda_free_error_msg")
+    source.write_text("".join(f'extern "C" void {name}() {{}}\n' for name in names))
+    library = tmp_path / "libtorch_cuda.so"
+    done = run([tool("c++", "g++"), "-shared", "-fPIC", f"-Wl,-soname,{library.name}", source]
+               + ["-o", library])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import torch, ekpnet_fast.ops as ops\n"
+        "from ekpnet_fast._library import HERE\n"
+        "torch.ops.load_library(str(HERE / 'libekpnet_cuda.so'))\n"
+        "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
+        "names = ['ripple_attention', 'ripple_attention_backward', 'deep_score', 'triple_loss']\n"
+        "print([has(f'ekpnet::{name}', 'CUDA') for name in [*names, 'row_adam_', 'top_items']])"
+    )
+    done = python(code, LD_LIBRARY_PATH=tmp_path)
+    if "libcudart" in done.stderr and "cannot open shared object file" in done.stderr:
+        pytest.skip("the CUDA runtime of the toolkit is not where libraries are looked for")
+    assert done.stdout == f"{[True] * 6}\n", done.stderr
+
+
 def python(code, path=PACKAGE.parent, *options, **changes):
     # Python looks in the working folder first, so that is where the package under test lies.
     changes = {"PYTHONPATH": str(path), **changes}

@@ -170,9 +170,21 @@ def test_shapes_beyond_shared_memory_are_refused(gpu):
         results(gpu, problem)
 
 
+def test_rows_that_start_between_two_reads_are_refused(gpu):
+    problem = attention_problem(**GPU_SIZES["usual"])
+    flat = torch.cat([torch.zeros(1), problem.entity.flatten()])
+    shifted = problem._replace(entity=flat[1:].view_as(problem.entity))
+    if gpu.name == "cuda":
+        pytest.skip("a copy to the GPU starts where it should")
+    with pytest.raises(RuntimeError, match=r"entity starts at an address .* 16; call .clone"):
+        gpu.call("ripple_attention", *shifted)
+
+
 @pytest.mark.cuda
 def test_tensors_on_two_devices_are_refused():
     problem = [x.cuda() for x in attention_problem(**SMALL)]
+    with pytest.raises(RuntimeError, match=r"entity is not on a GPU, but other arguments are"):
+        ops.ripple_attention(problem[0].cpu(), *problem[1:])
     problem[9] = problem[9].cpu()
     with pytest.raises(RuntimeError, match=r"items is on .*, expected cuda:0 as entity; move it"):
         ops.ripple_attention(*problem)

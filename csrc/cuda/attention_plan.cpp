@@ -6,7 +6,7 @@
 namespace ekpnet {
 namespace {
 
-constexpr int64_t kGoodBytes = 100 * 1024;  // two blocks fit one multiprocessor of an H100
+constexpr int64_t kGoodBytes = 80 * 1024;  // two blocks fit one multiprocessor of an A100
 
 // `rows_d` rows of D values and `rows_m` rows of M weights are kept per pair.
 AttentionPlan plan(int64_t num_groups, int64_t num_pairs, int slots, int width, int value_bytes,

@@ -183,7 +183,8 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
                               A* o_next, A* xi, A* alpha) {
   constexpr int kRows = kPairRows<kD>;
   const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = DP + kPadding;
-  const int count = args.counts[hop], MP = round_up4(count), P = plan.pairs, ms = plan.stride_m;
+  const int count = static_cast<int>(checked_id(args.counts[hop], args.slots + 1));
+  const int MP = round_up4(count), P = plan.pairs, ms = plan.stride_m;
   if (count > 0) {
     const int64_t slot = hop * args.slots;
     build_tile<kD, true>(args, team, slot, count, tiles.key, ds);

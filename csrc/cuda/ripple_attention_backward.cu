@@ -76,6 +76,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
 
   for (int64_t g = team_index; g < args.num_groups; g += plan.teams) {
     const int64_t first_pair = args.group_indptr[g], last_pair = args.group_indptr[g + 1];
+    checked_id(static_cast<int32_t>(first_pair), args.num_pairs + 1);
+    checked_id(static_cast<int32_t>(last_pair), args.num_pairs + 1);
     for (int64_t begin = first_pair; begin < last_pair; begin += P) {
       const int count = static_cast<int>(last_pair - begin < P ? last_pair - begin : P);
       const bool first = begin == first_pair;

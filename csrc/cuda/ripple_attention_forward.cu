@@ -21,6 +21,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   if (item >= args.num_groups + (args.num_pairs >> plan.shift)) return;
   const WorkItem work = find_work(args.group_indptr, args.num_groups, plan.shift, item);
   if (work.count <= 0) return;
+  checked_id(static_cast<int32_t>(work.begin), args.num_pairs);
+  checked_id(static_cast<int32_t>(work.begin + work.count - 1), args.num_pairs);
 
   SharedRows<A> rows{reinterpret_cast<A*>(shared_memory() + place * plan.team_bytes)};
   const Tiles<A> tiles = take_tiles(rows, plan);

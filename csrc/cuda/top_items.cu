@@ -6,7 +6,7 @@ namespace ekpnet {
 namespace {
 
 constexpr int kThreads = 256, kDigits = 256;
-constexpr int64_t kMaskBytes = 96 * 1024;  // of shared memory: a bit per item, up to 786,432 items
+constexpr int64_t kMaskBytes = 48 * 1024;  // of shared memory: a bit per item, up to 393,216 items
 
 // The K best unseen items of one user per block.
 // scores [n, I], seen CSR [n + 1], items [n, K]; order as in TopItemsCudaArgs.
