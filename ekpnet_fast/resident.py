@@ -75,12 +75,14 @@ class HostEpoch:
             begin, end = ends[first], ends[last]
             users[i, : last - first] = order.group_users[first:last]
             indptr[i, : last - first + 1] = ends[first : last + 1] - begin
-            indptr[i, last - first + 1 :] = end - begin
+            # Padding over the groups that are left, so that no team has it all.
+            spare = np.arange(1, G - (last - first) + 1)
+            share = -(-(B - (end - begin)) // len(spare))
+            indptr[i, last - first + 1 :] = np.minimum(end - begin + spare * share, B)
             items[i, : end - begin] = order.items[begin:end]
             items[i, end - begin :] = items[i, 0]
             labels[i, : end - begin] = order.labels[begin:end]
             real[i, : end - begin] = 1
-        indptr[:, G] = B
         pairs = np.diff(ends[cuts])
 
         def placed(x: Tensor) -> Tensor:

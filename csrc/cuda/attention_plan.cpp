@@ -14,8 +14,8 @@ AttentionPlan plan(int64_t num_groups, int64_t num_pairs, int slots, int width, 
   AttentionPlan p = {};
   p.width = round_up4(width);
   p.slots = round_up4(slots);
-  p.stride_d = p.width + kPadding;
-  p.stride_m = p.slots + kPadding;
+  p.stride_d = bank_stride(p.width);
+  p.stride_m = bank_stride(p.slots);
   const auto lay = [&](int team, int pairs, bool one_tile) {
     p.team = team;
     p.pairs = pairs;
@@ -49,7 +49,7 @@ AttentionPlan plan_attention_forward(int64_t num_groups, int64_t num_pairs, int 
 
 AttentionPlan plan_attention_backward(int64_t num_groups, int64_t num_pairs, int hops, int slots,
                                       int width, int value_bytes) {
-  AttentionPlan p = plan(num_groups, num_pairs, slots, width, value_bytes, 2 * hops + 6, hops + 1);
+  AttentionPlan p = plan(num_groups, num_pairs, slots, width, value_bytes, 2 * hops + 5, hops + 1);
   // Enough teams for every GPU, few enough that adding up their sums is no work.
   p.teams = std::min<int64_t>(num_groups, p.team == kWarp ? 1024 : 512);
   return p;

@@ -9,7 +9,7 @@ DeepScorePlan plan_deep_score(int64_t num_pairs, int64_t width, int hidden, int 
   constexpr int64_t kGoodBytes = 80 * 1024;  // two blocks fit one multiprocessor of an A100
   DeepScorePlan plan = {};
   plan.width = round_up4(static_cast<int>(width));
-  plan.stride = plan.width + 4;
+  plan.stride = bank_stride(plan.width);
   const int64_t row = static_cast<int64_t>(plan.stride) * value_bytes;
   plan.weights_shared = hidden > 0 && plan.width * row <= kGoodBytes / 2;
   const int64_t weights = plan.weights_shared ? plan.width * row : 0;

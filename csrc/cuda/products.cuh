@@ -59,6 +59,16 @@ __device__ void product_rows_rows(const Team& team, int rows, int cols, int dept
       init, store);
 }
 
+// The same in tiles of four rows, or of one where fours would leave threads of the team idle.
+template <int kDepth, class T, class Init, class Store>
+__device__ void product_rows_rows(const Team& team, int rows, int cols, int depth, const T* A,
+                                  int stride_a, const T* B, int stride_b, Init init, Store store) {
+  if (rows / 4 * (cols / 4) >= team.size)
+    product_rows_rows<4, kDepth>(team, rows, cols, depth, A, stride_a, B, stride_b, init, store);
+  else
+    product_rows_rows<1, kDepth>(team, rows, cols, depth, A, stride_a, B, stride_b, init, store);
+}
+
 // C[r][c] = init + sum over k < depth of A[r][k] B[k][c].
 template <int kRows, int kDepth, class T, class Init, class Store>
 __device__ void product_rows_cols(const Team& team, int rows, int cols, int depth, const T* A,
@@ -89,9 +99,9 @@ __device__ void product_rows_cols(const Team& team, int rows, int cols, int dept
 template <class T, class Init, class Store>
 __device__ void product_cols_cols(const Team& team, int rows, int cols, int depth, const T* A,
                                   int stride_a, const T* B, int stride_b, Init init, Store store) {
-  const int row_tiles = rows / 4, tiles = row_tiles * (cols / 4);
+  const int col_tiles = cols / 4, tiles = rows / 4 * col_tiles;
   for (int t = team.rank; t < tiles; t += team.size) {
-    const int r = 4 * (t % row_tiles), c = 4 * (t / row_tiles);
+    const int r = 4 * (t / col_tiles), c = 4 * (t % col_tiles);
     Vec4<T> sums[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = init(r + j, c);

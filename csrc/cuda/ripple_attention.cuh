@@ -182,7 +182,7 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
                               const Team& team, const Tiles<A>& tiles, int64_t hop, A* o, A* u,
                               A* o_next, A* xi, A* alpha) {
   constexpr int kRows = kPairRows<kD>;
-  const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = DP + kPadding;
+  const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = bank_stride(DP);
   const int count = static_cast<int>(checked_id(args.counts[hop], args.slots + 1));
   const int MP = round_up4(count), P = plan.pairs, ms = plan.stride_m;
   if (count > 0) {
@@ -190,9 +190,8 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
     build_tile<kD, true>(args, team, slot, count, tiles.key, ds);
     if (!plan.one_tile) build_tile<kD, false>(args, team, slot, count, tiles.value, ds);
     team.sync();
-    product_rows_rows<4, kD>(
-        team, P, MP, DP, o, ds, tiles.key, ds, Zero<A>(),
-        [&](int i, int m, const Vec4<A>& x) { store4(alpha + i * ms + m, x); });
+    product_rows_rows<kD>(team, P, MP, DP, o, ds, tiles.key, ds, Zero<A>(),
+                          [&](int i, int m, const Vec4<A>& x) { store4(alpha + i * ms + m, x); });
     team.sync();
     softmax_rows(team, P, count, alpha, ms);
     if (plan.one_tile) build_tile<kD, false>(args, team, slot, count, tiles.value, ds);

@@ -7,7 +7,6 @@
 namespace ekpnet {
 
 constexpr int kAttentionThreads = 128;            // of a block
-constexpr int kPadding = 4;                       // values after each row in shared memory
 constexpr int64_t kMostSharedBytes = 163 * 1024;  // that a block can ask for on sm_80
 
 // How a pass is laid over teams of threads and shared memory. A function of the shapes alone, so

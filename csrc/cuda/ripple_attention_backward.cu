@@ -6,11 +6,21 @@ namespace {
 
 // Adds to a result of the team in device memory, or writes it the first time; always the same
 // thread for the same place.
-template <class A>
+template <int kD, class A>
 __device__ void accumulate4(A* to, int n, bool first, const Vec4<A>& x) {
+  if constexpr (kD > 0) {
+    Vec4<A> sum = x;
+    if (!first) {
+      const Vec4<A> before = load4(to);
 #pragma unroll
-  for (int j = 0; j < 4; ++j)
-    if (j < n) to[j] = first ? x.x[j] : to[j] + x.x[j];
+      for (int j = 0; j < 4; ++j) sum.x[j] = before.x[j] + x.x[j];
+    }
+    store4(to, sum);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (j < n) to[j] = first ? x.x[j] : to[j] + x.x[j];
+  }
 }
 
 // dalpha [P, MS] becomes the gradient of the scores: alpha (dalpha - alpha . dalpha).
@@ -57,13 +67,12 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
 
   SharedRows<A> rows{reinterpret_cast<A*>(shared_memory() + place * plan.team_bytes)};
   const Tiles<A> tiles = take_tiles(rows, plan);
-  const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = DP + kPadding;
+  const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = bank_stride(DP);
   const int P = plan.pairs, H = args.hops, M = args.slots, ms = plan.stride_m;
   A* const o = rows.take((H + 1) * P, ds);
   A* const u = rows.take(H * P, ds);
   A* const xi = rows.take(P, ds);
   A* const dxi = rows.take(P, ds);
-  A* const drho = rows.take(P, ds);
   A* do_next = rows.take(P, ds);
   A* do_prev = rows.take(P, ds);
   A* const alpha = rows.take(H * P, ms);
@@ -100,6 +109,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         const int64_t hop = g * H + p, slot = hop * M;
         const int slots = args.counts[hop], MP = round_up4(slots);
         const A *o_p = o + p * P * ds, *alpha_p = alpha + p * P * ms;
+        A* const drho = u + p * P * ds;  // u of this hop is done with by then
         if (slots > 0) {
           build_tile<kD, false>(args, team, slot, slots, tiles.value, ds);
           if (!plan.one_tile) build_tile<kD, true>(args, team, slot, slots, tiles.key, ds);
@@ -107,13 +117,14 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         // eq. 12: o_next = u W_e + b_e
         product_cols_cols(team, DP, DP, P, u + p * P * ds, ds, do_next, ds, Zero<A>(),
                           [&](int r, int c, const Vec4<A>& x) {
-                            if (r < D) accumulate4(dW_e + r * D + c, D - c, false, x);
+                            if (r < D) accumulate4<kD>(dW_e + r * D + c, D - c, false, x);
                           });
         for (int d = team.rank; d < D; d += team.size) {
           A sum = A(0);
           for (int i = 0; i < P; ++i) sum += do_next[i * ds + d];
           db_e[d] += sum;
         }
+        team.sync();
         product_rows_rows<kRows, kD>(team, P, DP, DP, do_next, ds, tiles.W_e, ds, Zero<A>(),
                                      [&](int i, int d, const Vec4<A>& x) {
                                        store4(do_prev + i * ds + d, x);
@@ -130,13 +141,13 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         team.sync();
         if (slots > 0) {
           // eq. 6, 11: rho = alpha value
-          product_rows_rows<4, kD>(
+          product_rows_rows<kD>(
               team, P, MP, DP, drho, ds, tiles.value, ds, Zero<A>(),
               [&](int i, int m, const Vec4<A>& x) { store4(dalpha + i * ms + m, x); });
           product_cols_cols(team, MP, DP, P, alpha_p, ms, drho, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
-                                accumulate4(grads.dvalue + (slot + m) * D + d, D - d, first, x);
+                                accumulate4<kD>(grads.dvalue + (slot + m) * D + d, D - d, first, x);
                             });
           team.sync();
           softmax_rows_backward(team, P, slots, alpha_p, dalpha, ms);
@@ -150,7 +161,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
           product_cols_cols(team, MP, DP, P, dalpha, ms, o_p, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
-                                accumulate4(grads.dkey + (slot + m) * D + d, D - d, first, x);
+                                accumulate4<kD>(grads.dkey + (slot + m) * D + d, D - d, first, x);
                             });
           team.sync();
         }

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
 
   SharedRows<A> rows{reinterpret_cast<A*>(shared_memory() + place * plan.team_bytes)};
   const Tiles<A> tiles = take_tiles(rows, plan);
-  const int D = kD > 0 ? kD : args.width, ds = round_up4(D) + kPadding;
+  const int D = kD > 0 ? kD : args.width, ds = bank_stride(round_up4(D));
   const int P = plan.pairs, H = args.hops;
   A* o = rows.take(P, ds);
   A* o_next = rows.take(P, ds);

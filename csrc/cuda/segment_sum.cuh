@@ -104,30 +104,43 @@ __global__ void __launch_bounds__(kSegmentThreads, 4)
   finish(true);
 }
 
-// Sums of keys that cross a border between chunks. The lanes of a fragment own a chunk, and add
-// up the key that begins in it and goes on.
+// Sums of keys that cross a border between chunks. A warp owns a chunk and adds up the key that
+// begins in it and goes on: each fragment's lanes every kRuns-th part, then the runs in a tree.
 template <int kD, class S>
 __global__ void __launch_bounds__(kSegmentThreads, 4)
     segment_parts_kernel(const SegmentSumArgs<S> args) {
   using A = Compute<S>;
   using Sum = RowSum<kD, A>;
-  constexpr int kLanes = Sum::F::kLanes;
-  const int D = kD > 0 ? kD : args.width, C = args.channels, lane = threadIdx.x % kLanes;
+  constexpr int kLanes = Sum::F::kLanes, kRuns = kWarp / kLanes;
+  const int D = kD > 0 ? kD : args.width, C = args.channels;
+  const int lane = threadIdx.x % kLanes, run = threadIdx.x % kWarp / kLanes;
   const int64_t N = args.num_references, chunks = ceil_div(N, kSegmentChunk);
-  const int64_t chunk = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
-  const int64_t begin = chunk * kSegmentChunk;
-  int64_t end = begin + kSegmentChunk;
+  const int64_t chunk = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
+  const int64_t begin = chunk * kSegmentChunk, end = begin + kSegmentChunk;
   if (end >= N) return;  // nothing follows
   const int32_t key = args.keys[end - 1];
   if (key >= args.num_rows || args.keys[end] != key) return;
   if (args.keys[begin] == key && begin > 0 && args.keys[begin - 1] == key) return;  // began before
-  Sum sum = Sum::load(args.parts + (chunks + chunk) * C * D, lane, D, C);
-  for (int64_t next = chunk + 1;; ++next) {
-    sum.add(Sum::load(args.parts + next * C * D, lane, D, C));
-    end += kSegmentChunk;
-    if (end >= N || args.keys[end - 1] != key || args.keys[end] != key) break;
+  int64_t last = chunk + 1, high = chunks - 1;  // the last chunk that begins with the key
+  while (last < high) {
+    const int64_t middle = (last + high + 1) / 2;
+    if (args.keys[middle * kSegmentChunk] == key)
+      last = middle;
+    else
+      high = middle - 1;
   }
-  sum.store(args.sums + key * static_cast<int64_t>(C) * D, lane, D, C);
+  Sum sum = run == 0 ? Sum::load(args.parts + (chunks + chunk) * C * D, lane, D, C) : Sum::zero();
+#pragma unroll 4
+  for (int64_t next = chunk + 1 + run; next <= last; next += kRuns)
+    sum.add(Sum::load(args.parts + next * C * D, lane, D, C));
+#pragma unroll
+  for (int step = kLanes; step < kWarp; step *= 2)
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        sum.channel[c].x[j] += __shfl_xor_sync(kAllLanes, sum.channel[c].x[j], step);
+  if (run == 0) sum.store(args.sums + key * static_cast<int64_t>(C) * D, lane, D, C);
 }
 
 template <int kD, class S, class Rows>
@@ -135,7 +148,9 @@ void launch_segment_sum(const SegmentSumArgs<S>& args, const Rows& rows, cudaStr
   constexpr int kLanes = Fragment<kD, Compute<S>>::kLanes;
   const int64_t blocks = ceil_div(segment_chunks(args.num_references) * kLanes, kSegmentThreads);
   launch(segment_sum_kernel<kD, S, Rows>, blocks, kSegmentThreads, 0, stream, args, rows);
-  launch(segment_parts_kernel<kD, S>, blocks, kSegmentThreads, 0, stream, args);
+  launch(segment_parts_kernel<kD, S>,
+         ceil_div(segment_chunks(args.num_references) * kWarp, kSegmentThreads), kSegmentThreads, 0,
+         stream, args);
 }
 
 }  // namespace ekpnet

@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     top_items_kernel(const TopItemsCudaArgs args, int mask_words, int sorted) {
   __shared__ int counts[kDigits];
   __shared__ int taken, wanted;
+  __shared__ bool found;
   __shared__ uint64_t prefix;
   uint64_t* keys = reinterpret_cast<uint64_t*>(shared_memory());
   unsigned* mask = reinterpret_cast<unsigned*>(keys + sorted);
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(kThreads)
     taken = 0;
     prefix = 0;
     wanted = static_cast<int>(args.k);
+    found = false;
   }
   __syncthreads();
   const auto unseen = [&](int64_t item) {
@@ -50,8 +52,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     return low == num_seen || seen[low] != item;
   };
-  // `prefix` ends as the K-th best key, or as 0 where fewer items are left.
-  for (int shift = 56; shift >= 0; shift -= 8) {
+  // `prefix` ends as the beginning of the K-th best key, or as 0 where fewer items are left.
+  for (int shift = 56; shift >= 0 && !found; shift -= 8) {
     for (int i = threadIdx.x; i < kDigits; i += kThreads) counts[i] = 0;
     __syncthreads();
     for (int64_t item = threadIdx.x; item < I; item += kThreads) {
@@ -64,6 +66,7 @@ __global__ void __launch_bounds__(kThreads)
       int left = wanted, digit = kDigits - 1;
       while (digit > 0 && counts[digit] < left) left -= counts[digit--];
       wanted = left;
+      found = counts[digit] == left;  // every key that begins so is wanted
       prefix |= static_cast<uint64_t>(digit) << shift;
     }
     __syncthreads();
