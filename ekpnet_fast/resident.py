@@ -1,13 +1,15 @@
 """Training on a device without waiting for it inside an epoch.
 
-Ripple sets, labelled pairs and triples of an epoch lie on the device; a batch is the index that a
-counter on the device holds. All shapes are fixed, so that one step, captured as a CUDA graph, is
-replayed for every batch. Padding changes nothing: padded pairs belong to a group of their own that
-reaches nothing, have weight 0 in the loss, and name an item that the batch has anyway.
+Ripple sets, labelled pairs and triples of an epoch are copied to the device and put in terms of
+the rows that each batch touches, for many batches at once; a batch is the index that a counter on
+the device holds. All shapes are fixed, so that one step, captured as a CUDA graph, is replayed for
+every batch. Padding changes nothing: padded pairs belong to groups of their own that reach nothing,
+have weight 0 in the loss, and name an item that the batch has anyway.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,22 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.losses import TERMS, check_finite, loss_terms
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.sampling import Batch, BatchStream, RippleSets
 
 GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
+REFERENCES_AT_ONCE = 1 << 23  # ids of batches that are on the device in terms of their rows
 
 
 @dataclass(frozen=True)
 class HostEpoch:
     """An epoch's batches in host memory, each padded to B pairs and G groups.
 
-    The last group of every batch holds the padding; its user is U, who has no history. Groups
-    that a batch does not use have no pairs and the same user.
+    Groups that a batch does not use share the padding; their user is U, who has no history.
     """
 
     number: int  # of the epoch
@@ -45,6 +45,9 @@ class HostEpoch:
     real: Tensor  # [steps, B] float32, 1 for pairs and 0 for padding
     real_pairs: Tensor  # [steps] float32
     l2: Tensor  # [steps] float64, lambda3 / pairs
+    triple_heads: Tensor  # [steps, K] int32, true then corrupted
+    triple_relations: Tensor  # [steps, K] int32
+    triple_tails: Tensor  # [steps, K] int32
 
     @classmethod
     def prepare(
@@ -93,37 +96,142 @@ class HostEpoch:
             for name, x in vars(ripple).items()
         }
         by_step = (users, indptr, items, labels, real, pairs.astype(np.float32))
+        drawn = [stream.draw_triples(epoch, i) for i in range(steps)]
         return cls(
             epoch,
             steps,
             RippleSets(**sets),
             *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
+            *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
         )
 
-    def by_step(self) -> dict[str, Tensor]:
-        """What a step takes one row of, by name."""
-        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+    def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
+        """Some of the batches on a device, by name."""
+        return {
+            name: x[begin:end].to(device, non_blocking=True)
+            for name, x in vars(self).items()
+            if isinstance(x, Tensor)
+        }
 
 
 def localize(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
     """The rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
 
     Args:
-        ids: [N] int32 entity ids; `num_entities` stands for no entity.
+        ids: [S, N] int32 entity ids of S batches; `num_entities` stands for no entity.
         num_entities: E.
 
     Returns:
-        rows [N] int32: the distinct ids, rising, then -1; and [N] int32, positions in `rows`, any
-        position for no entity.
+        rows [S, N] int32: the distinct ids of each batch, rising, then -1; and [S, N] int32,
+        positions in the batch's rows, any position for no entity.
     """
-    values, order = torch.sort(ids, stable=True)
+    S, N = ids.shape
+    batch = torch.arange(S, device=ids.device).unsqueeze(1)
+    # One sort for all batches: a batch's ids stay together.
+    keys, order = torch.sort((ids + batch * (num_entities + 1)).flatten())
+    values = (keys.view(S, N) - batch * (num_entities + 1)).int()
     starts = torch.ones_like(values, dtype=torch.bool)
-    torch.ne(values[1:], values[:-1], out=starts[1:])
-    position = starts.cumsum(0) - 1
+    torch.ne(values[:, 1:], values[:, :-1], out=starts[:, 1:])
+    position = starts.cumsum(1) - 1
     # Every position of a run writes the same value.
-    rows = torch.full_like(values, num_entities).scatter_(0, position, values)
-    local = torch.empty_like(order).scatter_(0, order, position)
+    rows = torch.full_like(values, num_entities).scatter_(1, position, values)
+    local = torch.empty_like(position).scatter_(1, order.view(S, N) - batch * N, position)
     return rows.masked_fill(rows == num_entities, -1), local.int()
+
+
+def localize_batches(
+    at: dict[str, Tensor], sets: RippleSets, num_entities: int, num_relations: int
+) -> dict[str, Tensor]:
+    """S batches as `Batch` has them, every field [S, ..], from ids of entities.
+
+    Args:
+        at: fields of `HostEpoch`, [S, ..].
+        sets: ripple sets of U + 1 users, on the same device.
+        num_entities: E.
+        num_relations: R.
+    """
+    S, G = at["group_users"].shape
+    users = at["group_users"].flatten()
+    heads, relations, tails, counts = (
+        x.index_select(0, users).view(S, G, *x.shape[1:])
+        for x in (sets.heads, sets.relations, sets.tails, sets.counts)
+    )
+    masked = torch.arange(heads.shape[3], device=heads.device) >= counts.unsqueeze(-1)
+    parts = {
+        "heads": heads.masked_fill(masked, num_entities),
+        "tails": tails.masked_fill(masked, num_entities),
+        "items": at["items"],
+        "triple_heads": at["triple_heads"],
+        "triple_tails": at["triple_tails"],
+    }
+    ids = [x.flatten(1) for x in parts.values()]
+    rows, local = localize(torch.cat(ids, 1), num_entities)
+    local_parts = torch.split(local, [x.shape[1] for x in ids], 1)
+    named = [relations.masked_fill(masked, num_relations).flatten(1), at["triple_relations"]]
+    touched = torch.zeros(S, num_relations + 1, device=rows.device)
+    touched.scatter_(1, torch.cat(named, 1).long(), 1.0)
+    found = {
+        name: x.reshape(part.shape)
+        for (name, part), x in zip(parts.items(), local_parts, strict=True)
+    }
+    # Masked slots hold 0 in every id, as ops ask for.
+    found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
+    return {
+        **found,
+        "rows": rows,
+        "relations": relations.masked_fill(masked, 0),
+        "counts": counts,
+        "triple_relations": at["triple_relations"],
+        "relation_touched": touched[:, :num_relations],
+        **{name: at[name] for name in ("group_indptr", "labels", "real", "real_pairs", "l2")},
+    }
+
+
+class BatchBuffer:
+    """Batches of fixed shapes on a device, from which a captured step takes one.
+
+    Fields of one dtype lie side by side, so that four reads fetch a batch.
+
+    Args:
+        fields: batches [S, ..] by name, S of them as many as there is room for.
+    """
+
+    def __init__(self, fields: dict[str, Tensor]) -> None:
+        self.shapes = {name: x.shape[1:] for name, x in fields.items()}
+        self.capacity = len(next(iter(fields.values())))
+        dtypes = {x.dtype for x in fields.values()}
+        self._names = {
+            dtype: [name for name, x in fields.items() if x.dtype == dtype] for dtype in dtypes
+        }
+        self._packed = self._pack(fields)
+
+    def fits(self, fields: dict[str, Tensor]) -> bool:
+        """Whether batches have the shapes and find room."""
+        return all(
+            x.shape[1:] == self.shapes[name] and len(x) <= self.capacity
+            for name, x in fields.items()
+        )
+
+    def load(self, fields: dict[str, Tensor]) -> None:
+        """Copy batches into the same memory as before."""
+        for dtype, x in self._pack(fields).items():
+            self._packed[dtype][: len(x)].copy_(x)
+
+    def at(self, cursor: Tensor) -> dict[str, Tensor]:
+        """The batch that a [1] int64 on the device names."""
+        found = {}
+        for dtype, names in self._names.items():
+            row = self._packed[dtype].index_select(0, cursor)[0]
+            sizes = [self.shapes[name].numel() for name in names]
+            for name, x in zip(names, torch.split(row, sizes), strict=True):
+                found[name] = x.view(self.shapes[name])
+        return found
+
+    def _pack(self, fields: dict[str, Tensor]) -> dict[torch.dtype, Tensor]:
+        return {
+            dtype: torch.cat([fields[name].reshape(len(fields[name]), -1) for name in names], 1)
+            for dtype, names in self._names.items()
+        }
 
 
 class ResidentTrainer:
@@ -136,7 +244,6 @@ class ResidentTrainer:
         model: lies on the device.
         stage: its options.
         backend: `ops` or `reference`.
-        graph: where the triples of the KG term come from, on the host.
         stream: the batches.
         deep: whether the stage predicts by eq. 18.
         capture: replay the step as a CUDA graph; else run it operation by operation.
@@ -147,7 +254,6 @@ class ResidentTrainer:
         model: EKPNet,
         stage: StageConfig,
         backend: ModuleType,
-        graph: Graph,
         stream: BatchStream,
         *,
         deep: bool,
@@ -156,9 +262,6 @@ class ResidentTrainer:
         self.model, self.stage, self.backend, self.deep = model, stage, backend, deep
         self.stream, self.capture = stream, capture
         self.device = device = model.entity.device
-        self._indptr = graph.indptr.to(device)
-        self._relations = graph.relations.to(device)
-        self._tails = graph.tails.to(device)
         self.m = torch.zeros_like(model.entity)
         self.v = torch.zeros_like(model.entity)
         self._dense = [model.relation, *model.dense_weights(deep=deep)]
@@ -166,18 +269,14 @@ class ResidentTrainer:
             self._dense, lr=stage.lr, fused=True, capturable=device.type == "cuda"
         )
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.groups = 0  # per batch, so far
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
-        self._buffers: dict[str, Tensor] = {}
+        self._buffer: BatchBuffer | None = None
+        self._terms = torch.zeros(0, len(TERMS), device=device)  # a row per batch in the buffer
         self._step_as_graph: torch.cuda.CUDAGraph | None = None
         self._steps_before = 0
         K = 2 * stream.triples
         self._triple_labels = (torch.arange(K, device=device) < stream.triples).to(torch.int8)
-
-    @property
-    def groups(self) -> int:
-        """Groups that the buffers hold per batch; 0 before the first epoch."""
-        users = self._buffers.get("group_users")
-        return 0 if users is None else users.shape[1]
 
     def epoch(self, host: HostEpoch) -> dict[str, float]:
         """All steps of an epoch; returns the terms of the loss, summed over the pairs.
@@ -185,47 +284,43 @@ class ResidentTrainer:
         Raises:
             TrainingError: a term is not finite; names it and its step.
         """
-        self._load(host)
-        self._cursor.zero_()
-        step = self._replayable_step()
-        for _ in range(host.steps):
-            step()
-        table = self._buffers["terms"][: host.steps].cpu()  # the only wait
+        self.groups = host.group_users.shape[1]
+        sets = RippleSets(
+            **{name: x.to(self.device, non_blocking=True) for name, x in vars(host.ripple).items()}
+        )
+        references = host.items.shape[1] + 2 * host.triple_heads.shape[1]
+        references += 2 * self.groups * sets.heads[0].numel()
+        at_once = max(1, REFERENCES_AT_ONCE // references)
+        terms = []
+        for begin in range(0, host.steps, at_once):
+            end = min(begin + at_once, host.steps)
+            self._load(host, begin, end, sets)
+            step = self._replayable_step()
+            for _ in range(begin, end):
+                step()
+            terms.append(self._terms[: end - begin].clone())
+        table = torch.cat(terms).cpu()  # the only wait
         for i, row in enumerate(table.tolist(), self._steps_before + 1):
-            terms = dict(zip(TERMS, row, strict=True))
-            check_finite(terms, i, self.stage, deep=self.deep)
+            check_finite(dict(zip(TERMS, row, strict=True)), i, self.stage, deep=self.deep)
         self._steps_before += host.steps
         sums = (table.double() * host.real_pairs.double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
 
-    def _load(self, host: HostEpoch) -> None:
-        """Copy an epoch to the device, into the buffers that a captured step reads."""
-        by_step = host.by_step()
-        for name, x in (vars(host.ripple) | by_step).items():
-            buffer = self._buffers.get(name)
-            if buffer is None or len(buffer) < len(x) or buffer.shape[1:] != x.shape[1:]:
-                spare = 2 if name in by_step else 0  # the next epoch may be cut into a batch more
-                shape = (len(x) + spare, *x.shape[1:])
-                self._buffers[name] = torch.zeros(shape, dtype=x.dtype, device=self.device)
-                self._step_as_graph = None  # it reads the old buffer
-            self._buffers[name][: len(x)].copy_(x, non_blocking=True)
-        steps, K = len(self._buffers["items"]), 2 * self.stream.triples
-        if len(self._buffers.get("terms", ())) != steps:
-            self._step_as_graph = None
-            self._buffers["terms"] = torch.zeros(steps, len(TERMS), device=self.device)
-            for name in ("triple_heads", "triple_relations", "triple_tails"):
-                self._buffers[name] = torch.zeros(steps, K, dtype=torch.int32, device=self.device)
-        for i in range(host.steps if K else 0):
-            drawn = ops.sample_triples(
-                self._indptr,
-                self._relations,
-                self._tails,
-                self.stream.triples,
-                seed=self.stream.seed,
-                step=self.stream.triple_step(host.number, i),
-            )
-            for name, ids in zip(("heads", "relations", "tails"), drawn, strict=True):
-                self._buffers[f"triple_{name}"][i].copy_(ids)
+    def _load(self, host: HostEpoch, begin: int, end: int, sets: RippleSets) -> None:
+        """Put batches of an epoch into the buffer that a captured step reads."""
+        fields = localize_batches(
+            host.batches(begin, end, self.device),
+            sets,
+            self.model.entity.shape[0],
+            self.model.relation.shape[0],
+        )
+        if self._buffer is None or not self._buffer.fits(fields):
+            self._step_as_graph = None  # it reads the old buffer
+            self._buffer = BatchBuffer(fields)
+            self._terms = torch.zeros(self._buffer.capacity, len(TERMS), device=self.device)
+        else:
+            self._buffer.load(fields)
+        self._cursor.zero_()
 
     def _replayable_step(self) -> Callable[[], None]:
         if not self.capture:
@@ -240,18 +335,18 @@ class ResidentTrainer:
         return [self.steps, self._cursor, *(p.data for p in self._dense), *adam]
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """The step as a graph; what the steps before it changed is put back."""
+        """The step as a graph; what the step before it changed is put back."""
         tables = (self.model.entity, self.m, self.v)
-        touched = self._batch().rows.clamp(min=0)  # of the first batch, as in the steps below
+        touched = self._batch()[0].rows.clamp(min=0)  # of the first batch, as in the step below
         rows_before = [x.index_select(0, touched) for x in tables]
         before = [(x, x.clone()) for x in self._state()]
         known = {x.data_ptr() for x, _ in before}
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):  # libraries set themselves up in the first calls
-                self._cursor.zero_()
-                self._step()
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            # Adam advises against running it uncaptured; once it must, to make its state.
+            warnings.filterwarnings("ignore", message=".*capturable.*")
+            self._step()
         torch.cuda.current_stream(self.device).wait_stream(side)
         for table, rows in zip(tables, rows_before, strict=True):
             table.index_copy_(0, touched.long(), rows)
@@ -261,67 +356,22 @@ class ResidentTrainer:
             if x.data_ptr() not in known:
                 x.zero_()  # Adam's state, made by the first step
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Meanwhile another thread pins memory for the next epoch, which only this mode lets it do.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._step()
         return graph
 
-    def _batch(self) -> Batch:
-        """The batch at the cursor, in terms of the rows that it touches."""
-        at = {
-            name: x.index_select(0, self._cursor)[0]
-            for name, x in self._buffers.items()
-            if name not in ("heads", "relations", "tails", "counts", "terms")
-        }
-        users = at["group_users"]
-        heads, relations, tails, counts = (
-            self._buffers[name].index_select(0, users)
-            for name in ("heads", "relations", "tails", "counts")
-        )
-        E, M = self.model.entity.shape[0], heads.shape[2]
-        masked = torch.arange(M, device=self.device) >= counts.unsqueeze(-1)
-        # Groups without pairs reach rows that no pair of the batch looks at.
-        idle = at["group_indptr"][1:] == at["group_indptr"][:-1]
-        nowhere = masked | idle.view(-1, 1, 1)
-        parts = [
-            heads.masked_fill(nowhere, E).flatten(),
-            tails.masked_fill(nowhere, E).flatten(),
-            at["items"],
-            at["triple_heads"],
-            at["triple_tails"],
-        ]
-        rows, local = localize(torch.cat(parts), E)
-        heads_, tails_, items, triple_heads, triple_tails = torch.split(
-            local, [x.numel() for x in parts]
-        )
-        # Masked slots hold 0 in every id, as ops ask for.
-        relations = relations.masked_fill(nowhere, 0)
-        R = self.model.relation.shape[0]
-        touched = torch.zeros(R + 1, device=self.device)
-        named = torch.cat([relations.masked_fill(nowhere, R).flatten(), at["triple_relations"]])
-        touched.index_fill_(0, named.long(), 1.0)
-        return Batch(
-            rows=rows,
-            heads=heads_.view_as(heads).masked_fill(nowhere, 0),
-            relations=relations,
-            tails=tails_.view_as(tails).masked_fill(nowhere, 0),
-            counts=counts.masked_fill(idle.unsqueeze(-1), 0),
-            group_indptr=at["group_indptr"],
-            items=items.contiguous(),
-            labels=at["labels"],
-            triple_heads=triple_heads.contiguous(),
-            triple_relations=at["triple_relations"],
-            triple_tails=triple_tails.contiguous(),
-            triple_labels=self._triple_labels,
-            relation_touched=touched[:R],
-            real=at["real"],
-            real_pairs=at["real_pairs"],
-        )
+    def _batch(self) -> tuple[Batch, Tensor]:
+        """The batch at the cursor, in terms of the rows that it touches; lambda3 / pairs."""
+        assert self._buffer is not None
+        at = self._buffer.at(self._cursor)
+        l2 = at.pop("l2")
+        return Batch(triple_labels=self._triple_labels, **at), l2
 
     def _step(self) -> None:
         """One step at the cursor; nothing in it waits for the device or depends on a value."""
         model, stage = self.model, self.stage
-        batch = self._batch()
-        l2 = self._buffers["l2"].index_select(0, self._cursor)[0]
+        batch, l2 = self._batch()
         self.steps.add_(1)
         rows = model.entity.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
         terms = loss_terms(self.backend, model, rows, batch, stage, deep=self.deep)
@@ -336,7 +386,7 @@ class ResidentTrainer:
                 values["rows"] = values["rows"] + norms.sum() * (l2 / 2).float()
             zero = torch.zeros((), device=self.device)
             record = torch.stack([values.get(name, zero) for name in TERMS])
-            self._buffers["terms"].index_copy_(0, self._cursor, record.unsqueeze(0))
+            self._terms.index_copy_(0, self._cursor, record.unsqueeze(0))
             self.backend.row_adam_(
                 *(model.entity, self.m, self.v, batch.rows, drows),
                 step=self.steps,

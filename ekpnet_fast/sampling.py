@@ -183,9 +183,16 @@ class BatchStream:
             self.rows.items[order], self.rows.labels[order], indptr, users, self._cut(indptr)
         )
 
-    def triple_step(self, epoch: int, batch: int) -> int:
-        """What keys the triples of a batch of an epoch."""
-        return (epoch << 32) + batch
+    def draw_triples(self, epoch: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
+        return ops.sample_triples(
+            self.graph.indptr,
+            self.graph.relations,
+            self.graph.tails,
+            self.triples,
+            seed=self.seed,
+            step=(epoch << 32) + batch,
+        )
 
     def epoch(self, epoch: int, ripple: RippleSets) -> Iterator[Batch]:
         """All batches of an epoch."""
@@ -200,7 +207,7 @@ class BatchStream:
                 indptr[first : last + 1] - indptr[first],
                 items[pairs],
                 labels[pairs],
-                step=self.triple_step(epoch, i),
+                self.draw_triples(epoch, i),
             )
 
         with ThreadPoolExecutor(1) as pool:
@@ -227,16 +234,9 @@ class BatchStream:
         group_indptr: Tensor,
         items: Tensor,
         labels: Tensor,
-        step: int,
+        triples: tuple[Tensor, Tensor, Tensor],
     ) -> Batch:
-        heads, relations, tails = ops.sample_triples(
-            self.graph.indptr,
-            self.graph.relations,
-            self.graph.tails,
-            self.triples,
-            seed=self.seed,
-            step=step,
-        )
+        heads, relations, tails = triples
         rows, *sets, items, extra = ops.localize_batch(
             ripple.heads,
             ripple.relations,

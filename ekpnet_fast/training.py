@@ -400,7 +400,6 @@ class _ResidentEpochs:
             run.outcome.model,
             stage,
             run.backend,
-            run.graph,
             stream,
             deep=deep,
             # The plain-torch specification waits for the device here and there.

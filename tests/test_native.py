@@ -166,8 +166,8 @@ def test_cuda_library_loads_beside_the_libraries_of_a_cuda_torch(tmp_path):
     names = (*names, "torch_c10_cuda_free_error_msg")
     source.write_text("".join(f'extern "C" void {name}() {{}}\n' for name in names))
     library = tmp_path / "libtorch_cuda.so"
-    done = run([tool("c++", "g++"), "-shared", "-fPIC", f"-Wl,-soname,{library.name}", source]
-               + ["-o", library])  # fmt: skip
+    options = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", library]
+    done = run([tool("c++", "g++"), *options, source])
     assert done.returncode == 0, done.stderr
     code = (
         "import torch, ekpnet_fast.ops as ops\n"

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from problems import assert_same_bits
-from test_training import CONFIG, SYNTHETIC, load, one_thread, start, train
+from test_training import CONFIG, SYNTHETIC, one_thread, start, train
 
-from ekpnet_fast import ops, reference, training
+from ekpnet_fast import ops, reference, resident, training
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer, localize
+from ekpnet_fast.sampling import RippleSets
 
 assert one_thread  # for this module too
 
@@ -29,11 +30,11 @@ stages = pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"
 
 def start_resident(config, deep, backend=ops, device="cpu", capture=False):
     """A resident trainer of an untrained model, its stream and its ripple sets."""
-    _, graph = load(config)
-    _, stream, ripple = start(config, deep)
-    model = training.build_model(config, graph).to(device)
+    untrained, stream, ripple = start(config, deep)
     stage = config.train if deep else config.pretrain
-    trainer = ResidentTrainer(model, stage, backend, graph, stream, deep=deep, capture=capture)
+    trainer = ResidentTrainer(
+        untrained.model.to(device), stage, backend, stream, deep=deep, capture=capture
+    )
     return trainer, ripple
 
 
@@ -71,17 +72,18 @@ def assert_same_training(trainer, stepped):
 
 @devices
 def test_localize(device):
-    ids = torch.tensor([7, 2, 9, 2, 7, 9, 0], dtype=torch.int32, device=device)
+    ids = torch.tensor([[7, 2, 9, 2, 7, 0], [1, 1, 8, 8, 3, 9]], dtype=torch.int32, device=device)
     rows, local = localize(ids, 9)
-    assert rows.tolist() == [0, 2, 7, -1, -1, -1, -1]
-    assert local[torch.tensor([0, 1, 3, 4, 6])].tolist() == [2, 1, 1, 2, 0]  # 9 is no entity
-    assert (local >= 0).all() and (local < len(ids)).all()
+    assert rows.tolist() == [[0, 2, 7, -1, -1, -1], [1, 3, 8, -1, -1, -1]]
+    named = torch.where(ids < 9, local, -1)  # 9 is no entity
+    assert named.tolist() == [[2, 1, -1, 1, 2, 0], [0, 0, 2, 2, 1, -1]]
+    assert (local >= 0).all() and (local < 6).all()
 
 
 @devices
 def test_localize_of_no_entity_at_all(device):
-    rows, _ = localize(torch.full((3,), 5, dtype=torch.int32, device=device), 5)
-    assert rows.tolist() == [-1, -1, -1]
+    rows, _ = localize(torch.full((1, 3), 5, dtype=torch.int32, device=device), 5)
+    assert rows.tolist() == [[-1, -1, -1]]
 
 
 # ---- an epoch in host memory ---------------------------------------------------------------------
@@ -105,10 +107,11 @@ def test_host_epoch_holds_the_batches_of_the_stream(groups):
         assert torch.equal(host.group_users[i, :used], users.long())
         ends = order.group_indptr[first : first + used + 1] - order.group_indptr[first]
         assert torch.equal(host.group_indptr[i, : used + 1], ends)
-        # The rest are groups without pairs, and the last one holds the padding.
+        # The rest share the padding.
         assert (host.group_users[i, used:] == ripple.num_users).all()
-        assert (host.group_indptr[i, used:-1] == n).all()
-        assert host.group_indptr[i, -1] == stream.batch_size
+        padding = host.group_indptr[i, used:].diff()
+        assert (padding >= 0).all() and host.group_indptr[i, -1] == stream.batch_size
+        assert padding.max() <= -(-(stream.batch_size - n) // len(padding))
         assert host.l2[i] == trainer.stage.lambda3 / n
         at += n
     assert at == len(order.items)
@@ -196,6 +199,17 @@ def test_longer_epochs_and_more_groups_than_before():
     assert trainer.groups >= 300 > other.groups
 
 
+def test_epoch_in_several_loads(monkeypatch):
+    whole, ripple = start_resident(CONFIG, True)
+    parts, _ = start_resident(CONFIG, True)
+    expected = train_resident(whole, ripple, 2)
+    monkeypatch.setattr(resident, "REFERENCES_AT_ONCE", 3 * 64 * 100)
+    found = train_resident(parts, ripple, 2)
+    assert parts._buffer.capacity < whole._buffer.capacity
+    assert found == expected
+    assert_same_bits(whole.model.state_dict().values(), parts.model.state_dict().values())
+
+
 def test_loss_that_is_not_finite_is_named():
     trainer, ripple = start_resident(CONFIG, True)
     with torch.no_grad():
@@ -250,11 +264,11 @@ def test_epoch_waits_once():
     trainer, ripple = start_resident(CONFIG, True, device="cuda", capture=True)
     train_resident(trainer, ripple, 1)
     host = HostEpoch.prepare(trainer.stream, trainer.stage, ripple, 2, trainer.groups, pin=True)
-    trainer._load(host)
-    trainer._cursor.zero_()
+    sets = RippleSets(**{name: x.cuda() for name, x in vars(host.ripple).items()})
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
+        trainer._load(host, 0, host.steps, sets)
         step = trainer._replayable_step()
         for _ in range(host.steps):
             step()

@@ -118,9 +118,7 @@ class Steps:
             seed=0,
         )
         capture = model.entity.is_cuda and backend is ops
-        self.trainer = ResidentTrainer(
-            model, stage, backend, graph, stream, deep=deep, capture=capture
-        )
+        self.trainer = ResidentTrainer(model, stage, backend, stream, deep=deep, capture=capture)
         self.host = HostEpoch.prepare(stream, stage, ripple, 1, pin=model.entity.is_cuda)
         self.pairs = len(rows.items)
 
