@@ -4,12 +4,10 @@
 
 #include <cstdint>
 
-#include "host_device.h"
-
 namespace ekpnet {
 
 // Finaliser of SplitMix64 (Steele et al. 2014, Stafford's variant 13): a bijection of 64-bit words.
-EKPNET_HOST_DEVICE inline uint64_t mix64(uint64_t x) {
+inline uint64_t mix64(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   return x ^ (x >> 31);
@@ -18,7 +16,7 @@ EKPNET_HOST_DEVICE inline uint64_t mix64(uint64_t x) {
 constexpr uint64_t kGoldenGamma = 0x9e3779b97f4a7c15ull;
 
 // Start of an independent stream for each combination of counters.
-EKPNET_HOST_DEVICE inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_t b, uint64_t c) {
+inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_t b, uint64_t c) {
   uint64_t key = mix64(seed + kGoldenGamma);
   key = mix64(key ^ (a + kGoldenGamma));
   key = mix64(key ^ (b + 2 * kGoldenGamma));
@@ -26,17 +24,13 @@ EKPNET_HOST_DEVICE inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_
 }
 
 // The i-th 64 random bits of a stream.
-EKPNET_HOST_DEVICE inline uint64_t random_bits(uint64_t key, uint64_t i) {
+inline uint64_t random_bits(uint64_t key, uint64_t i) {
   return mix64(key + (i + 1) * kGoldenGamma);
 }
 
 // Uniform in [0, n) by the high half of a 128-bit product; the bias is at most n / 2^64.
-EKPNET_HOST_DEVICE inline uint64_t bounded(uint64_t bits, uint64_t n) {
-#if defined(__CUDA_ARCH__)
-  return __umul64hi(bits, n);
-#else
+inline uint64_t bounded(uint64_t bits, uint64_t n) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(bits) * n) >> 64);
-#endif
 }
 
 }  // namespace ekpnet

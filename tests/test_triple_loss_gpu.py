@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from gpus import under_other_order
-from graphs import csr
 from problems import (
     assert_accurate,
     assert_matches_reference,
@@ -16,7 +15,7 @@ from problems import (
 )
 from test_triple_loss import SIZES, SMALL, sizes, specified, triple_problem
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import reference
 
 
 def triple_loss(gpu):
@@ -71,29 +70,3 @@ def test_threads_do_not_race(emulated, tmp_path):
     backwards = under_other_order(emulated.library, tmp_path, emulated_results, problems)
     for one, other in zip(forwards, backwards, strict=True):
         assert_same_bits([*one[0], *one[1]], [*other[0], *other[1]])
-
-
-# ---- sample_triples ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("relations", [3, 300, 70_000])
-def test_the_same_triples_as_on_the_cpu(gpu, relations):
-    stream = torch.Generator().manual_seed(0)
-
-    def ids(limit):
-        return torch.randint(limit, (500,), generator=stream, dtype=torch.int32)
-
-    # Some entities have no triples: their row is empty.
-    graph = ops.build_csr(ids(90) + 5, ids(relations), ids(100), 100, relations)
-    for step in (0, 7, 3 << 32):
-        drawn = gpu.call("sample_triples", *graph, 200, 11, step)
-        assert_same_bits(drawn, ops.sample_triples(*graph, 200, seed=11, step=step))
-    assert all(x.numel() == 0 for x in gpu.call("sample_triples", *graph, 0, 11, 0))
-    with pytest.raises(RuntimeError, match="count is -1, expected at least 0"):
-        gpu.call("sample_triples", *graph, -1, 0, 0)
-
-
-def test_no_triple_to_draw(gpu):
-    indptr, tails = csr([[], []])
-    with pytest.raises(RuntimeError, match="the graph has no triple to draw from"):
-        gpu.call("sample_triples", indptr, tails, tails, 1, 0, 0)

@@ -5,8 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include "cpu/triple_draw.h"
 #include "random.h"
-#include "triple_draw.h"
 
 namespace ekpnet {
 namespace {

@@ -16,9 +16,8 @@ struct TriplePair {
 // The k-th triple of a stream, uniform over the graph, and one with its head or its tail (even
 // chance) replaced by a uniform entity.
 template <class Relation>
-EKPNET_HOST_DEVICE TriplePair draw_triple(int64_t num_entities, const int64_t* indptr,
-                                          const Relation* relations, const int32_t* tails,
-                                          uint64_t key, int64_t k) {
+TriplePair draw_triple(int64_t num_entities, const int64_t* indptr, const Relation* relations,
+                       const int32_t* tails, uint64_t key, int64_t k) {
   const int64_t at = static_cast<int64_t>(bounded(random_bits(key, 3 * k), indptr[num_entities]));
   int64_t head = 0, end = num_entities;  // indptr[head] <= at < indptr[end]
   while (end - head > 1) {
