@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks import report
 from ekpnet_fast import run
+from ekpnet_fast.models import MODELS
 from ekpnet_fast.options import parse_run
 
 DATASETS = ("movielens-1m", "book-crossing", "last-fm")
-MODELS = ("ekpnet", "ekp_no", "ekp_att", "ekp_frame")
 RANKED = ("ekpnet",)  # models whose runs also rank all items
 
 HEADER = ("data", "model", "AUC", "ACC", "AUC c>=1", "GAUC", "NDCG@10", "Recall@20", "seconds")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import chain, count
 
 from benchmarks.workloads import Histories, Setting
-from ekpnet_fast.config import ModelConfig, StageConfig
+from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.graph import Graph
-from ekpnet_fast.models.ekpnet import EKPNet
-from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, UserRows
+from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
+from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, Source, UserRows
 from ekpnet_fast.training import BACKENDS, StageTrainer, rows_by_user
 
 BATCH_SIZE = 8192
@@ -52,9 +52,12 @@ class Training:
             triples=stage.triples,
             seed=0,
         )
-        sizes = graph.num_entities, graph.num_relations
-        model = EKPNet(shape, *sizes, semantic_attention=True, deep=deep, seed=0)
-        self.trainer = StageTrainer(model, stage, BACKENDS[backend], deep=deep)
+        # Items are entities; how many of them are does not matter to a step.
+        sizes = histories.num_users, graph.num_entities
+        source = Source(graph, *sizes, histories.indptr, histories.entities, seed=0)
+        model = (EKPNet if deep else EKPAtt)(RunConfig(shape=shape), source)
+        name = "train" if deep else "pretrain"
+        self.trainer = StageTrainer(model, stage, BACKENDS[backend], name)
         self._batches = chain.from_iterable(stream.epoch(epoch, sets) for epoch in count())
 
     @classmethod

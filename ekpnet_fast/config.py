@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import ConfigError
-
-ModelName = Literal["ekpnet", "ekp_no", "ekp_att", "ekp_frame"]
+from ekpnet_fast.models import MODELS
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the model.
+    """Shape of the model; each takes what it has: see its file in `ekpnet_fast/models/`.
 
     Attributes:
         width: D, embedding width, 1 to 128.
@@ -53,10 +52,11 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of training (Algorithm 1 or 2).
+    """One stage of training (Algorithm 1 or 2, or another model's).
 
     The loss is eq. 24 summed over the mini-batch and divided by its number of pairs B:
     (BCE + lambda1 / 2 KG + lambda2 / 2 |weights|^2 + lambda3 / 2 |touched rows|^2) / B.
+    KG is the model's own term over triples, if it has one.
 
     Attributes:
         epochs: at most; 0 leaves the stage out.
@@ -66,8 +66,8 @@ class StageConfig:
         lr: step size of Adam.
         lambda1: weight of the KG term (eq. 22); 0 draws no triples.
         lambda2: weight of the squared weights and biases (W_e, b_e, W_l, b_l).
-        lambda3: weight of the squared entity and relation rows that the mini-batch touches.
-        triples: true triples per mini-batch in the KG term, and as many corrupted.
+        lambda3: weight of the squared table and relation rows that the mini-batch touches.
+        triples: true triples per mini-batch in a KG term that draws them, and as many corrupted.
     """
 
     epochs: int = 15
@@ -89,8 +89,7 @@ class RunConfig:
         dataset: "synthetic", a folder under data_root, or the path of a folder.
         data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
         preset: "default" or "paper" (Table 2); fills what is not set otherwise.
-        model: ekpnet, or a variant without attention (ekp_frame), without the prediction layers
-            (ekp_att), or without both (ekp_no).
+        model: the recommender; `ekpnet_fast/models/` has a file for each.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
         threads: CPU threads; the machine's cores if not set. The result does not depend on it.
@@ -103,15 +102,17 @@ class RunConfig:
         memory_mb: memory that ranking may take beyond the tables.
         shape: the model's shape.
         sampling: how ripple sets are drawn.
-        pretrain: stage one, prediction (15).
-        train: stage two, prediction (18).
+        pretrain: stage one of a model that has two; EKPNet's predicts by eq. 15.
+        train: the other stage; EKPNet's predicts by eq. 18.
         synthetic: sizes of the synthetic data set.
+        options: what only this model has, an instance of its `Options`; None takes the defaults.
+            In files and on the command line the group has the model's name.
     """
 
     dataset: str = "synthetic"
     data_root: Path | None = None
     preset: Literal["default", "paper"] = "default"
-    model: ModelName = "ekpnet"
+    model: str = "ekpnet"
     seed: int = 0
     epochs: int | None = None
     threads: int | None = None
@@ -129,24 +130,17 @@ class RunConfig:
         default_factory=lambda: StageConfig(epochs=10, lr=5e-3, lambda1=0.001)
     )
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-
-    @property
-    def semantic_attention(self) -> bool:
-        """Whether psi is the rank-1 transformation (eq. 8) and not the identity."""
-        return self.model in ("ekpnet", "ekp_att")
-
-    @property
-    def deep(self) -> bool:
-        """Whether the model predicts by eq. 18 and has a second stage."""
-        return self.model in ("ekpnet", "ekp_frame")
+    options: Any = None
 
     def resolved(self) -> RunConfig:
-        """The same run with `epochs` written into the stages.
+        """The same run with `epochs` written into the stages and the model's options filled in.
 
         Raises:
             ConfigError: a value out of range; names the option.
         """
-        config = self
+        if self.model not in MODELS:
+            raise ConfigError(f"--model is {self.model!r}, expected one of {', '.join(MODELS)}")
+        config = replace(self, options=_options(self))
         if self.epochs is not None:
             # Taken away here, or a written run would override stages named beside its --config.
             config = replace(
@@ -159,14 +153,29 @@ class RunConfig:
         return config
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON."""
-        return {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(self).items()
-        }
+        """Plain values for YAML and JSON; the model's options stand under its name."""
+        values = asdict(self)
+        options = values.pop("options")
+        if options is not None:
+            values[self.model] = options
+        return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
+
+
+def _options(config: RunConfig) -> Any:
+    kind, given = MODELS[config.model].Options, config.options
+    if given is None:
+        return None if kind is None else kind()
+    if kind is None or not isinstance(given, kind):
+        expected = "none" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
+        raise ConfigError(
+            f"options: found {type(given).__qualname__} for model {config.model},"
+            f" expected {expected}"
+        )
+    return given
 
 
 def _check(config: RunConfig) -> None:
+    model = MODELS[config.model]
     limits: list[tuple[str, float, float, float]] = [
         ("shape.width", config.shape.width, 1, 128),
         ("shape.hops", config.shape.hops, 1, 4),
@@ -192,94 +201,42 @@ def _check(config: RunConfig) -> None:
             limits.append((f"{name}.{option}", getattr(stage, option), low, high))
         if not 0 < stage.lr < float("inf"):
             raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
-        if stage.lambda1 > 0 and stage.triples == 0:
+        triples = model.plan(config, name).triples if name in model.stages else "none"
+        if stage.lambda1 > 0 and stage.triples == 0 and triples != "none":
             raise ConfigError(
                 f"--{name}.lambda1 is {stage.lambda1} but --{name}.triples is 0:"
                 " the KG term would have nothing to weigh; set triples, or lambda1 to 0"
+            )
+        if name in model.stages and not model.plan(config, name).pairs and stage.lambda1 == 0:
+            raise ConfigError(
+                f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
+                " the KG term alone"
             )
     for option, value, low, high in limits:
         if not low <= value <= high:
             span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
             raise ConfigError(f"--{option} is {value}, expected {span}")
-    stages = [config.pretrain.epochs, config.train.epochs if config.deep else 0]
-    if not any(stages):
+    if model.stages and not any(getattr(config, name).epochs for name in model.stages):
         raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")
+    model.check(config)
 
 
-# Settings per data set, by name of option. "default" is what did best on validation; "paper" is
-# Table 2, whose pre-training rows give lambda1 of the KG term and, under another letter, the
-# weight of the squared rows (lambda3 here); lambda2 there weighs W_e and b_e like the rows.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {
-        "synthetic": {"sampling.inverse": False},
-        "movielens-1m": {
-            "pretrain.epochs": 20,
-            "pretrain.batch_size": 4096,
-            "pretrain.lambda3": 0.01,
-            "train.epochs": 15,
-            "train.batch_size": 4096,
-            "train.lambda3": 0.001,
-        },
-        "book-crossing": {
-            "shape.width": 4,
-            "shape.hops": 3,
-            "shape.layers": 4,
-            "pretrain.lambda3": 0.001,
-            "train.lambda3": 0.001,
-        },
-        "last-fm": {
-            "shape.layers": 4,
-            "pretrain.batch_size": 256,
-            "train.batch_size": 256,
-        },
-    },
-    "paper": {
-        "movielens-1m": {
-            "shape.width": 16,
-            "shape.hops": 2,
-            "shape.slots": 32,
-            "shape.layers": 3,
-            "pretrain.batch_size": 4096,
-            "pretrain.lr": 1e-2,
-            "pretrain.lambda1": 0.01,
-            "pretrain.lambda2": 5e-3,
-            "pretrain.lambda3": 5e-3,
-            "train.batch_size": 4096,
-            "train.lr": 5e-3,
-            "train.lambda1": 0.001,
-            "train.lambda2": 1e-7,
-            "train.lambda3": 1e-7,
-        },
-        "book-crossing": {
-            "shape.width": 4,
-            "shape.hops": 3,
-            "shape.slots": 32,
-            "shape.layers": 4,
-            "pretrain.lr": 1e-2,
-            "pretrain.lambda1": 0.01,
-            "pretrain.lambda2": 1e-7,
-            "pretrain.lambda3": 1e-7,
-            "train.lr": 5e-3,
-            "train.lambda1": 0.001,
-            "train.lambda2": 1e-4,
-            "train.lambda3": 1e-4,
-        },
-    },
-}
+def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
+    """What a preset sets for a data set and a model, by dotted option name.
 
-
-def preset_options(preset: str, dataset: str) -> dict[str, Any]:
-    """What a preset sets for a data set, by dotted option name.
-
-    A data set that the default preset does not know keeps the plain defaults.
+    A data set that the default preset does not know keeps the model's defaults.
 
     Raises:
-        ConfigError: the paper's Table 2 has no row for the data set.
+        ConfigError: the preset has nothing for the model, or "paper" nothing for the data set.
     """
-    options = PRESETS[preset]
+    presets = MODELS[model].presets
+    if preset not in presets and preset != "default":
+        known = [name for name, found in MODELS.items() if preset in found.presets]
+        raise ConfigError(f"--preset {preset} is for {', '.join(known)}, not for model {model}")
+    options = presets.get(preset, {})
     name = dataset.rstrip("/").removesuffix("/raw").rsplit("/", 1)[-1]
     if name not in options and preset == "paper":
         raise ConfigError(
             f"--preset paper has settings for {', '.join(options)} (Table 2), not for {dataset}"
         )
-    return options.get(name, {})
+    return {**options.get("*", {}), **options.get(name, {})}

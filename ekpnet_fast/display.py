@@ -50,9 +50,10 @@ class Display:
         """Show a batch or an epoch."""
         record = progress.record
         if record is not None:
+            valid = "" if math.isnan(record.valid_auc) else f"  valid AUC {record.valid_auc:.4f}"
             self.console.print(
                 f"{record.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
-                f"  valid AUC {record.valid_auc:.4f}  {record.samples_per_second:,.0f} samples/s",
+                f"{valid}  {record.samples_per_second:,.0f} samples/s",
                 highlight=False,
             )
         if self._bar is None:

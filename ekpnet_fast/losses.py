@@ -1,4 +1,4 @@
-"""The loss of a mini-batch (eq. 24), for every way of stepping."""
+"""The loss of a mini-batch (eq. 24 and what other models have in its place)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from torch.nn import functional
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.fixed_order import UNSPLIT, fixed_order_sum
+from ekpnet_fast.models.base import Model
 from ekpnet_fast.sampling import Batch
 
 TERMS = ("bce", "kg", "weights", "rows")
-
-UNSPLIT = 1 << 14  # elements that torch leaves to one thread
-
-
-def fixed_order_sum(x: Tensor) -> Tensor:
-    """Sum of all elements in pieces that torch does not split over threads."""
-    return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, real: Tensor | None = None) -> Tensor:
@@ -45,52 +39,49 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, real: Tensor | None = None
 
 def loss_terms(
     backend: ModuleType,
-    model: EKPNet,
-    rows: Tensor,  # [n, C, D], the batch's rows of the entity table
+    model: Model,
+    tables: Mapping[str, Tensor],  # [n, ...] each, the batch's rows of the model's tables
     batch: Batch,
     stage: StageConfig,
     *,
-    deep: bool,
+    name: str,
 ) -> dict[str, Tensor]:
-    """The four terms of eq. 24 over a mini-batch, weighted and divided by its pairs.
+    """The terms of the loss over a mini-batch (eq. 24), weighted and divided by its size.
 
-    The term "rows" holds the relations only: `row_adam_` adds the entity rows' share to their
-    gradient, and `StageTrainer.step` to their value.
+    The term "rows" holds the relations only: `row_adam_` adds the table rows' share to their
+    gradient, and `StageTrainer.step` to their value. `name` is the stage's.
     """
-    logits = model.logits(backend, rows, batch, batch.group_indptr, batch.items, deep=deep)
-    pairs = batch.num_pairs if batch.real_pairs is None else batch.real_pairs
-    terms = {"bce": cross_entropy_sum(logits, batch.labels, batch.real) / pairs}
+    size = batch.size if batch.real_pairs is None else batch.real_pairs
+    terms = {}
+    if batch.num_pairs:
+        logits = model.logits(backend, tables, batch, stage=name)
+        terms["bce"] = cross_entropy_sum(logits, batch.labels, batch.real) / size
     if stage.lambda1 > 0:
-        kg = backend.triple_loss(
-            rows,
-            model.relation,
-            batch.triple_heads,
-            batch.triple_relations,
-            batch.triple_tails,
-            batch.triple_labels,
-        )
-        terms["kg"] = kg * (stage.lambda1 / 2 / pairs)
-    if stage.lambda2 > 0:
-        norm = torch.stack(
-            [fixed_order_sum(w.square()) for w in model.dense_weights(deep=deep)]
-        ).sum()
-        terms["weights"] = norm * (stage.lambda2 / 2 / pairs)
-    if stage.lambda3 > 0:
-        norm = fixed_order_sum(model.relation.square().sum((1, 2)) * batch.relation_touched)
-        terms["rows"] = norm * (stage.lambda3 / 2 / pairs)
+        kg = model.kg_sum(backend, tables, batch, stage=name)
+        if kg is not None:
+            terms["kg"] = kg * (stage.lambda1 / 2 / size)
+    dense, relations = model.dense_weights(name), model.relations()
+    if stage.lambda2 > 0 and dense:
+        norm = torch.stack([fixed_order_sum(w.square()) for w in dense]).sum()
+        terms["weights"] = norm * (stage.lambda2 / 2 / size)
+    if stage.lambda3 > 0 and relations:
+        norms = [
+            fixed_order_sum(x.square().sum(tuple(range(1, x.dim()))) * batch.relation_touched)
+            for x in relations
+        ]
+        terms["rows"] = torch.stack(norms).sum() * (stage.lambda3 / 2 / size)
     return terms
 
 
-def check_finite(terms: Mapping[str, float], step: int, stage: StageConfig, *, deep: bool) -> None:
-    """Stop a run whose loss is no number.
+def check_finite(terms: Mapping[str, float], step: int, stage: StageConfig, name: str) -> None:
+    """Stop a run whose loss is no number; `name` is the stage's.
 
     Raises:
         TrainingError: a term is not finite; names it and the step.
     """
-    for name, value in terms.items():
+    for term, value in terms.items():
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss term {name} is {value} in step {step} of the"
-                f" {'train' if deep else 'pretrain'} stage; a smaller lr"
+                f"the loss term {term} is {value} in step {step} of the {name} stage; a smaller lr"
                 f" (now {stage.lr}) usually helps"
             )

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ekpnet_fast.config import RunConfig, preset_options
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models import MODELS
 
 
 class OptionParser(ArgumentParser):
@@ -40,15 +41,23 @@ class OptionParser(ArgumentParser):
         return f"; did you mean {', '.join('--' + option for option in found)}?" if found else ""
 
 
-def run_parser() -> OptionParser:
-    """The options of `python -m ekpnet_fast.train`."""
+def run_parser(models: Sequence[str] = tuple(MODELS)) -> OptionParser:
+    """The options of `python -m ekpnet_fast.train`, with those that only some models have."""
+    listed = "; ".join(f"{name}: {MODELS[name].summary}" for name in MODELS)
     parser = OptionParser(
         prog="python -m ekpnet_fast.train",
-        description="Train EKPNet or one of its variants and report test metrics.",
+        description=f"Train a recommender and report test metrics. Models: {listed}.",
         exit_on_error=True,
     )
     parser.add_argument("--config", action="config", help="YAML file of options")
-    parser.add_class_arguments(RunConfig, as_group=False)
+    parser.add_argument(
+        "--model", choices=list(MODELS), default=RunConfig.model, help="the recommender"
+    )
+    parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options"})
+    for name in models:
+        options = MODELS[name].Options
+        if options is not None:
+            parser.add_class_arguments(options, name)
     return parser
 
 
@@ -56,17 +65,31 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
     """Options from defaults, then the preset, then `--config`, then the command line.
 
     Raises:
-        ConfigError: an unknown option or a value that does not fit; names it.
+        ConfigError: an unknown option, one of another model, or a value that does not fit; names
+            it.
     """
-    parser = run_parser()
     arguments = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    # The preset depends on the data set, and both may come from the file: look first, then fill.
-    first = parser.parse_args([w for w in arguments if not w.startswith("--print_config")])
-    options = preset_options(first.preset, first.dataset)
+    # Preset and options depend on data set and model, which may come from the file: look first,
+    # then fill.
+    words = [w for w in arguments if not w.startswith("--print_config")]
+    first = run_parser()
+    chosen = first.parse_args(words)
+    given = first.parse_args(words, defaults=False)
+    _refuse_other_models(given, chosen.model)
+    parser = run_parser([chosen.model])
+    options = preset_options(chosen.preset, chosen.dataset, chosen.model)
     if options:
         parser.set_defaults(options)
     parsed = parser.parse_args(arguments)
     return _config(parser, parsed).resolved()
+
+
+def _refuse_other_models(given: Namespace, model: str) -> None:
+    """An option that would do nothing is an error."""
+    for name in MODELS:
+        if name in given and name != model:
+            options = ", ".join(f"--{name}.{key}" for key in given[name].as_dict())
+            raise ConfigError(f"{options}: an option of model {name}, but --model is {model}")
 
 
 def _underscored(word: str) -> str:
@@ -80,4 +103,5 @@ def _underscored(word: str) -> str:
 def _config(parser: OptionParser, parsed: Namespace) -> RunConfig:
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     values.pop("config", None)
-    return RunConfig(**values)
+    options = values.pop(parsed.model, None)
+    return RunConfig(**values, options=options)

@@ -259,12 +259,13 @@ class ResidentTrainer:
         deep: bool,
         capture: bool,
     ) -> None:
-        self.model, self.stage, self.backend, self.deep = model, stage, backend, deep
+        self.model, self.stage, self.backend = model, stage, backend
+        self.name = "train" if deep else "pretrain"
         self.stream, self.capture = stream, capture
         self.device = device = model.entity.device
         self.m = torch.zeros_like(model.entity)
         self.v = torch.zeros_like(model.entity)
-        self._dense = [model.relation, *model.dense_weights(deep=deep)]
+        self._dense = [model.relation, *model.dense_weights(self.name)]
         self.adam = torch.optim.Adam(
             self._dense, lr=stage.lr, fused=True, capturable=device.type == "cuda"
         )
@@ -301,7 +302,7 @@ class ResidentTrainer:
             terms.append(self._terms[: end - begin].clone())
         table = torch.cat(terms).cpu()  # the only wait
         for i, row in enumerate(table.tolist(), self._steps_before + 1):
-            check_finite(dict(zip(TERMS, row, strict=True)), i, self.stage, deep=self.deep)
+            check_finite(dict(zip(TERMS, row, strict=True)), i, self.stage, self.name)
         self._steps_before += host.steps
         sums = (table.double() * host.real_pairs.double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
@@ -374,7 +375,7 @@ class ResidentTrainer:
         batch, l2 = self._batch()
         self.steps.add_(1)
         rows = model.entity.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
-        terms = loss_terms(self.backend, model, rows, batch, stage, deep=self.deep)
+        terms = loss_terms(self.backend, model, {"entity": rows}, batch, stage, name=self.name)
         loss = torch.stack(list(terms.values())).sum()
         drows, *dense = torch.autograd.grad(loss, [rows, *self._dense])
         for parameter, gradient in zip(self._dense, dense, strict=True):

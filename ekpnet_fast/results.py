@@ -1,21 +1,22 @@
 """What a run leaves in its folder, and how it is read back.
 
 `config.yaml`        every option of the run, resolved; `--config` takes it.
-`model.safetensors`  the weights, and in its metadata `deep` and `data_hash`.
+`model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
 `metrics.json`       written last, so a folder without it holds no result:
     format, version       "ekpnet_fast.run" and the package's version
     dataset, model, seed  as configured
     data_hash             of the prepared data (`PreparedData.hash`)
     users, dropped_users, dropped_rows   users of the data set; left out for an empty history
     epochs                a record per epoch: stage, epoch, loss and its terms bce, kg, weights,
-                          rows (per pair), valid_auc, seconds, samples_per_second
+                          rows (per pair), valid_auc (null in a stage without pairs), seconds,
+                          samples_per_second; none for a model without stages
     test                  auc, acc, auc_seen (rows whose item has a train positive), gauc
     popularity            the same for item popularity; popularity_auc repeats its auc
     oracle_auc            of the generator's own Bayes score, synthetic data only, else null
     ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
                           hit; null without --ranking
-    seconds               per part: load, prepare, sampling, pretrain, train, evaluate, total
-    samples_per_second    training pairs per second over all epochs
+    seconds               per part: load, prepare, sampling, the stages, evaluate, total
+    samples_per_second    training pairs per second over all epochs; null without any
     peak_rss_mb           largest resident memory of the process
     environment           torch, Python, processor, instruction set, threads, device
 """
@@ -35,7 +36,7 @@ import yaml
 from ekpnet_fast import tensor_file
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.models import Model
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 RUN_FORMAT = "ekpnet_fast.run"
@@ -70,27 +71,27 @@ def save_config(output: Path, config: RunConfig) -> None:
     _write(output / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def save_model(output: Path, model: EKPNet, *, deep: bool, data_hash: str) -> None:
+def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> None:
     """Write `model.safetensors`."""
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    facts = {"deep": deep, "data_hash": data_hash}
+    facts = {"stage": stage, "data_hash": data_hash}
     _write(output / MODEL_FILE, lambda path: tensor_file.write(path, "model", tensors, facts))
 
 
-def load_model(output: Path, model: EKPNet) -> tuple[bool, str]:
-    """Read `model.safetensors` into a model; returns whether it predicts by eq. 18, and the hash
-    of the data it was trained on.
+def load_model(output: Path, model: Model) -> tuple[str, str]:
+    """Read `model.safetensors` into a model; returns the stage whose prediction it gives, and the
+    hash of the data it was trained on.
 
     Raises:
         DataError: the file is missing, damaged, or of another shape.
     """
     path = output / MODEL_FILE
-    tensors, facts = tensor_file.read(path, "model", "a training run", facts=("deep", "data_hash"))
+    tensors, facts = tensor_file.read(path, "model", "a training run", facts=("stage", "data_hash"))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{path}: does not fit the run's {CONFIG_FILE} ({error})") from error
-    return facts["deep"], facts["data_hash"]
+    return facts["stage"], facts["data_hash"]
 
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def evaluate(
     outcome.model.to(device)
     ripple = training.sample_ripple_sets(config, graph, prepared).to(device)
     test_rows = training.rows_by_user(prepared.test, prepared)
-    scores = training.score_rows(backend, outcome.model, ripple, test_rows, deep=outcome.deep)
+    scores = training.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
     popularity = popularity_click_metrics(prepared.test, prepared)
     found: dict[str, Any] = {
         "test": asdict(click_metrics(prepared.test, scores, prepared)),
@@ -90,7 +90,7 @@ def evaluate(
         found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
     if config.ranking:
         scorer = training.catalogue_scorer(
-            backend, outcome.model, ripple, prepared.dataset.num_items, deep=outcome.deep
+            backend, outcome.model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
         found["ranking"] = evaluate_ranking(scorer, prepared, memory_mb=config.memory_mb)
         found["popularity_ranking"] = evaluate_ranking(
@@ -123,6 +123,7 @@ def run(
     watch.seconds.update(outcome.seconds)
     with watch.part("evaluate"):
         found = evaluate(config, prepared, graph, outcome)
+    trained = sum(record.seconds for record in outcome.records)
     pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
     metrics = {
         "format": results.RUN_FORMAT,
@@ -137,7 +138,7 @@ def run(
         "epochs": training.records_as_dicts(outcome.records),
         **found,
         "seconds": {**watch.seconds, "total": watch.total()},
-        "samples_per_second": pairs / sum(record.seconds for record in outcome.records),
+        "samples_per_second": pairs / trained if trained else None,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "environment": {
             "torch": torch.__version__,
@@ -150,7 +151,9 @@ def run(
     }
     if config.output is not None:
         results.save_config(config.output, config)
-        results.save_model(config.output, outcome.model, deep=outcome.deep, data_hash=prepared.hash)
+        results.save_model(
+            config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
+        )
         results.save_metrics(config.output, metrics)
     return metrics
 
@@ -185,14 +188,14 @@ def evaluate_run(
         arguments += ["--device", device]
     config = parse_run(arguments)
     prepared, graph = load(config, Stopwatch())
-    model = training.build_model(config, graph)
-    deep, data_hash = results.load_model(output, model)
+    model = training.build_model(config, prepared, graph)
+    stage, data_hash = results.load_model(output, model)
     if prepared.hash != data_hash:
         raise DataError(
             f"{output}: trained on data with hash {data_hash}, found {prepared.hash};"
             " the files of the data set have changed"
         )
-    return evaluate(config, prepared, graph, Outcome(model, deep)), stored
+    return evaluate(config, prepared, graph, Outcome(model, stage)), stored
 
 
 def same_metrics(found: dict[str, Any], stored: dict[str, Any]) -> bool:

@@ -1,11 +1,15 @@
-"""Ripple sets of all users, and mini-batches of user groups made from them."""
+"""Ripple sets of all users, and mini-batches of user groups made from them.
+
+A *space* is a set of ids that tables are indexed by: "entity", "user", "item" (an item's id is its
+entity's), or one of a model's own. A mini-batch lists the rows that it touches space by space.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -71,17 +75,161 @@ class RippleSets:
             *(x.to(device) for x in (self.heads, self.relations, self.tails, self.counts))
         )
 
+    @classmethod
+    def none(cls, num_users: int) -> RippleSets:
+        """For a model that does not propagate: H = M = 0."""
+        empty = torch.zeros(num_users, 0, 0, dtype=torch.int32)
+        return cls(empty, empty, empty, torch.zeros(num_users, 0, dtype=torch.int32))
+
 
 @dataclass(frozen=True)
-class Batch:
+class Source:
+    """What a model may draw from besides the labelled rows: the graph and the train histories."""
+
+    graph: Graph
+    num_users: int
+    num_items: int
+    history_indptr: Tensor  # [U + 1] int64
+    history_items: Tensor  # [history_indptr[-1]] int32, sorted and distinct within a user
+    seed: int
+
+    @classmethod
+    def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> Source:
+        """That of a prepared data set."""
+        sizes = prepared.dataset.num_users, prepared.dataset.num_items
+        return cls(graph, *sizes, *history_tensors(prepared), seed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The pairs that a model is asked to give further inputs for, in global ids, on the CPU.
+
+    Attributes:
+        users: [G] int32, user of each group.
+        group_indptr: [G + 1] int64, pairs of each group.
+        items: [B] int32, item of each pair.
+        epoch: keys what is drawn; 0 for evaluation, from 1 in training.
+    """
+
+    users: Tensor
+    group_indptr: Tensor
+    items: Tensor
+    epoch: int
+
+    @property
+    def pair_users(self) -> Tensor:
+        """[B] int32, the user of each pair."""
+        return torch.repeat_interleave(self.users, self.group_indptr.diff())
+
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a model reads of a mini-batch.
+
+    Attributes:
+        ripple: whether it looks at ripple sets.
+        spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
+        inputs: gives further tensors for a mini-batch, by name.
+        input_spaces: which of those hold ids of a space; in training they become positions in
+            the touched rows.
+    """
+
+    ripple: bool = True
+    spaces: Collection[str] = ("entity",)
+    inputs: Callable[[Request], Inputs] | None = None
+    input_spaces: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, request: Request) -> Inputs:
+        """The further inputs of some pairs, in global ids."""
+        return {} if self.inputs is None else self.inputs(request)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the mini-batches of a stage consist of.
+
+    Attributes:
+        pairs: labelled pairs; without them each epoch passes once over as many triples as the
+            graph has.
+        triples: true and corrupted triples: in no batch, in every batch, or in batches of their
+            own.
+        every: a batch of triples follows so many batches of pairs ("apart" only).
+    """
+
+    pairs: bool = True
+    triples: str = "none"  # "none", "joined", "apart"
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage can do."""
+        assert self.triples in ("none", "joined", "apart") and self.every >= 1
+        assert self.pairs or self.triples == "joined", "batches of nothing"
+
+
+Moved = TypeVar("Moved", bound="Pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs to score, by user group.
+
+    Ids are global where whole tables are given, or positions in the touched rows (`Batch`).
+
+    Attributes:
+        heads, relations, tails: [G, H, M] int32, ripple sets of the groups; H = M = 0 for a
+            model that does not propagate.
+        counts: [G, H] int32, valid slots.
+        group_indptr: [G + 1] int64, pairs of each group.
+        items: [B] int32, in the space "entity".
+        users: [G] int32, in the space "user"; None where neither space nor inputs need them.
+        free_items: [B] int32, the same items in the space "item"; None without that space.
+        inputs: what the model's `inputs` gave.
+    """
+
+    heads: Tensor
+    relations: Tensor
+    tails: Tensor
+    counts: Tensor
+    group_indptr: Tensor
+    items: Tensor
+    users: Tensor | None = None
+    free_items: Tensor | None = None
+    inputs: Inputs = field(default_factory=dict)
+
+    @property
+    def num_pairs(self) -> int:
+        """B."""
+        return self.items.numel()
+
+    @property
+    def groups(self) -> Tensor:
+        """[B] int64, the group of each pair."""
+        lengths = self.group_indptr.diff()
+        return torch.repeat_interleave(lengths, output_size=self.num_pairs)
+
+    def to(self: Moved, device: torch.device) -> Moved:
+        """The same on a device."""
+        return replace(
+            self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
+        )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Pairs):
     """A mini-batch in terms of the table rows it touches.
 
     Attributes:
-        rows: [n] int32, entity ids of the touched rows; ids below are positions in it.
-        heads, relations, tails: [G, H, M] int32, ripple sets of the groups.
-        counts: [G, H] int32, valid slots.
-        group_indptr: [G + 1] int64, pairs of each group.
-        items: [B] int32.
+        rows: [n] int32, entity ids of the touched rows; entity ids elsewhere are positions in it.
+        touched: per space but "entity", [n] int32, ids of the touched rows.
         labels: [B] float32.
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
@@ -91,25 +239,24 @@ class Batch:
     """
 
     rows: Tensor
-    heads: Tensor
-    relations: Tensor
-    tails: Tensor
-    counts: Tensor
-    group_indptr: Tensor
-    items: Tensor
     labels: Tensor
     triple_heads: Tensor
     triple_relations: Tensor
     triple_tails: Tensor
     triple_labels: Tensor
     relation_touched: Tensor
+    touched: Mapping[str, Tensor] = field(default_factory=dict)
     real: Tensor | None = None
     real_pairs: Tensor | None = None
 
     @property
-    def num_pairs(self) -> int:
-        """B."""
-        return self.items.numel()
+    def size(self) -> int:
+        """What a loss is divided by: B, or the true triples of a batch without pairs."""
+        return self.num_pairs or self.triple_heads.numel() // 2
+
+    def rows_of(self, space: str) -> Tensor:
+        """[n] int32, ids of the touched rows of a space."""
+        return self.rows if space == "entity" else self.touched[space]
 
 
 @dataclass(frozen=True)
@@ -155,6 +302,8 @@ class BatchStream:
         group_size: pairs of one user per group, at most.
         triples: true triples per batch for the KG term, and as many corrupted; 0 for none.
         seed: of the shuffling and of the triples.
+        reads: what the model reads of a batch.
+        plan: what the batches consist of.
     """
 
     def __init__(
@@ -166,6 +315,8 @@ class BatchStream:
         group_size: int,
         triples: int,
         seed: int,
+        reads: Reads | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.graph = graph
         self.rows = rows
@@ -173,6 +324,13 @@ class BatchStream:
         self.group_size = min(group_size, batch_size)
         self.triples = triples
         self.seed = seed
+        self.reads = Reads() if reads is None else reads
+        self.plan = Plan(triples="joined") if plan is None else plan
+
+    @property
+    def epoch_size(self) -> int:
+        """What an epoch passes over: the labelled rows, or the triples if there are none."""
+        return len(self.rows.items) if self.plan.pairs else self.graph.num_triples
 
     def order(self, epoch: int) -> EpochOrder:
         """The pairs, groups and cuts of an epoch, drawn from (seed, epoch)."""
@@ -196,27 +354,47 @@ class BatchStream:
 
     def epoch(self, epoch: int, ripple: RippleSets) -> Iterator[Batch]:
         """All batches of an epoch."""
-        items, labels, indptr, users, cuts = self.order(epoch)
+        if self.plan.pairs:
+            items, labels, indptr, users, cuts = self.order(epoch)
+            schedule = self._schedule(len(cuts) - 1)
+        else:
+            schedule = [None] * -(-self.graph.num_triples // self.triples)
 
-        def prepare(i: int) -> Batch:
+        def prepare(number: int) -> Batch:
+            i, nothing = schedule[number], torch.zeros(0, dtype=torch.int32)
+            if i is None or self.plan.triples == "joined":
+                triples = self.draw_triples(epoch, number)
+            else:
+                triples = (nothing, nothing, nothing)
+            if i is None:
+                request = Request(nothing, torch.zeros(1, dtype=torch.int64), nothing, epoch)
+                return self._batch(ripple, request, torch.zeros(0), triples)
             first, last = cuts[i], cuts[i + 1]
             pairs = slice(int(indptr[first]), int(indptr[last]))
-            return self._batch(
-                ripple,
+            request = Request(
                 users[first:last],
                 indptr[first : last + 1] - indptr[first],
                 items[pairs],
-                labels[pairs],
-                self.draw_triples(epoch, i),
+                epoch,
             )
+            return self._batch(ripple, request, labels[pairs], triples)
 
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(prepare, 0) if len(cuts) > 1 else None
-            for i in range(1, len(cuts)):
+            ahead = pool.submit(prepare, 0) if schedule else None
+            for i in range(1, len(schedule) + 1):
                 assert ahead is not None
                 batch = ahead.result()
-                ahead = pool.submit(prepare, i) if i + 1 < len(cuts) else None
+                ahead = pool.submit(prepare, i) if i < len(schedule) else None
                 yield batch
+
+    def _schedule(self, batches: int) -> list[int | None]:
+        """The batches of pairs by number, and None for a batch of triples."""
+        schedule: list[int | None] = []
+        for i in range(batches):
+            schedule.append(i)
+            if self.plan.triples == "apart" and self.triples and (i + 1) % self.plan.every == 0:
+                schedule.append(None)
+        return schedule
 
     def _cut(self, indptr: Tensor) -> list[int]:
         """Runs of groups with at most `batch_size` pairs: their first groups, and the end."""
@@ -230,41 +408,80 @@ class BatchStream:
     def _batch(
         self,
         ripple: RippleSets,
-        users: Tensor,
-        group_indptr: Tensor,
-        items: Tensor,
+        request: Request,
         labels: Tensor,
         triples: tuple[Tensor, Tensor, Tensor],
     ) -> Batch:
         heads, relations, tails = triples
+        reads, inputs = self.reads, dict(self.reads.of(request))
+        of_space = {
+            space: [name for name, of in reads.input_spaces.items() if of == space]
+            for space in {"entity", *reads.spaces}
+        }
+        named = [inputs[name] for name in of_space["entity"]]
         rows, *sets, items, extra = ops.localize_batch(
             ripple.heads,
             ripple.relations,
             ripple.tails,
             ripple.counts,
-            users,
-            items,
-            torch.cat([heads, tails]),
+            request.users,
+            request.items,
+            torch.cat([heads, tails, *(ids.flatten() for ids in named)]),
         )
+        _put(inputs, of_space["entity"], extra[2 * len(heads) :])
+        touched, users, free_items = {}, request.users, None
+        for space in reads.spaces:
+            if space == "entity":
+                continue
+            own = {"user": [users], "item": [request.items]}.get(space, [])
+            parts = own + [inputs[name].flatten() for name in of_space[space]]
+            touched[space], positions = localize(torch.cat(parts))
+            start = sum(map(len, own))
+            if space == "user":
+                users = positions[:start]
+            elif space == "item":
+                free_items = positions[:start]
+            _put(inputs, of_space[space], positions[start:])
         valid = torch.arange(sets[0].shape[2]) < sets[3].unsqueeze(-1)
-        touched = torch.zeros(self.graph.num_relations)
-        touched[sets[1][valid].long()] = 1.0
-        touched[relations.long()] = 1.0
+        relation_touched = torch.zeros(self.graph.num_relations)
+        relation_touched[sets[1][valid].long()] = 1.0
+        relation_touched[relations.long()] = 1.0
         return Batch(
             rows=rows,
+            touched=touched,
             heads=sets[0],
             relations=sets[1],
             tails=sets[2],
             counts=sets[3],
-            group_indptr=group_indptr,
+            group_indptr=request.group_indptr,
             items=items,
+            users=users,
+            free_items=free_items,
+            inputs=inputs,
             labels=labels,
             triple_heads=extra[: len(heads)],
             triple_relations=relations,
-            triple_tails=extra[len(heads) :],
-            triple_labels=(torch.arange(2 * self.triples) < self.triples).to(torch.int8),
-            relation_touched=touched,
+            triple_tails=extra[len(heads) : 2 * len(heads)],
+            triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
+            relation_touched=relation_touched,
         )
+
+
+def localize(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ids of [N] int32 in order of first appearance, and [N] positions in them."""
+    none = RippleSets.none(0)
+    sets = (none.heads, none.relations, none.tails, none.counts)
+    rows, *_, positions = ops.localize_batch(*sets, ids[:0], ids[:0], ids)
+    return rows, positions
+
+
+def _put(inputs: dict[str, Tensor], names: list[str], positions: Tensor) -> None:
+    """Replace the named inputs by their positions, which come one input after the other."""
+    start = 0
+    for name in names:
+        ids = inputs[name]
+        inputs[name] = positions[start : start + ids.numel()].view(ids.shape)
+        start += ids.numel()
 
 
 def history_tensors(prepared: PreparedData) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(result_table(metrics))
     seconds = metrics["seconds"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
+    rate = metrics["samples_per_second"]
+    shown = "" if rate is None else f" {rate:,.0f} samples/s,"
     console.print(
         f"{metrics['dropped_users']} of {metrics['users']} users are left out:"
         " they have no positive in train."
-        f"\n{seconds['total']:.1f} s ({parts}), {metrics['samples_per_second']:,.0f} samples/s,"
+        f"\n{seconds['total']:.1f} s ({parts}),{shown}"
         f" {metrics['environment']['threads']} threads, {metrics['environment']['isa']}",
         highlight=False,
     )

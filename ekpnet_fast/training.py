@@ -1,4 +1,4 @@
-"""The training loop: Algorithm 1 and Algorithm 2 over mini-batches of user groups."""
+"""The training loop: a model's stages over mini-batches of user groups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,23 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import TrainingError
+from ekpnet_fast.fixed_order import fixed_order_sum
 from ekpnet_fast.graph import Graph
-from ekpnet_fast.losses import TERMS, check_finite, fixed_order_sum, loss_terms
+from ekpnet_fast.losses import TERMS, check_finite, loss_terms
 from ekpnet_fast.metrics import auc
+from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
-from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, UserRows, history_tensors
+from ekpnet_fast.sampling import (
+    Batch,
+    BatchStream,
+    Pairs,
+    Request,
+    RippleSets,
+    Source,
+    UserRows,
+    history_tensors,
+)
 
 SCORED_PAIRS = 1 << 16  # pairs whose hop features are in memory at a time
 
@@ -39,10 +50,11 @@ class EpochRecord:
     Attributes:
         stage: "pretrain" or "train".
         epoch: from 1 within the stage.
-        loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair.
-        valid_auc: AUC over the validation rows.
+        loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair, or per
+            triple in a stage without pairs.
+        valid_auc: AUC over the validation rows; NaN in a stage without pairs.
         seconds: training time, without evaluation.
-        samples_per_second: training pairs per second.
+        samples_per_second: training pairs, or triples, per second.
     """
 
     stage: str
@@ -61,8 +73,8 @@ class EpochRecord:
 class Outcome:
     """A trained model and how it came about."""
 
-    model: EKPNet
-    deep: bool  # whether the kept weights predict by eq. 18
+    model: Model
+    stage: str  # whose prediction the kept weights give
     records: list[EpochRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # per part of the run
 
@@ -74,7 +86,7 @@ class Progress:
     stage: str
     epoch: int
     epochs: int
-    pairs: int  # done in this epoch
+    pairs: int  # done in this epoch; triples in a stage without pairs
     total_pairs: int
     loss: float  # per pair, so far in this epoch
     samples_per_second: float
@@ -84,21 +96,25 @@ class Progress:
 class StageTrainer:
     """One stage: its optimizer state and its steps.
 
-    Adam runs on the touched rows of the entity table and densely on the rest; both start anew in
+    Adam runs on the touched rows of the model's tables and densely on the rest; both start anew in
     each stage, as Algorithms 1 and 2 do.
+
+    Args:
+        model: the model.
+        stage: its options.
+        backend: `ops` or `reference`.
+        name: the stage's name.
     """
 
-    def __init__(
-        self, model: EKPNet, stage: StageConfig, backend: ModuleType, *, deep: bool
-    ) -> None:
+    def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
         self.model = model
         self.stage = stage
         self.backend = backend
-        self.deep = deep
-        self.m = torch.zeros_like(model.entity)
-        self.v = torch.zeros_like(model.entity)
-        dense = [model.relation, *model.dense_weights(deep=deep)]
-        self.adam = torch.optim.Adam(dense, lr=stage.lr, fused=True)
+        self.name = name
+        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        dense = [*model.relations(), *model.dense_weights(name)]
+        self.adam = torch.optim.Adam(dense, lr=stage.lr, fused=True) if dense else None
         self.steps = 0
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -109,55 +125,80 @@ class StageTrainer:
         """
         self.steps += 1
         stage, model = self.stage, self.model
-        rows = model.entity.index_select(0, batch.rows).requires_grad_()
-        terms = loss_terms(self.backend, model, rows, batch, stage, deep=self.deep)
-        self.adam.zero_grad(set_to_none=True)
+        ids = {table: batch.rows_of(space) for table, space in model.tables.items()}
+        rows = {
+            table: model.table(table).index_select(0, touched).requires_grad_()
+            for table, touched in ids.items()
+        }
+        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
+        if self.adam is not None:
+            self.adam.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        assert rows.grad is not None
-        l2 = stage.lambda3 / batch.num_pairs
+        l2 = stage.lambda3 / batch.size
         values = {name: float(term.detach()) for name, term in terms.items()}
+        # A table that the loss did not look at, as in a stage of triples, stays as it is.
+        grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
         if stage.lambda3 > 0:
-            norms = rows.detach().square().sum((1, 2))
-            values["rows"] += float(fixed_order_sum(norms)) * l2 / 2
-        check_finite(values, self.steps, stage, deep=self.deep)
-        self.backend.row_adam_(
-            model.entity,
-            self.m,
-            self.v,
-            batch.rows,
-            rows.grad,
-            step=self.steps,
-            lr=stage.lr,
-            l2=l2,
-        )
-        self.adam.step()
+            for table in grads:
+                norms = rows[table].detach().square().flatten(1)
+                norm = float(fixed_order_sum(norms.sum(1))) * l2 / 2
+                values["rows"] = values.get("rows", 0.0) + norm
+        check_finite(values, self.steps, stage, self.name)
+        for table, grad in grads.items():
+            self.backend.row_adam_(
+                model.table(table),
+                self.m[table],
+                self.v[table],
+                ids[table],
+                grad,
+                step=self.steps,
+                lr=stage.lr,
+                l2=l2,
+            )
+        if self.adam is not None:
+            self.adam.step()
         return values
+
+
+def scored_pairs(
+    model: Model,
+    ripple: RippleSets,
+    users: NDArray[np.integer[Any]],  # [G]
+    group_indptr: Tensor,  # [G + 1] int64
+    items: Tensor,  # [B] int32
+) -> Pairs:
+    """Pairs to score against whole tables, on the device of the ripple sets."""
+    ids = torch.from_numpy(users.astype(np.int32))
+    device = ripple.heads.device
+    sets = ripple.of_users(ids.long().to(device))
+    return Pairs(
+        **vars(sets),
+        group_indptr=group_indptr,
+        items=items,
+        users=ids,
+        free_items=items,
+        inputs=model.inputs(Request(ids, group_indptr, items, epoch=0)),
+    ).to(device)
 
 
 @torch.no_grad()
 def score_rows(
-    backend: ModuleType, model: EKPNet, ripple: RippleSets, rows: UserRows, *, deep: bool
+    backend: ModuleType, model: Model, ripple: RippleSets, rows: UserRows, *, stage: str
 ) -> NDArray[np.float32]:
     """Logits [N] of labelled rows, in the order of the table that `rows` came from."""
-    device = model.entity.device
+    tables = {name: model.table(name) for name in model.tables}
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
-    logits = torch.empty(len(rows.items), device=device)
+    logits = torch.empty(len(rows.items), device=ripple.heads.device)
     first = 0
     while first < len(users):
         start = int(indptr[users[first]])
         last = max(first + 1, int(np.searchsorted(ends, start + SCORED_PAIRS, side="right")))
         stop = int(ends[last - 1])
         group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
-        logits[start:stop] = model.logits(
-            backend,
-            model.entity,
-            ripple.of_users(torch.from_numpy(users[first:last]).to(device)),
-            group_indptr.to(device),
-            rows.items[start:stop].to(device),
-            deep=deep,
-        )
+        pairs = scored_pairs(model, ripple, users[first:last], group_indptr, rows.items[start:stop])
+        logits[start:stop] = model.logits(backend, tables, pairs, stage=stage)
         first = last
     in_table_order = torch.empty(len(rows.items))
     in_table_order[rows.order] = logits.cpu()
@@ -166,52 +207,48 @@ def score_rows(
 
 
 def catalogue_scorer(
-    backend: ModuleType, model: EKPNet, ripple: RippleSets, num_items: int, *, deep: bool
+    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
 ) -> Callable[[NDArray[np.int32]], Tensor]:
     """Scores [b, I] of all items for users [b], as `ranking.rank_all` asks for them.
 
-    A user's key and value tiles are built once and serve every item; hop features are in memory
-    for `SCORED_PAIRS` pairs, or one user, at a time.
+    What depends on the user alone is computed once and serves every item; features of pairs are in
+    memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    device = model.entity.device
-    items = torch.arange(num_items, dtype=torch.int32, device=device)
+    tables = {name: model.table(name) for name in model.tables}
+    items = torch.arange(num_items, dtype=torch.int32)
     users_at_once = max(1, SCORED_PAIRS // num_items)
 
     @torch.no_grad()
     def score(users: NDArray[np.int32]) -> Tensor:
-        scores = torch.empty(len(users), num_items, device=device)
+        scores = torch.empty(len(users), num_items, device=ripple.heads.device)
         for first in range(0, len(users), users_at_once):
-            block = torch.from_numpy(users[first : first + users_at_once]).long().to(device)
+            block = users[first : first + users_at_once]
             n = len(block)
-            scores[first : first + n] = model.logits(
-                backend,
-                model.entity,
-                ripple.of_users(block),
-                torch.arange(n + 1, device=device) * num_items,
-                items.repeat(n),
-                deep=deep,
-            ).view(n, num_items)
+            pairs = scored_pairs(
+                model, ripple, block, torch.arange(n + 1) * num_items, items.repeat(n)
+            )
+            scores[first : first + n] = model.logits(backend, tables, pairs, stage=stage).view(
+                n, num_items
+            )
         return scores
 
     return score
 
 
-def build_model(config: RunConfig, graph: Graph) -> EKPNet:
+def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
     """The untrained model of a run."""
-    return EKPNet(
-        config.shape,
-        graph.num_entities,
-        graph.num_relations,
-        semantic_attention=config.semantic_attention,
-        deep=config.deep,
-        seed=config.seed,
-    )
+    return MODELS[config.model](config, Source.of(prepared, graph, config.seed))
 
 
 def sample_ripple_sets(
     config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
 ) -> RippleSets:
-    """The ripple sets of a run; those of epoch 0 serve evaluation."""
+    """The ripple sets of a run; those of epoch 0 serve evaluation.
+
+    Empty for a model that does not look at them.
+    """
+    if not MODELS[config.model].ripple:
+        return RippleSets.none(prepared.dataset.num_users)
     return RippleSets.sample(
         graph,
         *history_tensors(prepared),
@@ -229,7 +266,7 @@ def train(
     graph: Graph,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
-    """Train both stages and keep the weights with the best validation AUC of the last stage.
+    """Train the model's stages; of each, the weights with the best validation AUC are kept.
 
     Args:
         config: a resolved run.
@@ -246,12 +283,12 @@ def train(
             " validation rows are left, expected some of each: every user needs a train positive"
         )
     run = _Run(config, prepared, graph, report)
-    stages = [("pretrain", config.pretrain, False)]
-    if config.deep:
-        stages.append(("train", config.train, True))
-    for name, stage, deep in stages:
+    for name in run.outcome.model.stages:
+        stage: StageConfig = getattr(config, name)
         if stage.epochs > 0:
-            run.stage(name, stage, deep)
+            run.stage(name, stage)
+    if not run.outcome.model.stages:
+        run.outcome.model.fit(prepared)
     return run.outcome
 
 
@@ -277,8 +314,8 @@ class _Run:
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
         self.epochs_done = 0
-        model = build_model(config, graph).to(self.device)
-        self.outcome = Outcome(model, deep=False)
+        model = build_model(config, prepared, graph).to(self.device)
+        self.outcome = Outcome(model, stage="")
         self.outcome.seconds["sampling"] = time.perf_counter() - started
         self.scored_ripple = self.ripple.to(self.device)
 
@@ -288,31 +325,38 @@ class _Run:
             return self.ripple
         return sample_ripple_sets(self.config, self.graph, self.prepared, epoch=number - 1)
 
-    def stage(self, name: str, stage: StageConfig, deep: bool) -> None:
+    def stage(self, name: str, stage: StageConfig) -> None:
         started = time.perf_counter()
         model = self.outcome.model
+        plan = model.plan(self.config, name)
         stream = BatchStream(
             self.graph,
             self.train_rows,
             batch_size=stage.batch_size,
             group_size=stage.group_size,
-            triples=stage.triples if stage.lambda1 > 0 else 0,
+            triples=stage.triples if stage.lambda1 > 0 and plan.triples != "none" else 0,
             seed=self.config.seed,
+            reads=model.reads,
+            plan=plan,
         )
-        kind = _ResidentEpochs if self.device.type == "cuda" else _SteppedEpochs
+        resident = self.device.type == "cuda" and model.resident
+        kind = _ResidentEpochs if resident else _SteppedEpochs
         best_auc, best_epoch, best_state = -math.inf, 0, {}
-        with kind(self, name, stage, stream, deep=deep) as epochs:
+        with kind(self, name, stage, stream) as epochs:
             for epoch in range(1, stage.epochs + 1):
                 self.epochs_done += 1
-                record = self._epoch(name, stage, epoch, epochs, deep)
+                record = self._epoch(name, stage, epoch, epochs)
                 self.outcome.records.append(record)
+                if not plan.pairs:
+                    continue
                 if record.valid_auc > best_auc:
                     best_auc, best_epoch = record.valid_auc, epoch
                     best_state = {key: value.clone() for key, value in model.state_dict().items()}
                 elif epoch - best_epoch >= stage.patience:
                     break
-        model.load_state_dict(best_state)
-        self.outcome.deep = deep
+        if best_state:
+            model.load_state_dict(best_state)
+        self.outcome.stage = name
         self.outcome.seconds[name] = time.perf_counter() - started
 
     def _epoch(
@@ -321,29 +365,27 @@ class _Run:
         stage: StageConfig,
         epoch: int,
         epochs: _SteppedEpochs | _ResidentEpochs,
-        deep: bool,
     ) -> EpochRecord:
         started = time.perf_counter()
-        pairs = len(self.train_rows.items)
+        passed = epochs.stream.epoch_size
         sums = epochs.run(epoch)
         seconds = time.perf_counter() - started
         record = EpochRecord(
             stage=name,
             epoch=epoch,
-            loss=sum(sums.values()) / pairs,
-            **{term: value / pairs for term, value in sums.items()},
-            valid_auc=self._valid_auc(deep),
+            loss=sum(sums.values()) / passed,
+            **{term: value / passed for term, value in sums.items()},
+            valid_auc=self._valid_auc(name) if epochs.stream.plan.pairs else math.nan,
             seconds=seconds,
-            samples_per_second=pairs / seconds,
+            samples_per_second=passed / seconds,
         )
-        self.report(
-            Progress(name, epoch, stage.epochs, pairs, pairs, record.loss, pairs / seconds, record)
-        )
+        rate = record.samples_per_second
+        self.report(Progress(name, epoch, stage.epochs, passed, passed, record.loss, rate, record))
         return record
 
-    def _valid_auc(self, deep: bool) -> float:
+    def _valid_auc(self, stage: str) -> float:
         scores = score_rows(
-            self.backend, self.outcome.model, self.scored_ripple, self.valid_rows, deep=deep
+            self.backend, self.outcome.model, self.scored_ripple, self.valid_rows, stage=stage
         )
         return auc(self.prepared.valid.labels, scores)
 
@@ -351,11 +393,9 @@ class _Run:
 class _SteppedEpochs:
     """Epochs of one stage, batch by batch: the next one is prepared while the step computes."""
 
-    def __init__(
-        self, run: _Run, name: str, stage: StageConfig, stream: BatchStream, *, deep: bool
-    ) -> None:
-        self._run, self._name, self._stage, self._stream = run, name, stage, stream
-        self._trainer = StageTrainer(run.outcome.model, stage, run.backend, deep=deep)
+    def __init__(self, run: _Run, name: str, stage: StageConfig, stream: BatchStream) -> None:
+        self._run, self._name, self._stage, self.stream = run, name, stage, stream
+        self._trainer = StageTrainer(run.outcome.model, stage, run.backend, name)
 
     def __enter__(self) -> _SteppedEpochs:
         return self
@@ -366,24 +406,25 @@ class _SteppedEpochs:
     def run(self, epoch: int) -> dict[str, float]:
         """The terms of the loss, summed over the pairs."""
         run, started = self._run, time.perf_counter()
-        total = len(run.train_rows.items)
+        total = self.stream.epoch_size
         ripple = run.ripple_of(run.epochs_done)
         sums: dict[str, float] = dict.fromkeys(TERMS, 0.0)
-        pairs = 0
-        for batch in self._stream.epoch(run.epochs_done, ripple):
-            for term, value in self._trainer.step(batch).items():
-                sums[term] += value * batch.num_pairs
-            pairs += batch.num_pairs
+        passed = 0
+        for batch in self.stream.epoch(run.epochs_done, ripple):
+            for term, value in self._trainer.step(batch.to(run.device)).items():
+                sums[term] += value * batch.size
+            # The last batch of an epoch of triples draws as many as the others.
+            passed += min(batch.num_pairs if self.stream.plan.pairs else batch.size, total - passed)
             seconds = max(time.perf_counter() - started, 1e-9)
             run.report(
                 Progress(
                     self._name,
                     epoch,
                     self._stage.epochs,
-                    pairs,
+                    passed,
                     total,
-                    sum(sums.values()) / pairs,
-                    pairs / seconds,
+                    sum(sums.values()) / passed,
+                    passed / seconds,
                 )
             )
         return sums
@@ -392,16 +433,15 @@ class _SteppedEpochs:
 class _ResidentEpochs:
     """Epochs of one stage on a device; the host draws the next one while the device computes."""
 
-    def __init__(
-        self, run: _Run, name: str, stage: StageConfig, stream: BatchStream, *, deep: bool
-    ) -> None:
-        self._run, self._stage, self._stream = run, stage, stream
+    def __init__(self, run: _Run, name: str, stage: StageConfig, stream: BatchStream) -> None:
+        assert isinstance(run.outcome.model, EKPNet)
+        self._run, self._stage, self.stream = run, stage, stream
         self._trainer = ResidentTrainer(
             run.outcome.model,
             stage,
             run.backend,
             stream,
-            deep=deep,
+            deep=name == "train",
             # The plain-torch specification waits for the device here and there.
             capture=run.device.type == "cuda" and run.backend is ops,
         )
@@ -417,7 +457,7 @@ class _ResidentEpochs:
     def _prepare(self, number: int, groups: int) -> HostEpoch:
         ripple = self._run.ripple_of(number)
         pin = self._run.device.type == "cuda"
-        return HostEpoch.prepare(self._stream, self._stage, ripple, number, groups, pin=pin)
+        return HostEpoch.prepare(self.stream, self._stage, ripple, number, groups, pin=pin)
 
     def run(self, epoch: int) -> dict[str, float]:
         """The terms of the loss, summed over the pairs."""

@@ -90,7 +90,7 @@ def test_files_of_a_run(command, tmp_path):
     assert f"Written to {output}" in out
     metrics = json.loads((output / "metrics.json").read_text())
     tensors, facts = tensor_file.read(output / "model.safetensors", "model", "a run")
-    assert facts == {"kind": "model", "deep": True, "data_hash": metrics["data_hash"]}
+    assert facts == {"kind": "model", "stage": "train", "data_hash": metrics["data_hash"]}
     assert {"entity", "relation", "W_e", "b_e", "weights", "biases", "w_out", "b_out"} == set(
         tensors
     )

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from ekpnet_fast.config import PRESETS, RunConfig, StageConfig, preset_options
+from ekpnet_fast.config import RunConfig, StageConfig, preset_options
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models import MODELS
+from ekpnet_fast.models.ekpnet import PRESETS
 from ekpnet_fast.options import parse_run
 
 
@@ -55,8 +57,8 @@ def test_paper_preset_knows_no_other_data(dataset):
     "name", ["movielens-1m", "movielens-1m/", "movielens-1m/raw", "some/folder/movielens-1m"]
 )
 def test_a_preset_is_found_by_the_folder(name):
-    assert preset_options("default", name) == PRESETS["default"]["movielens-1m"]
-    assert preset_options("default", name) != {}
+    found = preset_options("default", name, "ekpnet")
+    assert found == PRESETS["default"]["movielens-1m"] != {}
 
 
 def test_a_data_set_without_preset_keeps_the_defaults():
@@ -65,12 +67,64 @@ def test_a_data_set_without_preset_keeps_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("preset", "dataset"), [(p, name) for p, names in PRESETS.items() for name in names]
+    ("model", "preset", "dataset"),
+    [
+        (model, preset, dataset)
+        for model, kind in MODELS.items()
+        for preset, datasets in kind.presets.items()
+        for dataset in datasets
+    ],
 )
-def test_every_preset_can_be_run(preset, dataset):
-    config = parse_run(["--preset", preset, "--dataset", dataset])
-    for name, value in PRESETS[preset][dataset].items():
-        assert option(config, name) == value
+def test_every_preset_can_be_run(model, preset, dataset):
+    # "*" is for data sets that the preset does not name.
+    named = "some-other" if dataset == "*" else dataset
+    config = parse_run(["--model", model, "--preset", preset, "--dataset", named])
+    values = MODELS[model].presets[preset]
+    expected = {**values.get("*", {}), **values[dataset]}
+    assert expected
+    for name, value in expected.items():
+        if name.startswith(f"{model}."):
+            assert option(config.options, name.partition(".")[2]) == value
+        else:
+            assert option(config, name) == value
+
+
+def test_a_preset_is_not_for_every_model():
+    with pytest.raises(ConfigError, match=r"--preset paper is for .*ekpnet.*, not for model mf"):
+        parse_run(["--preset", "paper", "--dataset", "movielens-1m", "--model", "mf"])
+
+
+# ---- what only one model has ---------------------------------------------------------------------
+
+
+def test_options_of_a_model(tmp_path):
+    config = parse_run(["--model", "ripplenet", "--ripplenet.using_all_hops", "false"])
+    assert config.options == MODELS["ripplenet"].Options(using_all_hops=False)
+    written = config.as_dict()
+    assert written["ripplenet"]["using_all_hops"] is False and "options" not in written
+    file = tmp_path / "run.yaml"
+    file.write_text("model: ripplenet\nripplenet:\n  using_all_hops: false\n")
+    assert parse_run(["--config", str(file)]) == config
+    assert parse_run([]).options is None
+
+
+def test_options_of_another_model_are_refused(tmp_path):
+    expected = r"^--ripplenet.using_all_hops: an option of model ripplenet, but --model is mf$"
+    with pytest.raises(ConfigError, match=expected):
+        parse_run(["--model", "mf", "--ripplenet.using_all_hops", "true"])
+    file = tmp_path / "run.yaml"
+    file.write_text("model: mf\nripplenet:\n  using_all_hops: true\n")
+    with pytest.raises(ConfigError, match=expected):
+        parse_run(["--config", str(file)])
+    with pytest.raises(ConfigError, match="options: found int for model ripplenet, expected ekp"):
+        RunConfig(model="ripplenet", options=3).resolved()
+    with pytest.raises(ConfigError, match="options: found int for model mf, expected none"):
+        RunConfig(model="mf", options=3).resolved()
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ConfigError, match=r"--model is 'ekp', expected one of popularity, .*"):
+        RunConfig(model="ekp").resolved()
 
 
 # ---- which source wins ---------------------------------------------------------------------------
@@ -130,8 +184,8 @@ def test_epochs_sets_both_stages():
     ],
 )
 def test_variants(model, attention, deep):
-    config = RunConfig(model=model)
-    assert (config.semantic_attention, config.deep) == (attention, deep)
+    assert (MODELS[model].semantic_attention, MODELS[model].deep) == (attention, deep)
+    assert MODELS[model].stages == (("pretrain", "train") if deep else ("pretrain",))
 
 
 def test_one_stage_may_be_left_out():

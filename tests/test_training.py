@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ekpnet_fast import losses, ops, reference, run, training
+from ekpnet_fast import fixed_order, losses, ops, reference, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
@@ -54,9 +54,9 @@ def train(config, report=lambda progress: None):
 def start(config, deep, backend=ops):
     """A trainer of an untrained model, and its stream of batches."""
     prepared, graph = load(config)
-    model = training.build_model(config, graph)
+    model = training.build_model(config, prepared, graph)
     stage = config.train if deep else config.pretrain
-    trainer = training.StageTrainer(model, stage, backend, deep=deep)
+    trainer = training.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
     stream = BatchStream(
         graph,
         training.rows_by_user(prepared.train, prepared),
@@ -180,7 +180,7 @@ def test_variant(name):
     if deep:
         expected |= {"weights": (2, K, K), "biases": (2, K), "w_out": (K,), "b_out": (1,)}
     assert shapes == expected
-    assert outcome.deep == deep
+    assert outcome.stage == ("train" if deep else "pretrain")
     losses = {}
     for record in outcome.records:
         losses.setdefault(record.stage, []).append(record.bce)
@@ -202,7 +202,7 @@ def test_a_step_changes_the_touched_rows_only(deep):
     assert touched.any() and not touched.all()
     changed = (model.entity != before["entity"]).flatten(1).any(1)
     assert torch.equal(changed, touched)
-    assert not trainer.m[~touched].any() and not trainer.v[~touched].any()
+    assert not trainer.m["entity"][~touched].any() and not trainer.v["entity"][~touched].any()
     for key in ("weights", "biases", "w_out", "b_out"):
         assert torch.equal(model.state_dict()[key], before[key]) != deep
 
@@ -305,16 +305,16 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     (batch,) = batches(stream, ripple, 1)
     model, stage = trainer.model, CONFIG.train
     rows = model.entity[batch.rows.long()].double().requires_grad_()
-    plain = training.build_model(CONFIG, load(CONFIG)[1]).double()
+    plain = training.build_model(CONFIG, *load(CONFIG)).double()
     in_double = replace(
         batch, labels=batch.labels.double(), relation_touched=batch.relation_touched.double()
     )
-    terms = losses.loss_terms(reference, plain, rows, in_double, stage, deep=True)
+    terms = losses.loss_terms(reference, plain, {"entity": rows}, in_double, stage, name="train")
     norm = rows.square().sum() * stage.lambda3 / 2 / batch.num_pairs
     (sum(terms.values()) + norm).backward()
     trainer.step(batch)
     # After the first step Adam's first moment is a tenth of the gradient.
-    found = 10 * trainer.m[batch.rows.long()].double()
+    found = 10 * trainer.m["entity"][batch.rows.long()].double()
     assert torch.allclose(found, rows.grad, rtol=1e-4, atol=1e-8)
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
@@ -326,7 +326,7 @@ def test_fixed_order_sum(n, threads):
     found = []
     for count in (1, 2, 8):
         threads(count)
-        found.append(float(losses.fixed_order_sum(x)))
+        found.append(float(fixed_order.fixed_order_sum(x)))
     assert found[0] == found[1] == found[2]
     assert found[0] == pytest.approx(float(x.double().sum()), abs=1e-2)
 
@@ -340,8 +340,7 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch):
     config = replace(CONFIG, pretrain=stage, train=stage)
     states = []
 
-    def valid_auc(run, deep):
-        stage = "train" if deep else "pretrain"
+    def valid_auc(run, stage):
         done = sum(name == stage for name, _ in states)
         states.append((stage, {k: v.clone() for k, v in run.outcome.model.state_dict().items()}))
         return scripted[stage][done]
@@ -360,12 +359,12 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch):
     best, last = states[4][1], states[-1][1]
     assert all(torch.equal(kept[key], best[key]) for key in kept)
     assert not torch.equal(kept["entity"], last["entity"])
-    assert outcome.deep
+    assert outcome.stage == "train"
 
 
 def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(training._Run, "_valid_auc", lambda run, deep: next(aucs))
+    monkeypatch.setattr(training._Run, "_valid_auc", lambda run, stage: next(aucs))
     short = train(
         replace(CONFIG, pretrain=replace(STAGE, epochs=1), train=replace(STAGE, epochs=0))
     )
@@ -429,9 +428,9 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         used.append(ripple)
         return epoch(stream, number, ripple)
 
-    def remember_scores(backend, model, ripple, rows, *, deep):
+    def remember_scores(backend, model, ripple, rows, *, stage):
         evaluated.append(ripple)
-        return score_rows(backend, model, ripple, rows, deep=deep)
+        return score_rows(backend, model, ripple, rows, stage=stage)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
     monkeypatch.setattr(training, "score_rows", remember_scores)
@@ -474,7 +473,7 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
     prepared, outcome, ripple = trained
     rows = prepared.test
     together = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), deep=True
+        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage="train"
     )
     assert together.shape == (len(rows),)
     alone = [
@@ -483,7 +482,7 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
             outcome.model,
             ripple,
             UserRows.from_rows(rows.take(np.array([i])), prepared.dataset.num_users),
-            deep=True,
+            stage="train",
         )[0]
         for i in range(len(rows))
     ]
@@ -491,27 +490,27 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
     # A block of users at a time gives the same bits.
     monkeypatch.setattr(training, "SCORED_PAIRS", 7)
     blocks = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), deep=True
+        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage="train"
     )
     assert np.array_equal(blocks, together)
 
 
-@pytest.mark.parametrize("deep", [False, True])
-def test_catalogue_scores_are_those_of_rows(trained, monkeypatch, deep):
+@pytest.mark.parametrize("stage", ["pretrain", "train"])
+def test_catalogue_scores_are_those_of_rows(trained, monkeypatch, stage):
     prepared, outcome, ripple = trained
     rows, items = prepared.test, prepared.dataset.num_items
     by_row = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), deep=deep
+        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage=stage
     )
     users = np.arange(prepared.dataset.num_users, dtype=np.int32)
-    scorer = training.catalogue_scorer(ops, outcome.model, ripple, items, deep=deep)
+    scorer = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
     table = scorer(users).numpy()
     assert table.shape == (len(users), items)
     assert table[rows.users, rows.items] == pytest.approx(by_row, rel=1e-6)
     # Any choice and order of users gives their rows; a user more at a time changes no bit.
     assert np.array_equal(scorer(users[[5, 2]]).numpy(), table[[5, 2]])
     monkeypatch.setattr(training, "SCORED_PAIRS", 1)
-    one_by_one = training.catalogue_scorer(ops, outcome.model, ripple, items, deep=deep)
+    one_by_one = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
     assert np.array_equal(one_by_one(users[:4]).numpy(), table[:4])
 
 

@@ -24,7 +24,7 @@ from ekpnet_fast.data import prepare as split
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
-from ekpnet_fast.sampling import BatchStream, RippleSets, UserRows
+from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
 
 EPOCHS = 10  # of each stage: 20 in all, none left out by patience
 
@@ -136,7 +136,7 @@ def steps_of(work: Workload, backend: Any, *, deep: bool) -> Steps:
     """Steps of a stage of a workload."""
     config, device = work.config, torch.device(work.config.device)
     return Steps(
-        training.build_model(config, work.graph).to(device),
+        training.build_model(config, work.prepared, work.graph).to(device),
         config.train if deep else config.pretrain,
         work.graph,
         training.rows_by_user(work.prepared.train, work.prepared),
@@ -196,10 +196,10 @@ def end_to_end(work: Workload) -> dict[str, Any]:
 def rank(work: Workload, k: int = 100) -> dict[str, Any]:
     """All users' top lists over all items, with the trained shape and untrained weights."""
     config, device = work.config, torch.device(work.config.device)
-    model = training.build_model(config, work.graph).to(device)
+    model = training.build_model(config, work.prepared, work.graph).to(device)
     ripple = training.sample_ripple_sets(config, work.graph, work.prepared).to(device)
     num_items = work.prepared.dataset.num_items
-    score = training.catalogue_scorer(ops, model, ripple, num_items, deep=True)
+    score = training.catalogue_scorer(ops, model, ripple, num_items, stage="train")
     task = ranking.ranking_task(work.prepared)
 
     def lists() -> object:
@@ -235,22 +235,16 @@ def scale(
     rows = Rows(owners, clicked.astype(np.int32), draw.integers(0, 2, len(owners)).astype(np.int8))
     shape = ModelConfig(width=width, hops=2, slots=32, layers=3)
     stage = StageConfig(batch_size=4096, lambda1=0.001, lambda2=1e-7, lambda3=1e-7)
+    histories = torch.arange(users + 1) * clicks, torch.from_numpy(rows.items)
     ripple = RippleSets.sample(
         graph,
-        torch.arange(users + 1) * clicks,
-        torch.from_numpy(rows.items),
+        *histories,
         hops=shape.hops,
         slots=shape.slots,
         seed=0,
     )
-    model = EKPNet(
-        replace(shape, init="normal"),
-        num_entities,
-        graph.num_relations,
-        semantic_attention=True,
-        deep=True,
-        seed=0,
-    )
+    source = Source(graph, users, num_entities, *histories, seed=0)
+    model = EKPNet(RunConfig(shape=replace(shape, init="normal")), source)
     steps = Steps(
         model.to(device),
         stage,

@@ -1,1 +1,27 @@
-"""The recommenders, one file each."""
+"""The recommenders, one file each, and the one list of them.
+
+`models/base.py` says what a model is and how to add one.
+"""
+
+from __future__ import annotations
+
+from ekpnet_fast.models.base import Model
+from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
+from ekpnet_fast.models.mf import MF
+from ekpnet_fast.models.popularity import Popularity
+from ekpnet_fast.models.ripplenet import RippleNet
+
+__all__ = ["MODELS", "Model"]
+
+MODELS: dict[str, type[Model]] = {
+    model.name: model
+    for model in (
+        Popularity,
+        MF,
+        RippleNet,
+        EKPNo,
+        EKPAtt,
+        EKPFrame,
+        EKPNet,
+    )
+}

@@ -2,21 +2,85 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ekpnet_fast.config import ModelConfig
-from ekpnet_fast.sampling import Batch, RippleSets
+from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.sampling import Batch, Pairs, Plan, Source
+
+if TYPE_CHECKING:
+    from ekpnet_fast.config import RunConfig
+
+# "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
+# of the KG term and, under another letter, the weight of the squared rows (lambda3 here); lambda2
+# there weighs W_e and b_e like the rows.
+PRESETS: Presets = {
+    "default": {
+        "synthetic": {"sampling.inverse": False},
+        "movielens-1m": {
+            "pretrain.epochs": 20,
+            "pretrain.batch_size": 4096,
+            "pretrain.lambda3": 0.01,
+            "train.epochs": 15,
+            "train.batch_size": 4096,
+            "train.lambda3": 0.001,
+        },
+        "book-crossing": {
+            "shape.width": 4,
+            "shape.hops": 3,
+            "shape.layers": 4,
+            "pretrain.lambda3": 0.001,
+            "train.lambda3": 0.001,
+        },
+        "last-fm": {
+            "shape.layers": 4,
+            "pretrain.batch_size": 256,
+            "train.batch_size": 256,
+        },
+    },
+    "paper": {
+        "movielens-1m": {
+            "shape.width": 16,
+            "shape.hops": 2,
+            "shape.slots": 32,
+            "shape.layers": 3,
+            "pretrain.batch_size": 4096,
+            "pretrain.lr": 1e-2,
+            "pretrain.lambda1": 0.01,
+            "pretrain.lambda2": 5e-3,
+            "pretrain.lambda3": 5e-3,
+            "train.batch_size": 4096,
+            "train.lr": 5e-3,
+            "train.lambda1": 0.001,
+            "train.lambda2": 1e-7,
+            "train.lambda3": 1e-7,
+        },
+        "book-crossing": {
+            "shape.width": 4,
+            "shape.hops": 3,
+            "shape.slots": 32,
+            "shape.layers": 4,
+            "pretrain.lr": 1e-2,
+            "pretrain.lambda1": 0.01,
+            "pretrain.lambda2": 1e-7,
+            "pretrain.lambda3": 1e-7,
+            "train.lr": 5e-3,
+            "train.lambda1": 0.001,
+            "train.lambda2": 1e-4,
+            "train.lambda3": 1e-4,
+        },
+    },
+}
 
 
-class EKPNet(nn.Module):
+class EKPNet(Model):
     """Parameters of the model and its forward pass (eq. 6-18).
 
-    The entity table is a buffer: a mini-batch gathers the rows it touches, and their gradient is
-    applied to those rows alone. Everything else is a dense parameter.
+    Stage "pretrain" predicts by eq. 15 (Algorithm 1), stage "train" by eq. 18 (Algorithm 2).
 
     Attributes:
         entity: [E, C, D], channel 0 v_e and, with semantic attention, channel 1 gamma_e.
@@ -24,60 +88,60 @@ class EKPNet(nn.Module):
         W_e, b_e: [D, D], [D] (eq. 12).
         weights, biases, w_out, b_out: [L - 1, K, K], [L - 1, K], [K], [1] with K = (H + 1) D
             (eq. 17, 18); only if `deep`.
+        semantic_attention: whether psi is the rank-1 transformation (eq. 8) and not the identity.
+        deep: whether there are prediction layers, and a second stage to train them.
     """
 
+    name = "ekpnet"
+    summary = "rank-1 semantic attention over ripple sets, prediction layers"
+    presets = PRESETS
+    stages: ClassVar[tuple[str, ...]] = ("pretrain", "train")
+    ripple = True
+    tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
+    relation_tables = ("relation",)
+    resident = True
+    semantic_attention: ClassVar[bool] = True
+    deep: ClassVar[bool] = True
     entity: Tensor
 
-    def __init__(
-        self,
-        shape: ModelConfig,
-        num_entities: int,
-        num_relations: int,
-        *,
-        semantic_attention: bool,
-        deep: bool,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.shape = shape
-        self.deep = deep
-        channels, D = (2 if semantic_attention else 1), shape.width
-        draw = torch.Generator().manual_seed(seed)
-        self.register_buffer("entity", _rows(num_entities, channels, D, shape.init, draw))
-        self.relation = nn.Parameter(_rows(num_relations, channels, D, shape.init, draw))
-        self.W_e = nn.Parameter(_xavier((D, D), D, D, draw))
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__(config, source)
+        shape, draw = self.shape, self.draw
+        channels, D = (2 if self.semantic_attention else 1), shape.width
+        E, R = source.graph.num_entities, source.graph.num_relations
+        self.add_table("entity", initial_rows((E, channels, D), shape.init, draw))
+        self.relation = nn.Parameter(initial_rows((R, channels, D), shape.init, draw))
+        self.W_e = nn.Parameter(xavier((D, D), D, D, draw))
         self.b_e = nn.Parameter(torch.zeros(D))
-        if deep:
+        if self.deep:
             K = (shape.hops + 1) * D
-            self.weights = nn.Parameter(_xavier((shape.layers - 1, K, K), K, K, draw))
+            self.weights = nn.Parameter(xavier((shape.layers - 1, K, K), K, K, draw))
             self.biases = nn.Parameter(torch.zeros(shape.layers - 1, K))
-            self.w_out = nn.Parameter(_xavier((K,), K, 1, draw))
+            self.w_out = nn.Parameter(xavier((K,), K, 1, draw))
             self.b_out = nn.Parameter(torch.zeros(1))
 
+    @classmethod
+    def plan(cls, config: RunConfig, stage: str) -> Plan:
+        """True and corrupted triples in every batch (eq. 22)."""
+        return Plan(triples="joined")
+
     def logits(
-        self,
-        backend: ModuleType,
-        entity: Tensor,  # [n, C, D], rows that the ids below name
-        sets: RippleSets | Batch,  # of G groups
-        group_indptr: Tensor,  # [G + 1] int64
-        items: Tensor,  # [B] int32
-        *,
-        deep: bool,
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
-        """Logits [B]: of eq. 18 if `deep`, else of eq. 15. `backend` is `ops` or `reference`."""
+        """Logits [B]: of eq. 18 in stage "train", else of eq. 15."""
         z, match = backend.ripple_attention(
-            entity,
+            tables["entity"],
             self.relation,
             self.W_e,
             self.b_e,
-            sets.heads,
-            sets.relations,
-            sets.tails,
-            sets.counts,
-            group_indptr,
-            items,
+            pairs.heads,
+            pairs.relations,
+            pairs.tails,
+            pairs.counts,
+            pairs.group_indptr,
+            pairs.items,
         )
-        if not deep:
+        if stage == "pretrain":
             logit: Tensor = match
             return logit
         logit = backend.deep_score(
@@ -85,28 +149,50 @@ class EKPNet(nn.Module):
         )
         return logit
 
-    def dense_weights(self, *, deep: bool) -> list[nn.Parameter]:
-        """The weights and biases that lambda2 weighs in a stage."""
+    def kg_sum(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
+    ) -> Tensor:
+        """The translation loss (eq. 22)."""
+        loss: Tensor = backend.triple_loss(
+            tables["entity"],
+            self.relation,
+            batch.triple_heads,
+            batch.triple_relations,
+            batch.triple_tails,
+            batch.triple_labels,
+        )
+        return loss
+
+    def dense_weights(self, stage: str) -> list[nn.Parameter]:
+        """W_e and b_e, and in stage "train" the prediction layers."""
         dense = [self.W_e, self.b_e]
-        if deep:
+        if stage == "train":
             dense += [self.weights, self.biases, self.w_out, self.b_out]
         return dense
 
 
-def _uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:
-    return torch.empty(size).uniform_(-bound, bound, generator=draw)
+class EKPAtt(EKPNet):
+    """EKP_att: semantic attention, prediction by eq. 15."""
+
+    name = "ekp_att"
+    summary = "EKPNet without prediction layers"
+    stages = ("pretrain",)
+    deep = False
 
 
-def _xavier(size: tuple[int, ...], fan_in: int, fan_out: int, draw: torch.Generator) -> Tensor:
-    return _uniform(size, math.sqrt(6 / (fan_in + fan_out)), draw)
+class EKPFrame(EKPNet):
+    """EKP_frame: psi is the identity, prediction by eq. 18."""
+
+    name = "ekp_frame"
+    summary = "EKPNet without semantic attention"
+    semantic_attention = False
 
 
-def _rows(n: int, channels: int, width: int, init: str, draw: torch.Generator) -> Tensor:
-    size = (n, channels, width)
-    if init == "xavier":
-        return _xavier(size, n, width, draw)
-    if init == "normal":
-        return torch.empty(size).normal_(0.0, 0.1, generator=draw)
-    rows = _uniform(size, 6 / math.sqrt(width), draw)
-    rows[:, 0] = nn.functional.normalize(rows[:, 0], dim=-1)
-    return rows
+class EKPNo(EKPNet):
+    """EKP_no: psi is the identity, prediction by eq. 15."""
+
+    name = "ekp_no"
+    summary = "EKPNet with neither"
+    stages = ("pretrain",)
+    semantic_attention = False
+    deep = False

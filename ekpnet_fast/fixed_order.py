@@ -1,0 +1,87 @@
+"""Plain torch arithmetic that gives the same bits at any number of threads.
+
+Torch splits sums over a batch, and elementwise work on more than 32768 elements, over its threads;
+the order of a sum, and the last bit of a transcendental function at the edge of a share, then
+depend on their number. Here the pieces are fixed instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+UNSPLIT = 1 << 14  # elements that torch leaves to one thread
+
+_ROWS = 256  # of a matrix product that is left to one thread
+_ROWS_OF_ONE = 32  # the same where a product has a matrix of its own per relation
+
+
+def fixed_order_sum(x: Tensor) -> Tensor:
+    """Sum of all elements in pieces that torch does not split over threads."""
+    return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise function, such as `torch.sigmoid`."""
+    if x.numel() <= UNSPLIT:
+        return function(x)
+    pieces = [function(piece) for piece in torch.split(x.flatten(), UNSPLIT)]
+    return torch.cat(pieces).view(x.shape)
+
+
+def linear(
+    x: Tensor,  # [..., J]
+    weight: Tensor,  # [J, K]
+    bias: Tensor | None = None,  # [K]
+) -> Tensor:
+    """x W + b, [..., K], with gradients summed over the batch in fixed pieces."""
+    flat = x.reshape(-1, x.shape[-1])
+    n, J = flat.shape
+    pieces = max(1, -(-n // _ROWS))
+    padded = torch.cat([flat, flat.new_zeros(pieces * _ROWS - n, J)]).view(pieces, _ROWS, J)
+    ones = padded.new_ones(pieces, _ROWS, 1)
+    # The bias is one more row of the weight, so that its gradient is summed like the others.
+    if bias is not None:
+        padded = torch.cat([padded, ones], dim=2)
+        weight = torch.cat([weight, bias.unsqueeze(0)])
+    y = torch.bmm(padded, weight.expand(pieces, *weight.shape))
+    return y.view(pieces * _ROWS, -1)[:n].view(*x.shape[:-1], weight.shape[1])
+
+
+def gather(
+    table: Tensor,  # [n, ...]
+    ids: Tensor,  # [...] integers
+) -> Tensor:
+    """table[ids], with the gradient of a row summed in the order of the ids.
+
+    Plain indexing adds them in any order.
+    """
+    rows = functional.embedding(ids, table.flatten(1))
+    return rows.view(*ids.shape, *table.shape[1:])
+
+
+def linear_by_relation(
+    x: Tensor,  # [N, J]
+    matrices: Tensor,  # [R, J, K]
+    relations: Tensor,  # [N] integers
+) -> Tensor:
+    """y_n = x_n W_{r_n}, [N, K], with gradients summed in fixed pieces.
+
+    Rows of one relation are laid side by side, so that they are one matrix product and no matrix is
+    copied per row.
+    """
+    r, P = relations.long(), _ROWS_OF_ONE
+    order = torch.argsort(r, stable=True)
+    lengths = torch.bincount(r, minlength=len(matrices))
+    pieces = (lengths + P - 1) // P
+    # Where row n goes: behind the pieces of smaller relations, and its rank within its own.
+    first = (pieces.cumsum(0) - pieces) * P - (lengths.cumsum(0) - lengths)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(r), device=r.device))
+    at = first[r] + rank
+    used = torch.repeat_interleave(pieces)  # relation of each piece
+    padded = x.new_zeros(len(used) * P, x.shape[1]).index_copy(0, at, x)
+    y = torch.bmm(padded.view(len(used), P, -1), matrices.index_select(0, used))
+    return gather(y.flatten(0, 1), at)

@@ -1,0 +1,201 @@
+"""What a recommender has to offer to be trained, evaluated, ranked with, stored and tested.
+
+How to add one: write `models/NAME.py` with a subclass of `Model` and list it in
+`models/__init__.py`. `--model NAME`, its options, presets and help, `evaluate`, and the tests in
+`tests/models/test_every_model.py` follow from the class.
+
+**Parameters.** Tables that a mini-batch touches a few rows of are *tables*: declared in `tables`
+(name -> space) and made with `add_table`. Spaces are "entity", "user", "item", or a model's own.
+In a step `logits` and `kg_sum` get, by name, the touched rows as leaves `[n, ...]`, and ids in the
+batch are positions in them; their gradients go to those rows by `ops.row_adam_`, with weight decay
+lambda3. Everything else is an `nn.Parameter` under dense Adam, decayed by lambda2, or by lambda3 on
+the relations that the batch names if listed in `relation_tables`. Draw initial values with
+`self.draw` only.
+
+**Inputs.** A batch has its pairs by user group (`sampling.Pairs`): `users` [G], `items` and
+`free_items` [B] in the spaces user, entity and item, `groups` [B], and ripple sets if `ripple` is
+True. Whatever else a model needs, such as sampled neighbours or histories, comes from
+`inputs(request)`: a dictionary of tensors computed on the CPU from global ids, ahead of the step;
+those that are ids of a space are named in `input_spaces` and arrive as positions. In evaluation the
+same tensors arrive with global ids, and whole tables are given, so one `logits` serves both.
+
+**Stages.** `stages` names the groups of options ("pretrain", "train") that are run, in order;
+`plan` says for each whether its batches have pairs, and triples with them, apart from them, or none
+(see `sampling.Plan`). A stage of triples alone learns from `kg_sum` and is not validated.
+`logits(..., stage=)` is told which stage's prediction is wanted. A model without stages is computed
+by `fit`.
+
+**Loss.** Per mini-batch (BCE + lambda1 / 2 kg_sum + lambda2 / 2 |dense|^2 + lambda3 / 2 |rows|^2)
+/ B, or over its true triples where it has no pairs.
+
+**Options and presets.** `Options` is a frozen dataclass; its fields become `--NAME.field`, its
+docstring their help, and `self.options` its value; `check` refuses what the model cannot do.
+`presets[preset][data set]` holds dotted options, where "*" is for any data set.
+
+**Bits.** The same seed gives the same bits at any number of threads. Torch splits sums over a batch
+over its threads, so take rows with `fixed_order.gather` (not `table[ids]`), multiply by shared
+matrices with `fixed_order.linear` (not `x @ W`), apply sigmoid and its like to more than a few
+thousand numbers with `fixed_order.in_pieces`, and sum losses with `fixed_order.fixed_order_sum`.
+Batched products of small matrices, softmax over and sums along a short last dimension, and `ops`
+are safe as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+
+if TYPE_CHECKING:  # config.py asks the registry for its models
+    from ekpnet_fast.config import RunConfig
+
+Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+class Model(nn.Module):
+    """A recommender (see this file's docstring).
+
+    Attributes:
+        name: of `--model`.
+        summary: one line of help.
+        Options: frozen dataclass of the model's own options, or None.
+        presets: dotted options by preset and data set.
+        stages: groups of training options that are run, in order.
+        ripple: whether it looks at ripple sets.
+        tables: row-sparse tables, name -> space.
+        relation_tables: names of parameters [R, ...] of which a batch touches some rows.
+        input_spaces: which of `inputs` are ids, name -> space.
+        resident: whether `resident.ResidentTrainer` can train it on a GPU.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Options: ClassVar[type | None] = None
+    presets: ClassVar[Presets] = {}
+    stages: ClassVar[tuple[str, ...]] = ("train",)
+    ripple: ClassVar[bool] = False
+    tables: ClassVar[Mapping[str, str]] = {}
+    relation_tables: ClassVar[tuple[str, ...]] = ()
+    input_spaces: ClassVar[Mapping[str, str]] = {}
+    resident: ClassVar[bool] = False
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__()
+        self.shape = config.shape
+        self.options = config.options
+        self.source = source
+        self.draw = torch.Generator().manual_seed(config.seed)
+
+    # ---- what a model says about itself ------------------------------------------------------
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Refuse options that the model cannot work with.
+
+        Raises:
+            ConfigError: names the option.
+        """
+
+    @classmethod
+    def plan(cls, config: RunConfig, stage: str) -> Plan:
+        """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
+        return Plan()
+
+    def inputs(self, request: Request) -> Inputs:
+        """Further tensors for some pairs, by name, in global ids (none, unless overridden).
+
+        Runs on the CPU, in another thread than the step; it must depend on the request alone.
+        """
+        return {}
+
+    def logits(
+        self,
+        backend: ModuleType,
+        tables: Mapping[str, Tensor],
+        pairs: Pairs,
+        *,
+        stage: str,
+    ) -> Tensor:
+        """Logits [B] of the pairs, differentiable in tables and parameters.
+
+        Args:
+            backend: `ops` or `reference`.
+            tables: the rows that the ids of `pairs` name, by table.
+            pairs: users, items and what `inputs` gave.
+            stage: whose prediction is wanted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no logits")
+
+    def kg_sum(
+        self,
+        backend: ModuleType,
+        tables: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        stage: str,
+    ) -> Tensor | None:
+        """The loss over triples of the batch, a sum; None where it has none to look at.
+
+        Asked for if lambda1 is above 0; drawn triples are `batch.triple_*`.
+        """
+        return None
+
+    def dense_weights(self, stage: str) -> list[nn.Parameter]:
+        """The parameters that a stage trains and lambda2 weighs: all but `relation_tables`."""
+        return [p for name, p in self.named_parameters() if name not in self.relation_tables]
+
+    def fit(self, prepared: PreparedData) -> None:
+        """Compute a model that has no stages."""
+        raise NotImplementedError(f"{type(self).__name__} has neither stages nor fit")
+
+    # ---- what follows from that ----------------------------------------------------------------
+
+    def add_table(self, name: str, rows: Tensor) -> None:
+        """Make a row-sparse table of its initial rows; it must be declared in `tables`."""
+        assert name in self.tables, f"{name} is not in tables of {type(self).__name__}"
+        self.register_buffer(name, rows)
+
+    def table(self, name: str) -> Tensor:
+        """A row-sparse table."""
+        table: Tensor = self.get_buffer(name)
+        return table
+
+    def relations(self) -> list[nn.Parameter]:
+        """The parameters named in `relation_tables`."""
+        return [self.get_parameter(name) for name in self.relation_tables]
+
+    @property
+    def reads(self) -> Reads:
+        """What a mini-batch must hold."""
+        spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
+        return Reads(self.ripple, spaces, self.inputs, self.input_spaces)
+
+
+def uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:
+    """U(-bound, bound)."""
+    return torch.empty(size).uniform_(-bound, bound, generator=draw)
+
+
+def xavier(size: tuple[int, ...], fan_in: int, fan_out: int, draw: torch.Generator) -> Tensor:
+    """U(-b, b) with b = sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010)."""
+    return uniform(size, math.sqrt(6 / (fan_in + fan_out)), draw)
+
+
+def initial_rows(size: tuple[int, ...], init: str, draw: torch.Generator) -> Tensor:
+    """A table [n, ..., D] as `ModelConfig.init` says; "transe" has norm 1 in channel 0."""
+    n, width = size[0], size[-1]
+    if init == "xavier":
+        return xavier(size, n, width, draw)
+    if init == "normal":
+        return torch.empty(size).normal_(0.0, 0.1, generator=draw)
+    rows = uniform(size, 6 / math.sqrt(width), draw)
+    first = rows[:, 0] if rows.dim() == 3 else rows
+    first.copy_(nn.functional.normalize(first, dim=-1))
+    return rows

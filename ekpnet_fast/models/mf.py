@@ -1,0 +1,57 @@
+"""Logistic matrix factorisation with biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.fixed_order import gather
+from ekpnet_fast.models.base import Model, Presets, initial_rows
+from ekpnet_fast.sampling import Pairs, Source
+
+if TYPE_CHECKING:
+    from ekpnet_fast.config import RunConfig
+
+
+class MF(Model):
+    """y = sigma(u . i + b_u + b_i) (Koren et al. 2009, with a logistic loss); no graph.
+
+    Attributes:
+        user, item: [U, D], [I, D].
+        user_bias, item_bias: [U, 1], [I, 1], from 0.
+    """
+
+    name = "mf"
+    summary = "logistic matrix factorisation with user and item bias; no graph"
+    tables: ClassVar[Mapping[str, str]] = {
+        "user": "user",
+        "user_bias": "user",
+        "item": "item",
+        "item_bias": "item",
+    }
+    presets: ClassVar[Presets] = {
+        "default": {
+            "*": {"train.epochs": 30, "train.lambda3": 0.01},
+        }
+    }
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__(config, source)
+        for space, n in (("user", source.num_users), ("item", source.num_items)):
+            rows = initial_rows((n, self.shape.width), self.shape.init, self.draw)
+            self.add_table(space, rows)
+            self.add_table(f"{space}_bias", torch.zeros(n, 1))
+
+    def logits(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> Tensor:
+        """Logits [B]."""
+        assert pairs.users is not None and pairs.free_items is not None
+        users, items = pairs.users[pairs.groups], pairs.free_items
+        u, i = gather(tables["user"], users), gather(tables["item"], items)
+        bias = gather(tables["user_bias"], users) + gather(tables["item_bias"], items)
+        return (u * i).sum(1) + bias.squeeze(1)
