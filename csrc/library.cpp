@@ -21,6 +21,10 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       " Tensor? users, int hops, int slots, int seed, int epoch, bool repeat)"
       " -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
   m.def(
+      "sample_neighbors(Tensor indptr, Tensor relations, Tensor tails, Tensor nodes, int count, "
+      "int seed, int epoch, bool repeat)"
+      " -> (Tensor relations, Tensor tails, Tensor counts)");
+  m.def(
       "sample_triples(Tensor indptr, Tensor relations, Tensor tails, int count, int seed, int step)"
       " -> (Tensor heads, Tensor relations, Tensor tails)");
 

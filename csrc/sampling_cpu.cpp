@@ -10,6 +10,7 @@
 #include "checks.h"
 #include "cpu/batching.h"
 #include "cpu/csr.h"
+#include "cpu/neighbor_sampler.h"
 #include "cpu/ripple_sampler.h"
 #include "sampling.h"
 
@@ -121,6 +122,34 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
   return {heads, out_relations, out_tails, counts};
 }
 
+std::tuple<Tensor, Tensor, Tensor> sample_neighbors_cpu(const Tensor& indptr,
+                                                        const Tensor& relations,
+                                                        const Tensor& tails, const Tensor& nodes,
+                                                        int64_t count, int64_t seed, int64_t epoch,
+                                                        bool repeat) {
+  const int64_t E = check_graph(indptr, relations, tails).num_entities;
+  check_tensor(nodes, "nodes", ScalarType::Int, {-1});
+  const int64_t n = nodes.size(0);
+  check_ids(data<int32_t>(nodes), n, E, "nodes", "entities");
+  check_range("count K", count, 1, 1024);
+  Tensor out_relations = empty({n, count}, ScalarType::Int),
+         out_tails = empty({n, count}, ScalarType::Int);
+  Tensor counts = empty({n}, ScalarType::Int);
+  const NeighborRequest request = {data<int32_t>(nodes), count, static_cast<uint64_t>(seed),
+                                   static_cast<uint64_t>(epoch), repeat};
+  const Neighbors out = {mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails),
+                         mutable_data<int32_t>(counts)};
+  dispatch_relation(relations.scalar_type(), [&](auto zero) {
+    using Relation = decltype(zero);
+    const RippleGraph<Relation> graph = {E, data<int64_t>(indptr), data<Relation>(relations),
+                                         data<int32_t>(tails)};
+    torch::stable::parallel_for(0, n, 256, [&](int64_t begin, int64_t end) {
+      sample_neighbors(graph, request, out, begin, end);
+    });
+  });
+  return {out_relations, out_tails, counts};
+}
+
 std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations,
                                                       const Tensor& tails, int64_t count,
                                                       int64_t seed, int64_t step) {
@@ -144,5 +173,6 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
 STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
   m.impl("build_csr", TORCH_BOX(&ekpnet::build_csr_cpu));
   m.impl("sample_ripple_sets", TORCH_BOX(&ekpnet::sample_ripple_sets_cpu));
+  m.impl("sample_neighbors", TORCH_BOX(&ekpnet::sample_neighbors_cpu));
   m.impl("sample_triples", TORCH_BOX(&ekpnet::sample_triples_cpu));
 }

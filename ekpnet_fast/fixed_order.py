@@ -15,8 +15,9 @@ from torch.nn import functional
 
 UNSPLIT = 1 << 14  # elements that torch leaves to one thread
 
-_ROWS = 256  # of a matrix product that is left to one thread
-_ROWS_OF_ONE = 32  # the same where a product has a matrix of its own per relation
+# Matrix products are cut into so many pieces at least, of so few rows each, that a library gives
+# every thread whole pieces and splits none.
+_PIECES, _ROWS = 64, 32
 
 
 def fixed_order_sum(x: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def linear(
     """x W + b, [..., K], with gradients summed over the batch in fixed pieces."""
     flat = x.reshape(-1, x.shape[-1])
     n, J = flat.shape
-    pieces = max(1, -(-n // _ROWS))
+    pieces = max(_PIECES, -(-n // _ROWS))
     padded = torch.cat([flat, flat.new_zeros(pieces * _ROWS - n, J)]).view(pieces, _ROWS, J)
     ones = padded.new_ones(pieces, _ROWS, 1)
     # The bias is one more row of the weight, so that its gradient is summed like the others.
@@ -73,7 +74,7 @@ def linear_by_relation(
     Rows of one relation are laid side by side, so that they are one matrix product and no matrix is
     copied per row.
     """
-    r, P = relations.long(), _ROWS_OF_ONE
+    r, P = relations.long(), _ROWS
     order = torch.argsort(r, stable=True)
     lengths = torch.bincount(r, minlength=len(matrices))
     pieces = (lengths + P - 1) // P
@@ -82,6 +83,7 @@ def linear_by_relation(
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(r), device=r.device))
     at = first[r] + rank
     used = torch.repeat_interleave(pieces)  # relation of each piece
+    used = torch.cat([used, used.new_zeros(max(0, _PIECES - len(used)))])
     padded = x.new_zeros(len(used) * P, x.shape[1]).index_copy(0, at, x)
     y = torch.bmm(padded.view(len(used), P, -1), matrices.index_select(0, used))
     return gather(y.flatten(0, 1), at)

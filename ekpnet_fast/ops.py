@@ -104,6 +104,47 @@ def _(
     return (*sets, tails.new_empty(num_users, hops))
 
 
+def sample_neighbors(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    nodes: Tensor,  # [n] int32, entity ids
+    count: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    repeat: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` = K of each node's triples: relations, tails [n, K], counts [n], int32.
+
+    K are drawn uniformly without replacement where the node has as many. With fewer each is kept
+    once and `counts` says how many slots are valid (masked slots hold 0); `repeat=True` draws K
+    with replacement instead, as KGCN does. A node without triples has count 0 in either case.
+    K 1..1024.
+
+    A draw is a hash of (seed, epoch, node, slot): equal nodes get equal neighbours within an epoch,
+    at any number of threads.
+    """
+    return tuple(
+        _ops.sample_neighbors.default(indptr, relations, tails, nodes, count, seed, epoch, repeat)
+    )
+
+
+@torch.library.register_fake("ekpnet::sample_neighbors")
+def _(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    nodes: Tensor,
+    count: int,
+    seed: int,
+    epoch: int,
+    repeat: bool,
+) -> Any:
+    n = nodes.size(0)
+    return tails.new_empty(n, count), tails.new_empty(n, count), tails.new_empty(n)
+
+
 def sample_triples(
     indptr: Tensor,  # [E + 1] int64
     relations: Tensor,  # [T] uint8, int16 or int32

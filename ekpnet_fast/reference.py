@@ -1,5 +1,7 @@
 """The executable specification: every differentiable op in plain torch, in any float dtype.
 
+`sample_neighbors` is here too, in plain Python.
+
 Signatures, shapes and results are those of `ekpnet_fast.ops`; nothing falls back to this module
 silently. Tests compare the native ops with it in float64, benchmarks time it, and
 `backend="reference"` trains with it.
@@ -158,3 +160,59 @@ def row_adam_(
     v[at] = beta2 * v[at] + (1 - beta2) * g * g
     m_hat, v_hat = m[at] / (1 - beta1**step), v[at] / (1 - beta2**step)
     table[at] -= lr * m_hat / (v_hat.sqrt() + eps)
+
+
+_WORD, _GOLDEN = (1 << 64) - 1, 0x9E3779B97F4A7C15
+
+
+def _mix64(x: int) -> int:
+    """Finaliser of SplitMix64 (Steele et al. 2014)."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _WORD
+    return x ^ (x >> 31)
+
+
+def _random_bits(counters: tuple[int, int, int, int], i: int) -> int:
+    """The i-th 64 bits of the stream that (seed, a, b, c) keys."""
+    key = 0
+    for n, counter in enumerate(counters):
+        key = _mix64(key ^ ((counter + max(n, 1) * _GOLDEN) & _WORD))
+    return _mix64((key + (i + 1) * _GOLDEN) & _WORD)
+
+
+def sample_neighbors(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    nodes: Tensor,
+    count: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    repeat: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ekpnet_fast.ops.sample_neighbors`."""
+    n = len(nodes)
+    out_relations = torch.zeros(n, count, dtype=torch.int32)
+    out_tails, counts = torch.zeros_like(out_relations), torch.zeros(n, dtype=torch.int32)
+    for i, node in enumerate(nodes.tolist()):
+        first, degree = int(indptr[node]), int(indptr[node + 1] - indptr[node])
+
+        def below(k: int, limit: int, node: int = node) -> int:
+            return (_random_bits((seed, epoch, node, 4), k) * limit) >> 64
+
+        if degree > count:  # Floyd's algorithm
+            drawn: list[int] = []
+            for k in range(count):
+                top = degree - count + k
+                at = below(k, top + 1)
+                drawn.append(top if at in drawn else at)
+        elif repeat and 0 < degree < count:
+            drawn = [below(k, degree) for k in range(count)]
+        else:
+            drawn = list(range(degree))
+        counts[i] = len(drawn)
+        for k, at in enumerate(drawn):
+            out_relations[i, k] = int(relations[first + at])
+            out_tails[i, k] = tails[first + at]
+    return out_relations, out_tails, counts

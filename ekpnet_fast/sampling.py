@@ -92,12 +92,20 @@ class Source:
     history_indptr: Tensor  # [U + 1] int64
     history_items: Tensor  # [history_indptr[-1]] int32, sorted and distinct within a user
     seed: int
+    item_names: tuple[str, ...] | None = None  # [I] titles, where the data set has them
 
     @classmethod
     def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> Source:
         """That of a prepared data set."""
-        sizes = prepared.dataset.num_users, prepared.dataset.num_items
-        return cls(graph, *sizes, *history_tensors(prepared), seed)
+        dataset = prepared.dataset
+        return cls(
+            graph,
+            dataset.num_users,
+            dataset.num_items,
+            *history_tensors(prepared),
+            seed,
+            dataset.item_names,
+        )
 
 
 @dataclass(frozen=True)

@@ -462,7 +462,9 @@ def test_same_batches_for_the_same_seed():
     assert len(first) == len(again)
     for a, b in zip(first, again, strict=True):
         assert a.real is b.real is None
-        tensors = [[x for x in vars(batch).values() if isinstance(x, torch.Tensor)] for batch in (a, b)]
+        tensors = [
+            [x for x in vars(batch).values() if isinstance(x, torch.Tensor)] for batch in (a, b)
+        ]
         assert_same(*tensors)
 
 

@@ -1,0 +1,36 @@
+"""Item popularity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_training import CONFIG, load
+
+from ekpnet_fast import run, training
+
+
+def test_is_the_popularity_row():
+    config = replace(CONFIG, model="popularity", ranking=True).resolved()
+    prepared, graph = load(config)
+    outcome = training.train(config, prepared, graph)
+    found = run.evaluate(config, prepared, graph, outcome)
+    assert outcome.records == []
+    assert found["test"] == found["popularity"]
+    assert found["ranking"] == found["popularity_ranking"]
+
+
+def test_monotone_in_the_count():
+    config = replace(CONFIG, model="popularity").resolved()
+    prepared, graph = load(config)
+    model = training.train(config, prepared, graph).model
+    counts = torch.bincount(
+        torch.from_numpy(prepared.history_items), minlength=prepared.dataset.num_items
+    )
+    order = torch.argsort(counts, stable=True)
+    steps, gains = counts[order].diff(), model.logit[order].diff()
+    assert (gains[steps > 0] > 0).all() and (gains[steps == 0] == 0).all()
+    odds = torch.exp(model.logit.double())
+    ratio = odds / (counts + 0.5)
+    assert ratio.tolist() == pytest.approx([float(ratio[0])] * len(ratio), rel=1e-5)

@@ -1,0 +1,92 @@
+"""RippleNet against its equations, pair by pair."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from test_training import CONFIG, load
+
+from ekpnet_fast import ops, reference, training
+from ekpnet_fast.models.ripplenet import RippleNetOptions
+from ekpnet_fast.sampling import BatchStream
+
+UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
+
+
+def start(options):
+    config = replace(CONFIG, model="ripplenet", options=options).resolved()
+    prepared, graph = load(config)
+    model = training.build_model(config, prepared, graph)
+    stream = BatchStream(
+        graph,
+        training.rows_by_user(prepared.train, prepared),
+        batch_size=24,
+        group_size=4,
+        triples=0,
+        seed=0,
+        reads=model.reads,
+        plan=model.plan(config, "train"),
+    )
+    ripple = training.sample_ripple_sets(config, graph, prepared)
+    batch = next(iter(stream.epoch(1, ripple)))
+    # Some slots masked, and some hops all but empty.
+    fewer = torch.arange(batch.counts.numel(), dtype=torch.int32).view_as(batch.counts) % 8
+    return model, replace(batch, counts=batch.counts - fewer)
+
+
+def by_definition(model, batch, entity, item_update, using_all_hops):
+    """Logits and KG sum from the paper's equations, in plain loops."""
+    relation = model.relation
+    logits, kg = [], 0.0
+    for g in range(len(batch.counts)):
+        hops = []
+        for p, count in enumerate(batch.counts[g].tolist()):
+            h, r, t = (x[g, p, :count].long() for x in (batch.heads, batch.relations, batch.tails))
+            hops.append((entity[h], relation[r], entity[t]))
+            for head, R, tail in zip(*hops[-1], strict=True):
+                kg = kg - torch.sigmoid(head @ R @ tail)
+        for b in range(int(batch.group_indptr[g]), int(batch.group_indptr[g + 1])):
+            v = entity[batch.items[b].long()]
+            answers = []
+            for heads, R, tails in hops:
+                scores = torch.stack([v @ (R_i @ h) for R_i, h in zip(R, heads, strict=True)])
+                o = torch.softmax(scores, 0) @ tails
+                answers.append(o)
+                v = o if item_update.startswith("replace") else v + o
+                if item_update.endswith("transform"):
+                    v = v @ model.W
+            user = sum(answers) if using_all_hops else answers[-1]
+            logits.append(user @ v)
+    return torch.stack(logits), kg
+
+
+@pytest.mark.parametrize("backend", [ops, reference], ids=["native", "reference"])
+@pytest.mark.parametrize("using_all_hops", [True, False])
+@pytest.mark.parametrize("item_update", UPDATES)
+def test_equations_and_gradients(item_update, using_all_hops, backend):
+    model, batch = start(RippleNetOptions(item_update, using_all_hops))
+    assert (batch.counts > 0).all() and (batch.counts < 8).any()
+    found = []
+    for plain in (False, True):
+        entity = model.entity[batch.rows.long()].requires_grad_()
+        if plain:
+            logits, kg = by_definition(model, batch, entity, item_update, using_all_hops)
+        else:
+            tables = {"entity": entity}
+            logits = model.logits(backend, tables, batch, stage="train")
+            kg = model.kg_sum(backend, tables, batch, stage="train")
+        leaves = [entity, *model.parameters()]
+        weights = torch.linspace(-1, 1, len(logits))
+        found.append((logits, kg, *torch.autograd.grad((logits * weights).sum() + kg, leaves)))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("item_update", UPDATES)
+def test_parameters(item_update):
+    model, _ = start(RippleNetOptions(item_update))
+    names = {name for name, _ in model.named_parameters()}
+    assert names == {"relation"} | ({"W"} if item_update.endswith("transform") else set())
