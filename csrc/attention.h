@@ -9,6 +9,7 @@ namespace ekpnet {
 struct AttentionTensors {
   const Tensor &entity, &relation, &W_e, &b_e, &heads, &relations, &tails, &counts, &group_indptr,
       &items;
+  bool replace;
 };
 
 // `dtype` is that of all reals, stored as T.
@@ -47,7 +48,8 @@ AttentionArgs<T> attention_args(const AttentionTensors& t, ScalarType dtype) {
           data<int32_t>(t.tails),
           data<int32_t>(t.counts),
           data<int64_t>(t.group_indptr),
-          data<int32_t>(t.items)};
+          data<int32_t>(t.items),
+          t.replace};
 }
 
 }  // namespace ekpnet

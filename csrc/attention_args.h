@@ -29,6 +29,9 @@ struct AttentionArgs {
   const int32_t* counts;        // [G, H], valid slots of a hop
   const int64_t* group_indptr;  // [G + 1], pairs of group g: group_indptr[g] .. group_indptr[g + 1]
   const int32_t* items;         // [B], rows of `entity`
+  // What a hop with triples makes of the item: false: (o + rho) W_e + b_e (eq. 12), true:
+  // rho W_e + b_e.
+  bool replace = false;
 };
 
 }  // namespace ekpnet

@@ -45,11 +45,12 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
                                                 const Tensor& W_e, const Tensor& b_e,
                                                 const Tensor& heads, const Tensor& relations,
                                                 const Tensor& tails, const Tensor& counts,
-                                                const Tensor& group_indptr, const Tensor& items) {
+                                                const Tensor& group_indptr, const Tensor& items,
+                                                bool replace) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>(
-        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
+                                       group_indptr, items, replace});
     Tensor z = empty({args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
     Tensor match = empty({args.num_pairs}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
@@ -65,11 +66,11 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
 Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation, const Tensor& W_e,
                                     const Tensor& b_e, const Tensor& heads, const Tensor& relations,
                                     const Tensor& tails, const Tensor& counts,
-                                    const Tensor& group_indptr, const Tensor& items) {
+                                    const Tensor& group_indptr, const Tensor& items, bool replace) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>(
-        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
+                                       group_indptr, items, replace});
     Tensor alpha = empty({args.num_pairs, args.hops, args.slots}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
@@ -94,12 +95,13 @@ int64_t chunk_count(const AttentionArgs<T>& args) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation,
     const Tensor& W_e, const Tensor& b_e, const Tensor& heads, const Tensor& relations,
-    const Tensor& tails, const Tensor& counts, const Tensor& group_indptr, const Tensor& items) {
+    const Tensor& tails, const Tensor& counts, const Tensor& group_indptr, const Tensor& items,
+    bool replace) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = entity.scalar_type();
-    const auto args = checked_args<T>(
-        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items});
+    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
+                                       group_indptr, items, replace});
     const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
     const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
     check_tensor(dz, "dz", dtype, {B, (H + 1) * D});

@@ -59,11 +59,12 @@ std::tuple<Tensor, Tensor> ripple_attention_cuda(const Tensor& entity, const Ten
                                                  const Tensor& W_e, const Tensor& b_e,
                                                  const Tensor& heads, const Tensor& relations,
                                                  const Tensor& tails, const Tensor& counts,
-                                                 const Tensor& group_indptr, const Tensor& items) {
+                                                 const Tensor& group_indptr, const Tensor& items,
+                                                 bool replace) {
   return dispatch_storage(entity, "entity", [&](auto zero) {
     using S = decltype(zero);
-    const AttentionTensors t = {entity,    relation, W_e,    b_e,          heads,
-                                relations, tails,    counts, group_indptr, items};
+    const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
+                                tails,  counts,   group_indptr, items, replace};
     const auto args = device_args<S>(t);
     Tensor z =
         empty_beside(entity, {args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
@@ -77,11 +78,11 @@ Tensor ripple_attention_weights_cuda(const Tensor& entity, const Tensor& relatio
                                      const Tensor& W_e, const Tensor& b_e, const Tensor& heads,
                                      const Tensor& relations, const Tensor& tails,
                                      const Tensor& counts, const Tensor& group_indptr,
-                                     const Tensor& items) {
+                                     const Tensor& items, bool replace) {
   return dispatch_storage(entity, "entity", [&](auto zero) {
     using S = decltype(zero);
-    const AttentionTensors t = {entity,    relation, W_e,    b_e,          heads,
-                                relations, tails,    counts, group_indptr, items};
+    const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
+                                tails,  counts,   group_indptr, items, replace};
     const auto args = device_args<S>(t);
     Tensor alpha =
         empty_beside(entity, {args.num_pairs, args.hops, args.slots}, entity.scalar_type());
@@ -93,12 +94,13 @@ Tensor ripple_attention_weights_cuda(const Tensor& entity, const Tensor& relatio
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation,
     const Tensor& W_e, const Tensor& b_e, const Tensor& heads, const Tensor& relations,
-    const Tensor& tails, const Tensor& counts, const Tensor& group_indptr, const Tensor& items) {
+    const Tensor& tails, const Tensor& counts, const Tensor& group_indptr, const Tensor& items,
+    bool replace) {
   return dispatch_storage(entity, "entity", [&](auto zero) {
     using S = decltype(zero);
     using A = Compute<S>;
-    const AttentionTensors t = {entity,    relation, W_e,    b_e,          heads,
-                                relations, tails,    counts, group_indptr, items};
+    const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
+                                tails,  counts,   group_indptr, items, replace};
     const auto args = device_args<S>(t);
     check_same_device(entity, "entity", {{&dz, "dz"}, {&dmatch, "dmatch"}});
     const ScalarType dtype = entity.scalar_type();

@@ -39,22 +39,24 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       " -> (Tensor rows, Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor "
       "items, Tensor extra)");
 
-  // The fused propagation (eq. 8-16) and its gradient
+  // The fused propagation (eq. 8-16) and its gradient; replace: o^p = rho^p W_e + b_e in eq. 12
   m.def(
       "ripple_attention(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads, "
       "Tensor relations,"
-      " Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> (Tensor z, Tensor "
+      " Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, bool replace=False) -> "
+      "(Tensor z, Tensor "
       "match)");
   m.def(
       "ripple_attention_backward(Tensor dz, Tensor dmatch, Tensor entity, Tensor relation, Tensor "
       "W_e, Tensor b_e,"
       " Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor "
-      "items)"
+      "items, bool replace=False)"
       " -> (Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e)");
   m.def(
       "ripple_attention_weights(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor "
       "heads,"
-      " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items) -> "
+      " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, bool "
+      "replace=False) -> "
       "Tensor alpha");
 
   // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid

@@ -41,6 +41,7 @@ def _propagate(
     counts: Tensor,
     group_indptr: Tensor,
     items: Tensor,
+    replace: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
     num_hops, slots = heads.shape[1:]
@@ -63,7 +64,7 @@ def _propagate(
         alpha = torch.softmax(score.masked_fill(empty, 0.0), -1).masked_fill(~mask, 0.0)  # eq. 10
         rho = torch.einsum("bm,bmd->bd", alpha, value[group, p])  # eq. 11
         xi = xi + rho  # eq. 14
-        o = (o + rho) @ W_e + b_e  # eq. 12
+        o = (torch.where(empty, o, rho) if replace else o + rho) @ W_e + b_e  # eq. 12
         blocks.append(xi)
         alphas.append(alpha)
     z = torch.cat([*blocks, o], dim=1)  # eq. 16
@@ -82,10 +83,11 @@ def ripple_attention(
     counts: Tensor,
     group_indptr: Tensor,
     items: Tensor,
+    replace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `ekpnet_fast.ops.ripple_attention` (eq. 6-16)."""
     z, match, _ = _propagate(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
     )
     return z, match
 
@@ -101,10 +103,11 @@ def ripple_attention_weights(
     counts: Tensor,
     group_indptr: Tensor,
     items: Tensor,
+    replace: bool = False,
 ) -> Tensor:
     """See `ekpnet_fast.ops.ripple_attention_weights` (eq. 10)."""
     return _propagate(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
     )[2]
 
 

@@ -139,7 +139,7 @@ class StageTrainer:
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
         grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
         if stage.lambda3 > 0:
-            for table in grads:
+            for table in [table for table in grads if table not in model.undecayed]:
                 norms = rows[table].detach().square().flatten(1)
                 norm = float(fixed_order_sum(norms.sum(1))) * l2 / 2
                 values["rows"] = values.get("rows", 0.0) + norm
@@ -153,7 +153,7 @@ class StageTrainer:
                 grad,
                 step=self.steps,
                 lr=stage.lr,
-                l2=l2,
+                l2=0.0 if table in model.undecayed else l2,
             )
         if self.adam is not None:
             self.adam.step()

@@ -118,8 +118,8 @@ def test_options_of_another_model_are_refused(tmp_path):
         parse_run(["--config", str(file)])
     with pytest.raises(ConfigError, match="options: found int for model ripplenet, expected ekp"):
         RunConfig(model="ripplenet", options=3).resolved()
-    with pytest.raises(ConfigError, match="options: found int for model mf, expected none"):
-        RunConfig(model="mf", options=3).resolved()
+    with pytest.raises(ConfigError, match="options: found int for model popularity, expected none"):
+        RunConfig(model="popularity", options=3).resolved()
 
 
 def test_an_unknown_model_is_refused():

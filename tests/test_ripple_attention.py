@@ -71,6 +71,28 @@ def test_float32_is_as_accurate_as_eager(size):
 
 
 @sizes
+def test_the_item_replaced(size):
+    """With `replace`, where u = rho instead of o + rho unless the hop is empty."""
+    problem = [*attention_problem(**size), True]
+    assert_matches_reference(native(problem), reference.ripple_attention, problem)
+    problem = [*attention_problem(**size, dtype=torch.float64), True]
+    assert_close64(native(problem), specified(problem))
+
+
+def test_the_item_replaced_by_hand():
+    problem = attention_problem(**SMALL, channels=1, dtype=torch.float64)._replace(
+        group_indptr=torch.tensor([0, 2, 5, 5, 5]),
+        counts=torch.tensor([[2, 3], [0, 3], [4, 4], [1, 1]], dtype=torch.int32),
+    )
+    z, _ = ops.ripple_attention(*problem, replace=True)
+    xi_1, xi_2, o = z.view(5, 3, 3).unbind(1)
+    assert torch.allclose(o, (xi_2 - xi_1) @ problem.W_e + problem.b_e)
+    # An empty first hop leaves the item to be transformed, which the second then looks at.
+    plain = ops.ripple_attention(*problem)[0].view(5, 3, 3)
+    assert torch.equal(xi_2[2:], plain[2:, 1]) and not torch.allclose(xi_2[:2], plain[:2, 1])
+
+
+@sizes
 def test_float64_equals_the_specification(size):
     problem = attention_problem(**size, dtype=torch.float64)
     assert_close64(native(problem), specified(problem))

@@ -49,6 +49,12 @@ def test_float32_is_as_accurate_as_eager(gpu, size):
     assert_matches_reference(results(gpu, problem), reference.ripple_attention, problem)
 
 
+@gpu_sizes
+def test_the_item_replaced(gpu, size):
+    problem = [*attention_problem(**size), True]
+    assert_matches_reference(results(gpu, problem), reference.ripple_attention, problem)
+
+
 @pytest.mark.parametrize("size", ["usual", "usual-plain", "odd-everything", "pairs-of-a-user"])
 def test_bfloat16_is_as_accurate_as_eager(gpu, size):
     problem = attention_problem(**GPU_SIZES[size], dtype=torch.bfloat16)

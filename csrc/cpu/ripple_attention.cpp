@@ -156,7 +156,7 @@ class GroupWorker {
         for (int64_t i = 0; i < P; ++i) softmax(alpha + i * MP, w_.bias + p * MP, padded);
         gemm<VD>(P, DP, count, alpha, MP, 1, w_.value + p * M * DP, DP, w_.rho, DP, false);
         for (int64_t i = 0; i < P * DP; ++i) w_.xi[i] += w_.rho[i];
-        for (int64_t i = 0; i < P * DP; ++i) u[i] = o[i] + w_.rho[i];
+        for (int64_t i = 0; i < P * DP; ++i) u[i] = args_.replace ? w_.rho[i] : o[i] + w_.rho[i];
       } else {
         for (int64_t i = 0; i < P * DP; ++i) u[i] = o[i];
       }
@@ -211,7 +211,8 @@ class GroupWorker {
         // eq. 10 and 9: softmax, then score = key . o
         for (int64_t i = 0; i < P; ++i)
           softmax_backward(alpha + i * MP, w_.dalpha + i * MP, padded);
-        gemm<VD>(P, DP, count, w_.dalpha, MP, 1, w_.key + p * M * DP, DP, w_.do_prev, DP, true);
+        gemm<VD>(P, DP, count, w_.dalpha, MP, 1, w_.key + p * M * DP, DP, w_.do_prev, DP,
+                 !args_.replace);
         gemm<VD>(count, DP, P, w_.dalpha, 1, MP, o, DP, w_.dkey + p * M * DP, DP, true);
       }
       T* swap = w_.do_next;

@@ -175,7 +175,8 @@ __device__ Tiles<A> take_tiles(SharedRows<A>& rows, const AttentionPlan& plan) {
 }
 
 // One hop for all pairs of the team (eq. 9-12, 14): leaves the weights in alpha [P, MS], adds rho
-// to xi and writes o + rho to u and (o + rho) W_e + b_e to o_next, all [P, DS]; u may be o.
+// to xi and writes o + rho, or rho if o is replaced, to u and u W_e + b_e to o_next, all [P, DS];
+// u may be o.
 // Starts after a barrier and ends with one.
 template <int kD, class S, class A>
 __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan& plan,
@@ -203,7 +204,7 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
 #pragma unroll
                                   for (int j = 0; j < 4; ++j) {
                                     sum.x[j] += rho.x[j];
-                                    moved.x[j] += rho.x[j];
+                                    moved.x[j] = rho.x[j] + (args.replace ? A(0) : moved.x[j]);
                                   }
                                   store4(xi + i * ds + d, sum);
                                   store4(u + i * ds + d, moved);

@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         team.sync();
         product_rows_rows<kRows, kD>(team, P, DP, DP, do_next, ds, tiles.W_e, ds, Zero<A>(),
                                      [&](int i, int d, const Vec4<A>& x) {
-                                       store4(do_prev + i * ds + d, x);
+                                       const bool passes = !args.replace || slots == 0;
+                                       store4(do_prev + i * ds + d, passes ? x : Vec4<A>{});
                                        Vec4<A> sum = load4(dxi + i * ds + d), both;
                                        const S* dz = grads.dz + ((begin + i) * (H + 1) + p) * D + d;
 #pragma unroll

@@ -17,11 +17,13 @@ def attend(
     items: Tensor,  # [B, D], o^0 of each pair
     W: Tensor,  # [D, D]
     b: Tensor,  # [D]
+    *,
+    replace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Attention over given slots, hop by hop, with the item updated in between.
 
         alpha = softmax_m(key_m . o^{p-1}),  rho^p = sum_m alpha_m value_m,
-        o^p = (o^{p-1} + rho^p) W + b
+        o^p = (o^{p-1} + rho^p) W + b, or rho^p W + b if `replace`
 
     Returns rho [B, H, D], the answer of each hop, and o^H [B, D]. Differentiable in every real
     tensor. It is `ops.ripple_attention` with psi the identity and one relation that adds nothing:
@@ -44,6 +46,7 @@ def attend(
         counts,
         group_indptr,
         torch.arange(2 * slots, 2 * slots + B, dtype=torch.int32, device=keys.device),
+        replace,
     )
     *xi, o = z.view(B, H + 1, D).unbind(1)
     before = [torch.zeros_like(o), *xi[:-1]]

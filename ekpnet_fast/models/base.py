@@ -70,6 +70,7 @@ class Model(nn.Module):
         stages: groups of training options that are run, in order.
         ripple: whether it looks at ripple sets.
         tables: row-sparse tables, name -> space.
+        undecayed: tables that lambda3 does not weigh, such as biases.
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
         input_spaces: which of `inputs` are ids, name -> space.
         resident: whether `resident.ResidentTrainer` can train it on a GPU.
@@ -82,6 +83,7 @@ class Model(nn.Module):
     stages: ClassVar[tuple[str, ...]] = ("train",)
     ripple: ClassVar[bool] = False
     tables: ClassVar[Mapping[str, str]] = {}
+    undecayed: ClassVar[tuple[str, ...]] = ()
     relation_tables: ClassVar[tuple[str, ...]] = ()
     input_spaces: ClassVar[Mapping[str, str]] = {}
     resident: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,22 +18,37 @@ if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig
 
 
+@dataclass(frozen=True)
+class MFOptions:
+    """What only MF has.
+
+    Attributes:
+        user_bias: whether there is a b_u. Where a split holds as many negatives as positives per
+            user, it learns from train what is the opposite in validation and test.
+    """
+
+    user_bias: bool = True
+
+
 class MF(Model):
     """y = sigma(u . i + b_u + b_i) (Koren et al. 2009, with a logistic loss); no graph.
 
     Attributes:
         user, item: [U, D], [I, D].
-        user_bias, item_bias: [U, 1], [I, 1], from 0.
+        user_bias, item_bias: [U, 1], [I, 1], from 0; not decayed. Without `MFOptions.user_bias` the
+            former stays 0.
     """
 
     name = "mf"
     summary = "logistic matrix factorisation with user and item bias; no graph"
+    Options = MFOptions
     tables: ClassVar[Mapping[str, str]] = {
         "user": "user",
         "user_bias": "user",
         "item": "item",
         "item_bias": "item",
     }
+    undecayed = ("user_bias", "item_bias")
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"train.epochs": 30, "train.lambda3": 0.01},
@@ -53,5 +69,7 @@ class MF(Model):
         assert pairs.users is not None and pairs.free_items is not None
         users, items = pairs.users[pairs.groups], pairs.free_items
         u, i = gather(tables["user"], users), gather(tables["item"], items)
-        bias = gather(tables["user_bias"], users) + gather(tables["item_bias"], items)
+        bias = gather(tables["item_bias"], items)
+        if self.options.user_bias:
+            bias = bias + gather(tables["user_bias"], users)
         return (u * i).sum(1) + bias.squeeze(1)

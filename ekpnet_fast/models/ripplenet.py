@@ -24,12 +24,14 @@ class RippleNetOptions:
     """What only RippleNet has.
 
     Attributes:
-        item_update: how a hop's answer changes the item: added to it ("plus"), and then multiplied
-            by a trained matrix ("plus_transform").
+        item_update: how a hop's answer changes the item: put in its place ("replace") or added to
+            it ("plus"), and then multiplied by a trained matrix ("_transform").
         using_all_hops: the user is the sum of all hops' answers; else the last one.
     """
 
-    item_update: Literal["plus", "plus_transform"] = "plus_transform"
+    item_update: Literal["replace", "plus", "replace_transform", "plus_transform"] = (
+        "plus_transform"
+    )
     using_all_hops: bool = True
 
 
@@ -95,6 +97,7 @@ class RippleNet(Model):
             gather(entity, pairs.items),
             self.W if transforms else self.identity,
             self.no_bias,
+            replace=self.options.item_update.startswith("replace"),
         )
         user = rho.sum(1) if self.options.using_all_hops else rho[:, -1]
         return (user * item).sum(1)
