@@ -8,9 +8,12 @@ How to add one: write `models/NAME.py` with a subclass of `Model` and list it in
 (name -> space) and made with `add_table`. Spaces are "entity", "user", "item", or a model's own.
 In a step `logits` and `kg_sum` get, by name, the touched rows as leaves `[n, ...]`, and ids in the
 batch are positions in them; their gradients go to those rows by `ops.row_adam_`, with weight decay
-lambda3. Everything else is an `nn.Parameter` under dense Adam, decayed by lambda2, or by lambda3 on
-the relations that the batch names if listed in `relation_tables`. Draw initial values with
-`self.draw` only.
+lambda3 unless listed in `undecayed`. Everything else is an `nn.Parameter` under dense Adam, decayed
+by lambda2, or by lambda3 on the relations that the batch names if listed in `relation_tables`. Draw
+initial values with `self.draw` only.
+
+**The fused propagation.** Keys and values of the model's own go through `attend.attend`, which is
+`ops.ripple_attention`; matrices per relation are applied by `fixed_order.linear_by_relation`.
 
 **Inputs.** A batch has its pairs by user group (`sampling.Pairs`): `users` [G], `items` and
 `free_items` [B] in the spaces user, entity and item, `groups` [B], and ripple sets if `ripple` is
@@ -36,8 +39,8 @@ docstring their help, and `self.options` its value; `check` refuses what the mod
 over its threads, so take rows with `fixed_order.gather` (not `table[ids]`), multiply by shared
 matrices with `fixed_order.linear` (not `x @ W`), apply sigmoid and its like to more than a few
 thousand numbers with `fixed_order.in_pieces`, and sum losses with `fixed_order.fixed_order_sum`.
-Batched products of small matrices, softmax over and sums along a short last dimension, and `ops`
-are safe as they are.
+Softmax over and sums along a short last dimension, and `ops`, are safe as they are; a batched
+product of small matrices is where it has many more matrices than there are threads.
 """
 
 from __future__ import annotations
