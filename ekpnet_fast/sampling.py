@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -138,14 +138,12 @@ class Reads:
     """What a model reads of a mini-batch.
 
     Attributes:
-        ripple: whether it looks at ripple sets.
         spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
         inputs: gives further tensors for a mini-batch, by name.
         input_spaces: which of those hold ids of a space; in training they become positions in
             the touched rows.
     """
 
-    ripple: bool = True
     spaces: Collection[str] = ("entity",)
     inputs: Callable[[Request], Inputs] | None = None
     input_spaces: Mapping[str, str] = field(default_factory=dict)
@@ -168,13 +166,15 @@ class Plan:
     """
 
     pairs: bool = True
-    triples: str = "none"  # "none", "joined", "apart"
+    triples: Literal["none", "joined", "apart"] = "none"
     every: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what no stage can do."""
-        assert self.triples in ("none", "joined", "apart") and self.every >= 1
-        assert self.pairs or self.triples == "joined", "batches of nothing"
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}, expected at least 1")
+        if not self.pairs and self.triples != "joined":
+            raise ValueError(f"a stage without pairs has triples {self.triples!r}, not 'joined'")
 
 
 Moved = TypeVar("Moved", bound="Pairs")

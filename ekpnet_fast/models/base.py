@@ -180,7 +180,7 @@ class Model(nn.Module):
     def reads(self) -> Reads:
         """What a mini-batch must hold."""
         spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
-        return Reads(self.ripple, spaces, self.inputs, self.input_spaces)
+        return Reads(spaces, self.inputs, self.input_spaces)
 
 
 def uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:

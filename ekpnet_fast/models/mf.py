@@ -51,7 +51,14 @@ class MF(Model):
     undecayed = ("user_bias", "item_bias")
     presets: ClassVar[Presets] = {
         "default": {
-            "*": {"train.epochs": 30, "train.lambda3": 0.01},
+            "*": {
+                "mf.user_bias": False,
+                "train.epochs": 30,
+                "train.lr": 1e-2,
+                "train.lambda3": 0.5,
+            },
+            "movielens-1m": {"train.batch_size": 4096},
+            "last-fm": {"train.batch_size": 256},
         }
     }
 

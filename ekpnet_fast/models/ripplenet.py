@@ -61,7 +61,9 @@ class RippleNet(Model):
     relation_tables = ("relation",)
     presets: ClassVar[Presets] = {
         "default": {
-            "*": {"train.epochs": 20, "train.lr": 1e-2},
+            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
+            "movielens-1m": {"train.batch_size": 4096},
+            "last-fm": {"train.batch_size": 256},
         }
     }
     identity: Tensor
