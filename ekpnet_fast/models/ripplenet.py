@@ -63,7 +63,7 @@ class RippleNet(Model):
         "default": {
             "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
             "movielens-1m": {"train.batch_size": 4096},
-            "last-fm": {"train.batch_size": 256},
+            "last-fm": {"shape.hops": 1, "train.batch_size": 256},
         }
     }
     identity: Tensor
