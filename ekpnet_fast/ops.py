@@ -281,7 +281,7 @@ def _(
     counts: Tensor,
     group_indptr: Tensor,
     items: Tensor,
-    replace: bool,
+    replace: bool = False,
 ) -> Any:
     num_pairs, hops, width = items.size(0), heads.size(1), W_e.size(0)
     return entity.new_empty(num_pairs, (hops + 1) * width), entity.new_empty(num_pairs)
@@ -353,7 +353,7 @@ def _(
     counts: Tensor,
     group_indptr: Tensor,
     items: Tensor,
-    replace: bool,
+    replace: bool = False,
 ) -> Any:
     return entity.new_empty(items.size(0), heads.size(1), heads.size(2))
 
