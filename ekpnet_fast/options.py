@@ -41,8 +41,8 @@ class OptionParser(ArgumentParser):
         return f"; did you mean {', '.join('--' + option for option in found)}?" if found else ""
 
 
-def run_parser(models: Sequence[str] = tuple(MODELS)) -> OptionParser:
-    """The options of `python -m ekpnet_fast.train`, with those that only some models have."""
+def run_parser(model: str | None = None) -> OptionParser:
+    """The options of `python -m ekpnet_fast.train`, with those of one model, or of all."""
     listed = "; ".join(f"{name}: {MODELS[name].summary}" for name in MODELS)
     parser = OptionParser(
         prog="python -m ekpnet_fast.train",
@@ -54,7 +54,7 @@ def run_parser(models: Sequence[str] = tuple(MODELS)) -> OptionParser:
         "--model", choices=list(MODELS), default=RunConfig.model, help="the recommender"
     )
     parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options"})
-    for name in models:
+    for name in MODELS if model is None else [model]:
         options = MODELS[name].Options
         if options is not None:
             parser.add_class_arguments(options, name)
@@ -76,7 +76,7 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
     chosen = first.parse_args(words)
     given = first.parse_args(words, defaults=False)
     _refuse_other_models(given, chosen.model)
-    parser = run_parser([chosen.model])
+    parser = run_parser(chosen.model)
     options = preset_options(chosen.preset, chosen.dataset, chosen.model)
     if options:
         parser.set_defaults(options)

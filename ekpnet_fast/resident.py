@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -365,8 +366,8 @@ class ResidentTrainer:
     def _batch(self) -> tuple[Batch, Tensor]:
         """The batch at the cursor, in terms of the rows that it touches; lambda3 / pairs."""
         assert self._buffer is not None
-        at = self._buffer.at(self._cursor)
-        l2 = at.pop("l2")
+        at: dict[str, Any] = {**self._buffer.at(self._cursor)}
+        l2: Tensor = at.pop("l2")
         return Batch(triple_labels=self._triple_labels, **at), l2
 
     def _step(self) -> None:

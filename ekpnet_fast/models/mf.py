@@ -57,7 +57,11 @@ class MF(Model):
                 "train.lr": 1e-2,
                 "train.lambda3": 0.5,
             },
-            "movielens-1m": {"train.batch_size": 4096},
+            "movielens-1m": {
+                "shape.width": 32,
+                "train.batch_size": 4096,
+                "train.lambda3": 0.05,
+            },
             "last-fm": {"train.batch_size": 256},
         }
     }
