@@ -58,7 +58,7 @@ class MF(Model):
                 "train.lambda3": 0.5,
             },
             "movielens-1m": {
-                "shape.width": 32,
+                "shape.width": 64,
                 "train.batch_size": 4096,
                 "train.lambda3": 0.05,
             },
