@@ -38,7 +38,9 @@ from ekpnet_fast.sampling import (
     history_tensors,
 )
 
-SCORED_PAIRS = 1 << 16  # pairs whose hop features are in memory at a time
+# Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
+# what keeps a GPU busy.
+SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 BACKENDS: dict[str, ModuleType] = {"native": ops, "reference": reference}
 
@@ -190,11 +192,13 @@ def score_rows(
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
-    logits = torch.empty(len(rows.items), device=ripple.heads.device)
+    device = ripple.heads.device
+    at_once = SCORED_PAIRS[device.type]
+    logits = torch.empty(len(rows.items), device=device)
     first = 0
     while first < len(users):
         start = int(indptr[users[first]])
-        last = max(first + 1, int(np.searchsorted(ends, start + SCORED_PAIRS, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, start + at_once, side="right")))
         stop = int(ends[last - 1])
         group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
         pairs = scored_pairs(model, ripple, users[first:last], group_indptr, rows.items[start:stop])
@@ -216,7 +220,7 @@ def catalogue_scorer(
     """
     tables = {name: model.table(name) for name in model.tables}
     items = torch.arange(num_items, dtype=torch.int32)
-    users_at_once = max(1, SCORED_PAIRS // num_items)
+    users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
 
     @torch.no_grad()
     def score(users: NDArray[np.int32]) -> Tensor:

@@ -488,7 +488,7 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
     ]
     assert together == pytest.approx(np.array(alone), rel=1e-6)
     # A block of users at a time gives the same bits.
-    monkeypatch.setattr(training, "SCORED_PAIRS", 7)
+    monkeypatch.setitem(training.SCORED_PAIRS, "cpu", 7)
     blocks = training.score_rows(
         ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage="train"
     )
@@ -509,7 +509,7 @@ def test_catalogue_scores_are_those_of_rows(trained, monkeypatch, stage):
     assert table[rows.users, rows.items] == pytest.approx(by_row, rel=1e-6)
     # Any choice and order of users gives their rows; a user more at a time changes no bit.
     assert np.array_equal(scorer(users[[5, 2]]).numpy(), table[[5, 2]])
-    monkeypatch.setattr(training, "SCORED_PAIRS", 1)
+    monkeypatch.setitem(training.SCORED_PAIRS, "cpu", 1)
     one_by_one = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
     assert np.array_equal(one_by_one(users[:4]).numpy(), table[:4])
 
