@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from ekpnet_fast.experiments.markdown import mean_sd, table
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; columns after the first two are right-aligned."""
-    rule = ["---"] * 2 + ["---:"] * (len(header) - 2)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
-def mean_sd(values: Sequence[float | None], digits: int) -> str:
-    """`mean ± sd` of the values that are there; the mean alone of one, a dash of none."""
-    found = [x for x in values if x is not None and math.isfinite(x)]
-    if not found:
-        return "-"
-    text = f"{mean(found):.{digits}f}"
-    return text if len(found) == 1 else f"{text} ± {stdev(found):.{digits}f}"
+__all__ = ["facts", "facts_text", "mean_sd", "table"]
 
 
 def facts(module: str, environment: dict[str, Any]) -> dict[str, Any]:

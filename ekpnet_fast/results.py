@@ -68,7 +68,7 @@ def open_output(output: Path, *, overwrite: bool) -> None:
 def save_config(output: Path, config: RunConfig) -> None:
     """Write `config.yaml`."""
     text = yaml.safe_dump(config.as_dict(), sort_keys=False)
-    _write(output / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(output / CONFIG_FILE, text)
 
 
 def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> None:
@@ -97,7 +97,7 @@ def load_model(output: Path, model: Model) -> tuple[str, str]:
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`; values that are not finite become null."""
     text = json.dumps(_plain(metrics), indent=2, allow_nan=False) + "\n"
-    _write(output / METRICS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(output / METRICS_FILE, text)
 
 
 def load_metrics(output: Path) -> dict[str, Any]:
@@ -126,6 +126,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    _write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

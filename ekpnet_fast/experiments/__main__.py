@@ -1,0 +1,144 @@
+"""`python -m ekpnet_fast.experiments table3`: the paper's tables and figures beside ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+
+from ekpnet_fast import results
+from ekpnet_fast.data import Dataset, load_dataset
+from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE
+from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.experiments import figures
+from ekpnet_fast.experiments.cache import Store
+from ekpnet_fast.experiments.plan import (
+    DATASETS,
+    EXPERIMENTS,
+    QUICK_DATASETS,
+    QUICK_SEEDS,
+    Cell,
+    Plan,
+    Settings,
+)
+from ekpnet_fast.experiments.report import PROTOCOLS, write_statistics, write_table
+from ekpnet_fast.experiments.runner import Runner
+from ekpnet_fast.experiments.tables import sections_of
+from ekpnet_fast.models import MODELS
+
+__all__ = ["main"]
+
+PRESETS = sorted({"default", *(name for model in MODELS.values() for name in model.presets)})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        Exit code: 0; 1 where runs failed; 2 after an error that the user can mend; 130 where the
+        user stopped it.
+    """
+    options = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        settings = _settings(options)
+        names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
+        return _run(names, settings, console)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the finished runs are kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name}  {title}" for name, title in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m ekpnet_fast.experiments",
+        description="Run what a table or figure of the paper needs and write it as Markdown, CSV"
+        f" and SVG (Table 1 without a picture):\n\n{listed}\n  all",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="see above"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of results and runs")
+    parser.add_argument(
+        "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
+    )
+    parser.add_argument("--seeds", type=int, help="runs per cell, seeds 0 .. N - 1 (default: 3)")
+    parser.add_argument("--datasets", nargs="+", help=f"default: {' '.join(DATASETS)}")
+    parser.add_argument("--models", nargs="+", default=[], help="rows beside item popularity")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="ripplenet")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"one epoch, {QUICK_SEEDS} seeds and {' '.join(QUICK_DATASETS)}, if not said"
+        " otherwise: to see that it works",
+    )
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    seeds = QUICK_SEEDS if options.quick else 3
+    datasets = tuple(options.datasets or (QUICK_DATASETS if options.quick else DATASETS))
+    if len(set(datasets)) < len(datasets):
+        raise ConfigError(f"--datasets {' '.join(datasets)} names one twice, expected each once")
+    return Settings(
+        output=options.output,
+        data_root=options.data_root,
+        datasets=datasets,
+        models=tuple(options.models),
+        seeds=seeds if options.seeds is None else options.seeds,
+        preset=options.preset,
+        protocol=options.protocol,
+        threads=options.threads,
+        device=options.device,
+        quick=options.quick,
+    )
+
+
+def _run(names: Sequence[str], settings: Settings, console: Console) -> int:
+    # Looked for before the folder is made, so that a wrong name leaves nothing behind.
+    datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
+    plan = Plan(settings)
+    if not figures.has_matplotlib() and set(names) != {"table1"}:
+        console.print(figures.MISSING, highlight=False, markup=False)
+    with Store.opened(settings.output) as store:
+        runner = Runner(plan, store, console)
+        cells = {name: plan.cells(name) for name in names}
+        runner.look([cell for name in names for cell in cells[name]])
+        for name in names:
+            runner.run(cells[name])
+            for path in _write(name, settings, plan, runner, cells[name], datasets):
+                console.print(f"Written: {path}", highlight=False, markup=False)
+    return 1 if runner.failures else 0
+
+
+def _write(
+    name: str,
+    settings: Settings,
+    plan: Plan,
+    runner: Runner,
+    cells: Sequence[Cell],
+    datasets: Sequence[Dataset],
+) -> list[Path]:
+    if name == "table1":
+        return write_statistics(settings, datasets)
+    found = {cell: runner.found[cell] for cell in cells if cell in runner.found}
+    failures = {cell: runner.failures[cell] for cell in cells if cell in runner.failures}
+    files = [runner.folder(cell) / results.METRICS_FILE for cell in found]
+    dates = [date.fromtimestamp(file.stat().st_mtime) for file in files]
+    return write_table(name, settings, sections_of(name, plan, found), found, failures, dates)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
