@@ -90,6 +90,9 @@ class RunConfig:
         data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
         preset: "default" or "paper" (Table 2); fills what is not set otherwise.
         model: the recommender; `ekpnet_fast/models/` has a file for each.
+        protocol: "ripplenet" = rows split 6:2:2, negatives drawn once, click prediction, epoch
+            chosen on AUC; "recbole" = each user's positives split 8:1:1, negatives drawn anew for
+            each epoch, ranking of all items, epoch chosen on MRR@10.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
         threads: CPU threads; the machine's cores if not set. The result does not depend on it.
@@ -113,6 +116,7 @@ class RunConfig:
     data_root: Path | None = None
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
+    protocol: Literal["ripplenet", "recbole"] = "ripplenet"
     seed: int = 0
     epochs: int | None = None
     threads: int | None = None
@@ -216,6 +220,8 @@ def _check(config: RunConfig) -> None:
         if not low <= value <= high:
             span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
             raise ConfigError(f"--{option} is {value}, expected {span}")
+    if config.protocol == "recbole" and not config.ranking:
+        raise ConfigError("--ranking is false, expected true: --protocol recbole only ranks")
     if model.stages and not any(getattr(config, name).epochs for name in model.stages):
         raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")
     model.check(config)

@@ -50,7 +50,8 @@ class Display:
         """Show a batch or an epoch."""
         record = progress.record
         if record is not None:
-            valid = "" if math.isnan(record.valid_auc) else f"  valid AUC {record.valid_auc:.4f}"
+            name = "AUC" if math.isnan(record.valid_mrr) else "MRR@10"
+            valid = "" if math.isnan(record.valid) else f"  valid {name} {record.valid:.4f}"
             self.console.print(
                 f"{record.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
                 f"{valid}  {record.samples_per_second:,.0f} samples/s",
@@ -70,31 +71,65 @@ class Display:
         self._bar.update(self._task, completed=progress.pairs, shown=shown)
 
 
+COLUMNS = {
+    "ripplenet": {
+        "AUC": "auc",
+        "ACC": "acc",
+        "AUC c>=1": "auc_seen",
+        "GAUC": "gauc",
+        "NDCG@10": "ndcg@10",
+        "Recall@20": "recall@20",
+    },
+    "recbole": {
+        "MRR@10": "mrr@10",
+        "NDCG@10": "ndcg@10",
+        "Recall@10": "recall@10",
+        "Hit@10": "hit@10",
+        "Precision@10": "precision@10",
+    },
+}
+"""What a protocol reports, by heading: metrics of click prediction, and of lists at a K."""
+
+
+def metric(key: str, clicks: dict[str, Any] | None, ranking: dict[Any, Any] | None) -> float:
+    """A metric such as "auc" or "ndcg@10"; NaN where it was not measured.
+
+    Args:
+        key: as in `COLUMNS`.
+        clicks: `metrics["test"]`, or those of popularity.
+        ranking: `metrics["ranking"]`, by K as a number or, read back from JSON, as text.
+    """
+    name, at, k = key.partition("@")
+    if at:
+        lists = ranking or {}
+        value = (lists.get(int(k)) or lists.get(k) or {}).get(name)
+    else:
+        value = (clicks or {}).get(name)
+    return math.nan if value is None else float(value)
+
+
 def result_table(metrics: dict[str, Any]) -> Table:
     """Test metrics; item popularity stands first because uniform negatives flatter it."""
-    table = Table(title=f"Test, {metrics['dataset']} (data {metrics['data_hash']})")
+    protocol = metrics["protocol"]
+    named = "" if protocol == "ripplenet" else f", protocol {protocol}"
+    table = Table(title=f"Test, {metrics['dataset']} (data {metrics['data_hash']}{named})")
     table.add_column("")
-    columns = [("AUC", "auc"), ("ACC", "acc"), ("AUC c>=1", "auc_seen"), ("GAUC", "gauc")]
-    ranked = metrics["ranking"] is not None
-    for title in [*(title for title, _ in columns), *(["NDCG@10", "Recall@20"] if ranked else [])]:
+    columns = {
+        title: key
+        for title, key in COLUMNS[protocol].items()
+        if "@" not in key or metrics["ranking"] is not None
+    }
+    for title in columns:
         table.add_column(title, justify="right")
-
-    def row(name: str, clicks: dict[str, float], ranking: dict[Any, Any] | None) -> None:
-        cells = [_number(clicks.get(key)) for _, key in columns]
-        if ranked:
-            by_k = {int(k): values for k, values in (ranking or {}).items()}
-            cells += [
-                _number(by_k.get(10, {}).get("ndcg")),
-                _number(by_k.get(20, {}).get("recall")),
-            ]
-        table.add_row(name, *cells)
-
-    row("item popularity", metrics["popularity"], metrics["popularity_ranking"])
-    row(metrics["model"], metrics["test"], metrics["ranking"])
-    if metrics["oracle_auc"] is not None:
-        row("best possible", {"auc": metrics["oracle_auc"]}, None)
+    oracle = {"auc": metrics["oracle_auc"]}
+    for name, clicks, ranking in (
+        ("item popularity", metrics["popularity"], metrics["popularity_ranking"]),
+        (metrics["model"], metrics["test"], metrics["ranking"]),
+        *([("best possible", oracle, None)] if metrics["oracle_auc"] is not None else []),
+    ):
+        table.add_row(name, *(_number(metric(key, clicks, ranking)) for key in columns.values()))
     return table
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else ""

@@ -36,7 +36,7 @@ __all__ = [
 DEFAULT_KS = (1, 2, 5, 10, 20, 50, 100)
 """Lengths of the lists in Figures 4-6 of the paper."""
 
-_TOPK_NAMES = ("precision", "recall", "f1", "ndcg", "hit")
+_TOPK_NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
 _TOPK_BLOCK = 1 << 20  # list entries looked up at a time: about 20 MB of temporary arrays
 
 Int64 = NDArray[np.int64]
@@ -260,6 +260,7 @@ def topk_metrics(
         f1        = 2 precision recall / (precision + recall) = 2 hits / (K + r)
         ndcg      = sum_{j<=K} rel(j) / log2(j + 1)  /  sum_{j<=min(K, r)} 1 / log2(j + 1)
         hit       = [hits > 0]
+        mrr       = 1 / (position of the first hit), 0 without one
 
     Every one of them is computed per user and then averaged; F1 in particular is not the harmonic
     mean of the averages. A list shorter than K counts as K long. Users without a relevant item are
@@ -273,8 +274,8 @@ def topk_metrics(
         ks: values of K, none above the width of `ranked`.
 
     Returns:
-        `{K: {"precision": ..., "recall": ..., "f1": ..., "ndcg": ..., "hit": ...}}`, in the order
-        of `ks`.
+        `{K: {"precision": ..., "recall": ..., "f1": ..., "ndcg": ..., "hit": ..., "mrr": ...}}`,
+        in the order of `ks`.
 
     Raises:
         ConfigError: no K at all, or one that is not from 1 to the width of `ranked`.
@@ -307,6 +308,7 @@ def topk_metrics(
         # Summed in the order of `ideal`, so that a perfect list has exactly 1.
         gains = np.cumsum(hits * discount, axis=1)
         r = num_relevant[users[block]]
+        first = np.where(counts[:, -1] > 0, hits.argmax(axis=1) + 1, max(ks) + 1)
         for row, k in enumerate(ks):
             count = counts[:, k - 1]
             values[row, :, block] = (
@@ -315,6 +317,7 @@ def topk_metrics(
                 2 * count / (k + r),
                 gains[:, k - 1] / ideal[np.minimum(k, r)],
                 count > 0,
+                (first <= k) / first,
             )
     means = values.mean(axis=2) if len(users) else np.full(values.shape[:2], np.nan)
     return {

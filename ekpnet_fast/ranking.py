@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -116,24 +117,26 @@ def evaluate_ranking(
     prepared: PreparedData,
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
+    split: Literal["valid", "test"] = "test",
 ) -> dict[int, dict[str, float]]:
-    """Top-K metrics on test over full ranking, averaged over users with a test positive.
+    """Top-K metrics over full ranking, averaged over users with a positive in the split.
 
     Args:
         score: gives the scores [b, I] of a block of users.
         prepared: who is ranked for and what is left out, see `ranking_task`.
         ks: values of K; one that exceeds I is fine.
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
+        split: what is to be found.
 
     Returns:
-        `{K: {"precision", "recall", "f1", "ndcg", "hit"}}` of `metrics.topk_metrics`; NaN if no
-        user has a test positive.
+        `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr"}}` of `metrics.topk_metrics`; NaN
+        if no user has a positive there.
 
     Raises:
         ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
     """
     check_ks(ks)
-    task = ranking_task(prepared)
+    task = ranking_task(prepared, split)
     ranked = rank_all(
         score,
         task.users,
@@ -146,17 +149,18 @@ def evaluate_ranking(
     return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
 
 
-def ranking_task(prepared: PreparedData) -> RankingTask:
-    """The protocol of full ranking on test.
+def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:
+    """The protocol of full ranking on test, or on validation.
 
-    Users are those with a test positive, candidates all items but the user's train and validation
-    positives, relevant items the test positives. A positive that a file repeats in several splits
-    is seen, hence no candidate, hence not relevant: no model could find it.
+    Users are those with a positive in the split, candidates all items but the user's positives in
+    the splits before it, relevant items the positives in the split. A positive that a file repeats
+    in several splits is seen, hence no candidate, hence not relevant: no model could find it.
     """
     num_items = prepared.dataset.num_items
-    before = (prepared.train, prepared.valid)
+    before = (prepared.train, prepared.valid) if split == "test" else (prepared.train,)
+    sought = prepared.test if split == "test" else prepared.valid
     seen = np.unique(np.concatenate([_positive_keys(part, num_items) for part in before]))
-    relevant = np.setdiff1d(_positive_keys(prepared.test, num_items), seen)
+    relevant = np.setdiff1d(_positive_keys(sought, num_items), seen)
     users = np.unique(relevant // num_items)
     return RankingTask(
         users.astype(np.int32),

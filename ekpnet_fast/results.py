@@ -4,17 +4,19 @@
 `model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
 `metrics.json`       written last, so a folder without it holds no result:
     format, version       "ekpnet_fast.run" and the package's version
-    dataset, model, seed  as configured
+    dataset, model, protocol, seed   as configured
     data_hash             of the prepared data (`PreparedData.hash`)
     users, dropped_users, dropped_rows   users of the data set; left out for an empty history
     epochs                a record per epoch: stage, epoch, loss and its terms bce, kg, weights,
-                          rows (per pair), valid_auc (null in a stage without pairs), seconds,
-                          samples_per_second; none for a model without stages
-    test                  auc, acc, auc_seen (rows whose item has a train positive), gauc
+                          rows (per pair), valid_auc or valid_mrr (at 10, protocol "recbole"; null
+                          in a stage without pairs), seconds, samples_per_second; none for a model
+                          without stages
+    test                  null under the protocol "recbole", which has no negative rows; else auc,
+                          acc, auc_seen (rows whose item has a train positive), gauc
     popularity            the same for item popularity; popularity_auc repeats its auc
     oracle_auc            of the generator's own Bayes score, synthetic data only, else null
     ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
-                          hit; null without --ranking
+                          hit, mrr; null without --ranking
     seconds               per part: load, prepare, sampling, the stages, evaluate, total
     samples_per_second    training pairs per second over all epochs; null without any
     peak_rss_mb           largest resident memory of the process

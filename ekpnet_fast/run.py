@@ -56,10 +56,16 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
             threshold=config.threshold,
         )
     with watch.part("prepare"):
-        prepared = prepare(dataset, config.seed)
+        prepared = prepare(dataset, config.seed, config.protocol)
         graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
-        if len(set(rows.labels.tolist())) < 2:
+        if config.protocol == "recbole":
+            if not len(rows):
+                raise TrainingError(
+                    f"{dataset.name}: the {name} split has no positive, expected some; the data"
+                    " set is too small to split 8:1:1"
+                )
+        elif len(set(rows.labels.tolist())) < 2:
             raise TrainingError(
                 f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected"
                 " positives and negatives; the data set is too small to split 6:2:2"
@@ -70,22 +76,29 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
 def evaluate(
     config: RunConfig, prepared: PreparedData, graph: Graph, outcome: Outcome
 ) -> dict[str, Any]:
-    """Test metrics of a trained model, beside item popularity and, if known, the best possible."""
+    """Test metrics of a trained model, beside item popularity and, if known, the best possible.
+
+    Under the protocol "recbole" there are no negative rows, hence no click metrics.
+    """
     backend = training.BACKENDS[config.backend]
     device = resolve_device(config.device)
     outcome.model.to(device)
     ripple = training.sample_ripple_sets(config, graph, prepared).to(device)
-    test_rows = training.rows_by_user(prepared.test, prepared)
-    scores = training.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
-    popularity = popularity_click_metrics(prepared.test, prepared)
     found: dict[str, Any] = {
-        "test": asdict(click_metrics(prepared.test, scores, prepared)),
-        "popularity": asdict(popularity),
-        "popularity_auc": popularity.auc,
+        "test": None,
+        "popularity": None,
+        "popularity_auc": None,
         "oracle_auc": None,
         "ranking": None,
         "popularity_ranking": None,
     }
+    if config.protocol == "ripplenet":
+        test_rows = training.rows_by_user(prepared.test, prepared)
+        scores = training.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
+        popularity = popularity_click_metrics(prepared.test, prepared)
+        found["test"] = asdict(click_metrics(prepared.test, scores, prepared))
+        found["popularity"] = asdict(popularity)
+        found["popularity_auc"] = popularity.auc
     if prepared.oracle_test is not None:
         found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
     if config.ranking:
@@ -130,6 +143,7 @@ def run(
         "version": __version__,
         "dataset": config.dataset,
         "model": config.model,
+        "protocol": config.protocol,
         "seed": config.seed,
         "data_hash": prepared.hash,
         "users": prepared.dataset.num_users,

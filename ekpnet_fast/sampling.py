@@ -312,6 +312,7 @@ class BatchStream:
         seed: of the shuffling and of the triples.
         reads: what the model reads of a batch.
         plan: what the batches consist of.
+        redraw: gives the items [N] of `rows` in an epoch, for rows that differ by epoch.
     """
 
     def __init__(
@@ -325,6 +326,7 @@ class BatchStream:
         seed: int,
         reads: Reads | None = None,
         plan: Plan | None = None,
+        redraw: Callable[[int], Tensor] | None = None,
     ) -> None:
         self.graph = graph
         self.rows = rows
@@ -334,6 +336,7 @@ class BatchStream:
         self.seed = seed
         self.reads = Reads() if reads is None else reads
         self.plan = Plan(triples="joined") if plan is None else plan
+        self.redraw = redraw
 
     @property
     def epoch_size(self) -> int:
@@ -345,9 +348,8 @@ class BatchStream:
         order, indptr, users = ops.group_pairs(
             self.rows.indptr, self.group_size, seed=self.seed, epoch=epoch
         )
-        return EpochOrder(
-            self.rows.items[order], self.rows.labels[order], indptr, users, self._cut(indptr)
-        )
+        items = self.rows.items if self.redraw is None else self.redraw(epoch)
+        return EpochOrder(items[order], self.rows.labels[order], indptr, users, self._cut(indptr))
 
     def draw_triples(self, epoch: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""

@@ -26,6 +26,8 @@ from ekpnet_fast.losses import TERMS, check_finite, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.ranking import evaluate_ranking
+from ekpnet_fast.redrawn import RedrawnNegatives
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
 from ekpnet_fast.sampling import (
     Batch,
@@ -54,7 +56,9 @@ class EpochRecord:
         epoch: from 1 within the stage.
         loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair, or per
             triple in a stage without pairs.
-        valid_auc: AUC over the validation rows; NaN in a stage without pairs.
+        valid_auc: AUC over the validation rows; NaN in a stage without pairs, and under the
+            protocol "recbole".
+        valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
         seconds: training time, without evaluation.
         samples_per_second: training pairs, or triples, per second.
     """
@@ -67,8 +71,14 @@ class EpochRecord:
     weights: float
     rows: float
     valid_auc: float
+    valid_mrr: float
     seconds: float
     samples_per_second: float
+
+    @property
+    def valid(self) -> float:
+        """What the epoch is chosen by."""
+        return self.valid_auc if math.isnan(self.valid_mrr) else self.valid_mrr
 
 
 @dataclass
@@ -270,7 +280,7 @@ def train(
     graph: Graph,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
-    """Train the model's stages; of each, the weights with the best validation AUC are kept.
+    """Train the model's stages; of each, the weights that did best on validation are kept.
 
     Args:
         config: a resolved run.
@@ -313,7 +323,13 @@ class _Run:
         self.backend = BACKENDS[config.backend]
         self.device = resolve_device(config.device)
         num_users = prepared.dataset.num_users
-        self.train_rows = UserRows.from_rows(prepared.train, num_users)
+        redrawn = None
+        if prepared.protocol == "recbole":
+            redrawn = RedrawnNegatives(prepared, config.seed)
+        self.redraw = redrawn
+        self.train_rows = (
+            UserRows.from_rows(prepared.train, num_users) if redrawn is None else redrawn.rows
+        )
         self.valid_rows = UserRows.from_rows(prepared.valid, num_users)
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
@@ -342,10 +358,11 @@ class _Run:
             seed=self.config.seed,
             reads=model.reads,
             plan=plan,
+            redraw=self.redraw,
         )
         resident = self.device.type == "cuda" and model.resident
         kind = _ResidentEpochs if resident else _SteppedEpochs
-        best_auc, best_epoch, best_state = -math.inf, 0, {}
+        best, best_epoch, best_state = -math.inf, 0, {}
         with kind(self, name, stage, stream) as epochs:
             for epoch in range(1, stage.epochs + 1):
                 self.epochs_done += 1
@@ -353,8 +370,8 @@ class _Run:
                 self.outcome.records.append(record)
                 if not plan.pairs:
                     continue
-                if record.valid_auc > best_auc:
-                    best_auc, best_epoch = record.valid_auc, epoch
+                if record.valid > best:
+                    best, best_epoch = record.valid, epoch
                     best_state = {key: value.clone() for key, value in model.state_dict().items()}
                 elif epoch - best_epoch >= stage.patience:
                     break
@@ -374,12 +391,15 @@ class _Run:
         passed = epochs.stream.epoch_size
         sums = epochs.run(epoch)
         seconds = time.perf_counter() - started
+        valid = self._valid(name) if epochs.stream.plan.pairs else math.nan
+        ranked = self.config.protocol == "recbole"
         record = EpochRecord(
             stage=name,
             epoch=epoch,
             loss=sum(sums.values()) / passed,
             **{term: value / passed for term, value in sums.items()},
-            valid_auc=self._valid_auc(name) if epochs.stream.plan.pairs else math.nan,
+            valid_auc=math.nan if ranked else valid,
+            valid_mrr=valid if ranked else math.nan,
             seconds=seconds,
             samples_per_second=passed / seconds,
         )
@@ -387,11 +407,18 @@ class _Run:
         self.report(Progress(name, epoch, stage.epochs, passed, passed, record.loss, rate, record))
         return record
 
-    def _valid_auc(self, stage: str) -> float:
-        scores = score_rows(
-            self.backend, self.outcome.model, self.scored_ripple, self.valid_rows, stage=stage
-        )
-        return auc(self.prepared.valid.labels, scores)
+    def _valid(self, stage: str) -> float:
+        """AUC, or MRR@10 under the protocol "recbole"."""
+        model, prepared = self.outcome.model, self.prepared
+        if self.config.protocol == "recbole":
+            num_items = prepared.dataset.num_items
+            scorer = catalogue_scorer(
+                self.backend, model, self.scored_ripple, num_items, stage=stage
+            )
+            memory_mb = self.config.memory_mb
+            return evaluate_ranking(scorer, prepared, (10,), memory_mb, "valid")[10]["mrr"]
+        scores = score_rows(self.backend, model, self.scored_ripple, self.valid_rows, stage=stage)
+        return auc(prepared.valid.labels, scores)
 
 
 class _SteppedEpochs:

@@ -101,8 +101,9 @@ def test_metrics_json(finished):
     assert "NaN" not in text and "Infinity" not in text
     metrics = json.loads(text)
     assert list(metrics) == [
-        *["format", "version", "dataset", "model", "seed", "data_hash", "users", "dropped_users"],
-        *["dropped_rows", "epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
+        *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
+        *["dropped_users", "dropped_rows"],
+        *["epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
         *["ranking", "popularity_ranking", "seconds", "samples_per_second", "peak_rss_mb"],
         "environment",
     ]
@@ -114,7 +115,7 @@ def test_metrics_json(finished):
     for record, stage in zip(metrics["epochs"], ("pretrain", "train"), strict=True):
         assert list(record) == [
             *["stage", "epoch", "loss", "bce", "kg", "weights", "rows", "valid_auc"],
-            *["seconds", "samples_per_second"],
+            *["valid_mrr", "seconds", "samples_per_second"],
         ]
         assert (record["stage"], record["epoch"]) == (stage, 1)
         assert record["loss"] == pytest.approx(
@@ -128,7 +129,7 @@ def test_metrics_json(finished):
     for name in ("ranking", "popularity_ranking"):
         assert list(metrics[name]) == [str(k) for k in DEFAULT_KS]
         for values in metrics[name].values():
-            assert sorted(values) == ["f1", "hit", "ndcg", "precision", "recall"]
+            assert sorted(values) == ["f1", "hit", "mrr", "ndcg", "precision", "recall"]
     assert list(metrics["seconds"]) == [
         *["load", "prepare", "sampling", "pretrain", "train", "evaluate", "total"]
     ]
@@ -221,6 +222,29 @@ def test_variants_run_and_reproduce(command, tmp_path, model):
     assert command(train.main, *SMALL, "--model", model, "--output", output)[0] == 0
     assert json.loads((output / "metrics.json").read_text())["model"] == model
     assert command(evaluate.main, output)[0] == 0
+
+
+def test_ranking_protocol(command, tmp_path):
+    output = tmp_path / "run"
+    options = ["--protocol", "recbole", "--epochs", "2", "--output", output]
+    code, out, err = command(train.main, *SMALL, *options)
+    assert (code, err) == (0, "")
+    assert "  valid MRR@10 0." in out and "AUC" not in out
+    assert ", protocol recbole)" in out and "0 of 60 users are left out" in out
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["protocol"] == "recbole"
+    assert metrics["test"] is None and metrics["popularity"] is None
+    assert all(record["valid_auc"] is None for record in metrics["epochs"])
+    assert all(0 <= record["valid_mrr"] <= 1 for record in metrics["epochs"])
+    assert 0 <= metrics["ranking"]["10"]["mrr"] <= metrics["ranking"]["10"]["hit"] <= 1
+    code, out, _ = command(evaluate.main, output, "--threads", "2")
+    assert code == 0 and "reproduced exactly" in out
+    # Negatives are redrawn, so the second epoch is not the first again; and all of it repeats.
+    again = tmp_path / "again"
+    assert command(train.main, *SMALL, *options[:-1], again, "--threads", "2")[0] == 0
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (output, again)]
+    assert weights[0] == weights[1]
+    refused(command(train.main, *SMALL, *options[:-1], again, "--ranking", "false"))
 
 
 # ---- evaluate ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ekpnet_fast import metrics
 from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 
-NAMES = ("precision", "recall", "f1", "ndcg", "hit")
+NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
 
 
 def auc_by_pairs(labels, scores):
@@ -46,7 +46,8 @@ def topk_by_users(lists, relevant, k):
         f1 = 2 * precision * recall / (precision + recall) if any(hit) else 0.0
         dcg = sum(h / math.log2(j + 2) for j, h in enumerate(hit))
         ideal = sum(1 / math.log2(j + 2) for j in range(min(k, len(wanted))))
-        rows.append((precision, recall, f1, dcg / ideal, float(any(hit))))
+        mrr = 1 / (hit.index(True) + 1) if any(hit) else 0.0
+        rows.append((precision, recall, f1, dcg / ideal, float(any(hit)), mrr))
     return dict(zip(NAMES, np.mean(rows, axis=0), strict=True))
 
 
@@ -285,7 +286,7 @@ def test_topk_by_hand():
     ranked = np.int32([[4, 0, 2], [1, 3, -1]])
     found = metrics.topk_metrics(ranked, *csr([{0, 2, 5}, {1}]), ks=(1, 3))
     assert list(found) == [1, 3]
-    assert found[1] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "ndcg": 0.5, "hit": 0.5}
+    assert found[1] == dict.fromkeys(NAMES, 0.5)
     # List 0 hits at positions 2 and 3 of an ideal 1, 2, 3; list 1 at position 1.
     ndcg = (1 / math.log2(3) + 1 / 2) / (1 + 1 / math.log2(3) + 1 / 2)
     expected = {
@@ -294,6 +295,7 @@ def test_topk_by_hand():
         "f1": (2 / 3 + 1 / 2) / 2,
         "ndcg": (ndcg + 1) / 2,
         "hit": 1.0,
+        "mrr": (1 / 2 + 1) / 2,
     }
     assert found[3] == pytest.approx(expected, rel=1e-15)
 

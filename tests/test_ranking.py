@@ -215,6 +215,54 @@ def test_task_by_hand():
     }
 
 
+def test_task_on_validation_by_hand():
+    """What is sought on validation may be recommended there, and so may test positives."""
+    train = rows_of((0, 3, 1), (1, 1, 1))
+    valid = rows_of((0, 1, 1), (0, 4, 1), (1, 2, 0))
+    test = rows_of((0, 2, 1), (1, 0, 1))
+    task = ranking_task(prepared_of(train, valid, test, 2, 5), "valid")
+    assert task.users.tolist() == [0]
+    assert task.seen_items.tolist() == [3]
+    assert task.relevant_items.tolist() == [1, 4]
+
+
+def test_full_ranking_by_hand():
+    """Every number that RecBole reports, on three users and six items."""
+    train = rows_of((0, 0, 1), (1, 1, 1), (2, 2, 1))
+    valid = rows_of((0, 1, 1), (1, 0, 1))
+    test = rows_of((0, 2, 1), (0, 5, 1), (1, 4, 1), (2, 0, 1))
+    scores = np.array(
+        [
+            [9, 8, 1, 5, 4, 3],  # 0 and 1 are seen; 3, 4, 5, 2 remain: hits at 3 and 4
+            [9, 9, 1, 2, 8, 0],  # 0 and 1 are seen; 4, 3, 2, 5 remain: a hit at 1
+            [1, 5, 9, 4, 3, 2],  # 2 is seen; 1, 3, 4, 5, 0 remain: a hit at 5
+        ],
+        dtype=np.float32,
+    )
+    found = evaluate_ranking(Table(scores), prepared_of(train, valid, test, 3, 6), ks=(3, 10))
+    assert found[3] == pytest.approx(
+        {
+            "precision": (1 / 3 + 1 / 3 + 0) / 3,
+            "recall": (1 / 2 + 1 + 0) / 3,
+            "f1": (2 / 5 + 2 / 4 + 0) / 3,
+            "ndcg": ((1 / 2) / (1 + 1 / math.log2(3)) + 1 + 0) / 3,
+            "hit": 2 / 3,
+            "mrr": (1 / 3 + 1 + 0) / 3,
+        }
+    )
+    first = (1 / 2 + 1 / math.log2(5)) / (1 + 1 / math.log2(3))
+    assert found[10] == pytest.approx(
+        {
+            "precision": (2 + 1 + 1) / 30,
+            "recall": 1.0,
+            "f1": (4 / 12 + 2 / 11 + 2 / 11) / 3,
+            "ndcg": (first + 1 + 1 / math.log2(6)) / 3,
+            "hit": 1.0,
+            "mrr": (1 / 3 + 1 + 1 / 5) / 3,
+        }
+    )
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_task_holds_the_positives(seed):
     prepared = random_prepared(seed)

@@ -43,7 +43,7 @@ def one_thread(threads):
 
 def load(config, change=lambda dataset: dataset):
     dataset = change(make_synthetic(config.synthetic))
-    prepared = prepare(dataset, config.seed)
+    prepared = prepare(dataset, config.seed, config.protocol)
     return prepared, Graph.from_dataset(dataset, inverse=config.sampling.inverse)
 
 
@@ -334,27 +334,29 @@ def test_fixed_order_sum(n, threads):
 # ---- stopping ------------------------------------------------------------------------------------
 
 
-def test_early_stopping_keeps_the_best_epoch(monkeypatch):
+@pytest.mark.parametrize(("protocol", "name"), [("ripplenet", "auc"), ("recbole", "mrr")])
+def test_early_stopping_keeps_the_best_epoch(monkeypatch, protocol, name):
     scripted = {"pretrain": [0.5, 0.7, 0.6, 0.7, 0.9], "train": [0.9, 0.8, 0.7, 0.95]}
     stage = replace(STAGE, epochs=5, patience=2)
-    config = replace(CONFIG, pretrain=stage, train=stage)
+    config = replace(CONFIG, pretrain=stage, train=stage, protocol=protocol)
     states = []
 
-    def valid_auc(run, stage):
+    def valid(run, stage):
         done = sum(name == stage for name, _ in states)
         states.append((stage, {k: v.clone() for k, v in run.outcome.model.state_dict().items()}))
         return scripted[stage][done]
 
-    monkeypatch.setattr(training._Run, "_valid_auc", valid_auc)
+    monkeypatch.setattr(training._Run, "_valid", valid)
     outcome = train(config)
-    # An equal AUC is no better one: patience runs out after epoch 4 and 3.
+    # An equal value is no better one: patience runs out after epoch 4 and 3.
     assert [(r.stage, r.epoch) for r in outcome.records] == [
         *[("pretrain", epoch) for epoch in (1, 2, 3, 4)],
         *[("train", epoch) for epoch in (1, 2, 3)],
     ]
-    assert [r.valid_auc for r in outcome.records] == scripted["pretrain"][:4] + scripted["train"][
-        :3
-    ]
+    expected = scripted["pretrain"][:4] + scripted["train"][:3]
+    assert [getattr(r, f"valid_{name}") for r in outcome.records] == expected
+    other = {"auc": "mrr", "mrr": "auc"}[name]
+    assert all(math.isnan(getattr(r, f"valid_{other}")) for r in outcome.records)
     kept = outcome.model.state_dict()
     best, last = states[4][1], states[-1][1]
     assert all(torch.equal(kept[key], best[key]) for key in kept)
@@ -364,7 +366,7 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch):
 
 def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(training._Run, "_valid_auc", lambda run, stage: next(aucs))
+    monkeypatch.setattr(training._Run, "_valid", lambda run, stage: next(aucs))
     short = train(
         replace(CONFIG, pretrain=replace(STAGE, epochs=1), train=replace(STAGE, epochs=0))
     )

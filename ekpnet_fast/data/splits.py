@@ -1,4 +1,8 @@
-"""Negatives, the 6:2:2 split and train histories: everything the protocol draws.
+"""Negatives, splits and train histories: everything the two protocols draw.
+
+"ripplenet": as many negatives as positives per user, drawn once; all rows split 6:2:2 at random.
+"recbole": each user's positives split 8:1:1 at random; negatives are drawn in training, anew for
+each epoch (`ekpnet_fast.redrawn`).
 
 Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
 Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.
@@ -15,9 +19,20 @@ from numpy.typing import NDArray
 from ekpnet_fast.data.tables import Dataset, Int32, Interactions, PreparedData, Rows, validate
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["draw_negatives", "history_of", "label_rows", "prepare", "random_stream"]
+__all__ = [
+    "PROTOCOLS",
+    "draw_negatives",
+    "history_of",
+    "items_of_ranks",
+    "label_rows",
+    "prepare",
+    "random_stream",
+    "ratio_counts",
+]
 
-NEGATIVES, SPLIT, SYNTHETIC = range(3)
+PROTOCOLS = ("ripplenet", "recbole")
+
+NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT = range(4)
 
 Int64 = NDArray[np.int64]
 
@@ -33,16 +48,24 @@ def random_stream(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), purpose])))
 
 
-def prepare(dataset: Dataset, seed: int) -> PreparedData:
-    """Split the labelled rows at random 6:2:2 and collect train histories.
+def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> PreparedData:
+    """Split a data set and collect train histories.
+
+    Raises:
+        ConfigError: a seed that is not a whole number from 0, or an unknown protocol.
+        DataError: ids out of range, fewer than 5 rows, or no positive in train at all.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}")
+    return (_prepare_ratio if protocol == "recbole" else _prepare_rows)(dataset, seed)
+
+
+def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
+    """Split the labelled rows at random 6:2:2.
 
     Where the data set has interactions instead of rows, negatives are drawn first. A user's
     history is that user's positives in train; users whose history is empty are left out of all
     three splits and counted.
-
-    Raises:
-        ConfigError: a seed that is not a whole number from 0.
-        DataError: ids out of range, fewer than 5 rows, or no positive in train at all.
     """
     stream = random_stream(seed, SPLIT)
     validate(dataset)
@@ -76,6 +99,62 @@ def prepare(dataset: Dataset, seed: int) -> PreparedData:
         hash=_digest(dataset, int(seed), rows, (train, valid, test)),
         missing_negatives=missing,
     )
+
+
+def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
+    """Split each user's distinct positives at random 8:1:1, as RecBole does with
+    `split: {RS: [0.8, 0.1, 0.1]}, group_by: user, order: RO`.
+    """
+    stream = random_stream(seed, RATIO_SPLIT)
+    validate(dataset)
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    assert pairs is not None
+    positive = pairs.labels == 1 if isinstance(pairs, Rows) else pairs.positive
+    keys = pairs.users[positive].astype(np.int64) * dataset.num_items + pairs.items[positive]
+    keys = _sorted_distinct(keys)
+    if len(keys) < 5:
+        raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
+    keys = keys[np.argsort(stream.bit_generator.random_raw(len(keys)), kind="stable")]
+    keys = keys[np.argsort(keys // dataset.num_items, kind="stable")]
+    users, items = np.divmod(keys, dataset.num_items)
+    rows = Rows(users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8))
+    totals = np.bincount(users, minlength=dataset.num_users)
+    train_count, valid_count, _ = ratio_counts(totals)
+    position = _positions_within(totals)
+    in_train = position < train_count[users]
+    in_valid = ~in_train & (position < (train_count + valid_count)[users])
+    train, valid, test = (rows.take(x) for x in (in_train, in_valid, ~in_train & ~in_valid))
+    indptr, history = history_of(train, dataset.num_users, dataset.num_items)
+    return PreparedData(
+        dataset=dataset,
+        seed=int(seed),
+        train=train,
+        valid=valid,
+        test=test,
+        oracle_test=None,
+        history_indptr=indptr,
+        history_items=history,
+        dropped_users=0,
+        dropped_rows=0,
+        hash=_digest(dataset, int(seed), rows, (train, valid, test)),
+        protocol="recbole",
+    )
+
+
+def ratio_counts(totals: Int64) -> tuple[Int64, Int64, Int64]:
+    """How many of a user's positives [U] go to train, validation and test.
+
+    A tenth each goes to test and validation, rounded down; but with fewer than ten, one goes to
+    test and then one to validation, as long as more than one is left for train.
+    """
+    tenth = (0.1 * totals).astype(np.int64)
+    few = (totals > 0) & (totals < 10)
+    train = totals - 2 * tenth
+    extra = []
+    for _ in ("test", "validation"):
+        extra.append((few & (train > 1)).astype(np.int64))
+        train = train - extra[-1]
+    return train, tenth + extra[1], tenth + extra[0]
 
 
 def history_of(rows: Rows, num_users: int, num_items: int) -> tuple[Int64, Int32]:
@@ -133,7 +212,6 @@ def draw_negatives(
     seen = _sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
     seen_users = seen // num_items
     seen_count = np.bincount(seen_users, minlength=num_users)
-    starts = np.cumsum(seen_count) - seen_count
     free = num_items - seen_count
     wanted = np.bincount(clicks.users[clicks.positive], minlength=num_users)
     count = np.minimum(wanted, free)
@@ -148,10 +226,25 @@ def draw_negatives(
         taken = every[~_is_in_sorted(every, ranks[left_out])]
         ranks = np.sort(np.concatenate([ranks[~left_out], taken]))
     users = ranks // num_items
-    before = seen - _positions_within(seen_count)
-    items = ranks - users * num_items
-    items += np.searchsorted(before, ranks, side="right") - starts[users]
+    items = items_of_ranks(ranks, seen, seen_count, num_items)
     return users.astype(np.int32), items.astype(np.int32), int((wanted - count).sum())
+
+
+def items_of_ranks(ranks: Int64, seen: Int64, seen_count: Int64, num_items: int) -> Int64:
+    """The items at ranks among those that a user has not seen.
+
+    Args:
+        ranks: [n] user * I + rank, from 0, among the user's unseen items.
+        seen: [sum of seen_count] user * I + item, sorted and distinct.
+        seen_count: [U].
+        num_items: I.
+    """
+    users = ranks // num_items
+    starts = np.cumsum(seen_count) - seen_count
+    before = seen - _positions_within(seen_count)
+    skipped = np.searchsorted(before, ranks, side="right") - starts[users]
+    items: Int64 = ranks - users * num_items + skipped
+    return items
 
 
 def _distinct_ranks(stream: np.random.Generator, count: Int64, free: Int64, stride: int) -> Int64:

@@ -86,7 +86,10 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedData:
-    """A data set split 6:2:2 with train histories; users with an empty history are left out."""
+    """A data set split into train, validation and test, with train histories.
+
+    Under the protocol "recbole" the three hold positives only.
+    """
 
     dataset: Dataset
     seed: int
@@ -100,6 +103,7 @@ class PreparedData:
     dropped_rows: int  # those users' rows, over the three splits
     hash: str  # 16 hex digits
     missing_negatives: int = 0  # negatives that could not be drawn: too few items left
+    protocol: str = "ripplenet"  # or "recbole", see `splits`
 
 
 def validate(dataset: Dataset) -> None:

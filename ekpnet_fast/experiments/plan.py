@@ -201,6 +201,8 @@ class Plan:
 
     def is_ranked(self, cell: Cell) -> bool:
         """Whether a run also ranks all items: those of Figures 4-6 do, the rest saves the time."""
+        if self.settings.protocol == "recbole":
+            return True
         return cell.model in SYSTEMS and cell.layers is None
 
     def _base(self, dataset: str, model: str) -> RunConfig:
@@ -215,6 +217,7 @@ class Plan:
                 # Named although it changes no metric, because seconds belong to a cell too.
                 "threads": (os.cpu_count() or 1) if settings.threads is None else settings.threads,
                 "device": self.device,
+                "protocol": settings.protocol,
                 "epochs": QUICK_EPOCHS if settings.quick else None,
             }
             given = [f"--{name}={value}" for name, value in options.items() if value is not None]

@@ -30,9 +30,13 @@ PROTOCOLS = {
     "ripplenet": "rows split 6:2:2 at random, users without a train positive left out, as many"
     " negatives as positives per user drawn once, epoch chosen on validation AUC; lists rank all"
     " items but the user's train and validation positives",
+    "recbole": "each user's positives split 8:1:1 at random, one uniform negative per positive,"
+    " drawn anew for each epoch, epoch chosen on validation MRR@10; lists rank all items but the"
+    " user's train and validation positives",
 }
 
 NO_NUMBERS = "The paper gives this figure as a plot, without numbers."
+OTHER_PROTOCOL = "The paper's numbers belong to the protocol ripplenet and are not shown."
 
 
 def write_table(
@@ -136,14 +140,17 @@ def _notes(experiment: str, settings: Settings, sections: Sequence[Section]) -> 
         if seeds > 1
         else f"One seed (0);{preset}; no spread is known."
     )
-    if experiment in ("figure4", "figure5", "figure6", "figure7"):
+    if settings.protocol != "ripplenet":
+        notes.append(OTHER_PROTOCOL)
+    elif experiment in ("figure4", "figure5", "figure6", "figure7"):
         notes.append(NO_NUMBERS)
     if experiment == "table5":
         notes.append(
             "One run at a time; training includes scoring the validation rows after each epoch, a"
             " whole run also loading and the test metrics. Times are not tested, so none is bold."
-            f" The paper's machine: {paper.TABLE_5_MACHINE}."
         )
+        if settings.protocol == "ripplenet":
+            notes.append(f"The paper's machine: {paper.TABLE_5_MACHINE}.")
     elif experiment == "figure7":
         notes.append("Nothing is tested here, so nothing is bold.")
     else:

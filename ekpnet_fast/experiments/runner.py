@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from ekpnet_fast import run
+from ekpnet_fast import display, run
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import Cell, Plan
+from ekpnet_fast.experiments.tables import reported
 from ekpnet_fast.training import Progress
 
 __all__ = ["Runner", "duration", "expected_seconds"]
@@ -111,8 +112,9 @@ class Runner:
             self.failures[cell] = str(error)
             return f"{cell}: failed: {error}"
         self.found[cell] = metrics
-        score = metrics["test"]["auc"]
-        return f"{cell}: AUC {score:.4f}, {metrics['seconds']['total']:.1f} s"
+        first = reported(self.plan.settings.protocol)[0]
+        score = display.metric(first.key, metrics["test"], metrics["ranking"])
+        return f"{cell}: {first.label} {score:.4f}, {metrics['seconds']['total']:.1f} s"
 
     def _done(self) -> int:
         return sum(cell in self.found or cell in self.failures for cell in self._todo)

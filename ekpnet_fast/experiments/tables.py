@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
+from ekpnet_fast import display
 from ekpnet_fast.experiments import paper
 from ekpnet_fast.experiments.plan import (
     ABLATION,
@@ -25,7 +26,7 @@ __all__ = ["Column", "Entry", "Row", "Section", "Test", "sections_of"]
 Metrics = dict[str, Any]
 Found = Mapping[Cell, Metrics]
 
-TEST_OVER_TRAIN = {"ripplenet": 2 / 6}
+TEST_OVER_TRAIN = {"ripplenet": 2 / 6, "recbole": 1 / 8}
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,7 @@ class Section:
     tests: tuple[Test, ...] = field(default=())
 
 
-CLICKS = (
-    Column("auc", "AUC"),
-    Column("acc", "ACC"),
-    Column("auc_seen", "AUC c>=1"),
-    Column("gauc", "GAUC"),
-)
-TOP = (Column("ndcg@10", "NDCG@10"), Column("recall@20", "Recall@20"))
 COLUMNS = {
-    "table3": (*CLICKS, *TOP),
-    "table4": CLICKS,
     "table5": (
         Column("seconds", "training, s", digits=1, tested=False),
         Column("first_stage", "first stage, s", digits=1, tested=False),
@@ -132,12 +124,21 @@ COLUMNS = {
 
 def columns_of(experiment: str, plan: Plan) -> tuple[Column, ...]:
     """The columns of a table or figure."""
-    if experiment != "figure7":
-        return COLUMNS[experiment]
-    return tuple(
-        Column(f"auc, {layers}", f"AUC, L = {layers}", tested=False, x=layers)
-        for layers in plan.settings.depths
-    )
+    measured = reported(plan.settings.protocol)
+    if experiment == "figure7":
+        first = measured[0]
+        return tuple(
+            Column(f"{first.key}, {n}", f"{first.label}, L = {n}", tested=False, x=n)
+            for n in plan.settings.depths
+        )
+    if experiment == "table4" and plan.settings.protocol == "ripplenet":
+        return tuple(column for column in measured if "@" not in column.key)
+    return measured if experiment in ("table3", "table4") else COLUMNS[experiment]
+
+
+def reported(protocol: str) -> tuple[Column, ...]:
+    """What a protocol measures; models are chosen by, and drawn at, the first."""
+    return tuple(Column(key, label) for label, key in display.COLUMNS[protocol].items())
 
 
 def sections_of(experiment: str, plan: Plan, found: Found) -> list[Section]:
@@ -161,12 +162,14 @@ def sections_of(experiment: str, plan: Plan, found: Found) -> list[Section]:
 def _model_rows(
     experiment: str, dataset: str, models: Sequence[str], plan: Plan, found: Found
 ) -> list[Row]:
-    columns = COLUMNS[experiment]
+    columns = columns_of(experiment, plan)
     rows = []
     for model in models:
         if not plan.settings.shows(model):
             continue
-        printed = _printed(experiment, dataset, model)
+        # The paper's numbers belong to its own protocol.
+        own = plan.settings.protocol == "ripplenet"
+        printed = _printed(experiment, dataset, model) if own else {}
         runs = _runs(dataset, model, plan, found)
         if not runs and not printed:
             continue
@@ -189,8 +192,8 @@ def _runs(dataset: str, model: str, plan: Plan, found: Found) -> list[Metrics | 
 
 def _shape_rows(dataset: str, plan: Plan, found: Found) -> list[Row]:
     seeds = range(plan.settings.seeds)
-    columns = columns_of("figure7", plan)
-    level = tuple(_value(run, "auc") for run in _runs(dataset, "popularity", plan, found))
+    columns, first = columns_of("figure7", plan), reported(plan.settings.protocol)[0].key
+    level = tuple(_value(run, first) for run in _runs(dataset, "popularity", plan, found))
     rows = [
         Row("popularity", TITLES["popularity"], {column.key: Entry(level) for column in columns})
     ]
@@ -198,7 +201,7 @@ def _shape_rows(dataset: str, plan: Plan, found: Found) -> list[Row]:
         entries = {}
         for column, layers in zip(columns, plan.settings.depths, strict=True):
             cells = [plan.shape_cell(dataset, activation, layers, seed) for seed in seeds]
-            entries[column.key] = Entry(tuple(_value(found.get(cell), "auc") for cell in cells))
+            entries[column.key] = Entry(tuple(_value(found.get(cell), first) for cell in cells))
         rows.append(Row(activation, f"EKPNet, {activation}", entries))
     return rows
 
@@ -227,10 +230,8 @@ def _value(metrics: Metrics | None, key: str) -> float:
         return math.nan
     if key in _TIMES:
         value = _TIMES[key](metrics)
-    else:
-        name, at, k = key.partition("@")
-        value = ((metrics["ranking"] or {}).get(k, {}) if at else metrics["test"]).get(name)
-    return math.nan if value is None else float(value)
+        return math.nan if value is None else float(value)
+    return display.metric(key, metrics["test"], metrics["ranking"])
 
 
 def _stages(metrics: Metrics) -> list[float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ekpnet_fast.data import Dataset, Interactions, Rows, load_dataset, prepare
-from ekpnet_fast.data.splits import draw_negatives, random_stream
+from ekpnet_fast.data.splits import draw_negatives, random_stream, ratio_counts
 from ekpnet_fast.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")
@@ -226,3 +226,70 @@ def test_real_data(name, counts, rows, data_root):
     data = prepare(source, 0)
     assert sum(len(getattr(data, part)) for part in SPLITS) + data.dropped_rows == rows
     assert data.hash == prepare(source, 0).hash
+
+
+# ---- each user's positives 8:1:1 -----------------------------------------------------------------
+
+
+def counts_by_loop(total):
+    """RecBole's rule for the ratios 8:1:1, one user at a time."""
+    parts = [0, int(0.1 * total), int(0.1 * total)]
+    parts[0] = total - sum(parts)
+    for part in (2, 1):
+        if parts[0] <= 1:
+            break
+        if 0 < 0.1 * total < 1:
+            parts[part] += 1
+            parts[0] -= 1
+    return tuple(parts)
+
+
+def test_ratio_counts():
+    totals = np.arange(200)
+    assert list(zip(*ratio_counts(totals), strict=True)) == [counts_by_loop(n) for n in totals]
+    assert [counts_by_loop(n) for n in (1, 2, 3, 9, 10, 29)] == [
+        *[(1, 0, 0), (1, 0, 1), (1, 1, 1), (7, 1, 1), (8, 1, 1), (25, 2, 2)]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["rows", "interactions"])
+def test_ratio_split_is_a_partition_of_each_users_positives(kind):
+    made = random_rows() if kind == "rows" else random_clicks()
+    data = prepare(dataset(**{kind: made}), 3, "recbole")
+    positive = made.labels == 1 if kind == "rows" else made.positive
+    totals = np.bincount(made.users[positive], minlength=300)
+    for part, sizes in zip(SPLITS, ratio_counts(totals), strict=True):
+        rows = getattr(data, part)
+        assert (rows.labels == 1).all()
+        assert np.bincount(rows.users, minlength=300).tolist() == sizes.tolist()
+    parts = [pairs(getattr(data, name)) for name in SPLITS]
+    expected = zip(made.users[positive].tolist(), made.items[positive].tolist(), strict=True)
+    assert set.union(*parts) == {(user, item, 1) for user, item in expected}
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert np.diff(data.history_indptr).tolist() == ratio_counts(totals)[0].tolist()
+    assert (data.dropped_users, data.dropped_rows, data.protocol) == (0, 0, "recbole")
+
+
+def test_ratio_split_depends_on_the_seed_and_not_on_the_order_of_rows():
+    rows = random_rows()
+    first, again, other = (prepare(dataset(rows), seed, "recbole") for seed in (0, 0, 1))
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = prepare(dataset(rows.take(order)), 0, "recbole")
+    assert pairs(first.test) == pairs(again.test) == pairs(shuffled.test) != pairs(other.test)
+    assert first.hash == again.hash == shuffled.hash != other.hash
+    assert first.hash != prepare(dataset(rows), 0).hash
+
+
+def test_ratio_split_is_even():
+    """Each of a user's ten positives is as likely to be the test one."""
+    users = np.repeat(np.arange(3000, dtype=np.int32), 10)
+    items = np.tile(np.arange(10, dtype=np.int32), 3000)
+    rows = Rows(users, items, np.ones(30000, dtype=np.int8))
+    data = prepare(dataset(rows, num_users=3000), 0, "recbole")
+    for part in (data.valid, data.test):
+        assert np.abs(np.bincount(part.items) - 300).max() < 5 * 300**0.5
+
+
+def test_unknown_protocol():
+    with pytest.raises(ConfigError, match="found 'recbol', expected ripplenet or recbole"):
+        prepare(dataset(random_rows()), 0, "recbol")

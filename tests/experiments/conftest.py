@@ -53,17 +53,17 @@ def command(capsys):
     return call
 
 
-def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, **more):
+def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, clicked=True, **more):
     """Metrics as a run leaves them, read back from JSON."""
     clicks = {"acc": 0.6, "auc_seen": 0.65, "gauc": 0.6}
     lists = {
-        str(k): {name: auc / k for name in ("precision", "recall", "f1", "ndcg", "hit")}
+        str(k): {name: auc / k for name in ("precision", "recall", "f1", "ndcg", "hit", "mrr")}
         for k in (1, 2, 5, 10, 20, 50, 100)
     }
     stages = ("pretrain", "train")[: len(seconds)]
     return {
         "format": results.RUN_FORMAT,
-        "test": {"auc": auc, **clicks},
+        "test": {"auc": auc, **clicks} if clicked else None,
         "ranking": lists if ranked else None,
         "epochs": [{"stage": stage} for stage in stages for _ in range(2)],
         "seconds": {**dict(zip(stages, seconds, strict=True)), "total": sum(seconds) + 1},

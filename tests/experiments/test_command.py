@@ -84,6 +84,18 @@ def test_cells_are_runs(command, here):
     assert evaluate.main([str(output / "cells" / "small" / name)]) == 0
 
 
+def test_the_other_protocol(command, here):
+    output, options = here
+    code, out, err = command("table4", *options, "--protocol", "recbole", "--models", "ekp_no")
+    assert (code, err) == (0, "")
+    assert "small ekp_no, seed 0: MRR@10 0." in out
+    assert "MRR@10" in (output / "recbole" / "table4.quick.md").read_text()
+    # Both may lie in one folder.
+    assert command("table4", *options, "--models", "ekp_no")[0] == 0
+    assert "AUC" in (output / "ripplenet" / "table4.quick.md").read_text()
+    assert len(cells_in(output)) == 2 * 4
+
+
 def test_tables_share_their_runs(command, here, fake_runs):
     output, options = here
     for table in ("table3", "figure4", "table5"):

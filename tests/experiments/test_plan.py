@@ -98,6 +98,13 @@ def test_only_what_is_shown_is_ranked():
     assert list(ranked.values()) == [True, False, False]
 
 
+def test_the_ranking_protocol_ranks_everything():
+    plan = plan_of(protocol="recbole")
+    for cell in (Cell("last-fm", "ekp_att", 0), Cell("last-fm", "ekpnet", 0, "relu", 6)):
+        config = plan.config(cell)
+        assert (config.protocol, config.ranking) == ("recbole", True)
+
+
 def test_quick_is_short():
     plan = plan_of(quick=True, datasets=("last-fm",), seeds=2)
     config = plan.config(Cell("last-fm", "ekpnet", 0))

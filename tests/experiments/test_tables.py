@@ -25,8 +25,9 @@ def table(tmp_path, monkeypatch, fabricated):
         seeds = len(next(iter(aucs.values())))
         settings = Settings(output=tmp_path, datasets=(DATA,), seeds=seeds, **more)
         plan = Plan(settings)
+        clicked = settings.protocol == "ripplenet"
         found = {
-            Cell(DATA, model, seed): fabricated(auc=auc)
+            Cell(DATA, model, seed): fabricated(auc=auc, clicked=clicked)
             for model, values in {"popularity": [popularity] * seeds, **aucs}.items()
             for seed, auc in enumerate(values)
             if auc is not None
@@ -174,6 +175,20 @@ def test_pictures_are_the_same_bytes_every_time(table, experiment):
     first, again = table(experiment, aucs)[".svg"], table(experiment, aucs)[".svg"]
     assert first == again
     assert "protocol ripplenet" in first and "EKPNet" in first and "dc:date" not in first
+
+
+def test_the_ranking_protocol_has_columns_of_its_own(table):
+    aucs = {"ekpnet": [0.73, 0.75]}
+    page = table("table3", aucs, protocol="recbole")[".md"]
+    header, rows = rows_of(page)
+    assert header[1:] == ["MRR@10", "NDCG@10", "Recall@10", "Hit@10", "Precision@10"]
+    # No number of the paper, and so no row that has nothing else.
+    assert list(rows) == ["item popularity", "EKPNet"]
+    assert rows["EKPNet"][0] == "0.0740 ± 0.0014"
+    assert "(protocol recbole)" in page and "test/train = 0.125" in page
+    assert "belong to the protocol ripplenet and are not shown" in page
+    assert rows_of(table("table4", aucs, protocol="recbole")[".md"])[0] == header
+    assert "A100" not in table("table5", aucs, protocol="recbole")[".md"]
 
 
 def test_quick_results_have_their_own_name_and_a_warning(table, tmp_path):
