@@ -11,6 +11,9 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.floor import Ceilings
+from benchmarks.work import Work
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -34,13 +37,13 @@ class Comparison:
         """Ratio of medians, above 1 where the first is faster."""
         return self.second / self.first
 
-    def extra_info(self, label: str) -> dict[str, Any]:
-        """For the `extra_info` of a benchmark: the ratio, its range over the rounds, the best."""
-        span = [round(self.low, 3), round(self.high, 3)]
-        return {
-            f"{label}_ratio": round(self.ratio, 3),
-            f"{label}_range": span,
-            f"{label}_best": round(self.best, 3),
+    def write(self, info: dict[str, Any], peer: str) -> None:
+        """Into the `extra_info` of a benchmark: the second is a peer of the first."""
+        info.setdefault("peers", {})[peer] = {
+            "ratio": round(self.ratio, 3),
+            "range": [round(self.low, 3), round(self.high, 3)],
+            "best": round(self.best, 3),
+            "per_s": 1 / self.second,
         }
 
 
@@ -94,3 +97,34 @@ def time_rounds(
     if benchmark.disabled or benchmark.stats is None:
         return float("nan")
     return float(median(benchmark.stats.stats.data))
+
+
+def write_rates(
+    info: dict[str, Any],
+    seconds: float,
+    *,
+    samples: float | None = None,
+    work: Work | None = None,
+    num_bytes: float | None = None,
+    ceilings: Ceilings | None = None,
+) -> None:
+    """What a time means, into the `extra_info` of a benchmark.
+
+    Args:
+        info: where to.
+        seconds: of one call.
+        samples: that a call works on.
+        work: its least operations and bytes, for rates and, with ceilings, the share of the floor.
+        num_bytes: its least bytes, where operations mean nothing.
+        ceilings: of the machine with this number of threads.
+    """
+    if samples is not None:
+        info["samples_per_s"] = samples / seconds
+    if num_bytes is not None:
+        info["bytes_per_s"] = num_bytes / seconds
+    if work is not None:
+        info["operations_per_s"] = work.operations / seconds
+        info["bytes_per_s"] = work.bytes / seconds
+        if ceilings is not None:
+            floor = work.seconds(ceilings.operations_per_s, ceilings.bytes_per_s)
+            info["share_of_floor"] = floor / seconds

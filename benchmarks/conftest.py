@@ -1,21 +1,29 @@
-"""What the benchmarks share: options, data sets, threads."""
+"""What the benchmarks share: options, data sets, threads, and what a stored result says."""
 
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
 import torch
 
-from benchmarks import workloads
+from benchmarks import facts, goals, workloads
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ekpnet_fast")
-    group.addoption("--large", action="store_true", help="also the graph of 10^8 triples")
+    group.addoption(
+        "--large", action="store_true", help="also 10^8 triples, and whole epochs of the peers"
+    )
     group.addoption("--threads", type=int, help="CPU threads; all cores without it")
+    group.addoption(
+        "--recbole-python", help="interpreter that has RecBole; this one without the option"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,26 +43,88 @@ def record_threads(request: pytest.FixtureRequest, threads: int) -> None:
 
 
 @pytest.fixture(scope="session")
+def large(request: pytest.FixtureRequest) -> bool:
+    """Whether the long measurements were asked for."""
+    return bool(request.config.getoption("--large"))
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data sets."""
-    root = Path(os.environ.get("EKPNET_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    root = workloads.data_root()
     if not root.is_dir():
         pytest.skip(f"no data sets at {root}: set EKPNET_DATA")
     return root
 
 
-def _need(data_root: Path, name: str) -> None:
-    if not (data_root / name).is_dir():
-        pytest.skip(f"no data set {name} in {data_root}")
+@pytest.fixture(scope="session")
+def need(data_root: Path) -> Callable[[str], None]:
+    """Skips where the data set of a setting is missing; for what loads it in another process."""
+
+    def check(name: str) -> None:
+        if not (data_root / workloads.FOLDERS[name]).is_dir():
+            pytest.skip(f"no data set {workloads.FOLDERS[name]} in {data_root}")
+
+    return check
 
 
 @pytest.fixture(scope="session")
-def movielens(data_root: Path) -> workloads.Setting:
-    _need(data_root, "movielens-1m")
+def movielens(data_root: Path, need: Callable[[str], None]) -> workloads.Setting:
+    need("movielens")
     return workloads.movielens(data_root)
 
 
 @pytest.fixture(scope="session")
-def book_crossing(data_root: Path) -> workloads.Setting:
-    _need(data_root, "book-crossing")
+def book_crossing(data_root: Path, need: Callable[[str], None]) -> workloads.Setting:
+    need("book_crossing")
     return workloads.book_crossing(data_root)
+
+
+@pytest.fixture(scope="session")
+def setting_named(request: pytest.FixtureRequest) -> Callable[[str], workloads.Setting]:
+    """The settings by name; skips where a data set is missing."""
+    return request.getfixturevalue
+
+
+# ---- what is stored ----------------------------------------------------------------------------
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """Facts that a reader needs, instead of the list of all that the machine has."""
+    command = ["pytest", *_told(config.invocation_params.args)]
+    machine_info.clear()
+    machine_info.update(facts.machine(), command=shlex.join(command))
+
+
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
+) -> None:
+    """Times of single rounds are dropped: files stay small enough to keep."""
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Goals that this session measured."""
+    if not goals.reached:
+        return
+    terminalreporter.section("goals")
+    for key, entry in goals.reached.items():
+        goal = goals.GOALS[key]
+        terminalreporter.write_line(
+            f"{goal.work}, against {goal.against}: {entry['value']:g}{goal.unit}"
+            f" ({goal.bound_text()}: {'reached' if goal.met(entry['value']) else 'missed'})"
+        )
+
+
+def _told(arguments: tuple[str, ...]) -> Iterator[str]:
+    """The command without what only this machine knows: where its result and RecBole lie."""
+    after = ""
+    for word in map(str, arguments):
+        if after == "--recbole-python":
+            yield "PYTHON"
+        elif not word.startswith("--benchmark-json"):
+            yield "--recbole-python=PYTHON" if word.startswith("--recbole-python=") else word
+        after = word

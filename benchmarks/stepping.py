@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, count
+from itertools import count
+from types import ModuleType, SimpleNamespace
 
 from benchmarks.workloads import Histories, Setting
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
 from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, Source, UserRows
-from ekpnet_fast.training import BACKENDS, StageTrainer, rows_by_user
+from ekpnet_fast.training import StageTrainer, rows_by_user
 
 BATCH_SIZE = 8192
 
@@ -18,9 +21,12 @@ BATCH_SIZE = 8192
 class Training:
     """A stage under way; calling it waits for the next batch and does one step with it.
 
+    Each epoch draws ripple sets anew, as a run does: its first step pays for that.
+
     Attributes:
         batch: what the last step worked on.
         trainer: the stage and its model.
+        steps_per_epoch: about.
     """
 
     batch: Batch
@@ -33,17 +39,9 @@ class Training:
         shape: ModelConfig,
         stage: StageConfig,
         *,
-        backend: str,
+        backend: ModuleType | SimpleNamespace,
         deep: bool,
     ) -> None:
-        sets = RippleSets.sample(
-            graph,
-            histories.indptr,
-            histories.entities,
-            hops=shape.hops,
-            slots=shape.slots,
-            seed=0,
-        )
         stream = BatchStream(
             graph,
             rows,
@@ -57,11 +55,33 @@ class Training:
         source = Source(graph, *sizes, histories.indptr, histories.entities, seed=0)
         model = (EKPNet if deep else EKPAtt)(RunConfig(shape=shape), source)
         name = "train" if deep else "pretrain"
-        self.trainer = StageTrainer(model, stage, BACKENDS[backend], name)
-        self._batches = chain.from_iterable(stream.epoch(epoch, sets) for epoch in count())
+        self.trainer = StageTrainer(model, stage, backend, name)  # type: ignore[arg-type]
+        self.steps_per_epoch = max(1, len(rows.items) // stage.batch_size)
+
+        def batches() -> Iterator[Batch]:
+            for epoch in count():
+                sets = RippleSets.sample(
+                    graph,
+                    histories.indptr,
+                    histories.entities,
+                    hops=shape.hops,
+                    slots=shape.slots,
+                    seed=0,
+                    epoch=epoch,
+                )
+                yield from stream.epoch(epoch, sets)
+
+        self._batches = batches()
 
     @classmethod
-    def of(cls, setting: Setting, *, backend: str = "native", deep: bool = True) -> Training:
+    def of(
+        cls,
+        setting: Setting,
+        *,
+        backend: ModuleType | SimpleNamespace = ops,
+        deep: bool = True,
+        batch_size: int = BATCH_SIZE,
+    ) -> Training:
         """The second stage of a setting, or the first, with large batches."""
         config = setting.config
         return cls(
@@ -69,7 +89,7 @@ class Training:
             setting.histories,
             rows_by_user(setting.prepared.train, setting.prepared),
             config.shape,
-            replace(config.train if deep else config.pretrain, batch_size=BATCH_SIZE),
+            replace(config.train if deep else config.pretrain, batch_size=batch_size),
             backend=backend,
             deep=deep,
         )
@@ -79,3 +99,26 @@ class Training:
         self.batch = next(self._batches)
         self.trainer.step(self.batch)
         return self.batch.num_pairs
+
+
+class BothStages:
+    """A step of the first stage, then one of the second, per call; returns their pairs."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        backend: ModuleType | SimpleNamespace = ops,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.stages = [
+            Training.of(setting, backend=backend, deep=deep, batch_size=batch_size)
+            for deep in (False, True)
+        ]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Calls that walk once over the training rows in each stage."""
+        return self.stages[0].steps_per_epoch
+
+    def __call__(self) -> int:
+        return sum(stage() for stage in self.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -14,6 +15,9 @@ from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.sampling import history_tensors
+
+# RippleNet's full graph of MovieLens-1M, whose files are not public: drawn at its size.
+MOVIELENS_ENTITIES, MOVIELENS_TRIPLES, MOVIELENS_RELATIONS = 182_011, 1_241_995, 12
 
 _BLOCK = 1 << 22  # triples drawn at a time, so that temporaries stay small beside the graph
 
@@ -50,6 +54,11 @@ class Setting:
         return Histories(*history_tensors(self.prepared))
 
 
+def data_root() -> Path:
+    """Folder of the real data sets: EKPNET_DATA, else beside the project."""
+    return Path(os.environ.get("EKPNET_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """A real data set with a preset; its own graph, walked both ways, unless one is given."""
     # A machine that only measures what is drawn need not have what parses options.
@@ -64,12 +73,17 @@ def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None)
 
 def movielens(data_root: Path) -> Setting:
     """MovieLens-1M with Table 2, and a graph of the size of RippleNet's full one."""
-    return setting("movielens-1m", data_root, "paper", power_law_graph(182_011, 1_241_995, 12))
+    graph = power_law_graph(MOVIELENS_ENTITIES, MOVIELENS_TRIPLES, MOVIELENS_RELATIONS)
+    return setting("movielens-1m", data_root, "paper", graph)
 
 
 def book_crossing(data_root: Path) -> Setting:
     """Book-Crossing with Table 2, and the real graph."""
     return setting("book-crossing", data_root, "paper")
+
+
+SETTINGS = {"movielens": movielens, "book_crossing": book_crossing}
+FOLDERS = {"movielens": "movielens-1m", "book_crossing": "book-crossing"}
 
 
 def power_law_graph(
