@@ -9,40 +9,110 @@ from statistics import mean
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.compare import alternate, time_rounds
+from benchmarks import goals
+from benchmarks.compare import alternate, time_rounds, write_rates
 from benchmarks.peers import plain_torch
-from benchmarks.stepping import Training
+from benchmarks.peers.compiled import compiled
+from benchmarks.serve import Worker
+from benchmarks.stepping import BothStages, Training
+from benchmarks.worker import STEP
 from benchmarks.workloads import Setting
+from ekpnet_fast import reference
 
 Step = Callable[[], int]  # does one training step, returns its number of pairs
+Named = Callable[[str], Setting]
 
-# What can be trained: from a setting to its step. Each system has its own batch size.
-SYSTEMS: dict[str, Callable[[Setting], Step]] = {
-    "ekpnet_native": Training.of,
-    "ekpnet_native_pretrain": partial(Training.of, deep=False),
-    "ekpnet_grouped_reference": partial(Training.of, backend="reference"),
-    "ekpnet_plain": plain_torch.ekpnet_step,
-    "ripplenet_plain": plain_torch.ripplenet_step,
+DATA = ["movielens", "book_crossing"]
+WARMUP = 10  # the allocator of torch takes some steps to settle
+
+# Peers of a step of both stages, how many calls of theirs a turn has, and the goal.
+PEERS: dict[str, tuple[Callable[[Setting], Step], int, str]] = {
+    "plain RippleNet": (plain_torch.ripplenet_step, 1, "plain"),
+    "plain EKPNet": (plain_torch.ekpnet_step, 3, ""),
+    "grouped, eager torch": (partial(BothStages, backend=reference), 4, "grouped"),
 }
-FASTEST = next(iter(SYSTEMS))  # what the others are compared with
-
-ROUNDS, WARMUP = 9, 10  # the allocator of torch takes some steps to settle
 
 
 @pytest.mark.data
-@pytest.mark.benchmark(group="step")
-@pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("data", ["movielens", "book_crossing"])
-def test_step(
-    benchmark: BenchmarkFixture, request: pytest.FixtureRequest, data: str, system: str
-) -> None:
-    setting: Setting = request.getfixturevalue(data)
-    step = SYSTEMS[system](setting)
+@pytest.mark.benchmark(group="training, both stages")
+@pytest.mark.parametrize("data", DATA)
+def test_both_stages(benchmark: BenchmarkFixture, setting_named: Named, data: str) -> None:
+    """A step of the first stage and one of the second; a turn beside a peer is a whole epoch.
+
+    The epoch begins with drawing ripple sets and shuffling, so everything is in its time.
+    """
+    setting = setting_named(data)
+    ours = BothStages(setting)
+    seconds, pairs = _time(benchmark, ours, rounds=40)
+    info = benchmark.extra_info
+    write_rates(info, seconds, samples=pairs)
+    for name, (start, calls, goal) in PEERS.items():
+        peer = start(setting)
+        peer_pairs = mean(peer() for _ in range(3))
+        comparison = alternate(
+            ours,
+            peer,
+            rounds=5,
+            calls=(ours.steps_per_epoch, calls),
+            work=(pairs, peer_pairs),
+        )
+        comparison.write(info, name)
+        if goal:
+            goals.reach(info, f"step_{data}_{goal}", comparison)
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="training step and threads")
+@pytest.mark.parametrize("data", DATA)
+def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data: str) -> None:
+    """The second stage with two threads, beside one thread, and one thread on one core.
+
+    With one thread the next batch is still prepared beside the step, on another core if there is
+    one; the second comparison takes that core away.
+    """
+    need(data)
+    job = ["-m", "benchmarks.worker", "compute", "--data", data]
+    with (
+        Worker([*job, "--threads=2"]) as two,
+        Worker([*job, "--threads=1"]) as one,
+        Worker([*job, "--threads=1", "--cores=1"]) as alone,
+    ):
+        for worker in (two, one, alone):
+            worker(WARMUP, STEP)
+        seconds = time_rounds(benchmark, partial(two, 1, STEP), rounds=40, warmup=5)
+        info = benchmark.extra_info
+        write_rates(info, seconds, samples=two(20, STEP).samples / 20)
+        info["threads"] = 2
+        # A request of many steps, so that waiting for the answer costs nothing.
+        pair = partial(two, 20, STEP), partial(one, 20, STEP)
+        against_one = alternate(*pair, rounds=9)
+        against_core = alternate(pair[0], partial(alone, 20, STEP), rounds=9)
+    against_one.write(info, "1 thread")
+    against_core.write(info, "1 thread on 1 core")
+    if data == "movielens":
+        goals.reach(info, "threads", against_one)
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="training step by stage")
+@pytest.mark.parametrize("stage", ["first", "second"])
+@pytest.mark.parametrize("data", DATA)
+def test_stage(benchmark: BenchmarkFixture, setting_named: Named, data: str, stage: str) -> None:
+    """One stage alone, beside the same trainer on compiled torch."""
+    setting, deep = setting_named(data), stage == "second"
+    ours = Training.of(setting, deep=deep)
+    seconds, pairs = _time(benchmark, ours, rounds=40)
+    info = benchmark.extra_info
+    write_rates(info, seconds, samples=pairs)
+    peer = Training.of(setting, deep=deep, backend=compiled())
+    peer_pairs = mean(peer() for _ in range(3))
+    alternate(ours, peer, rounds=5, calls=(10, 4), work=(pairs, peer_pairs)).write(
+        info, "grouped, torch.compile"
+    )
+
+
+def _time(benchmark: BenchmarkFixture, step: Step, rounds: int) -> tuple[float, float]:
+    """Median seconds of a step and its mean number of pairs."""
     pairs: list[int] = []
-    seconds = time_rounds(benchmark, lambda: pairs.append(step()), rounds=ROUNDS, warmup=WARMUP)
-    benchmark.extra_info["batch"] = mean(pairs)
-    benchmark.extra_info["samples_per_s"] = mean(pairs) / seconds
-    if system != FASTEST:
-        fastest = SYSTEMS[FASTEST](setting)
-        comparison = alternate(fastest, step, rounds=5, work=(fastest(), step()))
-        benchmark.extra_info.update(comparison.extra_info(f"{FASTEST}_faster"))
+    seconds = time_rounds(benchmark, lambda: pairs.append(step()), rounds=rounds, warmup=WARMUP)
+    return seconds, mean(pairs)

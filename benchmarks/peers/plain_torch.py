@@ -137,8 +137,8 @@ class EKPNet(nn.Module):
             layers += [nn.Linear(K, K), nn.Tanh()]
         self.layers = nn.Sequential(*layers, nn.Linear(K, 1))
 
-    def loss(self, batch: Batch, triples: Tensor, true: Tensor) -> Tensor:
-        """Eq. 24 over the batch, per pair; triples [2 n, 3] with labels [2 n, 1]."""
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [B] of eq. 18, and the squared rows that the batch names, summed."""
         o = self.entity(batch.items)
         xi, blocks, rows = torch.zeros_like(o), [], o.new_zeros(())
         for hop in zip(batch.heads, batch.relations, batch.tails, strict=True):
@@ -154,7 +154,11 @@ class EKPNet(nn.Module):
             o = self.update(o + rho)
             for x in (v_h, v_t, v_r, g_h, g_t, g_r):
                 rows = rows + (x * x).sum()
-        logits = self.layers(torch.cat([*blocks, o], dim=1)).squeeze(1)
+        return self.layers(torch.cat([*blocks, o], dim=1)).squeeze(1), rows
+
+    def loss(self, batch: Batch, triples: Tensor, true: Tensor) -> Tensor:
+        """Eq. 24 over the batch, per pair; triples [2 n, 3] with labels [2 n, 1]."""
+        logits, rows = self.logits(batch)
         bce = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
         distance = (
             self.entity(triples[:, 0]) + self.relation(triples[:, 1]) - self.entity(triples[:, 2])

@@ -1,0 +1,105 @@
+"""Work that a benchmark runs in a process of its own, `python -m benchmarks.worker JOB ...`.
+
+A process has one instruction set, one set of cores, and its memory to itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from benchmarks import memory, workloads
+from benchmarks.op_calls import OPS, problem_of
+from benchmarks.serve import serve
+from benchmarks.stepping import Training
+from ekpnet_fast import build_info, ops
+from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.ranking import rank_all, ranking_task
+from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.training import catalogue_scorer
+
+TOP = 100
+STEP = "training step"
+ALL_USERS, SOME_USERS = "all", 256
+RANKING_MB = 256  # bound on a block of scores, the default of a run
+
+Job = Callable[[str], float]
+
+
+def compute(setting: workloads.Setting) -> Job:
+    """Any op on the first batch of training by its name, or a step of the second stage."""
+    training = Training.of(setting)
+    made = cache(lambda name: OPS[name](problem_of(setting), ops))
+
+    def job(name: str) -> float:
+        if name == STEP:
+            return training()
+        call, amount = made(name)
+        call()
+        return amount.samples
+
+    return job
+
+
+def rank(setting: workloads.Setting) -> Job:
+    """The best items of all users of the test split, or of some, by an untrained model."""
+    prepared, shape, graph = setting.prepared, setting.shape, setting.graph
+    num_items = prepared.dataset.num_items
+    model = EKPNet(
+        shape,
+        graph.num_entities,
+        graph.num_relations,
+        semantic_attention=True,
+        deep=True,
+        seed=0,
+    )
+    histories = setting.histories
+    sets = RippleSets.sample(
+        graph, histories.indptr, histories.entities, hops=shape.hops, slots=shape.slots, seed=0
+    )
+    score = catalogue_scorer(ops, model, sets, num_items, deep=True)
+    task = ranking_task(prepared)
+
+    def job(name: str) -> float:
+        users = len(task.users) if name == ALL_USERS else min(SOME_USERS, len(task.users))
+        indptr = task.seen_indptr[: users + 1]
+        seen = task.seen_items[: indptr[-1]]
+        rank_all(score, task.users[:users], num_items, indptr, seen, TOP, RANKING_MB)
+        return users * num_items
+
+    return job
+
+
+JOBS: dict[str, Callable[[workloads.Setting], Job]] = {"compute": compute, "rank": rank}
+
+
+def main() -> None:
+    """Serve one job."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker")
+    parser.add_argument("job", choices=JOBS)
+    parser.add_argument("--data", choices=workloads.SETTINGS, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--cores", type=int, help="cores to stay on; all without it")
+    arguments = parser.parse_args()
+    if arguments.cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
+    torch.set_num_threads(arguments.threads)
+    setting = workloads.SETTINGS[arguments.data](workloads.data_root())
+    job = JOBS[arguments.job](setting)
+    before = memory.resident_mb()
+
+    def facts() -> dict[str, Any]:
+        peak = memory.peak_mb()
+        above = None if peak is None or before is None else peak - before
+        return {"isa": build_info().isa, "peak_mb_above_tables": above}
+
+    serve(job, facts, memory.reset_peak)
+
+
+if __name__ == "__main__":
+    main()
