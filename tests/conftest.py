@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from gpus import EmulatedGpu, RealGpu, build_emulated_gpu
+
+# For the tests of benchmarks/; last, so that an installed ekpnet_fast stays the one that is tested.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ interpreter with RecBole 1.2 and torch, in which this project need not be instal
 
 What it takes to run RecBole 1.2.1 with today's releases, all done here:
 
+- It asks for ray <= 2.6.3, which has wheels for Python 3.11 at most, so the interpreter is one.
 - NumPy 2 removed names that RecBole's `Config` reads: they are put back before the import.
 - `get_model` imports all its models, one of which (sine.py) switches autograd's anomaly mode on for
   the whole process; it is switched off again, and what it costs is measured (`--anomaly`).
