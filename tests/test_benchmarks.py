@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from benchmarks import goals, render, results, serve, work
 from benchmarks.compare import Comparison, alternate
+from benchmarks.peers import plain_torch
+from ekpnet_fast import reference
 
 ROOT = Path(__file__).parents[1]
 
@@ -258,3 +261,50 @@ def test_masked_slots_are_no_work():
     step = operations(1) - operations(0)
     assert operations(4) - operations(0) == pytest.approx(4 * step)
     assert step > 0
+
+
+def test_plain_torch_peer_computes_the_same_logits():
+    """What the sample-by-sample EKPNet is timed on is the model's own arithmetic."""
+    draw = torch.Generator().manual_seed(0)
+    E, R, B, H, M, D, layers = 9, 3, 5, 2, 4, 3, 3
+    K = (H + 1) * D
+
+    def reals(*size):
+        return torch.randn(size, generator=draw)
+
+    def ids(limit, *size):
+        return torch.randint(limit, size, generator=draw)
+
+    entity, relation, W_e, b_e = reals(E, 2, D), reals(R, 2, D), reals(D, D), reals(D)
+    weights, biases = reals(layers - 1, K, K), reals(layers - 1, K)
+    w_out, b_out = reals(K), reals(1)
+    heads, relations, tails, items = ids(E, B, H, M), ids(R, B, H, M), ids(E, B, H, M), ids(E, B)
+    z, _ = reference.ripple_attention(
+        *(entity, relation, W_e, b_e, heads, relations, tails),
+        *(torch.full((B, H), M), torch.arange(B + 1), items),  # a group of one pair each
+    )
+    expected = reference.deep_score(z, weights, biases, w_out, b_out)
+
+    setting = SimpleNamespace(
+        shape=SimpleNamespace(width=D, hops=H, layers=layers),
+        graph=SimpleNamespace(num_entities=E, num_relations=R),
+        config=SimpleNamespace(train=None),
+    )
+    model = plain_torch.EKPNet(setting)
+    hidden = [layer for layer in model.layers if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        model.entity.weight.copy_(entity[:, 0])
+        model.gamma.weight.copy_(entity[:, 1])
+        model.relation.weight.copy_(relation[:, 0])
+        model.gamma_relation.weight.copy_(relation[:, 1])
+        for layer, W, b in zip(
+            [model.update, *hidden],
+            [W_e, *weights, w_out[:, None]],
+            [b_e, *biases, b_out],
+            strict=True,
+        ):
+            layer.weight.copy_(W.T)
+            layer.bias.copy_(b)
+        columns = [list(x.unbind(1)) for x in (heads, relations, tails)]
+        found, _ = model.logits(plain_torch.Batch(items, torch.zeros(B), *columns))
+    torch.testing.assert_close(found, expected)
