@@ -174,11 +174,8 @@ def _scale(result: Result) -> Any | None:
                 x, *ys = zip(*sorted(points), strict=True)
                 axes.plot(x, ys[column], marker="o", color=color, label=name)
             axes.set_xscale("log")
-            axes.set_yscale("log")
+            axes.set_ylim(bottom=0)
             axes.set_xlabel(f"number of {unit}")
             axes.set_ylabel(title)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.legend(fontsize=8)
     return figure

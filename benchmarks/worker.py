@@ -18,10 +18,8 @@ from benchmarks.op_calls import OPS, problem_of
 from benchmarks.serve import serve
 from benchmarks.stepping import Training
 from ekpnet_fast import build_info, ops
-from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ranking import rank_all, ranking_task
-from ekpnet_fast.sampling import RippleSets
-from ekpnet_fast.training import catalogue_scorer
+from ekpnet_fast.training import build_model, catalogue_scorer, sample_ripple_sets
 
 TOP = 100
 STEP = "training step"
@@ -48,21 +46,11 @@ def compute(setting: workloads.Setting) -> Job:
 
 def rank(setting: workloads.Setting) -> Job:
     """The best items of all users of the test split, or of some, by an untrained model."""
-    prepared, shape, graph = setting.prepared, setting.shape, setting.graph
+    prepared, config, graph = setting.prepared, setting.config, setting.graph
     num_items = prepared.dataset.num_items
-    model = EKPNet(
-        shape,
-        graph.num_entities,
-        graph.num_relations,
-        semantic_attention=True,
-        deep=True,
-        seed=0,
-    )
-    histories = setting.histories
-    sets = RippleSets.sample(
-        graph, histories.indptr, histories.entities, hops=shape.hops, slots=shape.slots, seed=0
-    )
-    score = catalogue_scorer(ops, model, sets, num_items, deep=True)
+    model = build_model(config, prepared, graph)
+    sets = sample_ripple_sets(config, graph, prepared)
+    score = catalogue_scorer(ops, model, sets, num_items, stage=model.stages[-1])
     task = ranking_task(prepared)
 
     def job(name: str) -> float:
