@@ -238,7 +238,9 @@ def _peer(name: str) -> Cell:
 
 
 def _range(bounds: list[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:,.3g} - {bounds[1]:,.3g})"
+    if bounds is None or bounds[0] == bounds[1]:  # of one round
+        return ""
+    return f" ({bounds[0]:,.3g} - {bounds[1]:,.3g})"
 
 
 def peers_of(entries: Iterable[Entry]) -> list[str]:
