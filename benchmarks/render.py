@@ -39,7 +39,7 @@ and whole runs, and `pytest benchmarks --benchmark-only` measures without storin
 `python -m benchmarks.render` makes the page alone. Real data sets are found through `EKPNET_DATA`,
 and what needs them skips without. RecBole comes with the extra `recbole`, or stays in an
 interpreter of its own that `-- --recbole-python PATH` names. Accuracy is measured by
-`python -m benchmarks.accuracy`, GPUs by `bash benchmarks/gpu.sh`.
+`python -m ekpnet_fast.experiments`, GPUs by `bash benchmarks/gpu.sh`.
 
 **How times are compared.** Two programs take turns in one run; "x faster" is the ratio of their
 median times per unit of work, in parentheses its smallest and largest value over the rounds. Each

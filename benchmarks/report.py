@@ -8,9 +8,9 @@ from datetime import date
 from typing import Any
 
 from benchmarks.facts import commit
-from ekpnet_fast.experiments.markdown import mean_sd, table
+from ekpnet_fast.experiments.markdown import table
 
-__all__ = ["facts", "facts_text", "mean_sd", "table"]
+__all__ = ["facts", "facts_text", "table"]
 
 
 def facts(module: str, environment: dict[str, Any]) -> dict[str, Any]:
