@@ -33,7 +33,7 @@ Nothing here passes or fails on a time. To measure everything, store the results
 pip install '.[bench]' && python -m benchmarks.run
 ```
 
-which takes about ten minutes on two quiet cores. `python -m benchmarks.run SUITE ...` measures some
+which takes about 12 minutes on two quiet cores. `python -m benchmarks.run SUITE ...` measures some
 suites, `python -m benchmarks.run -- --large` adds graphs of 10^8 triples, whole epochs of the peers
 and whole runs, and `pytest benchmarks --benchmark-only` measures without storing.
 `python -m benchmarks.render` makes the page alone. Real data sets are found through `EKPNET_DATA`,
