@@ -21,11 +21,12 @@ from ekpnet_fast.data.formats_final import read_names
 from ekpnet_fast.data.mapping import (
     Graph,
     Links,
+    Sheet,
     build_graph,
     collect_clicks,
     first_seen,
     index_of,
-    read_links,
+    link_items,
 )
 from ekpnet_fast.data.parse import (
     Column,
@@ -97,18 +98,15 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         threshold = kind.threshold
 
     ratings = _read_bx(rating_path) if kind.separator == ";" else _read_ratings(rating_path, kind)
-    positive = (
-        pl.repeat(True, len(ratings), eager=True)
-        if threshold is None
-        else ratings["rating"] >= threshold
-    )
     numeric = _is_numeric(link_path, 1) and all(
         _is_numeric(path, 0) and _is_numeric(path, 2) for path in kg_paths
     )
     links = _read_link_file(link_path, numeric)
     triples = pl.concat([_read_kg(path, numeric) for path in kg_paths])
     graph, item_ids = _number(triples, links, numeric)
-    users, clicks, dropped = collect_clicks(ratings["user"], ratings["item"], positive, item_ids)
+    users, clicks, dropped = collect_clicks(
+        ratings["user"], ratings["item"], ratings["rating"], threshold, item_ids
+    )
     if not len(clicks):
         raise DataError.at(
             rating_path,
@@ -223,7 +221,7 @@ def _read_link_file(path: Path, numeric: bool) -> Links:
         Column("entity", "int" if numeric else "str", maximum=INT32_MAX - 1),
     ]
     table = read_table(path, columns)
-    return read_links(path, table["item"], table["entity"], header=False)
+    return link_items(Sheet(path, table))
 
 
 def _read_kg(path: Path, numeric: bool) -> pl.DataFrame:

@@ -9,16 +9,18 @@ leaves its entity an ordinary one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from ekpnet_fast.data.mapping import build_graph, collect_clicks, first_seen, read_links
+from ekpnet_fast.data.assemble import assemble
+from ekpnet_fast.data.mapping import LABEL, Sheet
 from ekpnet_fast.data.parse import Column, read_first_line, read_table
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
 
-__all__ = ["has_recbole", "load_recbole"]
+__all__ = ["default_threshold", "has_recbole", "load_recbole", "read_header"]
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
@@ -39,61 +41,48 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         folder: where the files are.
         name: of the data set.
         threshold: smallest rating that is a positive; 4 for files named ``ml-*`` or
-            ``movielens*``, else every interaction is one. Needs a ``rating`` column.
+            ``movielens*``, else every interaction is one. Needs a ``rating`` column. Where there
+            is a ``label`` column (1 or 0), rows are labelled by it and no threshold applies.
 
     Raises:
         DataError: a missing or broken file, with line and finding.
     """
     stem = _only(folder, ".inter").stem
     inter_file, kg_file, link_file = (_only(folder, end) for end in (".inter", ".kg", ".link"))
-    header = _header(inter_file)
-    wanted = ["user_id", "item_id"] + ["rating"] * ("rating" in header)
-    inter = _read(inter_file, header, wanted, floats=["rating"])
-    if "rating" in header:
-        if threshold is None:
-            threshold = next(
-                (v for k, v in _DEFAULT_THRESHOLDS.items() if stem.lower().startswith(k)), None
-            )
-    elif threshold is not None:
+    header = read_header(inter_file)
+    labelled = "label" in header
+    if labelled and threshold is not None:
+        raise DataError.at(inter_file, 1, "a label column", "none, because a threshold is given")
+    if "rating" not in header and threshold is not None:
         raise DataError.at(inter_file, 1, "no rating column", "one, because a threshold is given")
-    positive = (
-        pl.repeat(True, len(inter), eager=True)
-        if threshold is None
-        else inter["rating"] >= threshold
-    )
+    if "rating" in header and not labelled and threshold is None:
+        threshold = default_threshold(stem)
+    graded = "rating" in header and not labelled
+    wanted = ["user_id", "item_id"] + ["label"] * labelled + ["rating"] * graded
+    interactions = _sheet(inter_file, wanted)
+    kg = _sheet(kg_file, ["head_id", "relation_id", "tail_id"])
+    links = _sheet(link_file, ["item_id", "entity_id"])
+    built = assemble(name, interactions, kg, links, threshold=threshold)
     note = "every interaction" if threshold is None else f"rating >= {threshold:g}"
-
-    item_ids = first_seen(inter["item_id"])
-    users, clicks, dropped = collect_clicks(inter["user_id"], inter["item_id"], positive, item_ids)
-    kg = _read(kg_file, _header(kg_file), ["head_id", "relation_id", "tail_id"])
-    link = _read(link_file, _header(link_file), ["item_id", "entity_id"])
-    links = read_links(link_file, link["item_id"], link["entity_id"], header=True)
-    graph = build_graph(kg, links, item_ids)
-    linked = item_ids.is_in(links.items.implode()).sum()
-    return Dataset(
-        name=name,
-        rows=None,
-        interactions=clicks,
-        heads=graph.heads,
-        relations=graph.relations,
-        tails=graph.tails,
-        num_users=len(users),
-        num_items=len(item_ids),
-        num_entities=graph.num_entities,
-        num_relations=len(graph.relation_names),
-        user_ids=tuple(users.to_list()),
-        item_ids=tuple(item_ids.to_list()),
-        entity_ids=graph.entity_ids,
-        relation_names=graph.relation_names,
+    item_ids = interactions.frame["item"].unique(maintain_order=True)
+    linked = item_ids.is_in(built.links.items.implode()).sum()
+    return replace(
+        built.dataset,
         item_names=_titles(folder / f"{stem}.item", item_ids),
         source=f"RecBole atomic files: {inter_file.name}, {kg_file.name}, {link_file.name}",
         notes=(
-            f"positives: {note}",
-            f"users without positives, dropped: {dropped}",
+            f"positives: {'label = 1' if labelled else note}",
+            f"users without positives, dropped: {built.dropped_users}",
             f"items without a link: {len(item_ids) - linked}",
-            f"items whose entity an earlier item has: {links.shared}",
+            f"items whose entity an earlier item has: {built.links.shared}",
         ),
     )
+
+
+def default_threshold(stem: str) -> float | None:
+    """The rating from which on a data set with this file name usually counts as a positive."""
+    name = stem.lower()
+    return next((v for k, v in _DEFAULT_THRESHOLDS.items() if name.startswith(k)), None)
 
 
 def _only(folder: Path, ending: str) -> Path:
@@ -104,7 +93,7 @@ def _only(folder: Path, ending: str) -> Path:
     return found[0]
 
 
-def _header(path: Path) -> list[str]:
+def read_header(path: Path) -> list[str]:
     """Field names from ``name:type``."""
     names = []
     for field in read_first_line(path).split("\t"):
@@ -115,24 +104,27 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _read(
-    path: Path, header: list[str], wanted: Sequence[str], floats: Sequence[str] = ()
-) -> pl.DataFrame:
+def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
+    """The wanted columns, named without ``_id``."""
+    header = read_header(path)
     missing = [name for name in wanted if name not in header]
     if missing:
         raise DataError.at(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
     columns = [
-        Column(name, "float" if name in floats else "str", optional=name not in wanted)
+        LABEL
+        if name == "label" and name in wanted
+        else Column(name, "float" if name == "rating" else "str", optional=name not in wanted)
         for name in header
     ]
-    return read_table(path, columns, separator="\t", header=True).select(wanted)
+    frame = read_table(path, columns, separator="\t", header=True, keep=wanted).select(wanted)
+    return Sheet(path, frame.rename(lambda name: name.removesuffix("_id")), header=True)
 
 
 def _titles(path: Path, item_ids: pl.Series) -> tuple[str, ...] | None:
     """Titles by item from the first column whose name holds "title" or "name", if any."""
     if not path.is_file():
         return None
-    header = _header(path)
+    header = read_header(path)
     title = next((name for name in header if "title" in name or "name" in name), None)
     if title is None:
         return None

@@ -8,19 +8,52 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ekpnet_fast.data.parse import line_of, to_numpy
-from ekpnet_fast.data.tables import Int32, Interactions
+from ekpnet_fast.data.parse import Column, line_of, to_numpy
+from ekpnet_fast.data.tables import Int32, Interactions, Rows
 from ekpnet_fast.errors import DataError
 
 __all__ = [
+    "LABEL",
     "Graph",
     "Links",
+    "Sheet",
     "build_graph",
     "collect_clicks",
+    "collect_rows",
     "first_seen",
     "index_of",
-    "read_links",
+    "link_items",
 ]
+
+
+LABEL = Column("label", maximum=1, expected="0 or 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """Columns of a file, and how to find a row's line again.
+
+    Attributes:
+        path: the file.
+        frame: its columns, named by what they are (user, item, rating, label; head, relation, tail;
+            item, entity; id, name): String, but Float64 ratings and Int32 labels.
+        header: the first line holds names.
+        quoted_by: the separator of a text file whose fields may be quoted.
+        text: rows are lines of text; else a row's number, counted from 1, is its line.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    header: bool = False
+    quoted_by: str | None = None
+    text: bool = True
+
+    def error(self, row: int, found: str, expected: str) -> DataError:
+        """An error at a 0-based row."""
+        if not self.text:
+            return DataError.at(self.path, row + 1, found, expected)
+        line = line_of(self.path, row, header=self.header, quoted_by=self.quoted_by)
+        return DataError.at(self.path, line, found, expected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,55 +96,105 @@ def index_of(values: pl.Series, table: pl.Series) -> pl.Series:
 
 
 def collect_clicks(
-    users: pl.Series, items: pl.Series, positive: pl.Series, item_ids: pl.Series
+    users: pl.Series,
+    items: pl.Series,
+    ratings: pl.Series | None,
+    threshold: float | None,
+    item_ids: pl.Series,
+    user_ids: pl.Series | None = None,
 ) -> tuple[pl.Series, Interactions, int]:
     """Distinct interactions with the known items, of users who have a positive.
 
-    A pair that occurs several times is positive if one occurrence is. Users are numbered by their
-    first positive row.
+    Of a pair that occurs several times the best rating counts. Users are numbered by their first
+    positive row.
+
+    Args:
+        users, items: [n] names per row.
+        ratings: [n] Float64, or None where there are none.
+        threshold: smallest rating that is a positive; every row is one when None.
+        item_ids: [I] item names by id.
+        user_ids: user names in an order that takes the place of that of the rows.
 
     Returns:
         User names by id, the interactions, and the number of users dropped.
     """
-    frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids), "positive": positive})
+    frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids)})
+    if ratings is not None:
+        frame = frame.with_columns(ratings.alias("rating"))
     frame = frame.drop_nulls("item")
-    user_ids = first_seen(frame.filter("positive")["user"])
-    frame = (
-        frame.with_columns(index_of(frame["user"], user_ids).alias("user"))
-        .drop_nulls("user")
-        .group_by("user", "item")
-        .agg(pl.col("positive").any())
-        .sort("user", "item")
-    )
+    positive = pl.lit(True) if threshold is None else pl.col("rating") >= threshold
+    found = first_seen(frame.filter(positive)["user"])
+    if user_ids is not None:
+        found = user_ids.filter(user_ids.is_in(found.implode()))
+    frame = frame.with_columns(index_of(frame["user"], found).alias("user")).drop_nulls("user")
+    frame = frame.group_by("user", "item").agg(pl.exclude("user", "item").max())
+    frame = frame.sort("user", "item").with_columns(positive.alias("positive"))
     clicks = Interactions(
-        to_numpy(frame["user"]), to_numpy(frame["item"]), to_numpy(frame["positive"])
+        to_numpy(frame["user"]),
+        to_numpy(frame["item"]),
+        to_numpy(frame["positive"]),
+        None if ratings is None else to_numpy(frame["rating"]),
+        threshold,
     )
-    return user_ids, clicks, users.n_unique() - len(user_ids)
+    return found, clicks, users.n_unique() - len(found)
 
 
-def read_links(path: Path, items: pl.Series, entities: pl.Series, *, header: bool) -> Links:
-    """Links from the two columns of a link file.
+def collect_rows(
+    users: pl.Series,
+    items: pl.Series,
+    labels: pl.Series,
+    item_ids: pl.Series,
+    user_ids: pl.Series | None = None,
+) -> tuple[pl.Series, Rows]:
+    """Labelled rows of the known items, in order, each (user, item, label) once.
+
+    Args:
+        users, items: [n] names per row.
+        labels: [n] Int32, 1 = positive, 0 = negative.
+        item_ids: [I] item names by id.
+        user_ids: user names in an order that takes the place of that of the rows.
+
+    Returns:
+        User names by id, and the rows.
+    """
+    frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids), "label": labels})
+    frame = frame.drop_nulls("item").unique(maintain_order=True)
+    found = first_seen(frame["user"])
+    if user_ids is not None:
+        found = user_ids.filter(user_ids.is_in(found.implode()))
+    frame = frame.with_columns(index_of(frame["user"], found).alias("user"))
+    return found, Rows(
+        to_numpy(frame["user"]),
+        to_numpy(frame["item"]),
+        to_numpy(frame["label"].cast(pl.Int8)),
+    )
+
+
+def link_items(links: Sheet) -> Links:
+    """Links from columns item and entity.
 
     Raises:
         DataError: an item linked to two entities.
     """
-    frame = pl.DataFrame({"item": items, "entity": entities}).with_row_index("row")
+    frame = links.frame.select("item", "entity").with_row_index("row")
     distinct = frame.unique(["item", "entity"], keep="first", maintain_order=True)
-    clash = distinct.filter(~pl.col("item").is_first_distinct())
-    if len(clash):
-        row, item, entity = clash.row(0)
+    clashes = distinct.filter(~pl.col("item").is_first_distinct())
+    if len(clashes):
+        row, item, entity = clashes.row(0)
         kept = distinct.filter(pl.col("item") == item)["entity"][0]
-        raise DataError.at(
-            path,
-            line_of(path, row, header=header),
-            f"item {item} with entity {entity}",
-            f"entity {kept} as in an earlier line",
+        raise links.error(
+            row, f"item {item} with entity {entity}", f"entity {kept} as in an earlier line"
         )
     kept_rows = distinct.unique("entity", keep="first", maintain_order=True)
     return Links(kept_rows["item"], kept_rows["entity"], len(distinct) - len(kept_rows))
 
 
-def build_graph(triples: pl.DataFrame, links: Links, item_ids: pl.Series) -> Graph:
+def build_graph(
+    triples: pl.DataFrame,
+    links: Links,
+    item_ids: pl.Series,
+    entity_order: pl.Series | None = None,
+) -> Graph:
     """Number a graph whose entities are names.
 
     Items' entities take the items' ids; the others follow in order of first appearance, a
@@ -121,11 +204,14 @@ def build_graph(triples: pl.DataFrame, links: Links, item_ids: pl.Series) -> Gra
         triples: columns head, relation, tail in this order.
         links: which entity is which item; links of unknown items are ignored.
         item_ids: [I] item names by id.
+        entity_order: distinct entities that are numbered before others, in triples or not.
     """
     triples = triples.rename(dict(zip(triples.columns, ("head", "relation", "tail"), strict=True)))
     item_index = index_of(links.items, item_ids)
     linked = pl.DataFrame({"entity": links.entities, "id": item_index}).drop_nulls("id")
     both = triples.select(pl.concat_list("head", "tail").explode().alias("entity"))["entity"]
+    if entity_order is not None:
+        both = pl.concat([entity_order, both])
     others = first_seen(both)
     others = others.filter(~others.is_in(linked["entity"].implode()))
     entities = pl.concat([linked["entity"], others])

@@ -6,12 +6,15 @@ again line by line in Python, because only that pass can say which line is wrong
 
 from __future__ import annotations
 
+import csv
+import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -26,7 +29,9 @@ __all__ = [
     "guess_separator",
     "line_of",
     "load_array",
+    "numbered_lines",
     "read_first_line",
+    "read_first_records",
     "read_lines",
     "read_table",
     "to_numpy",
@@ -65,8 +70,10 @@ def read_table(
     separator: str | None = None,
     header: bool = False,
     encoding: str = "utf-8",
+    quoted: bool = False,
+    keep: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """Read a text table without quoting.
+    """Read a text table, a ``.gz`` one too.
 
     Args:
         path: the file; LF or CRLF line ends, blank lines are skipped.
@@ -75,20 +82,24 @@ def read_table(
             when None (tab, else blank, else comma).
         header: the first line holds names and is skipped.
         encoding: of the file.
+        quoted: fields may stand in double quotes, as in CSV.
+        keep: the columns wanted, all when None; the others cost no memory.
 
     Returns:
-        Frame with the given columns: Int32, Float64 or String.
+        Frame with the columns to keep: Int32, Float64 or String.
 
     Raises:
         DataError: unreadable or empty file, or the first line that does not fit ``columns``.
     """
     if separator is None:
         separator = guess_separator(path)
-    frame = _read_fast(path, columns, separator, header, encoding)
+    form = _Form(separator, header, encoding, quoted)
+    kept = [c for c in columns if keep is None or c.name in keep]
+    frame = _read_fast(path, columns, kept, form)
     if frame is None:
-        frame = _read_slow(path, columns, separator, header, encoding)
+        frame = _read_slow(path, columns, kept, form)
     if len(frame) == 0:
-        names = ", ".join(column.name for column in columns)
+        names = ", ".join(column.name for column in kept)
         raise DataError.at(path, None, "no rows", f"rows of {names}")
     return frame
 
@@ -96,13 +107,21 @@ def read_table(
 def read_first_line(path: Path, encoding: str = "utf-8") -> str:
     """First line that is not blank, without its end; "" if there is none."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
                     return _decode(path, number, raw.rstrip(b"\r\n"), encoding)
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise _unreadable(path, error) from None
     return ""
+
+
+def read_first_records(
+    path: Path, separator: str, *, count: int, encoding: str = "utf-8", quoted: bool = False
+) -> list[list[str]]:
+    """Fields of the first rows that are not blank, at most ``count`` of them."""
+    form = _Form(separator, False, encoding, quoted)
+    return [fields for _, fields in islice(_records(path, form), count)]
 
 
 def guess_separator(path: Path) -> str:
@@ -111,15 +130,28 @@ def guess_separator(path: Path) -> str:
     return next((s for s in ("\t", " ", ",") if s in first), "\t")
 
 
-def line_of(path: Path, row: int, *, header: bool = False) -> int:
-    """1-based line of the 0-based data row of a text file, in which blank lines may occur."""
-    filled = [number for number, raw in _raw_lines(path) if raw.strip()]
-    return filled[row + header]
+def line_of(path: Path, row: int, *, header: bool = False, quoted_by: str | None = None) -> int:
+    """1-based line of the 0-based data row of a text file, in which blank lines may occur.
+
+    Args:
+        path: the file.
+        row: the data row.
+        header: the first line that is not blank holds names.
+        quoted_by: the separator where fields may be quoted, and so span lines.
+    """
+    form = _Form(quoted_by or "\0", False, "latin-1", quoted_by is not None)
+    lines = (number for number, _ in _records(path, form))
+    return next(line for index, line in enumerate(lines) if index == row + header)
+
+
+def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Number and text of every line; DataError names a line that is not text."""
+    return ((n, _decode(path, n, raw, encoding)) for n, raw in _raw_lines(path))
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     """Lines of a small text file without their ends; DataError names a line that is not text."""
-    return [_decode(path, n, raw, encoding) for n, raw in _raw_lines(path)]
+    return [line for _, line in numbered_lines(path, encoding)]
 
 
 def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
@@ -154,35 +186,56 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a text table is written."""
+
+    separator: str
+    header: bool
+    encoding: str
+    quoted: bool
+
+
 def _read_fast(
-    path: Path, columns: Sequence[Column], separator: str, header: bool, encoding: str
+    path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
 ) -> pl.DataFrame | None:
     """The table by polars, or None when a line has to be looked for."""
     schema: dict[str, Any] = {}
+    between: list[str] = []
     for column in columns:
-        if schema and len(separator) == 2:
-            schema[f"between {len(schema)}"] = pl.String
+        if schema and len(form.separator) == 2:
+            between.append(f"between {len(schema)}")
+            schema[between[-1]] = pl.String
         schema[column.name] = _DTYPES[column.kind]
     try:
-        source = path if encoding == "utf-8" else BytesIO(_read_bytes(path, encoding))
-        frame = pl.read_csv(
-            source,
-            separator=separator[0],
-            has_header=False,
-            skip_rows=int(header),
-            schema=schema,
-            quote_char=None,
+        source = path if form.encoding == "utf-8" else BytesIO(_read_bytes(path, form.encoding))
+        frame = (
+            pl.scan_csv(
+                source,
+                separator=form.separator[0],
+                has_header=False,
+                skip_rows=int(form.header),
+                schema=schema,
+                quote_char='"' if form.quoted else None,
+            )
+            .select([*(column.name for column in kept), *between])
+            # Pushed down to the reader, the choice of columns would let rows with too many pass.
+            .collect(engine="streaming", optimizations=pl.QueryOptFlags(projection_pushdown=False))
         )
     except OSError as error:
         raise _unreadable(path, error) from None
     except pl.exceptions.PolarsError:
         return None
-    if len(separator) == 2:
-        between = [name for name in schema if name.startswith("between ")]
-        if any(frame[name].null_count() != len(frame) for name in between):
+    if any(frame[name].null_count() != len(frame) for name in between):
+        return None
+    frame = frame.drop(between)
+    if any(frame[column.name].null_count() for column in kept if not column.optional):
+        filled = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+        blank = sum(not raw.strip() for _, raw in _raw_lines(path))
+        if len(frame) - len(filled) != blank:
             return None
-        frame = frame.drop(between)
-    for column in columns:
+        frame = filled
+    for column in kept:
         values = frame[column.name]
         if not column.optional and values.null_count():
             return None
@@ -191,46 +244,70 @@ def _read_fast(
             assert isinstance(low, int) and isinstance(high, int)
             if low < 0 or high > column.maximum:
                 return None
-        elif column.kind == "float" and not values.is_finite().all():
+        elif column.kind == "float":
+            if not values.is_finite().all():
+                return None
+        elif not column.optional and (values == "").any():
             return None
     return frame
 
 
 def _read_slow(
-    path: Path, columns: Sequence[Column], separator: str, header: bool, encoding: str
+    path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
 ) -> pl.DataFrame:
     """The table line by line; raises DataError at the first line that does not fit."""
-    values: list[list[Any]] = [[] for _ in columns]
+    values: dict[str, list[Any]] = {column.name: [] for column in kept}
     names = ", ".join(column.name for column in columns)
-    skip = header
-    for number, raw in _raw_lines(path):
+    skip = form.header
+    for number, fields in _records(path, form):
         if skip:
             skip = False
             continue
-        line = _decode(path, number, raw, encoding)
-        if not line.strip():
-            continue
-        fields = line.split() if separator == " " else line.split(separator)
         if len(fields) != len(columns):
+            shown = quote(form.separator.join(fields))
             raise DataError.at(
                 path,
                 number,
-                f"{len(fields)} column{'s' * (len(fields) != 1)} in {quote(line)}",
+                f"{len(fields)} column{'s' * (len(fields) != 1)} in {shown}",
                 f"{len(columns)} ({names})",
             )
-        for column, field, out in zip(columns, fields, values, strict=True):
+        for column, field in zip(columns, fields, strict=True):
             try:
-                out.append(_convert(column, field))
+                value = _convert(column, field)
             except ValueError:
                 raise DataError.at(
                     path, number, f"{column.name} {quote(field)}", _expectation(column)
                 ) from None
+            if column.name in values:
+                values[column.name].append(value)
     return pl.DataFrame(
         {
-            column.name: pl.Series(column.name, out, dtype=_DTYPES[column.kind])
-            for column, out in zip(columns, values, strict=True)
+            column.name: pl.Series(column.name, values[column.name], dtype=_DTYPES[column.kind])
+            for column in kept
         }
     )
+
+
+def _records(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of every row that is not blank, the header's too."""
+    lines = numbered_lines(path, form.encoding)
+    if not form.quoted:
+        for number, line in lines:
+            if line.strip():
+                yield number, line.split() if form.separator == " " else line.split(form.separator)
+        return
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=form.separator, strict=True)
+    start = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError.at(path, start, f"a row that is no CSV ({error})", "CSV") from None
+        if any(field.strip() for field in fields) or len(fields) > 1:
+            yield start, fields
+        start = reader.line_num + 1
 
 
 def _convert(column: Column, field: str) -> int | float | str | None:
@@ -258,12 +335,18 @@ def _expectation(column: Column) -> str:
     return "a finite number" if column.kind == "float" else "text"
 
 
-def _raw_lines(path: Path) -> list[tuple[int, bytes]]:
+def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and content of every line, without its end."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        with _open(path) as file:
+            for number, raw in enumerate(file, start=1):
+                yield number, raw.removesuffix(b"\n").removesuffix(b"\r")
+    except (OSError, EOFError) as error:
         raise _unreadable(path, error) from None
-    return [(n, line.removesuffix(b"\r")) for n, line in enumerate(content.split(b"\n"), start=1)]
 
 
 def _decode(path: Path, number: int, raw: bytes, encoding: str) -> str:
@@ -275,11 +358,13 @@ def _decode(path: Path, number: int, raw: bytes, encoding: str) -> str:
 
 
 def _read_bytes(path: Path, encoding: str) -> bytes:
-    return path.read_bytes().decode(encoding).encode()
+    with _open(path) as file:
+        return file.read().decode(encoding).encode()
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError.at(path, None, error.strerror or "an error", "a file that can be read")
+def _unreadable(path: Path, error: OSError | EOFError) -> DataError:
+    found = getattr(error, "strerror", None) or str(error) or "an error"
+    return DataError.at(path, None, found, "a file that can be read")
 
 
 def to_numpy(values: pl.Series) -> NDArray[Any]:

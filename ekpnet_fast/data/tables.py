@@ -45,6 +45,8 @@ class Interactions:
     users: Int32  # [n]
     items: Int32  # [n]
     positive: NDArray[np.bool_]  # [n]
+    ratings: NDArray[np.float64] | None = None  # [n], where the files have ratings
+    threshold: float | None = None  # smallest rating that is a positive; None: every one is
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -55,8 +57,11 @@ class Interactions:
 class Dataset:
     """Rows or interactions plus a knowledge graph. Items are entities 0..num_items-1.
 
-    Exactly one of ``rows`` and ``interactions`` is set. Names are None where the files hold
-    numbers only; ``relation_names[r]``, ``item_names[i]`` and so on are indexed by id.
+    Exactly one of ``rows`` and ``interactions`` is set. Users, items, entities and relations are
+    numbers here. ``user_ids[u]`` and so on say what they are called in the files, ``user_names[u]``
+    and so on what to show to people; both are None where the files do not say. ``entity_ids[i]``
+    is "" for an item without an entity. Where there are no ``relation_ids``, ``relation_names``
+    serve as both.
     """
 
     name: str
@@ -72,8 +77,11 @@ class Dataset:
     user_ids: tuple[str, ...] | None = None
     item_ids: tuple[str, ...] | None = None
     entity_ids: tuple[str, ...] | None = None
-    relation_names: tuple[str, ...] | None = None
+    relation_ids: tuple[str, ...] | None = None
+    user_names: tuple[str, ...] | None = None
     item_names: tuple[str, ...] | None = None
+    entity_names: tuple[str, ...] | None = None
+    relation_names: tuple[str, ...] | None = None
     oracle: NDArray[np.float32] | None = None  # [n], Bayes score per labelled row (synthetic)
     source: str = ""
     notes: tuple[str, ...] = ()

@@ -1,0 +1,201 @@
+"""Which column of a table is what: by name, by place, or as told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ekpnet_fast.errors import DataError
+
+__all__ = ["TABLES", "Match", "Role", "has_header", "match_columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a column can be.
+
+    Attributes:
+        name: of the role; its command-line option is ``--name`` unless ``option`` says otherwise.
+        known: column names that say so, likeliest first, in lower case without marks.
+        required: a table without it cannot be used.
+        option: the command-line option that names the column.
+    """
+
+    name: str
+    known: tuple[str, ...]
+    required: bool = True
+    option: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The command-line option."""
+        return self.option or f"--{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A role's column: its 0-based place, its name, and how it was found."""
+
+    role: str
+    index: int
+    column: str
+    how: str  # "as told", "by its name" or "by its place"
+
+
+_USER = (
+    "user userid uid customer customerid member memberid visitor visitorid account"
+    " accountid reader readerid listener listenerid reviewer reviewerid person personid"
+)
+_ITEM = (
+    "item itemid iid movie movieid film filmid book bookid isbn product productid parentasin asin"
+    " sku artist artistid track trackid song songid article articleid news newsid game gameid"
+    " anime animeid business businessid place placeid recipe recipeid"
+)
+_ENTITY = "entity entityid kgid node nodeid freebaseid mid wikidataid wikidata qid uri iri concept"
+_NAME = "name title label fullname displayname"
+
+
+def _role(name: str, known: str, *, required: bool = True, option: str = "") -> Role:
+    return Role(name, tuple(known.split()), required, option)
+
+
+TABLES: dict[str, tuple[Role, ...]] = {
+    "interactions": (
+        _role("user", _USER),
+        _role("item", _ITEM),
+        _role("label", "label clicked", required=False),
+        _role(
+            "rating",
+            "rating score stars overall bookrating ratingvalue weight playcount plays",
+            required=False,
+        ),
+        _role(
+            "time",
+            "timestamp time date datetime ts unixtime unixreviewtime createdat",
+            required=False,
+        ),
+    ),
+    "kg": (
+        _role("head", "head headid headentity h subject subjectid subj s source src from"),
+        _role("relation", "relation relationid rel r predicate pred p property edge edgetype type"),
+        _role("tail", "tail tailid tailentity t object objectid obj o target dst to"),
+    ),
+    "links": (
+        _role("item", _ITEM, option="--link-item"),
+        _role("entity", _ENTITY, option="--link-entity"),
+    ),
+    "users": (
+        _role("user", f"{_USER} id"),
+        _role("name", f"username {_NAME}", required=False, option="--user-name"),
+    ),
+    "items": (
+        _role("item", f"{_ITEM} id"),
+        _role(
+            "name", f"itemname movietitle booktitle {_NAME}", required=False, option="--item-name"
+        ),
+    ),
+    "entities": (
+        _role("entity", f"{_ENTITY} id"),
+        _role("name", f"entityname {_NAME}", required=False, option="--entity-name"),
+    ),
+}
+
+
+def has_header(
+    table: str, first: Sequence[str], second: Sequence[str], told: Sequence[str]
+) -> bool:
+    """Whether a text table's first line holds names.
+
+    It does if it has a name that is told or known for the table, or if words stand over numbers.
+
+    Args:
+        table: which of ``TABLES``.
+        first: fields of the first line.
+        second: fields of the second line.
+        told: the names or places of columns that the user gave.
+    """
+    known = {name for role in TABLES[table] for name in role.known}
+    if any(field in told or _plain(field) in known for field in first):
+        return True
+    pairs = zip(first, second, strict=False)
+    return any(not _is_number(above) and _is_number(below) for above, below in pairs)
+
+
+def match_columns(
+    path: Path, table: str, names: Sequence[str], told: Mapping[str, str], *, header: bool
+) -> tuple[Match, ...]:
+    """Find the columns of a table's roles.
+
+    Args:
+        path: for messages.
+        table: which of ``TABLES``.
+        names: of all columns, in order.
+        told: column by role, a name or a place counted from 1.
+        header: the names come from the file; without, columns go by their place.
+
+    Raises:
+        DataError: a column that is not there, twice there, or cannot be guessed; names the option.
+    """
+    shown = ", ".join(names)
+    line = 1 if header else None
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise DataError.at(path, line, f"column {twice[0]!r} twice", "distinct column names")
+    matches: dict[str, Match] = {}
+    for role in TABLES[table]:
+        wanted = told.get(role.name)
+        if wanted is None:
+            continue
+        if wanted in names:
+            index = list(names).index(wanted)
+        elif wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+            index = int(wanted) - 1
+        else:
+            raise DataError.at(
+                path, line, f"columns {shown}", f"{role.flag} {wanted!r}, a name or a place from 1"
+            )
+        matches[role.name] = Match(role.name, index, names[index], "as told")
+    if header:
+        plain = [_plain(name) for name in names]
+        for role in TABLES[table]:
+            taken = {match.index for match in matches.values()}
+            free = [k for k in role.known if k in plain and plain.index(k) not in taken]
+            if role.name not in matches and free:
+                index = plain.index(free[0])
+                matches[role.name] = Match(role.name, index, names[index], "by its name")
+    missing = [role for role in TABLES[table] if role.required and role.name not in matches]
+    if missing and not matches:
+        # Nothing is known by name, so the usual order is the best guess, for as many as there are.
+        places = [r for r in TABLES[table] if r.required or r.name in ("rating", "name")]
+        if len(missing) <= len(names) and not (header and len(names) > len(missing)):
+            for index, role in enumerate(places[: len(names)]):
+                matches[role.name] = Match(role.name, index, names[index], "by its place")
+            missing = []
+    if missing:
+        raise DataError.at(
+            path,
+            line,
+            f"columns {shown}",
+            f"one for {missing[0].name}; say which: {missing[0].flag} COLUMN",
+        )
+    clash = [
+        m for m in matches.values() for n in matches.values() if m is not n and m.index == n.index
+    ]
+    if clash:
+        both = " and ".join(match.role for match in clash[:2])
+        raise DataError.at(path, line, f"column {clash[0].column!r} as {both}", "one column each")
+    return tuple(matches[role.name] for role in TABLES[table] if role.name in matches)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
