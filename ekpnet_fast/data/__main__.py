@@ -1,17 +1,24 @@
-"""``python -m ekpnet_fast.data stats NAME``: Table 1's statistics and checks of a data set."""
+"""``python -m ekpnet_fast.data``: import, fetch, export, and statistics of data sets."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset
+from ekpnet_fast.data.columns import TABLES
+from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_polars
+from ekpnet_fast.data.fetch import REMOTES, fetch
 from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import PAPER_TABLE_1, check, describe
 from ekpnet_fast.data.tables import PreparedData
-from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.errors import ConfigError, EkpnetError
+
+if TYPE_CHECKING:  # at run time it needs polars, which only some commands need
+    from ekpnet_fast.data.importing import ImportReport
 
 __all__ = ["main"]
 
@@ -22,33 +29,176 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
     Returns:
-        Exit code: 0, or 2 after an error, which is said on one line on stderr.
+        Exit code: 0; 2 after an error, which is said on one line on stderr; 1 where an import was
+        stopped by checks that ``--force`` overrides.
     """
     options = _parser().parse_args(arguments)
     try:
-        dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
-        _print_stats(prepare(dataset, options.seed))
+        code: int = options.command(options)
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ekpnet_fast.data", description="Statistics and checks of data sets."
+        prog="python -m ekpnet_fast.data",
+        description="Import, fetch, export and describe data sets.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_import(commands)
+    _add_fetch(commands)
+    export = commands.add_parser("export", help="write a data set as RecBole's atomic files")
+    _add_data_set(export)
+    export.add_argument("out", type=Path, help="folder to write; its last part names the files")
+    export.add_argument("--overwrite", action="store_true", help="replace such files")
+    export.set_defaults(command=_export)
     stats = commands.add_parser("stats", help="statistics and checks of a data set")
-    stats.add_argument("name", help="'synthetic', a folder under the data root, or a path")
-    stats.add_argument(
+    _add_data_set(stats)
+    stats.add_argument("--seed", type=int, default=0, help="of negatives and split (default: 0)")
+    stats.set_defaults(command=_stats)
+    return parser
+
+
+def _add_data_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="'synthetic', a folder under the data root, or a path")
+    parser.add_argument(
         "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
     )
-    stats.add_argument("--seed", type=int, default=0, help="of negatives and split (default: 0)")
-    stats.add_argument(
+    parser.add_argument(
         "--threshold", type=float, help="smallest rating that is a positive (raw and RecBole files)"
     )
-    return parser
+
+
+def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="bring your own files: CSV, TSV, Parquet, RecBole's atomic files, N-Triples",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=_import)
+    parser.add_argument("out", type=Path, help="folder to write; --dataset takes it")
+    files = parser.add_argument_group("files")
+    files.add_argument("--interactions", required=True, type=Path, help="who touched what")
+    files.add_argument("--kg", required=True, type=Path, nargs="+", help="the triples")
+    files.add_argument(
+        "--links", type=Path, help="which item is which entity (default: that of the same id)"
+    )
+    for table in ("users", "items", "entities"):
+        files.add_argument(f"--{table}", type=Path, help="ids and names, in the order to number")
+    files.add_argument("--separator", help="of text tables (default: guessed)")
+    files.add_argument("--encoding", default="utf-8", help="of text tables (default: utf-8)")
+    files.add_argument("--language", default="en", help="of names in N-Triples (default: en)")
+    columns = parser.add_argument_group(
+        "columns", "A name, or a place counted from 1; guessed and shown where not given."
+    )
+    for table, roles in TABLES.items():
+        for role in roles:
+            columns.add_argument(role.flag, metavar="COLUMN", help=f"{role.name}, in --{table}")
+    checks = parser.add_argument_group("what counts")
+    checks.add_argument("--threshold", type=float, help="smallest rating that is a positive")
+    checks.add_argument(
+        "--linked-only", action="store_true", help="leave out items that the links do not know"
+    )
+    checks.add_argument("--force", action="store_true", help="go on where training is doubtful")
+    checks.add_argument("--overwrite", action="store_true", help="replace an imported data set")
+
+
+def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("fetch", help="download a public data set and verify it")
+    parser.set_defaults(command=_fetch)
+    parser.add_argument("name", choices=sorted(REMOTES))
+    parser.add_argument(
+        "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
+    )
+
+
+def _import(options: argparse.Namespace) -> int:
+    with needs_polars():
+        from ekpnet_fast.data.importing import UnfitDataError, import_dataset
+    told = {role.option for roles in TABLES.values() for role in roles}
+    values = vars(options)
+    columns = {option: values.pop(option) for option in told}
+    values.pop("command")
+    out = values.pop("out")
+    try:
+        done = import_dataset(
+            out, columns={key: value for key, value in columns.items() if value}, **values
+        )
+    except UnfitDataError as error:
+        _print_import(error.report)
+        for stop in error.report.stops:
+            print(f"error: {stop.message}", file=sys.stderr)
+        if not error.forceable:
+            return 2
+        print("nothing was written; --force imports it all the same", file=sys.stderr)
+        return 1
+    _print_import(done.report)
+    for stop in done.report.stops:
+        print(f"forced: {stop.message}")
+    dataset = done.dataset
+    print(f"{dataset.notes[0]}; times and weights play no part in training")
+    print(
+        f"written to {out}: {dataset.num_users:,} users, {dataset.num_items:,} items,"
+        f" {dataset.num_entities:,} entities, {dataset.num_relations:,} relations,"
+        f" {dataset.num_triples:,} triples"
+    )
+    print(f"train on it: python -m ekpnet_fast.train --dataset {out}")
+    return 0
+
+
+def _print_import(report: ImportReport) -> None:
+    lines: list[Line] = []
+    for file in report.files:
+        for place, column in enumerate(file["columns"] or [None]):
+            first = (file["path"], f"{file['rows']:,}", file["form"]) if not place else ("",) * 3
+            last = (column["role"], column["column"], column["how"]) if column else ("",) * 3
+            lines.append((*first, *last))
+    _print_table("files", ("", "rows", "read as", "for", "column", "found"), lines)
+    findings = [(f.name, f"{f.count:,}", f.meaning) for f in report.findings]
+    _print_table("checks", ("", "count", ""), findings or [("nothing found", "", "")])
+    for file in report.files:
+        for note in file["notes"]:
+            print(f"{file['path']}: {note}")
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    root = options.data_root
+    if root is None and os.environ.get(DATA_ROOT_VARIABLE):
+        root = Path(os.environ[DATA_ROOT_VARIABLE])
+    if root is None:
+        raise ConfigError(f"no data root is set, expected --data-root DIR or {DATA_ROOT_VARIABLE}")
+    remote = REMOTES[options.name]
+    # In a folder of their own, so that they do not mix with files in another format.
+    for line in fetch(options.name, root / options.name / "raw", remote):
+        print(line)
+    print(remote.terms)
+    print(
+        f"train on it: python -m ekpnet_fast.train --dataset {options.name}/raw --data-root {root}"
+    )
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
+    with needs_polars():
+        from ekpnet_fast.data.export import export_recbole
+    for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
+        print(path)
+    clicks = dataset.interactions
+    if clicks is not None and not clicks.positive.all():
+        threshold = 1.0 if clicks.ratings is None or clicks.threshold is None else clicks.threshold
+        print(
+            f"positives are ratings from {threshold:g} on: load it with --threshold {threshold:g}"
+        )
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
+    _print_stats(prepare(dataset, options.seed))
+    return 0
 
 
 def _print_stats(data: PreparedData) -> None:

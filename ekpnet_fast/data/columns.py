@@ -17,10 +17,10 @@ class Role:
     """What a column can be.
 
     Attributes:
-        name: of the role; its command-line option is ``--name`` unless ``option`` says otherwise.
+        name: of the role.
         known: column names that say so, likeliest first, in lower case without marks.
         required: a table without it cannot be used.
-        option: the command-line option that names the column.
+        option: the option that names the column, as in Python.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Role:
 
     @property
     def flag(self) -> str:
-        """The command-line option."""
-        return self.option or f"--{self.name}"
+        """The option on the command line."""
+        return "--" + self.option.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ _NAME = "name title label fullname displayname"
 
 
 def _role(name: str, known: str, *, required: bool = True, option: str = "") -> Role:
-    return Role(name, tuple(known.split()), required, option)
+    return Role(name, tuple(known.split()), required, option or name)
 
 
 TABLES: dict[str, tuple[Role, ...]] = {
@@ -83,22 +83,22 @@ TABLES: dict[str, tuple[Role, ...]] = {
         _role("tail", "tail tailid tailentity t object objectid obj o target dst to"),
     ),
     "links": (
-        _role("item", _ITEM, option="--link-item"),
-        _role("entity", _ENTITY, option="--link-entity"),
+        _role("item", _ITEM, option="links_item"),
+        _role("entity", _ENTITY, option="links_entity"),
     ),
     "users": (
-        _role("user", f"{_USER} id"),
-        _role("name", f"username {_NAME}", required=False, option="--user-name"),
+        _role("user", f"{_USER} id", option="users_id"),
+        _role("name", f"username {_NAME}", required=False, option="users_name"),
     ),
     "items": (
-        _role("item", f"{_ITEM} id"),
+        _role("item", f"{_ITEM} id", option="items_id"),
         _role(
-            "name", f"itemname movietitle booktitle {_NAME}", required=False, option="--item-name"
+            "name", f"itemname movietitle booktitle {_NAME}", required=False, option="items_name"
         ),
     ),
     "entities": (
-        _role("entity", f"{_ENTITY} id"),
-        _role("name", f"entityname {_NAME}", required=False, option="--entity-name"),
+        _role("entity", f"{_ENTITY} id", option="entities_id"),
+        _role("name", f"entityname {_NAME}", required=False, option="entities_name"),
     ),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ekpnet_fast.data.synthetic import make_synthetic
@@ -10,7 +12,7 @@ from ekpnet_fast.data.synthetic_config import SyntheticConfig
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["DATA_ROOT_VARIABLE", "load_dataset"]
+__all__ = ["DATA_ROOT_VARIABLE", "load_dataset", "needs_polars"]
 
 DATA_ROOT_VARIABLE = "EKPNET_DATA"
 SYNTHETIC_NAME = "synthetic"
@@ -27,7 +29,8 @@ def load_dataset(
 
     Args:
         name: "synthetic", a folder under the data root, or the path of a folder. Where a folder
-            holds several formats, the final format wins; ``NAME/raw`` asks for the raw files.
+            holds several formats, an imported data set wins, then the final format; ``NAME/raw``
+            asks for the raw files.
         data_root: folder of data sets; without it the environment variable EKPNET_DATA says it.
         synthetic: sizes for "synthetic"; its defaults without it.
         threshold: smallest rating that is a positive, for raw and RecBole files.
@@ -45,15 +48,18 @@ def load_dataset(
             f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'"
         )
     folder, label = _find(name, data_root)
-    # A machine that trains on synthetic data alone need not have what reads files.
-    try:
+    with needs_polars():
         from ekpnet_fast.data.formats_final import KG_FILES, RATING_FILES, has_final, load_final
+        from ekpnet_fast.data.formats_imported import has_imported, load_imported
         from ekpnet_fast.data.formats_raw import has_raw, load_raw
         from ekpnet_fast.data.formats_recbole import has_recbole, load_recbole
-    except ImportError as error:
-        raise DataError(
-            f"{folder}: reading files needs polars ({error}); install it: pip install polars"
-        ) from error
+    if has_imported(folder):
+        if threshold is not None:
+            raise ConfigError(
+                f"threshold: found {threshold:g} for {folder}, which was imported with one or"
+                " without; import it again"
+            )
+        return load_imported(folder, label)
     if has_final(folder):
         if threshold is not None:
             raise ConfigError(f"threshold: found {threshold} for {folder}, whose rows have labels")
@@ -63,10 +69,28 @@ def load_dataset(
     if has_raw(folder):
         return load_raw(folder, label, threshold)
     raise DataError(
-        f"{folder}: found no data set; looked for {' | '.join(RATING_FILES)} with"
+        f"{folder}: found no data set; looked for what `python -m ekpnet_fast.data import`"
+        f" writes (dataset.json), for {' | '.join(RATING_FILES)} with"
         f" {' | '.join(KG_FILES)}, for RecBole's *.inter, *.kg and *.link, and for ratings.dat,"
         " BX-Book-Ratings.csv or user_artists.dat with kg*.txt and item_index2entity_id*.txt"
     )
+
+
+@contextmanager
+def needs_polars() -> Iterator[None]:
+    """Imports of what reads and writes files, which a machine that never does need not have.
+
+    Raises:
+        DataError: polars is missing; says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "polars":
+            raise
+        raise DataError(
+            f"reading and writing files needs polars ({error}); install it: pip install polars"
+        ) from error
 
 
 def _find(name: str, data_root: str | Path | None) -> tuple[Path, str]:

@@ -40,6 +40,7 @@ class Sheet:
         header: the first line holds names.
         quoted_by: the separator of a text file whose fields may be quoted.
         text: rows are lines of text; else a row's number, counted from 1, is its line.
+        places: [n] the row of the file that each row was, where some were left out.
     """
 
     path: Path
@@ -47,9 +48,12 @@ class Sheet:
     header: bool = False
     quoted_by: str | None = None
     text: bool = True
+    places: pl.Series | None = None
 
     def error(self, row: int, found: str, expected: str) -> DataError:
         """An error at a 0-based row."""
+        if self.places is not None:
+            row = int(self.places[row])
         if not self.text:
             return DataError.at(self.path, row + 1, found, expected)
         line = line_of(self.path, row, header=self.header, quoted_by=self.quoted_by)
