@@ -183,15 +183,12 @@ def _fetch(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
     with needs_polars():
-        from ekpnet_fast.data.export import export_recbole
+        from ekpnet_fast.data.export import export_recbole, needed_threshold
     for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
         print(path)
-    clicks = dataset.interactions
-    if clicks is not None and not clicks.positive.all():
-        threshold = 1.0 if clicks.ratings is None or clicks.threshold is None else clicks.threshold
-        print(
-            f"positives are ratings from {threshold:g} on: load it with --threshold {threshold:g}"
-        )
+    threshold = needed_threshold(dataset, options.out)
+    if threshold is not None:
+        print(f"ratings from {threshold:g} on are positives: load with --threshold {threshold:g}")
     return 0
 
 

@@ -29,11 +29,13 @@ class Assembled:
         dataset: without names for display, source and notes.
         links: which item is which entity, items outside the catalogue too.
         dropped_users: users without a positive; they have no place in the data set.
+        repeated: rows that say again what another row says.
     """
 
     dataset: Dataset
     links: Links
     dropped_users: int
+    repeated: int
 
 
 def assemble(
@@ -75,9 +77,10 @@ def assemble(
     if "label" in frame.columns:
         _expect_consistent(interactions)
         user_ids, rows = collect_rows(frame["user"], frame["item"], frame["label"], item_ids, users)
+        repeated = len(frame) - len(rows)
     else:
         ratings = frame["rating"] if "rating" in frame.columns else None
-        user_ids, clicks, dropped = collect_clicks(
+        user_ids, clicks, dropped, repeated = collect_clicks(
             frame["user"], frame["item"], ratings, threshold, item_ids, users
         )
         if not len(clicks):
@@ -106,7 +109,7 @@ def assemble(
         entity_ids=graph.entity_ids,
         relation_names=graph.relation_names,
     )
-    return Assembled(dataset, linked, dropped)
+    return Assembled(dataset, linked, dropped, repeated)
 
 
 def _links(links: Sheet | None, item_ids: pl.Series, triples: pl.DataFrame) -> Links:

@@ -73,7 +73,7 @@ TABLES: dict[str, tuple[Role, ...]] = {
         ),
         _role(
             "time",
-            "timestamp time date datetime ts unixtime unixreviewtime createdat",
+            "timestamp time date datetime ts when unixtime unixreviewtime createdat",
             required=False,
         ),
     ),

@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from ekpnet_fast.data.formats_recbole import default_threshold
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["ENDINGS", "export_recbole"]
+__all__ = ["ENDINGS", "export_recbole", "needed_threshold"]
 
 ENDINGS = (".inter", ".kg", ".link", ".user", ".item", ".entity")
 
@@ -25,9 +26,10 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     ``.item`` and ``.entity`` list all ids in the order of their numbers, with names where there are
     some; RecBole reads the first two on demand and the third not at all.
 
-    What atomic files cannot say: a data set with interactions of a user below the threshold only
-    lost that user when it was loaded; of several items with one entity only the first is linked;
-    the numbers of relations follow their first appearance in ``.kg``.
+    Importing ``.inter``, ``.kg`` and ``.link`` with ``.user``, ``.item`` and ``.entity`` as the
+    tables of users, items and entities gives the same numbers back, and so the same prepared data,
+    with one exception: relations are numbered by first appearance in ``.kg``. Read as a folder,
+    the files give the same data with users and items numbered by ``.inter``.
 
     Args:
         dataset: the data set.
@@ -78,6 +80,18 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error})") from error
     return tuple(paths.values())
+
+
+def needed_threshold(dataset: Dataset, out: Path) -> float | None:
+    """The threshold that loading the files needs to give the same positives, None for none."""
+    clicks = dataset.interactions
+    if clicks is None:
+        return None
+    if clicks.ratings is None:
+        return None if clicks.positive.all() else 1.0
+    if clicks.threshold == default_threshold(out.name):
+        return None
+    return float(clicks.ratings.min()) if clicks.threshold is None else clicks.threshold
 
 
 def _interactions(dataset: Dataset, users: Ids, items: Ids) -> pl.DataFrame:
@@ -133,3 +147,6 @@ def _expect_plain(ids: Ids) -> None:
             f"{ids.kind}: found id {values.filter(bad)[0]!r}, expected one without tabs and line"
             " ends, which atomic files cannot hold"
         )
+    again = values.filter((values != "") & ~values.is_first_distinct())
+    if len(again):
+        raise DataError(f"{ids.kind}: found {again[0]!r} twice, expected distinct ids")

@@ -104,7 +104,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     links = _read_link_file(link_path, numeric)
     triples = pl.concat([_read_kg(path, numeric) for path in kg_paths])
     graph, item_ids = _number(triples, links, numeric)
-    users, clicks, dropped = collect_clicks(
+    users, clicks, dropped, _ = collect_clicks(
         ratings["user"], ratings["item"], ratings["rating"], threshold, item_ids
     )
     if not len(clicks):

@@ -126,13 +126,11 @@ def _positives(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _row_findings(assembled: Assembled, interactions: Sheet) -> list[Finding]:
     frame, dataset = interactions.frame, assembled.dataset
-    keys = ["user", "item", "label"] if "label" in frame.columns else ["user", "item"]
-    again = len(frame) - frame.select(pl.struct(keys).n_unique()).item()
     graded = "rating" in frame.columns and dataset.interactions is not None
     findings = [
         Finding(
             "repeated interactions",
-            again,
+            assembled.repeated,
             "counted once, by the best rating" if graded else "counted once",
         ),
         Finding(

@@ -106,7 +106,7 @@ def collect_clicks(
     threshold: float | None,
     item_ids: pl.Series,
     user_ids: pl.Series | None = None,
-) -> tuple[pl.Series, Interactions, int]:
+) -> tuple[pl.Series, Interactions, int, int]:
     """Distinct interactions with the known items, of users who have a positive.
 
     Of a pair that occurs several times the best rating counts. Users are numbered by their first
@@ -120,7 +120,8 @@ def collect_clicks(
         user_ids: user names in an order that takes the place of that of the rows.
 
     Returns:
-        User names by id, the interactions, and the number of users dropped.
+        User names by id, the interactions, and the numbers of users dropped and of rows that
+        repeat a pair.
     """
     frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids)})
     if ratings is not None:
@@ -131,16 +132,28 @@ def collect_clicks(
     if user_ids is not None:
         found = user_ids.filter(user_ids.is_in(found.implode()))
     frame = frame.with_columns(index_of(frame["user"], found).alias("user")).drop_nulls("user")
-    frame = frame.group_by("user", "item").agg(pl.exclude("user", "item").max())
-    frame = frame.sort("user", "item").with_columns(positive.alias("positive"))
+    # One key a row, because sorting numbers is much cheaper than grouping by two columns.
+    keys = frame["user"].to_numpy().astype(np.int64) * len(item_ids) + frame["item"].to_numpy()
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    best = None
+    if ratings is not None:
+        # Of no rows there is no maximum to take.
+        best = frame["rating"].to_numpy()[order]
+        best = np.maximum.reduceat(best, starts) if len(starts) else best
+    positive_pairs = np.ones(len(starts), dtype=np.bool_)
+    if threshold is not None and best is not None:
+        positive_pairs = best >= threshold
+    keys = keys[starts]
     clicks = Interactions(
-        to_numpy(frame["user"]),
-        to_numpy(frame["item"]),
-        to_numpy(frame["positive"]),
-        None if ratings is None else to_numpy(frame["rating"]),
+        (keys // max(len(item_ids), 1)).astype(np.int32),
+        (keys % max(len(item_ids), 1)).astype(np.int32),
+        positive_pairs,
+        best,
         threshold,
     )
-    return found, clicks, users.n_unique() - len(found)
+    return found, clicks, users.n_unique() - len(found), len(frame) - len(clicks)
 
 
 def collect_rows(
@@ -213,10 +226,16 @@ def build_graph(
     triples = triples.rename(dict(zip(triples.columns, ("head", "relation", "tail"), strict=True)))
     item_index = index_of(links.items, item_ids)
     linked = pl.DataFrame({"entity": links.entities, "id": item_index}).drop_nulls("id")
-    both = triples.select(pl.concat_list("head", "tail").explode().alias("entity"))["entity"]
+    # Text is looked up once; all else happens on its place in this table.
+    table = pl.concat([triples["head"], triples["tail"]]).unique()
+    heads, tails = (to_numpy(index_of(triples[end], table)) for end in ("head", "tail"))
+    first = np.empty(len(table), dtype=np.int64)
+    # Written backwards, so that of several places the first one stays.
+    places = np.arange(2 * len(heads))[::-1]
+    first[np.stack([heads, tails], axis=1).reshape(-1)[::-1]] = places
+    others = table.gather(np.argsort(first))
     if entity_order is not None:
-        both = pl.concat([entity_order, both])
-    others = first_seen(both)
+        others = first_seen(pl.concat([entity_order, others]))
     others = others.filter(~others.is_in(linked["entity"].implode()))
     entities = pl.concat([linked["entity"], others])
     ids = pl.concat(
@@ -227,11 +246,12 @@ def build_graph(
     )
     names = np.full(len(item_ids) + len(others), "", dtype=object)
     names[ids.to_numpy()] = entities.cast(pl.String).to_numpy()
+    numbers = to_numpy(table.replace_strict(entities, ids, return_dtype=pl.Int32))
     relation_names = first_seen(triples["relation"])
     return Graph(
-        heads=to_numpy(triples["head"].replace_strict(entities, ids, return_dtype=pl.Int32)),
+        heads=numbers[heads],
         relations=to_numpy(index_of(triples["relation"], relation_names)),
-        tails=to_numpy(triples["tail"].replace_strict(entities, ids, return_dtype=pl.Int32)),
+        tails=numbers[tails],
         num_entities=len(names),
         relation_names=tuple(relation_names.to_list()),
         entity_ids=tuple(names.tolist()),

@@ -142,7 +142,7 @@ def _read_text(
         keep=list(by_name),
     )
     sheet = Sheet(path, _by_role(frame, used), header, separator if quoted else None)
-    return Reading(sheet, matches, form, notes=_unused(matches, skip))
+    return Reading(sheet, matches, form, notes=_unused(matches, names, skip))
 
 
 def _column(name: str, role: str | None) -> Column:
@@ -179,7 +179,7 @@ def _read_parquet(path: Path, table: str, told: Mapping[str, str], skip: Sequenc
         raise DataError.at(path, None, str(error).splitlines()[0], "a Parquet file") from None
     if not len(frame):
         raise DataError.at(path, None, "no rows", f"rows of {table}")
-    notes = list(_unused(matches, skip))
+    notes = list(_unused(matches, schema.names(), skip))
     columns = []
     for match in used:
         values, note = _values(path, frame[match.column], match)
@@ -221,9 +221,12 @@ def _by_role(frame: pl.DataFrame, used: Sequence[Match]) -> pl.DataFrame:
     return frame.select(pl.col(match.column).alias(match.role) for match in used)
 
 
-def _unused(matches: Sequence[Match], skip: Sequence[str]) -> tuple[str, ...]:
+def _unused(matches: Sequence[Match], names: Sequence[str], skip: Sequence[str]) -> tuple[str, ...]:
     reasons = {"time": "the split is random, so times are not used"}
-    return tuple(
+    known = {match.column for match in matches}
+    others = [name for name in names if name not in known]
+    notes = [f"columns not used: {', '.join(others)}"] if others else []
+    return tuple(notes) + tuple(
         f"column {match.column} ({match.role}), dropped:"
         f" {reasons.get(match.role, 'another column decides what is a positive')}"
         for match in matches
