@@ -33,8 +33,15 @@ class DataError(EkpnetError, ValueError):
             expected: what should have stood there.
         """
         shown = quote(found) if isinstance(found, str | bytes) else str(found)
+        return cls.about(path, line, shown, expected)
+
+    @classmethod
+    def about(
+        cls, path: str | PathLike[str], line: int | None, found: str, expected: str
+    ) -> DataError:
+        """Error at a place in a file like `at`, but ``found`` is our own words: said as it is."""
         place = f"{path}" if line is None else f"{path}, line {line}"
-        return cls(f"{place}: found {shown}, expected {expected}")
+        return cls(f"{place}: found {found}, expected {expected}")
 
 
 class ConfigError(EkpnetError, ValueError):

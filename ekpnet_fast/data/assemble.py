@@ -85,7 +85,7 @@ def assemble(
         )
         if not len(clicks):
             assert ratings is not None
-            raise DataError.at(
+            raise DataError.about(
                 interactions.path,
                 None,
                 f"ratings up to {ratings.to_numpy().max():g}",

@@ -142,7 +142,7 @@ def match_columns(
     line = 1 if header else None
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise DataError.at(path, line, f"column {twice[0]!r} twice", "distinct column names")
+        raise DataError.about(path, line, f"column {twice[0]!r} twice", "distinct column names")
     matches: dict[str, Match] = {}
     for role in TABLES[table]:
         wanted = told.get(role.name)
@@ -153,7 +153,7 @@ def match_columns(
         elif wanted.isdecimal() and 1 <= int(wanted) <= len(names):
             index = int(wanted) - 1
         else:
-            raise DataError.at(
+            raise DataError.about(
                 path, line, f"columns {shown}", f"{role.flag} {wanted!r}, a name or a place from 1"
             )
         matches[role.name] = Match(role.name, index, names[index], "as told")
@@ -174,7 +174,7 @@ def match_columns(
                 matches[role.name] = Match(role.name, index, names[index], "by its place")
             missing = []
     if missing:
-        raise DataError.at(
+        raise DataError.about(
             path,
             line,
             f"columns {shown}",
@@ -185,7 +185,9 @@ def match_columns(
     ]
     if clash:
         both = " and ".join(match.role for match in clash[:2])
-        raise DataError.at(path, line, f"column {clash[0].column!r} as {both}", "one column each")
+        raise DataError.about(
+            path, line, f"column {clash[0].column!r} as {both}", "one column each"
+        )
     return tuple(matches[role.name] for role in TABLES[table] if role.name in matches)
 
 

@@ -72,7 +72,7 @@ def verify(path: Path, expected: str) -> None:
     """
     found = git_blob_sha1(path)
     if found != expected:
-        raise DataError.at(
+        raise DataError.about(
             path,
             None,
             f"{path.stat().st_size:,} bytes with git blob SHA-1 {found}",
@@ -109,12 +109,15 @@ def fetch(name: str, folder: Path, remote: Remote, download: Download | None = N
             missing.append(file)
     if missing and download is None:
         download = _pooch(name, folder, remote, missing)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror})") from error
     for place, file in enumerate(missing):
         part = folder / f".{file}.part"
         url = f"{remote.base}/{file}"
         assert download is not None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             try:
                 download(url, part)
             except Exception as error:  # whatever the network layers raise, the remedy is one

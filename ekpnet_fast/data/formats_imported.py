@@ -106,7 +106,7 @@ def load_imported(folder: Path, name: str) -> Dataset:
             users, items, to_numpy(pairs["positive"]), ratings, manifest["threshold"]
         )
     else:
-        raise DataError.at(
+        raise DataError.about(
             folder / "interactions.parquet", None, f"{pairs.columns}", "label or positive"
         )
     triples = _table(folder, "triples")
@@ -149,10 +149,10 @@ def read_ids(folder: str | Path) -> IdMaps:
         frame = _table(folder, table)
         path = folder / f"{table}.parquet"
         if frame.schema != {"id": pl.String, "name": pl.String} or frame["id"].null_count():
-            raise DataError.at(path, None, f"columns {dict(frame.schema)}", "texts id, name")
+            raise DataError.about(path, None, f"columns {dict(frame.schema)}", "texts id, name")
         if len(frame) != manifest[table]:
             expected = f"{manifest[table]} as in {MANIFEST}"
-            raise DataError.at(path, None, f"{len(frame)} rows", expected)
+            raise DataError.about(path, None, f"{len(frame)} rows", expected)
         named = frame["name"].null_count() < len(frame)
         names = tuple(frame["name"].fill_null("").to_list()) if named else None
         maps.append(Ids(kind, tuple(frame["id"].to_list()), names))
@@ -195,29 +195,31 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError.at(path, None, "no such file", "the folder of an import") from None
+        raise DataError.about(path, None, "no such file", "the folder of an import") from None
     except ValueError as error:
-        raise DataError.at(path, None, f"no JSON ({error})", "what an import writes") from None
+        raise DataError.about(path, None, f"no JSON ({error})", "what an import writes") from None
     found = (manifest.get("format"), manifest.get("version"))
     if found != (FORMAT, VERSION):
         shown = f"format {found[0]!r}, version {found[1]!r}"
-        raise DataError.at(path, None, shown, f"{FORMAT!r}, {VERSION}; import again")
+        raise DataError.about(path, None, shown, f"{FORMAT!r}, {VERSION}; import again")
     return manifest
 
 
 def _table(folder: Path, name: str) -> pl.DataFrame:
     path = folder / f"{name}.parquet"
     if not path.is_file():
-        raise DataError.at(path, None, "no such file", "what an import writes")
+        raise DataError.about(path, None, "no such file", "what an import writes")
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         found = f"a damaged file ({str(error).splitlines()[0]})"
-        raise DataError.at(path, None, found, "what an import writes; import again") from None
+        raise DataError.about(path, None, found, "what an import writes; import again") from None
 
 
 def _int32(folder: Path, frame: pl.DataFrame, column: str) -> Int32:
     if frame.schema.get(column) != pl.Int32 or frame[column].null_count():
         path = folder / f"{'triples' if 'head' in frame.columns else 'interactions'}.parquet"
-        raise DataError.at(path, None, f"columns {dict(frame.schema)}", f"whole numbers {column}")
+        raise DataError.about(
+            path, None, f"columns {dict(frame.schema)}", f"whole numbers {column}"
+        )
     return np.ascontiguousarray(to_numpy(frame[column]), dtype=np.int32)

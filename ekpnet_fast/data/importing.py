@@ -119,9 +119,11 @@ def import_dataset(
         raise ConfigError("kg: found no file, expected one or more")
     read = partial(read_source, separator=separator, encoding=encoding, language=language)
     clicked = Path(interactions)
-    skip = ["label"] if threshold is not None and "label" not in told["interactions"] else []
+    if threshold is not None and "label" in told["interactions"]:
+        raise ConfigError("--threshold: found it with --label, expected one of the two")
+    skip = [] if threshold is None else ["label"]
     clicks = read(clicked, "interactions", told["interactions"], skip=skip)
-    threshold = _threshold(clicks, threshold, told["interactions"])
+    threshold = _threshold(clicks, threshold)
     graphs = [read(path, "kg", told["kg"]) for path in paths]
     optional: dict[str, Reading] = {}
     for table, path in (
@@ -176,18 +178,16 @@ def _flag(table: str, told: Mapping[str, Mapping[str, str]]) -> str:
     return next(role.flag for role in TABLES[table] if role.name in told[table])
 
 
-def _threshold(clicks: Reading, threshold: float | None, told: Mapping[str, str]) -> float | None:
+def _threshold(clicks: Reading, threshold: float | None) -> float | None:
     path, columns = clicks.sheet.path, clicks.sheet.frame.columns
     if threshold is None:
         atomic = path.name.removesuffix(".gz").endswith(".inter")
         graded = "rating" in columns and "label" not in columns
         return default_threshold(path.name) if atomic and graded else None
-    if "label" in told:
-        raise ConfigError("--threshold: found it with --label, expected one of the two")
     if "rating" not in columns:
         line = 1 if clicks.sheet.header else None
         shown = ", ".join(match.column for match in clicks.matches)
-        raise DataError.at(
+        raise DataError.about(
             path, line, f"columns {shown}", "one of ratings for --threshold: --rating COLUMN"
         )
     return threshold
@@ -201,7 +201,7 @@ def _linked(clicks: Reading, known: pl.Series) -> Reading:
     if not kept.any():
         path, sample = clicks.sheet.path, frame["item"][0]
         found = f"no row of an item with a link (such as {sample!r}, where links have {known[0]!r})"
-        raise DataError.at(path, None, found, "some")
+        raise DataError.about(path, None, found, "some")
     note = (
         f"items without a link, left out: {frame.filter(~kept)['item'].n_unique():,}"
         f" with {int((~kept).sum()):,} rows"

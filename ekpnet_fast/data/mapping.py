@@ -55,9 +55,9 @@ class Sheet:
         if self.places is not None:
             row = int(self.places[row])
         if not self.text:
-            return DataError.at(self.path, row + 1, found, expected)
+            return DataError.about(self.path, row + 1, found, expected)
         line = line_of(self.path, row, header=self.header, quoted_by=self.quoted_by)
-        return DataError.at(self.path, line, found, expected)
+        return DataError.about(self.path, line, found, expected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,7 +82,7 @@ def read_ntriples(path: Path, language: str = "en") -> NTriples:
             .collect(engine="streaming")
         )
     except OSError as error:
-        raise DataError.at(path, None, error.strerror or "an error", "a readable file") from None
+        raise DataError.about(path, None, error.strerror or "an error", "a readable file") from None
     except pl.exceptions.PolarsError:
         raise _broken(path) from None
     if found["head"].null_count():
@@ -90,7 +90,7 @@ def read_ntriples(path: Path, language: str = "en") -> NTriples:
     literal = found["literal"].is_not_null()
     triples = found.filter(~literal).select("head", "relation", "tail")
     if not len(triples):
-        raise DataError.at(path, None, "no triple between resources", "at least one")
+        raise DataError.about(path, None, "no triple between resources", "at least one")
     labels = found.filter(literal & found["relation"].is_in(LABELS))
     rank = (
         pl.when(pl.col("language").str.to_lowercase() == language.lower())
@@ -117,7 +117,7 @@ def _broken(path: Path) -> DataError:
     for number, line in numbered_lines(path):
         if not triple.match(line) and not nothing.match(line):
             return DataError.at(path, number, line, "<subject> <predicate> <object> .")
-    return DataError.at(path, None, "lines that cannot be read", "N-Triples")
+    return DataError.about(path, None, "lines that cannot be read", "N-Triples")
 
 
 def _unescaped(values: pl.Series) -> pl.Series:

@@ -79,10 +79,10 @@ def read_source(
     """
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise DataError.at(path, None, what, f"a file of {table}")
+        raise DataError.about(path, None, what, f"a file of {table}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix in _OTHERS:
-        raise DataError.at(path, None, f"a {suffix} file", _OTHERS[suffix])
+        raise DataError.about(path, None, f"a {suffix} file", _OTHERS[suffix])
     if suffix in _NTRIPLES:
         if table != "kg" or told:
             raise ConfigError(f"{path}: N-Triples hold a knowledge graph, and have no columns")
@@ -122,7 +122,7 @@ def _read_text(
         quoted = separator not in ("\t", "::")
         records = read_first_records(path, separator, count=2, encoding=encoding, quoted=quoted)
         if not records:
-            raise DataError.at(path, None, "no rows", f"rows of {table}")
+            raise DataError.about(path, None, "no rows", f"rows of {table}")
         header = has_header(table, records[0], records[-1], list(told.values()))
         names = [f"column {place}" for place in range(1, len(records[0]) + 1)]
         if header:
@@ -174,11 +174,11 @@ def _read_parquet(path: Path, table: str, told: Mapping[str, str], skip: Sequenc
         used = [match for match in matches if match.role not in (*skip, "time")]
         frame = scan.select(match.column for match in used).collect(engine="streaming")
     except OSError as error:
-        raise DataError.at(path, None, error.strerror or "an error", "a readable file") from None
+        raise DataError.about(path, None, error.strerror or "an error", "a readable file") from None
     except pl.exceptions.PolarsError as error:
-        raise DataError.at(path, None, str(error).splitlines()[0], "a Parquet file") from None
+        raise DataError.about(path, None, str(error).splitlines()[0], "a Parquet file") from None
     if not len(frame):
-        raise DataError.at(path, None, "no rows", f"rows of {table}")
+        raise DataError.about(path, None, "no rows", f"rows of {table}")
     notes = list(_unused(matches, schema.names(), skip))
     columns = []
     for match in used:
@@ -195,11 +195,11 @@ def _values(path: Path, values: pl.Series, match: Match) -> tuple[pl.Series, str
     wanted: Any = {"rating": pl.Float64, "label": pl.Int32}.get(match.role, pl.String)
     expected = {"rating": "a finite number", "label": "0 or 1"}.get(match.role, "text or a number")
     if kind.is_nested() or kind == pl.Binary:
-        raise DataError.at(path, None, f"column {name} of {kind}", expected)
+        raise DataError.about(path, None, f"column {name} of {kind}", expected)
     if wanted == pl.String and kind.is_float():
         # What pandas makes of whole numbers beside missing ones.
         if not ((values == values.round()) | values.is_null()).all():
-            raise DataError.at(path, None, f"column {name} of fractions", "ids")
+            raise DataError.about(path, None, f"column {name} of fractions", "ids")
         values = values.cast(pl.Int64)
         note = f"column {name}: whole numbers held as {kind}, taken as {pl.Int64}"
     values = values.cast(wanted, strict=False)
@@ -213,7 +213,7 @@ def _values(path: Path, values: pl.Series, match: Match) -> tuple[pl.Series, str
     if bad.any():
         row = bad.arg_max()
         assert row is not None
-        raise DataError.at(path, row + 1, f"{name} {values[row]!r}", expected)
+        raise DataError.about(path, row + 1, f"{name} {values[row]!r}", expected)
     return values, note
 
 
