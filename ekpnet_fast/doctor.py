@@ -38,6 +38,7 @@ _COMMANDS = {
 }
 _EXTRAS = {
     "fetch": ("pooch", "downloading public data sets"),
+    "report": ("matplotlib", "drawing figures and testing differences"),
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),
     "lint": ("ruff", "checking style"),
