@@ -247,7 +247,7 @@ def _read_fast(
         elif column.kind == "float":
             if not values.is_finite().all():
                 return None
-        elif not column.optional and (values == "").any():
+        elif column.kind == "str" and not column.optional and (values == "").any():
             return None
     return frame
 
