@@ -42,6 +42,7 @@ _EXTRAS = {
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),
     "lint": ("ruff", "checking style"),
+    "recbole": ("recbole", "comparing with RecBole"),
 }
 
 
