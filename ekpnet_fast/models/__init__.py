@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ekpnet_fast.models.base import Model
+from ekpnet_fast.models.cke import CKE
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Model]] = {
     for model in (
         Popularity,
         MF,
+        CKE,
         RippleNet,
         EKPNo,
         EKPAtt,
