@@ -11,6 +11,7 @@ from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
 from ekpnet_fast.models.ripplenet import RippleNet
+from ekpnet_fast.models.wide_deep import WideDeep
 
 __all__ = ["MODELS", "Model"]
 
@@ -20,6 +21,7 @@ MODELS: dict[str, type[Model]] = {
         Popularity,
         MF,
         CKE,
+        WideDeep,
         RippleNet,
         EKPNo,
         EKPAtt,

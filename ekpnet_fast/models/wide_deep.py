@@ -1,0 +1,149 @@
+"""Wide & Deep (Cheng et al., Wide & Deep Learning for Recommender Systems, DLRS 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.fixed_order import gather, linear
+from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.translation import TransR
+from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source
+
+if TYPE_CHECKING:
+    from ekpnet_fast.config import RunConfig
+
+
+@dataclass(frozen=True)
+class WideDeepOptions:
+    """What only Wide & Deep has.
+
+    Attributes:
+        hidden: width of the two hidden layers of the deep part.
+        crosses: weights that the crosses of a user and an item are hashed to, 1 to 16777216.
+    """
+
+    hidden: int = 32
+    crosses: int = 1 << 20
+
+
+class WideDeep(Model):
+    """y = sigma(w_u + w_i + w_ui + w_0 + MLP([u || i || e_i])).
+
+    Stage "pretrain" learns the entities by TransR on triples alone; stage "train" leaves them as
+    they are, a given feature of the item, and learns the rest (the paper's eq. 3). The wide part is
+    linear in the user, the item and their cross, which is hashed. Departures: the paper's features
+    of an app store are not there, and both parts are trained by Adam, not the wide one by FTRL. No
+    labelled pair is met again in another split, so the weight of a cross helps to learn by heart
+    only; lambda3 holds it down.
+
+    Attributes:
+        user, item: [U, D], [I, D]; embeddings of the ids.
+        entity: [E, D]; e.
+        wide_user, wide_item, wide_cross: [U, 1], [I, 1], [crosses, 1], from 0.
+        transr: relations and their matrices.
+        W_1, b_1, W_2, b_2, w_out, b_out: [3 D, K], [K], [K, K], [K], [K, 1], [1] with K = hidden;
+            b_out is w_0.
+    """
+
+    name = "wide_deep"
+    summary = "Wide & Deep: linear on ids and their cross, MLP on ids and TransR entities"
+    Options = WideDeepOptions
+    stages: ClassVar[tuple[str, ...]] = ("pretrain", "train")
+    tables: ClassVar[Mapping[str, str]] = {
+        "user": "user",
+        "item": "item",
+        "entity": "entity",
+        "wide_user": "user",
+        "wide_item": "item",
+        "wide_cross": "cross",
+    }
+    input_spaces: ClassVar[Mapping[str, str]] = {"cross": "cross"}
+    relation_tables = ("transr.relation", "transr.projection")
+    presets: ClassVar[Presets] = {
+        "default": {
+            "*": {
+                "pretrain.epochs": 20,
+                "pretrain.lambda1": 1.0,
+                "train.epochs": 30,
+                "train.lr": 5e-3,
+                "train.lambda1": 0.0,
+                "train.lambda3": 0.1,
+            },
+            "movielens-1m": {"train.batch_size": 4096, "train.lambda3": 0.05},
+            "last-fm": {"train.batch_size": 256},
+        }
+    }
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__(config, source)
+        D, K, init = self.shape.width, self.options.hidden, self.shape.init
+        graph, U, I = source.graph, source.num_users, source.num_items  # noqa: E741
+        for table, n in (("user", U), ("item", I), ("entity", graph.num_entities)):
+            self.add_table(table, initial_rows((n, D), init, self.draw))
+        for table, n in (("user", U), ("item", I), ("cross", self.options.crosses)):
+            self.add_table(f"wide_{table}", torch.zeros(n, 1))
+        self.transr = TransR(graph.num_relations, D, init, self.draw)
+        self.W_1 = nn.Parameter(xavier((3 * D, K), 3 * D, K, self.draw))
+        self.b_1 = nn.Parameter(torch.zeros(K))
+        self.W_2 = nn.Parameter(xavier((K, K), K, K, self.draw))
+        self.b_2 = nn.Parameter(torch.zeros(K))
+        self.w_out = nn.Parameter(xavier((K, 1), K, 1, self.draw))
+        self.b_out = nn.Parameter(torch.zeros(1))
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Sizes."""
+        for option, high in (("hidden", 1024), ("crosses", 1 << 24)):
+            value = getattr(config.options, option)
+            if not 1 <= value <= high:
+                raise ConfigError(f"--wide_deep.{option} is {value}, expected 1 to {high}")
+
+    @classmethod
+    def plan(cls, config: RunConfig, stage: str) -> Plan:
+        """Triples alone, then pairs alone."""
+        return Plan(pairs=False, triples="joined") if stage == "pretrain" else Plan()
+
+    def inputs(self, request: Request) -> Inputs:
+        """The weight that each pair's cross is hashed to, [B] int32."""
+        cells = request.pair_users.long() * self.source.num_items + request.items
+        # The odd factor is 2^64 over the golden ratio (Knuth, vol. 3, 6.4), as a signed number; the
+        # high bits are the mixed ones. Products wrap.
+        mixed = (cells * -7046029254386353131) >> 32
+        return {"cross": (mixed % self.options.crosses).to(torch.int32)}
+
+    def logits(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> Tensor:
+        """Logits [B]."""
+        assert pairs.users is not None and pairs.free_items is not None
+        users, items = pairs.users[pairs.groups], pairs.free_items
+        wide = gather(tables["wide_user"], users) + gather(tables["wide_item"], items)
+        wide = wide + gather(tables["wide_cross"], pairs.inputs["cross"])
+        x = torch.cat(
+            [
+                gather(tables["user"], users),
+                gather(tables["item"], items),
+                gather(tables["entity"].detach(), pairs.items),
+            ],
+            dim=1,
+        )
+        x = torch.relu(linear(x, self.W_1, self.b_1))
+        x = torch.relu(linear(x, self.W_2, self.b_2))
+        return (wide + linear(x, self.w_out, self.b_out)).squeeze(1)
+
+    def kg_sum(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
+    ) -> Tensor | None:
+        """TransR's ranking loss over the drawn triples; None in a batch of pairs."""
+        return self.transr.ranking_sum(tables["entity"], batch)
+
+    def dense_weights(self, stage: str) -> list[nn.Parameter]:
+        """The deep part's, in the stage of clicks."""
+        return [] if stage == "pretrain" else super().dense_weights(stage)
