@@ -35,6 +35,7 @@ from ekpnet_fast.data.tables import Dataset, Int32, Interactions, Rows
 __all__ = ["SyntheticConfig", "make_synthetic"]
 
 _BLOCK_CELLS = 1 << 22
+_TITLE_WORDS = 3
 
 Float64 = NDArray[np.float64]
 
@@ -48,7 +49,8 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
 
     Returns:
         Rows with labels and oracle scores, and the graph. Items are entities 0..I-1, followed by
-        attributes, then parents.
+        attributes, then parents. An item's title names its first attributes, three at most, for
+        models that read words.
     """
     streams = random_stream(config.seed, SYNTHETIC).spawn(4)
     graph = make_graph(config, streams[0])
@@ -86,10 +88,22 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
             "parent",
             "noise",
         ),
+        item_names=_titles(config, graph),
         oracle=_oracle(rows, tastes, item_vectors, bias, normaliser),
         source="synthetic: "
         + ", ".join(f"{field.name}={getattr(config, field.name)}" for field in fields(config)),
     )
+
+
+def _titles(config: SyntheticConfig, graph: SyntheticGraph) -> tuple[str, ...]:
+    """The titles of the items, such as "attribute4 attribute17"."""
+    names = []
+    end = 0  # the links of items come first
+    for degree in graph.item_degrees.tolist():
+        tails = graph.tails[end : end + min(degree, _TITLE_WORDS)] - config.items
+        names.append(" ".join(f"attribute{tail}" for tail in tails.tolist()))
+        end += degree
+    return tuple(names)
 
 
 def _item_vectors(

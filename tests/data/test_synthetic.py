@@ -74,6 +74,19 @@ def test_graph_has_distinct_triples_no_loops_and_two_levels(default):
     assert used.tolist() == list(range(config.num_entities))
 
 
+def test_titles_name_the_attributes(default):
+    """The first three tails of an item's links, fewer if it has fewer."""
+    attributes = range(default.num_items, default.num_items + SyntheticConfig().attributes)
+    noise = default.num_relations - 1
+    linked = {}
+    for h, r, t in zip(default.heads, default.relations, default.tails, strict=True):
+        if h < default.num_items and t in attributes and r != noise:
+            linked.setdefault(h, []).append(f"attribute{t - default.num_items}")
+    assert len(default.item_names) == default.num_items
+    for item, title in enumerate(default.item_names):
+        assert title == " ".join(linked[item][:3])
+
+
 def test_no_row_twice(default):
     keys = default.rows.users.astype(np.int64) * default.num_items + default.rows.items
     assert len(np.unique(keys)) == len(keys)
