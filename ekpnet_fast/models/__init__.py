@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.models.cke import CKE
+from ekpnet_fast.models.dkn import DKN
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
@@ -22,6 +23,7 @@ MODELS: dict[str, type[Model]] = {
         MF,
         CKE,
         WideDeep,
+        DKN,
         RippleNet,
         EKPNo,
         EKPAtt,

@@ -209,7 +209,10 @@ def test_seed_decides(model):
 
 
 def planted():
-    """Two tastes: a user of one clicks the items of one attribute and shuns those of the other."""
+    """Two tastes: a user of one clicks the items of one attribute and shuns those of the other.
+
+    A word of an item's title says the same as its attribute.
+    """
     users, items = 24, 20
     pairs = [(u, i) for u in range(users) for i in range(items)]
     labels = [int(u % 2 == i % 2) for u, i in pairs]
@@ -226,6 +229,7 @@ def planted():
         heads=heads,
         relations=np.zeros(items, dtype=np.int32),
         tails=(items + heads % 2).astype(np.int32),
+        item_names=tuple(f"{('one', 'other')[i % 2]} {i}" for i in range(items)),
     )
 
 
