@@ -40,11 +40,11 @@ class CKE(Model):
             "*": {
                 "train.epochs": 30,
                 "train.lr": 1e-2,
-                "train.lambda1": 0.1,
+                "train.lambda1": 1.0,
                 "train.lambda3": 0.5,
             },
             "movielens-1m": {"train.batch_size": 4096, "train.lambda3": 0.05},
-            "last-fm": {"train.batch_size": 256},
+            "last-fm": {"train.batch_size": 256, "train.lr": 2e-2, "train.lambda3": 1.0},
         }
     }
 

@@ -72,11 +72,15 @@ class WideDeep(Model):
                 "pretrain.epochs": 20,
                 "pretrain.lambda1": 1.0,
                 "train.epochs": 30,
-                "train.lr": 5e-3,
-                "train.lambda1": 0.0,
-                "train.lambda3": 0.1,
+                "train.lr": 1e-3,
+                "train.lambda2": 1.0,
+                "train.lambda3": 1.0,
             },
-            "movielens-1m": {"train.batch_size": 4096, "train.lambda3": 0.05},
+            "movielens-1m": {
+                "train.batch_size": 4096,
+                "train.lr": 2e-3,
+                "train.lambda3": 0.05,
+            },
             "last-fm": {"train.batch_size": 256},
         }
     }

@@ -8,10 +8,11 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
+from ekpnet_fast import ops, run, training
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
+from ekpnet_fast.options import parse_run
 from ekpnet_fast.sampling import BatchStream, Request
 
 OPTIONS = DKNOptions(words=2, widths=3, filters=4, history=3, neighbors=2, hidden=5)
@@ -177,6 +178,19 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2)) and not torch.equal(drawn(1), drawn(1, seed=1))
+
+
+# ---- real data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_movielens(data_root):
+    """Three epochs of the default preset, above item popularity (0.891); Last.FM has no titles."""
+    given = ["--model", "dkn", "--dataset", "movielens-1m", "--data-root", str(data_root)]
+    found = run.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
+    assert found["test"]["auc"] == pytest.approx(0.8936, abs=0.002)
+    with pytest.raises(DataError, match="--model dkn reads the words of items: found a data set"):
+        run.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
 
 
 # ---- titles --------------------------------------------------------------------------------------
