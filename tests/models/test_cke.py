@@ -51,7 +51,7 @@ def test_equations():
     for h, r, t in zip(heads, relations, tails, strict=True):
         M = model.transr.projection[r]
         gap = model.entity[h] @ M + model.transr.relation[r] - model.entity[t] @ M
-        far.append(float(gap @ gap))
+        far.append((gap @ gap).item())
     expected = sum(-math.log(1 / (1 + math.exp(far[k] - far[k + 8]))) for k in range(8))
     assert float(kg.detach()) == pytest.approx(expected, rel=1e-4)
 

@@ -76,7 +76,7 @@ def test_crosses_spread():
 
 def test_stages():
     """Triples move entities and TransR only; clicks move everything else and only that."""
-    config = config_of()
+    config = config_of(options=WideDeepOptions(crosses=1000))
     data = load(config)
     start = training.build_model(config, *data).state_dict()
     idle = replace(config.train, epochs=0)
