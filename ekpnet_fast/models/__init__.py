@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ekpnet_fast.models.akupm import AKUPM
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.models.cke import CKE
 from ekpnet_fast.models.dkn import DKN
@@ -25,6 +26,7 @@ MODELS: dict[str, type[Model]] = {
         WideDeep,
         DKN,
         RippleNet,
+        AKUPM,
         EKPNo,
         EKPAtt,
         EKPFrame,
