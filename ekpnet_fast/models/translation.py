@@ -70,3 +70,21 @@ def ranking_sum(distances: Tensor) -> Tensor:
     """
     true, corrupted = distances.chunk(2)
     return fixed_order_sum(in_pieces(functional.softplus, true - corrupted))
+
+
+def on_hyperplane(
+    x: Tensor,  # [..., D]
+    normal: Tensor,  # [..., D], w_r of norm 1
+) -> Tensor:
+    """x - (w_r . x) w_r: an entity on the hyperplane of a relation (TransH, Wang et al., 2014)."""
+    return x - (x * normal).sum(-1, keepdim=True) * normal
+
+
+def transh_distance(
+    heads: Tensor,  # [K, D]
+    relation: Tensor,  # [K, D]
+    normal: Tensor,  # [K, D], w_r of norm 1
+    tails: Tensor,  # [K, D]
+) -> Tensor:
+    """f(h, r, t) = |h' + r - t'|^2 with h' and t' on the hyperplane of the relation, [K]."""
+    return (on_hyperplane(heads - tails, normal) + relation).square().sum(1)

@@ -1,0 +1,282 @@
+"""KCAN (Tu et al., CIKM 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ekpnet_fast import ops
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.fixed_order import gather, in_pieces, linear
+from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
+from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source
+
+if TYPE_CHECKING:
+    from ekpnet_fast.config import RunConfig
+
+LOWEST = -1e30  # of a masked score; finite, because all slots may be masked
+
+
+@dataclass(frozen=True)
+class KCANOptions:
+    """What only KCAN has.
+
+    Attributes:
+        sampled: triples, and as many interactions, that are drawn of each node, 1 to 64.
+        kept: neighbours of a node in the subgraph of a target, at most 2 * sampled.
+    """
+
+    sampled: int = 8
+    kept: int = 4
+
+
+class KCAN(Model):
+    """A subgraph per target, distilled by global attention and refined by the target's own.
+
+    Nodes are entities and users, joined by the relation "interacts" of the train positives.
+
+        (1) TransH on all triples: f(h, r, t) = |h' + r - t'|^2, x' = x - (w_r . x) w_r
+        (2) pi(h, r, t) = softmax_t(t' . tanh(h' + r)),  g^0 the rows of the tables,
+            g^l = tanh((g^{l-1} + sum_t pi g_t^{l-1}) W_l);
+            the K neighbours of a node with the largest pi are kept
+        (3) s(n, j) = sum (c * g_n * g_j) with c = [g_u || g_i] W_c,  alpha = softmax_j(s),
+            z_n = tanh((g_n + sum_j alpha z_j) V_d), from the edge of the subgraph to u and to i
+        (4) y = sigma(z_u . z_i)
+
+    with H hops and as many layers. Readings of what is left open: TransH and not TransR, with
+    -log sigma(f(corrupted) - f(true)); pi by KGAT's form; the conditional score is the product
+    above; the towers are joined by a dot. The edge between u and i themselves is left out of their
+    subgraph, because in training it is the answer.
+
+    Departure: work per step does not grow with the graph. Each node has a sample of its triples
+    and one of its interactions, the same wherever it appears in an epoch, so that (2) is computed
+    once for each distinct node within H hops of the batch; pi is a softmax over the sample, and a
+    node d hops away has g of H - d layers, as far as the sample reaches. Of an interaction that
+    is corrupted for (1), the item is that of another pair of the batch.
+
+    Attributes:
+        entity, user: [E, D], [U, D].
+        relation, normal: [R, D], w_r before it is scaled to norm 1.
+        interacts: [2, 2, D], relation and normal of an interaction and of its inverse.
+        W, V: [H, D, D], of the layers of (2) and of the depths of (3).
+        W_c: [2 D, D].
+    """
+
+    name = "kcan"
+    summary = "KCAN: target-specific subgraphs, distilled and refined by attention, TransH"
+    Options = KCANOptions
+    tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "user": "user"}
+    relation_tables = ("relation", "normal")
+    input_spaces: ClassVar[Mapping[str, str]] = {"entities": "entity", "users": "user"}
+    presets: ClassVar[Presets] = {
+        "default": {
+            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
+            "movielens-1m": {"train.batch_size": 4096},
+            "last-fm": {"train.batch_size": 256},
+        }
+    }
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__(config, source)
+        D, H, init = self.shape.width, self.shape.hops, self.shape.init
+        graph, draw = source.graph, self.draw
+        E, R = graph.num_entities, graph.num_relations
+        self.add_table("entity", initial_rows((E, D), init, draw))
+        self.add_table("user", initial_rows((source.num_users, D), init, draw))
+        self.relation = nn.Parameter(initial_rows((R, D), init, draw))
+        self.normal = nn.Parameter(xavier((R, D), D, D, draw))
+        self.interacts = nn.Parameter(xavier((2, 2, D), D, D, draw))
+        self.W = nn.Parameter(xavier((H, D, D), D, D, draw))
+        self.V = nn.Parameter(xavier((H, D, D), D, D, draw))
+        self.W_c = nn.Parameter(xavier((2 * D, D), 2 * D, D, draw))
+        # Both graphs have every node: entities first, then users.
+        user = torch.repeat_interleave(source.history_indptr.diff()).int() + E
+        item = source.history_items
+        nodes = E + source.num_users
+        self.triples = (
+            torch.cat([graph.indptr, graph.indptr[-1:].expand(source.num_users)]),
+            graph.relations,
+            graph.tails,
+        )
+        self.clicks = ops.build_csr(
+            torch.cat([user, item]),
+            torch.cat([torch.full_like(user, R), torch.full_like(item, R + 1)]),
+            torch.cat([item, user]),
+            nodes,
+            R + 2,
+        )
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Samples are bounded, and no more is kept than was drawn."""
+        sampled, kept = config.options.sampled, config.options.kept
+        if not 1 <= sampled <= 64:
+            raise ConfigError(f"--kcan.sampled is {sampled}, expected 1 to 64")
+        if not 1 <= kept <= 2 * sampled:
+            raise ConfigError(
+                f"--kcan.kept is {kept}, expected 1 to 2 * --kcan.sampled = {2 * sampled}"
+            )
+
+    @classmethod
+    def plan(cls, config: RunConfig, stage: str) -> Plan:
+        """True and corrupted triples in every batch."""
+        return Plan(triples="joined")
+
+    # ---- the sampled graph around a batch --------------------------------------------------------
+
+    def inputs(self, request: Request) -> Inputs:
+        """The nodes within H hops and their sampled neighbours.
+
+        Nodes are numbered by hops: those of `reach[d]`, [H + 1] int64, are at most d hops away.
+
+        entities, users: ids of the nodes of either kind.
+        order: [N] int64, where each node stands in entities, followed by users.
+        relations, tails, valid: [n, 2 S], neighbours of the n nodes within H - 1 hops, as nodes.
+        user_nodes, item_nodes: [G], [B] int64.
+        """
+        E = self.source.graph.num_entities
+        position = torch.full((E + self.source.num_users,), -1, dtype=torch.int64)
+        roots = torch.cat([request.users + E, request.items])
+        nodes = torch.unique(roots)
+        position[nodes.long()] = torch.arange(len(nodes))
+        reach, parts, found, first = [len(nodes)], [nodes], [], 0
+        for _ in range(self.shape.hops):
+            relations, tails, valid = self._neighbors(parts[-1], request.epoch)
+            new = torch.unique(tails[valid])
+            new = new[position[new.long()] < 0]
+            first = reach[-1]
+            position[new.long()] = torch.arange(first, first + len(new))
+            reach.append(first + len(new))
+            parts.append(new)
+            found.append((relations, tails, valid))
+        relations, tails, valid = (torch.cat(x) for x in zip(*found, strict=True))
+        nodes = torch.cat(parts)
+        is_user = nodes >= E
+        rank = torch.where(is_user, is_user.cumsum(0) + (~is_user).sum(), (~is_user).cumsum(0)) - 1
+        return {
+            "entities": nodes[~is_user],
+            "users": nodes[is_user] - E,
+            "order": rank,
+            "reach": torch.tensor(reach),
+            "relations": relations,
+            "tails": position[tails.long()] * valid,
+            "valid": valid,
+            "user_nodes": position[request.users.long() + E],
+            "item_nodes": position[request.items.long()],
+        }
+
+    def _neighbors(self, nodes: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Relations, tails and which are valid, [n, 2 S]: triples, then interactions."""
+        S, found = self.options.sampled, []
+        for graph in (self.triples, self.clicks):
+            relations, tails, counts = ops.sample_neighbors(
+                *graph, nodes, S, seed=self.source.seed, epoch=epoch
+            )
+            found.append((relations, tails, torch.arange(S) < counts.unsqueeze(1)))
+        relations, tails, valid = (torch.cat(x, dim=1) for x in zip(*found, strict=True))
+        return relations, tails, valid
+
+    # ---- the model -------------------------------------------------------------------------------
+
+    def logits(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> Tensor:
+        """Logits [B]."""
+        inputs = pairs.inputs
+        both = torch.cat(
+            [gather(tables["entity"], inputs["entities"]), gather(tables["user"], inputs["users"])]
+        )
+        x = gather(both, inputs["order"])  # [N, D]
+        pi = self.knowledge_attention(x, inputs)  # [n, 2 S]
+        g = self.global_vectors(x, pi, inputs)
+        best = pi.detach().topk(min(self.options.kept, pi.shape[1]), dim=1).indices
+        kept = inputs["tails"].gather(1, best), inputs["valid"].gather(1, best)
+        users, items = inputs["user_nodes"][pairs.groups], inputs["item_nodes"]
+        c = linear(torch.cat([gather(g[-1], users), gather(g[-1], items)], dim=1), self.W_c)
+        z_u = self.refine(g, kept, users, c, users, items)
+        z_i = self.refine(g, kept, items, c, users, items)
+        return (z_u * z_i).sum(1)
+
+    def knowledge_attention(self, x: Tensor, inputs: Inputs) -> Tensor:
+        """pi [n, 2 S] of the sampled neighbours, 0 for masked slots."""
+        relations, tails, valid = inputs["relations"], inputs["tails"], inputs["valid"]
+        relation = gather(torch.cat([self.relation, self.interacts[:, 0]]), relations)
+        normal = gather(self.normals(), relations)
+        heads = on_hyperplane(x[: len(tails)].unsqueeze(1), normal)
+        to = on_hyperplane(gather(x, tails), normal)
+        score = (to * in_pieces(torch.tanh, heads + relation)).sum(2)
+        return torch.softmax(score.masked_fill(~valid, LOWEST), dim=1) * valid
+
+    def normals(self) -> Tensor:
+        """w_r of norm 1, [R + 2, D]; the last two are of interactions."""
+        return functional.normalize(torch.cat([self.normal, self.interacts[:, 1]]), dim=1)
+
+    def global_vectors(self, x: Tensor, pi: Tensor, inputs: Inputs) -> list[Tensor]:
+        """g^0 .. g^H; g^l is that of the nodes within H - l hops."""
+        layers, reach = [x], inputs["reach"].tolist()
+        for layer, W in enumerate(self.W, start=1):
+            n = reach[self.shape.hops - layer]
+            near = gather(layers[-1], inputs["tails"][:n])
+            mixed = layers[-1][:n] + (pi[:n].unsqueeze(2) * near).sum(1)
+            layers.append(in_pieces(torch.tanh, linear(mixed, W)))
+        return layers
+
+    def refine(
+        self,
+        g: list[Tensor],
+        kept: tuple[Tensor, Tensor],  # [n, K] nodes, and which are valid
+        nodes: Tensor,  # [B] or [B, K, ...] nodes of one depth
+        c: Tensor,  # [B, D]
+        users: Tensor,  # [B] nodes
+        items: Tensor,  # [B] nodes
+    ) -> Tensor:
+        """z [B, ..., D] of nodes d hops away from the target."""
+        d = nodes.dim() - 1
+        H = self.shape.hops
+        own = gather(g[H - d], nodes)
+        if d == H:
+            return own
+        near, valid = kept[0][nodes], kept[1][nodes]  # [B, ..., K]
+
+        def shaped(pair: Tensor) -> Tensor:
+            return pair.view(len(pair), *[1] * (d + 1), *pair.shape[1:])
+
+        if d == 0:
+            valid = valid & (near != shaped(users)) & (near != shaped(items))
+        theirs = gather(g[H - d - 1], near)
+        score = (shaped(c) * own.unsqueeze(-2) * theirs).sum(-1)
+        alpha = torch.softmax(score.masked_fill(~valid, LOWEST), dim=-1) * valid
+        z = self.refine(g, kept, near, c, users, items)
+        mixed = own + (alpha.unsqueeze(-1) * z).sum(-2)
+        return in_pieces(torch.tanh, linear(mixed, self.V[d]))
+
+    def kg_sum(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
+    ) -> Tensor:
+        """TransH's loss on the drawn triples and on the batch's interactions."""
+        entity, normals = tables["entity"], self.normals()
+        drawn = transh_distance(
+            gather(entity, batch.triple_heads),
+            gather(self.relation, batch.triple_relations),
+            gather(normals, batch.triple_relations),
+            gather(entity, batch.triple_tails),
+        )
+        assert batch.users is not None
+        clicked = batch.labels > 0
+        users = gather(tables["user"], batch.users[batch.groups][clicked])
+        # Taken row by row, and not expanded, so that their gradients are summed in a fixed order.
+        first = torch.zeros(len(users), dtype=torch.int64, device=users.device)
+        relation = gather(self.interacts[:, 0], first)
+        normal = gather(normals[-2:], first)
+        clicks = [
+            transh_distance(users, relation, normal, gather(entity, items[clicked]))
+            for items in (batch.items, batch.items.roll(batch.num_pairs // 2))
+        ]
+        return ranking_sum(drawn) + ranking_sum(torch.cat(clicks))
