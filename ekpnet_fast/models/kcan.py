@@ -146,7 +146,7 @@ class KCAN(Model):
         roots = torch.cat([request.users + E, request.items])
         nodes = torch.unique(roots)
         position[nodes.long()] = torch.arange(len(nodes))
-        reach, parts, found, first = [len(nodes)], [nodes], [], 0
+        reach, parts, found = [len(nodes)], [nodes], []
         for _ in range(self.shape.hops):
             relations, tails, valid = self._neighbors(parts[-1], request.epoch)
             new = torch.unique(tails[valid])
