@@ -16,7 +16,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.fixed_order import gather, in_pieces, linear
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
-from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source
+from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source, localize
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig
@@ -134,7 +134,7 @@ class KCAN(Model):
     def inputs(self, request: Request) -> Inputs:
         """The nodes within H hops and their sampled neighbours.
 
-        Nodes are numbered by hops: those of `reach[d]`, [H + 1] int64, are at most d hops away.
+        Nodes are numbered by hops: the first `reach[d]`, [H + 1] int64, are at most d hops away.
 
         entities, users: ids of the nodes of either kind.
         order: [N] int64, where each node stands in entities, followed by users.
@@ -142,22 +142,17 @@ class KCAN(Model):
         user_nodes, item_nodes: [G], [B] int64.
         """
         E = self.source.graph.num_entities
-        position = torch.full((E + self.source.num_users,), -1, dtype=torch.int64)
-        roots = torch.cat([request.users + E, request.items])
-        nodes = torch.unique(roots)
-        position[nodes.long()] = torch.arange(len(nodes))
-        reach, parts, found = [len(nodes)], [nodes], []
+        nodes, roots = localize(torch.cat([request.users + E, request.items]))
+        reach, frontier, found = [len(nodes)], nodes, []
         for _ in range(self.shape.hops):
-            relations, tails, valid = self._neighbors(parts[-1], request.epoch)
-            new = torch.unique(tails[valid])
-            new = new[position[new.long()] < 0]
-            first = reach[-1]
-            position[new.long()] = torch.arange(first, first + len(new))
-            reach.append(first + len(new))
-            parts.append(new)
+            relations, tails, valid = self._neighbors(frontier, request.epoch)
+            n = len(nodes)
+            nodes, positions = localize(torch.cat([nodes, tails[valid]]))
+            tails = torch.zeros_like(tails).masked_scatter_(valid, positions[n:])
+            frontier = nodes[n:]
+            reach.append(len(nodes))
             found.append((relations, tails, valid))
         relations, tails, valid = (torch.cat(x) for x in zip(*found, strict=True))
-        nodes = torch.cat(parts)
         is_user = nodes >= E
         rank = torch.where(is_user, is_user.cumsum(0) + (~is_user).sum(), (~is_user).cumsum(0)) - 1
         return {
@@ -166,10 +161,10 @@ class KCAN(Model):
             "order": rank,
             "reach": torch.tensor(reach),
             "relations": relations,
-            "tails": position[tails.long()] * valid,
+            "tails": tails.long(),
             "valid": valid,
-            "user_nodes": position[request.users.long() + E],
-            "item_nodes": position[request.items.long()],
+            "user_nodes": roots[: len(request.users)].long(),
+            "item_nodes": roots[len(request.users) :].long(),
         }
 
     def _neighbors(self, nodes: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
