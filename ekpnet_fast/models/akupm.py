@@ -75,7 +75,7 @@ class AKUPM(Model):
         "default": {
             "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
             "movielens-1m": {"train.batch_size": 4096},
-            "last-fm": {"train.batch_size": 256},
+            "last-fm": {"train.batch_size": 256, "train.lambda3": 0.01},
         }
     }
 
