@@ -64,6 +64,14 @@ def gather(
     return rows.view(*ids.shape, *table.shape[1:])
 
 
+def repeat_row(
+    row: Tensor,  # [D]
+    n: int,
+) -> Tensor:
+    """The row n times, [n, D]: a bias whose gradient is summed in order where it is added."""
+    return gather(row.unsqueeze(0), torch.zeros(n, dtype=torch.int64, device=row.device))
+
+
 def linear_by_relation(
     x: Tensor,  # [N, J]
     matrices: Tensor,  # [R, J, K]

@@ -70,6 +70,16 @@ def test_gather(shape, threads):
     check(lambda x: fixed_order.gather(x, ids), lambda x: x[ids], [reals(*shape)], threads)
 
 
+@pytest.mark.parametrize("n", [0, 1, 20_001])
+def test_repeat_row(n, threads):
+    check(
+        lambda x: fixed_order.repeat_row(x, n),
+        lambda x: x.expand(n, -1).clone(),
+        [reals(5)],
+        threads,
+    )
+
+
 @pytest.mark.parametrize("n", [0, 1, 16_385, 100_003])
 def test_in_pieces(n, threads):
     check(lambda x: fixed_order.in_pieces(torch.sigmoid, x), torch.sigmoid, [reals(n)], threads)

@@ -11,6 +11,7 @@ from ekpnet_fast.models.cke import CKE
 from ekpnet_fast.models.dkn import DKN
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
 from ekpnet_fast.models.kcan import KCAN
+from ekpnet_fast.models.kgcn import KGCN
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
 from ekpnet_fast.models.ripplenet import RippleNet
@@ -27,6 +28,7 @@ MODELS: dict[str, type[Model]] = {
         WideDeep,
         DKN,
         RippleNet,
+        KGCN,
         AKUPM,
         KCAN,
         EKPNo,
