@@ -36,11 +36,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How ripple sets are drawn.
+    """How ripple sets, or KGCN's neighbours, are drawn.
 
     Attributes:
         inverse: walk each triple backwards too.
-        padding: short hops are masked ("mask") or filled by repetition as RippleNet does.
+        padding: short hops, or lists of neighbours, are masked ("mask") or filled by repetition
+            as RippleNet and KGCN do.
         resample: draw anew each epoch, which keeps the model from learning one draw by heart;
             evaluation always uses the first draw.
     """
@@ -104,7 +105,7 @@ class RunConfig:
         ranking: also rank all items for every user (precision, recall, F1, NDCG, hit at K).
         memory_mb: memory that ranking may take beyond the tables.
         shape: the model's shape.
-        sampling: how ripple sets are drawn.
+        sampling: how ripple sets, or neighbours, are drawn.
         pretrain: stage one of a model that has two; EKPNet's predicts by eq. 15.
         train: the other stage; EKPNet's predicts by eq. 18.
         synthetic: sizes of the synthetic data set.
@@ -180,6 +181,7 @@ def _options(config: RunConfig) -> Any:
 
 def _check(config: RunConfig) -> None:
     model = MODELS[config.model]
+    model.check(config)  # first, because a plan may be made of the model's options
     limits: list[tuple[str, float, float, float]] = [
         ("shape.width", config.shape.width, 1, 128),
         ("shape.hops", config.shape.hops, 1, 4),
@@ -224,7 +226,6 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("--ranking is false, expected true: --protocol recbole only ranks")
     if model.stages and not any(getattr(config, name).epochs for name in model.stages):
         raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")
-    model.check(config)
 
 
 def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ekpnet_fast.models.kcan import KCAN
 from ekpnet_fast.models.kgcn import KGCN
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
+from ekpnet_fast.models.ripp_mkr import RippMKR
 from ekpnet_fast.models.ripplenet import RippleNet
 from ekpnet_fast.models.wide_deep import WideDeep
 
@@ -29,6 +30,7 @@ MODELS: dict[str, type[Model]] = {
         DKN,
         RippleNet,
         KGCN,
+        RippMKR,
         AKUPM,
         KCAN,
         EKPNo,

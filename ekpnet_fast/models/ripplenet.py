@@ -35,6 +35,36 @@ class RippleNetOptions:
     using_all_hops: bool = True
 
 
+def propagate(
+    backend: ModuleType,
+    entity: Tensor,  # [n, D]
+    relation: Tensor,  # [R, D, D]
+    pairs: Pairs,
+    items: Tensor,  # [B, D]
+    W: Tensor,  # [D, D]
+    b: Tensor,  # [D]
+    *,
+    replace: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The answers o^1 .. o^H [B, H, D] of the ripple sets, and the items [B, D] after the last.
+
+    Eq. 4 and 5, and the item's update between hops as `attend` has it.
+    """
+    heads = gather(entity, pairs.heads)
+    keys = linear_by_relation(heads.flatten(0, 2), relation.mT, pairs.relations.flatten())
+    return attend(
+        backend,
+        keys.view(heads.shape),
+        gather(entity, pairs.tails),
+        pairs.counts,
+        pairs.group_indptr,
+        items,
+        W,
+        b,
+        replace=replace,
+    )
+
+
 class RippleNet(Model):
     """User o = o^1 + ... + o^H from ripple sets, y = sigma(o . v).
 
@@ -84,19 +114,13 @@ class RippleNet(Model):
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
         """Logits [B]."""
-        entity = tables["entity"]
-        heads = gather(entity, pairs.heads)
-        keys = linear_by_relation(
-            heads.flatten(0, 2), self.relation.mT, pairs.relations.flatten()
-        ).view(heads.shape)
         transforms = self.options.item_update.endswith("transform")
-        rho, item = attend(
+        rho, item = propagate(
             backend,
-            keys,
-            gather(entity, pairs.tails),
-            pairs.counts,
-            pairs.group_indptr,
-            gather(entity, pairs.items),
+            tables["entity"],
+            self.relation,
+            pairs,
+            gather(tables["entity"], pairs.items),
             self.W if transforms else self.identity,
             self.no_bias,
             replace=self.options.item_update.startswith("replace"),

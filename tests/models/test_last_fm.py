@@ -14,6 +14,7 @@ from ekpnet_fast.options import parse_run
 STATED = [
     ("cke", ["--epochs", "20"], 0.806, 0.008),
     ("wide_deep", [], 0.7957, 0.008),
+    ("ripp_mkr", ["--train.epochs", "3"], 0.8063, 0.01),
     ("kgcn", ["--train.epochs", "15"], 0.7087, 0.01),
 ]
 
