@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     T *z_data = mutable_data<T>(z), *match_data = mutable_data<T>(match);
-    parallel_for(0, args.num_pairs, kPairGrain, [&](int64_t begin, int64_t end) {
+    for_each_piece(args.num_pairs, 2 * kPairGrain, [&](int64_t begin, int64_t end) {
       kernels.forward(args, begin, end, z_data, match_data, thread_buffer<T>(workspace));
     });
     return std::tuple(z, match);
@@ -75,7 +75,7 @@ Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     T* alpha_data = mutable_data<T>(alpha);
-    parallel_for(0, args.num_pairs, kPairGrain, [&](int64_t begin, int64_t end) {
+    for_each_piece(args.num_pairs, 2 * kPairGrain, [&](int64_t begin, int64_t end) {
       kernels.weights(args, begin, end, alpha_data, thread_buffer<T>(workspace));
     });
     return alpha;
@@ -123,9 +123,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
                                      mutable_data<T>(db_e_chunks)};
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
-    parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = begin; chunk < end; ++chunk)
-        kernels.backward(args, grads, chunk, thread_buffer<T>(workspace));
+    for_each_chunk(chunks, [&](int64_t chunk) {
+      kernels.backward(args, grads, chunk, thread_buffer<T>(workspace));
     });
     Tensor dentity = empty({args.num_rows, C, D}, dtype), drelation = empty({R, C, D}, dtype);
     Tensor dW_e = empty({D, D}, dtype), db_e = empty({D}, dtype);

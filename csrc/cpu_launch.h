@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 
 #include "attention_args.h"
 #include "checks.h"
@@ -13,6 +14,24 @@ using torch::stable::parallel_for;
 
 // Pairs per task below which threads cost more than they bring.
 constexpr int64_t kPairGrain = 256;
+
+// Calls f(chunk) for chunks 0 .. n - 1. A thread takes the next one when it is done, so that one
+// that other load holds up leaves its share to the rest.
+template <class F>
+void for_each_chunk(int64_t n, F f) {
+  std::atomic<int64_t> next{0};
+  const int64_t threads = torch::stable::get_num_threads();
+  parallel_for(0, std::min(n, threads), 1, [&](int64_t, int64_t) {
+    for (int64_t chunk; (chunk = next.fetch_add(1)) < n;) f(chunk);
+  });
+}
+
+// Calls f(begin, end) for pieces of 0 .. n - 1 that do not depend on the threads.
+template <class F>
+void for_each_piece(int64_t n, int64_t grain, F f) {
+  for_each_chunk((n + grain - 1) / grain,
+                 [&](int64_t piece) { f(piece * grain, std::min(n, (piece + 1) * grain)); });
+}
 
 template <class T>
 T* zeroed(const Tensor& tensor) {
