@@ -27,14 +27,17 @@ struct DeepWorkspace {
         activations(empty_beside(z, {plan.blocks, plan.activation_values}, kComputeDtype<S>)) {}
 };
 
-Tensor deep_score_cuda(const Tensor& z, const Tensor& weights, const Tensor& biases,
-                       const Tensor& w_out, const Tensor& b_out, int64_t activation) {
+// Keeps nothing: the activations of a block never leave the chip.
+std::tuple<Tensor, Tensor> deep_score_cuda(const Tensor& z, const Tensor& weights,
+                                           const Tensor& biases, const Tensor& w_out,
+                                           const Tensor& b_out, int64_t activation, bool /*keep*/) {
   return dispatch_storage(z, "z", [&](auto zero) {
     using S = decltype(zero);
     using A = Compute<S>;
     const auto args = device_args<S>(z, weights, biases, w_out, b_out, activation);
     Tensor logit = empty_beside(z, {args.num_pairs}, z.scalar_type());
-    if (args.num_pairs == 0) return logit;
+    Tensor hidden = empty_beside(z, {0, args.hidden, args.width}, z.scalar_type());
+    if (args.num_pairs == 0) return std::tuple(logit, hidden);
     const auto plan = plan_deep_score(args.num_pairs, args.width, args.hidden, sizeof(A), false);
     const DeepWorkspace<S> workspace(z, args, plan);
     const OnDevice device(z);
@@ -43,13 +46,13 @@ Tensor deep_score_cuda(const Tensor& z, const Tensor& weights, const Tensor& bia
                               mutable_data<A>(workspace.activations), mutable_data<S>(logit),
                               device.stream);
     check_launch();
-    return logit;
+    return std::tuple(logit, hidden);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deep_score_backward_cuda(
-    const Tensor& dlogit, const Tensor& z, const Tensor& weights, const Tensor& biases,
-    const Tensor& w_out, const Tensor& b_out, int64_t activation) {
+    const Tensor& dlogit, const Tensor& /*hidden*/, const Tensor& z, const Tensor& weights,
+    const Tensor& biases, const Tensor& w_out, const Tensor& b_out, int64_t activation) {
   return dispatch_storage(z, "z", [&](auto zero) {
     using S = decltype(zero);
     using A = Compute<S>;

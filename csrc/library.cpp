@@ -59,12 +59,14 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "replace=False) -> "
       "Tensor alpha");
 
-  // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid
+  // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid.
+  // `keep` asks for what the gradient needs of the forward pass; a GPU computes that again.
   m.def(
       "deep_score(Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, int "
-      "activation) -> Tensor");
+      "activation, bool keep) -> (Tensor logit, Tensor hidden)");
   m.def(
-      "deep_score_backward(Tensor dlogit, Tensor z, Tensor weights, Tensor biases, Tensor w_out, "
+      "deep_score_backward(Tensor dlogit, Tensor hidden, Tensor z, Tensor weights, Tensor biases, "
+      "Tensor w_out, "
       "Tensor b_out,"
       " int activation) -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor "
       "db_out)");

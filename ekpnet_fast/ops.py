@@ -379,22 +379,30 @@ def deep_score(
     """
     if activation not in ACTIVATIONS:
         raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
-    logit: Tensor = _ops.deep_score.default(
-        z, weights, biases, w_out, b_out, ACTIVATIONS.index(activation)
-    )
+    layers = (z, weights, biases, w_out, b_out)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in layers)
+    logit: Tensor = _ops.deep_score.default(*layers, ACTIVATIONS.index(activation), keep)[0]
     return logit
 
 
 @torch.library.register_fake("ekpnet::deep_score")
 def _(
-    z: Tensor, weights: Tensor, biases: Tensor, w_out: Tensor, b_out: Tensor, activation: int
+    z: Tensor,
+    weights: Tensor,
+    biases: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    activation: int,
+    keep: bool,
 ) -> Any:
-    return z.new_empty(z.size(0))
+    kept = z.size(0) if keep and z.device.type == "cpu" else 0
+    return z.new_empty(z.size(0)), z.new_empty(kept, weights.size(0), z.size(1))
 
 
 @torch.library.register_fake("ekpnet::deep_score_backward")
 def _(
     dlogit: Tensor,
+    hidden: Tensor,
     z: Tensor,
     weights: Tensor,
     biases: Tensor,
@@ -406,15 +414,20 @@ def _(
 
 
 def _deep_score_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.activation = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.activation, _ = inputs
+    hidden = output[1]
+    ctx.mark_non_differentiable(hidden)
+    ctx.set_materialize_grads(False)  # or `hidden` would get a gradient of zeros
+    ctx.save_for_backward(hidden, *tensors)
 
 
-def _deep_score_backward(ctx: Any, dlogit: Tensor) -> tuple[Tensor | None, ...]:
+def _deep_score_backward(ctx: Any, dlogit: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if dlogit is None:
+        return (None,) * 7
     grads = _ops.deep_score_backward.default(
         dlogit.contiguous(), *ctx.saved_tensors, ctx.activation
     )
-    return (*grads, None)
+    return (*grads, None, None)
 
 
 torch.library.register_autograd(

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 # Ops with a gradient, and how many of their first arguments have one.
 DIFFERENTIABLE = {"ripple_attention": 4, "deep_score": 5, "triple_loss": 2}
+# Ops that are asked to keep what their gradient needs, and return it too; `call` hides both.
+KEEPING = {"deep_score"}
 
 
 class EmulatedGpu:
@@ -50,6 +52,8 @@ class RealGpu:
     def call(self, name, *arguments):
         """The op on copies on the GPU."""
         moved = [x.cuda() if isinstance(x, Tensor) else x for x in arguments]
+        if name in KEEPING:
+            return getattr(torch.ops.ekpnet, name)(*moved, True)[0].cpu()
         result = getattr(torch.ops.ekpnet, name)(*moved)
         if result is None:  # an op that works in place
             for x, y in zip(arguments, moved, strict=True):
@@ -65,12 +69,16 @@ def _with_gradient(namespace, name):
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *arguments):
-            ctx.arguments = arguments
-            return forward(*arguments)
+            ctx.arguments, ctx.kept = arguments, ()
+            if name not in KEEPING:
+                return forward(*arguments)
+            result, *ctx.kept = forward(*arguments, True)
+            return result
 
         @staticmethod
         def backward(ctx, *upstream):
-            gradients = backward(*(x.contiguous() for x in upstream), *ctx.arguments)
+            upstream = [x.contiguous() for x in upstream]
+            gradients = backward(*upstream, *ctx.kept, *ctx.arguments)
             return (*gradients, *[None] * (len(ctx.arguments) - DIFFERENTIABLE[name]))
 
     return Function

@@ -197,9 +197,26 @@ def test_no_pairs(activation):
 def test_opcheck(activation, layers):
     problem = deep_problem(**{**SMALL, "layers": layers}, activation=activation)
     problem[-1] = ops.ACTIVATIONS.index(activation)
-    torch.library.opcheck(torch.ops.ekpnet.deep_score.default, tuple(differentiable(problem)))
+    inputs = tuple(differentiable(problem))
+    for keep in (True, False):
+        inference = problem if not keep else inputs
+        torch.library.opcheck(torch.ops.ekpnet.deep_score.default, (*inference, keep))
     dlogit = torch.randn(SMALL["pairs"])
-    torch.library.opcheck(torch.ops.ekpnet.deep_score_backward.default, (dlogit, *problem))
+    _, hidden = torch.ops.ekpnet.deep_score(*problem, True)
+    torch.library.opcheck(torch.ops.ekpnet.deep_score_backward.default, (dlogit, hidden, *problem))
+
+
+def test_kept_only_for_a_gradient():
+    *layers, activation = deep_problem(layers=3)
+    number = ops.ACTIVATIONS.index(activation)
+    logit, hidden = torch.ops.ekpnet.deep_score(*layers, number, True)
+    z, weights, biases = layers[:3]
+    for i, (W, b) in enumerate(zip(weights, biases, strict=True)):
+        z = getattr(torch, activation)(z @ W + b)
+        torch.testing.assert_close(hidden[:, i], z)
+    without, nothing = torch.ops.ekpnet.deep_score(*layers, number, False)
+    assert torch.equal(logit, without)
+    assert nothing.numel() == 0
 
 
 def test_compiled_equals_eager():
@@ -247,11 +264,14 @@ def test_unknown_activation():
         ops.deep_score(*layers, "gelu")
     for number in (-1, 3):
         with pytest.raises(RuntimeError, match=f"activation is {number}, expected 0 to 2"):
-            torch.ops.ekpnet.deep_score(*layers, number)
+            torch.ops.ekpnet.deep_score(*layers, number, False)
 
 
 def test_backward_refuses_other_upstream():
     problem = deep_problem(**SMALL)
     problem[-1] = 0
+    _, hidden = torch.ops.ekpnet.deep_score(*problem, True)
     with pytest.raises(RuntimeError, match=r"dlogit has shape \[5\], expected \[4\]"):
-        torch.ops.ekpnet.deep_score_backward(torch.zeros(5), *problem)
+        torch.ops.ekpnet.deep_score_backward(torch.zeros(5), hidden, *problem)
+    with pytest.raises(RuntimeError, match=r"hidden has shape \[3, 2, 3\], expected \[4, 2, 3\]"):
+        torch.ops.ekpnet.deep_score_backward(torch.zeros(4), hidden[:3], *problem)

@@ -1,5 +1,6 @@
-// A block of pairs goes through all layers before the next one starts, so activations never leave
-// the cache; the backward pass recomputes them. Compiled once per instruction set.
+// A block of pairs goes through all layers before the next one starts, so activations stay in the
+// cache. Where a gradient is wanted the forward pass also writes them out, because computing them
+// again would cost more than reading them. Compiled once per instruction set.
 #include "cpu/deep_score.h"
 
 #include "cpu/arena.h"
@@ -32,26 +33,24 @@ class LayerStack {
     if (size) *size = arena.next() - base;
   }
 
-  // Padded copies of the parameters; the backward pass also needs the weights transposed.
+  // Padded copies of the parameters; the backward pass needs the weights transposed.
   void load_parameters(bool backward) {
-    for (int64_t l = 0; l < layers; ++l)
-      for (int64_t i = 0; i < K; ++i) {
-        const T* row = args_.weights + (l * K + i) * K;
-        T* to = weights_ + (l * K + i) * KP;
-        for (int64_t j = 0; j < KP; ++j) to[j] = j < K ? row[j] : T(0);
-        if (!backward) continue;
-        T* to_t = weights_t_ + (l * K + i) * KP;
-        for (int64_t j = 0; j < KP; ++j)
-          to_t[j] = j < K ? args_.weights[(l * K + j) * K + i] : T(0);
+    for (int64_t l = 0; l < layers; ++l) {
+      const T* weights = args_.weights + l * K * K;
+      if (!backward) {
+        read_rows(weights, K, K, weights_ + l * K * KP);
+        continue;
       }
-    for (int64_t j = 0; j < KP; ++j) w_out_[j] = j < K ? args_.w_out[j] : T(0);
+      T* to = weights_t_ + l * K * KP;
+      transpose(K, K, weights, K, to, KP);
+      for (int64_t i = 0; i < K; ++i) fill(to + i * KP + K, KP - K, T(0));
+    }
+    read_rows(args_.w_out, K, 1, w_out_);
   }
 
   // Activations of pairs [begin, begin + P) through all hidden layers.
   void propagate(int64_t begin, int64_t P) {
-    for (int64_t i = 0; i < P; ++i)
-      for (int64_t k = 0; k < KP; ++k)
-        act_[i * KP + k] = k < K ? args_.z[(begin + i) * K + k] : T(0);
+    read_rows(args_.z + begin * K, K, P, act_);
     for (int64_t l = 0; l < layers; ++l) {
       const T* in = act_ + l * kPairBlock * KP;
       T* out = act_ + (l + 1) * kPairBlock * KP;
@@ -69,6 +68,19 @@ class LayerStack {
       logit[begin + i] = dot<V>(KP, top + i * KP, w_out_) + args_.b_out[0];
   }
 
+  void write_hidden(int64_t begin, int64_t P, T* hidden) const {
+    for (int64_t l = 0; l < layers; ++l)
+      for (int64_t i = 0; i < P; ++i)
+        copy(act_ + ((l + 1) * kPairBlock + i) * KP, K, hidden + ((begin + i) * layers + l) * K);
+  }
+
+  // Activations of pairs [begin, begin + P), as propagate() left them.
+  void read_activations(int64_t begin, int64_t P, const T* hidden) {
+    read_rows(args_.z + begin * K, K, P, act_);
+    for (int64_t l = 0; l < layers; ++l)
+      read_rows(hidden + (begin * layers + l) * K, layers * K, P, act_ + (l + 1) * kPairBlock * KP);
+  }
+
   void clear_gradients() {
     fill(dw_out_, KP, T(0));
     fill(dbiases_, layers * KP, T(0));
@@ -76,7 +88,7 @@ class LayerStack {
     db_out_ = 0;
   }
 
-  // Gradients of pairs [begin, begin + P), after propagate() on the same pairs.
+  // Gradients of pairs [begin, begin + P), after read_activations() on the same pairs.
   void propagate_backward(int64_t begin, int64_t P, const DeepScoreGrads<T>& grads) {
     const T* top = act_ + layers * kPairBlock * KP;
     for (int64_t i = 0; i < P; ++i) {
@@ -100,8 +112,7 @@ class LayerStack {
       dact_ = dprev_;
       dprev_ = swap;
     }
-    for (int64_t i = 0; i < P; ++i)
-      __builtin_memcpy(grads.dz + (begin + i) * K, dact_ + i * KP, K * sizeof(T));
+    for (int64_t i = 0; i < P; ++i) copy(dact_ + i * KP, K, grads.dz + (begin + i) * K);
   }
 
   void write_gradients(const DeepScoreGrads<T>& grads, int64_t chunk) const {
@@ -117,6 +128,20 @@ class LayerStack {
   }
 
  private:
+  static void copy(const T* from, int64_t n, T* to) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(to + i, load<V>(from + i));
+    for (; i < n; ++i) to[i] = from[i];
+  }
+
+  // Rows of K elements, `stride` apart, to rows that zeros pad.
+  void read_rows(const T* from, int64_t stride, int64_t P, T* to) const {
+    for (int64_t i = 0; i < P; ++i) {
+      copy(from + i * stride, K, to + i * KP);
+      fill(to + i * KP + K, KP - K, T(0));
+    }
+  }
+
   V activate(V x) const {
     switch (args_.activation) {
       case Activation::kTanh:
@@ -163,13 +188,15 @@ int64_t workspace_size(const DeepScoreArgs<T>& args) {
 }
 
 template <class T>
-void forward(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit, T* workspace) {
+void forward(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit, T* hidden,
+             T* workspace) {
   LayerStack<T> stack(args, workspace, nullptr);
   stack.load_parameters(false);
   for (; begin < end; begin += kPairBlock) {
     const int64_t P = end - begin < kPairBlock ? end - begin : kPairBlock;
     stack.propagate(begin, P);
     stack.write_logits(begin, P, logit);
+    if (hidden) stack.write_hidden(begin, P, hidden);
   }
 }
 
@@ -183,7 +210,7 @@ void backward(const DeepScoreArgs<T>& args, const DeepScoreGrads<T>& grads, int6
   for (int64_t begin = args.num_pairs * chunk / grads.num_chunks; begin < end;
        begin += kPairBlock) {
     const int64_t P = end - begin < kPairBlock ? end - begin : kPairBlock;
-    stack.propagate(begin, P);
+    stack.read_activations(begin, P, grads.hidden);
     stack.propagate_backward(begin, P, grads);
   }
   stack.write_gradients(grads, chunk);

@@ -11,6 +11,7 @@ namespace ekpnet {
 template <class T>
 struct DeepScoreGrads {
   const T* dlogit;  // [B]
+  const T* hidden;  // [B, L - 1, K], as the forward pass left it
   T* dz;            // [B, K]
   int64_t num_chunks;
   T* dweights_chunks;  // [num_chunks, L - 1, K, K]
@@ -22,8 +23,10 @@ struct DeepScoreGrads {
 template <class T>
 struct DeepScoreKernels {
   int64_t (*workspace_size)(const DeepScoreArgs<T>& args);
-  // Pairs [begin, end): logit [B] (eq. 18 before its sigmoid).
-  void (*forward)(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit, T* workspace);
+  // Pairs [begin, end): logit [B] (eq. 18 before its sigmoid), and unless null hidden
+  // [B, L - 1, K], the layers z_1 .. z_{L-1} (eq. 17).
+  void (*forward)(const DeepScoreArgs<T>& args, int64_t begin, int64_t end, T* logit, T* hidden,
+                  T* workspace);
   // Pairs of one chunk: everything of DeepScoreGrads, whose chunk is overwritten.
   void (*backward)(const DeepScoreArgs<T>& args, const DeepScoreGrads<T>& grads, int64_t chunk,
                    T* workspace);

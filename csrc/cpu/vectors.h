@@ -48,6 +48,22 @@ inline T reduce(V v, F f) {
   }
 }
 
+// f over all lanes, in every lane.
+template <class T, int kLanes, class V, class F, int... kI>
+inline V reduce_lanes(V v, F f, std::integer_sequence<int, kI...>) {
+  if constexpr (kLanes == 1) {
+    return v;
+  } else {
+    v = f(v, __builtin_shufflevector(v, v, (kI ^ (kLanes / 2))...));
+    return reduce_lanes<T, kLanes / 2>(v, f, std::integer_sequence<int, kI...>());
+  }
+}
+template <class T, class V, class F>
+inline V reduce_lanes(V v, F f) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  return reduce_lanes<T, kLanes>(v, f, std::make_integer_sequence<int, kLanes>());
+}
+
 struct Max {
   template <class X>
   X operator()(X a, X b) const {
@@ -61,14 +77,18 @@ struct Sum {
   }
 };
 
-// exp(x) for x <= 0: range reduction to |r| <= ln 2 / 2 and the minimax polynomial of Cephes' expf;
-// below 2^-126 the result is clamped there. Relative error about 1 ulp.
+// exp(x) = 2^n (1 + p) for -87.3 < x < 88.
 template <class V>
-inline V exp_nonpositive_f32(V x) {
+struct Exponential {
+  V p, scale;  // scale = 2^n
+};
+
+// Range reduction to |r| <= ln 2 / 2 and the minimax polynomial of Cephes' expf; p is about as
+// exact as a float can be, near 0 too.
+template <class V>
+inline Exponential<V> exponential_f32(V x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low mantissa bits are the integer
   typedef int32_t I __attribute__((vector_size(sizeof(V))));
-  const V low = V{} - 87.33654f;
-  x = x < low ? low : x;
   const V shifted = x * 1.44269504088896341f + kMagic;
   const V n = shifted - kMagic;
   V r = x - n * 0.693359375f;
@@ -78,13 +98,21 @@ inline V exp_nonpositive_f32(V x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  p = p * (r * r) + r;
   I bits;
   __builtin_memcpy(&bits, &shifted, sizeof(V));
   bits = (bits - 0x4b400000 + 127) << 23;
   V scale;
   __builtin_memcpy(&scale, &bits, sizeof(V));
-  return p * scale;
+  return {p, scale};
+}
+
+// exp(x) for x <= 0; below 2^-126 the result is clamped there. Relative error about 1 ulp.
+template <class V>
+inline V exp_nonpositive_f32(V x) {
+  const V low = V{} - 87.33654f;
+  const auto e = exponential_f32(x < low ? low : x);
+  return e.p * e.scale + e.scale;
 }
 
 template <class T, class V>
@@ -92,7 +120,7 @@ inline V exp_nonpositive(V x) {
   if constexpr (sizeof(T) == 4) {
     return exp_nonpositive_f32(x);
   } else {
-    V y;
+    V y{};
     for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_exp(x[i]);
     return y;
   }
@@ -105,24 +133,19 @@ inline V sigmoid(V x) {
   return (x < V{} ? e : one) / (one + e);
 }
 
-// tanh: the odd polynomial of Cephes' tanhf near 0, (1 - e) / (1 + e) with e = exp(-2 |x|)
-// elsewhere.
+// tanh(x) = t / (t + 2) with t = exp(2 x) - 1, which keeps its digits near 0.
 template <class T, class V>
 inline V hyperbolic_tangent(V x) {
   if constexpr (sizeof(T) == 4) {
-    const V size = x < V{} ? -x : x;
-    const V z = x * x;
-    V p = z * -5.70498872745e-3f + 2.06390887954e-2f;
-    p = p * z - 5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z - 3.33332819422e-1f;
-    p = p * z * x + x;
-    const V e = exp_nonpositive_f32(size * -2.0f);
-    const V one = V{} + 1.0f;
-    const V far = (one - e) / (one + e);
-    return size < 0.625f ? p : (x < V{} ? -far : far);
+    const V high = V{} + 20.0f;  // from where on the result is 1
+    V twice = x + x;
+    twice = twice > high ? high : twice;
+    twice = twice < -high ? -high : twice;
+    const auto e = exponential_f32(twice);
+    const V t = e.p * e.scale + (e.scale - 1.0f);
+    return t / (t + 2.0f);
   } else {
-    V y;
+    V y{};
     for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_tanh(x[i]);
     return y;
   }
@@ -151,6 +174,18 @@ inline void gemm_block(int64_t K, const T* a, int64_t a_row, int64_t a_col, cons
     for (int n = 0; n < kVectors; ++n) store(c + p * ldc + n * kLanes, acc[p][n]);
 }
 
+// At most kRows rows.
+template <class V, class T, int kRows, int kVectors>
+inline void gemm_rest(int64_t P, int64_t K, const T* a, int64_t a_row, int64_t a_col, const T* b,
+                      int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+  if constexpr (kRows > 0) {
+    if (P == kRows)
+      gemm_block<V, T, kRows, kVectors>(K, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    else
+      gemm_rest<V, T, kRows - 1, kVectors>(P, K, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+  }
+}
+
 template <class V, class T, int kVectors>
 inline void gemm_columns(int64_t P, int64_t K, const T* a, int64_t a_row, int64_t a_col, const T* b,
                          int64_t ldb, T* c, int64_t ldc, bool accumulate) {
@@ -159,16 +194,9 @@ inline void gemm_columns(int64_t P, int64_t K, const T* a, int64_t a_row, int64_
   for (; p + kRows <= P; p += kRows)
     gemm_block<V, T, kRows, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
                                       accumulate);
-  if constexpr (kRows == 8)
-    for (; p + 4 <= P; p += 4)
-      gemm_block<V, T, 4, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
-                                    accumulate);
-  for (; p + 2 <= P; p += 2)
-    gemm_block<V, T, 2, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
-                                  accumulate);
-  for (; p < P; ++p)
-    gemm_block<V, T, 1, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
-                                  accumulate);
+  // The rest is one block: several short ones would wait for their chains of sums one by one.
+  gemm_rest<V, T, kRows - 1, kVectors>(P - p, K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc,
+                                       ldc, accumulate);
 }
 
 template <class V, class T>
@@ -176,15 +204,48 @@ inline void gemm(int64_t P, int64_t N, int64_t K, const T* a, int64_t a_row, int
                  const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   int64_t n = 0;
+  // Three vectors fill the registers best, but not where one would be left over. Vectors of 16
+  // bytes have too few registers for it.
+  if constexpr (EKPNET_VECTOR_BYTES > 16)
+    for (; n + 3 * kLanes <= N && n + 4 * kLanes != N; n += 3 * kLanes)
+      gemm_columns<V, T, 3>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
   for (; n + 2 * kLanes <= N; n += 2 * kLanes)
     gemm_columns<V, T, 2>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
   for (; n < N; n += kLanes)
     gemm_columns<V, T, 1>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
 }
 
+// to [n, P] = from [P, n] transposed.
+template <class T>
+inline void transpose(int64_t P, int64_t n, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+  using Quad = Vector<T, 4 * sizeof(T)>;
+  int64_t p = 0;
+  for (; p + 4 <= P; p += 4) {
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const T* x = from + p * ld_from + i;
+      T* y = to + i * ld_to + p;
+      const Quad a = load<Quad>(x), b = load<Quad>(x + ld_from);
+      const Quad c = load<Quad>(x + 2 * ld_from), d = load<Quad>(x + 3 * ld_from);
+      const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      const Quad ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Quad cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      store(y, __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5));
+      store(y + ld_to, __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7));
+      store(y + 2 * ld_to, __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5));
+      store(y + 3 * ld_to, __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7));
+    }
+    for (; i < n; ++i)
+      for (int64_t q = p; q < p + 4; ++q) to[i * ld_to + q] = from[q * ld_from + i];
+  }
+  for (; p < P; ++p)
+    for (int64_t i = 0; i < n; ++i) to[i * ld_to + p] = from[p * ld_from + i];
+}
+
 // y += a x over n elements.
 template <class V, class T>
-inline void axpy(int64_t n, T a, const T* x, T* y) {
+__attribute__((always_inline)) inline void axpy(int64_t n, T a, const T* x, T* y) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(y + i, load<V>(y + i) + load<V>(x + i) * a);
@@ -203,8 +264,18 @@ inline void add_column_sums(int64_t P, int64_t n, const T* x, T* y) {
   }
 }
 
+// y = a x + z over n elements; without z, y = a x.
 template <class V, class T>
-inline T dot(int64_t n, const T* x, const T* y) {
+__attribute__((always_inline)) inline void scale_add(int64_t n, T a, const T* x, const T* z, T* y) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    store(y + i, z ? load<V>(x + i) * a + load<V>(z + i) : load<V>(x + i) * a);
+  for (; i < n; ++i) y[i] = z ? x[i] * a + z[i] : x[i] * a;
+}
+
+template <class V, class T>
+__attribute__((always_inline)) inline T dot(int64_t n, const T* x, const T* y) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   V acc{};
   int64_t i = 0;

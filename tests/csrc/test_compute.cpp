@@ -338,17 +338,19 @@ void test_deep_score(Activation activation, int hidden, double tolerance, double
   const auto& kernels = deep_score_kernels<T>();
   Reals<T> workspace(kernels.workspace_size(args));
   const T unset = std::numeric_limits<T>::quiet_NaN();
-  Reals<T> logit(B, unset);
-  kernels.forward(args, 0, 5, logit.data(), workspace.data());
-  kernels.forward(args, 5, B, logit.data(), workspace.data());
+  Reals<T> logit(B, unset), kept_logit(B, unset), kept(B * L * K, unset);
+  kernels.forward(args, 0, 5, logit.data(), nullptr, workspace.data());
+  kernels.forward(args, 5, B, logit.data(), nullptr, workspace.data());
   check_close(logit, problem.forward(), tolerance, name + ", logit");
+  kernels.forward(args, 0, B, kept_logit.data(), kept.data(), workspace.data());
+  check(kept_logit == logit, name + ": keeping the hidden layers changes the logits");
 
   constexpr int64_t kChunks = 2;
   Reals<T> dz(B * K, unset), dweights(kChunks * L * K * K, unset);
   Reals<T> dbiases(kChunks * L * K, unset), dw_out(kChunks * K, unset), db_out(kChunks, unset);
-  const ekpnet::DeepScoreGrads<T> grads = {dlogit.data(),   dz.data(),      kChunks,
-                                           dweights.data(), dbiases.data(), dw_out.data(),
-                                           db_out.data()};
+  const ekpnet::DeepScoreGrads<T> grads = {dlogit.data(), kept.data(),     dz.data(),
+                                           kChunks,       dweights.data(), dbiases.data(),
+                                           dw_out.data(), db_out.data()};
   for (int64_t chunk = 0; chunk < kChunks; ++chunk)
     kernels.backward(args, grads, chunk, workspace.data());
   const auto f = [&] { return problem.objective(); };
