@@ -77,11 +77,20 @@ struct Workspace {
   }
 };
 
-template <class T, int kWidthBytes>
+// D: `kWidth` where that is not 0, so that loops over it unroll, else known at run time.
+template <int kWidth>
+struct Width {
+  int64_t at_run_time;
+  constexpr operator int64_t() const { return kWidth != 0 ? kWidth : at_run_time; }
+};
+
+template <class T, int kWidthBytes, int kWidth>
 class GroupWorker {
   using VD = Vector<T, kWidthBytes>;
   using VM = Vector<T>;
   static constexpr int kLanesM = EKPNET_VECTOR_BYTES / sizeof(T);
+  static constexpr int kLanesD = kWidthBytes / sizeof(T);
+  static constexpr int64_t kAhead = 6;  // slots whose rows are on their way
 
  public:
   GroupWorker(const AttentionArgs<T>& args, T* workspace)
@@ -90,9 +99,9 @@ class GroupWorker {
         w_(args, s_, workspace, nullptr),
         H(args.hops),
         M(args.slots),
-        D(args.width),
+        D{args.width},
         C(args.channels) {
-    const int64_t DP = s_.DP;
+    const int64_t DP = padded_width();
     for (int64_t i = 0; i < D; ++i)
       for (int64_t j = 0; j < DP; ++j) {
         w_.W_e[i * DP + j] = j < D ? args.W_e[i * D + j] : T(0);
@@ -105,7 +114,7 @@ class GroupWorker {
 
   // Keys and values (eq. 8, 9) of every hop of group g; `backward` also needs values by column.
   void build_tiles(int64_t g, bool backward) {
-    const int64_t DP = s_.DP, MP = s_.MP;
+    const int64_t DP = padded_width(), MP = s_.MP;
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
       T* bias = w_.bias + p * MP;
@@ -117,29 +126,32 @@ class GroupWorker {
       }
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
+        if (m + kAhead < count) {
+          ask_for(entity_row(args_.heads[slot + kAhead]));
+          ask_for(entity_row(args_.tails[slot + kAhead]));
+        }
         const T* h = entity_row(args_.heads[slot]);
         const T* r = args_.relation + args_.relations[slot] * C * D;
         const T* t = entity_row(args_.tails[slot]);
         T *key = w_.key + (p * M + m) * DP, *value = w_.value + (p * M + m) * DP;
         if (C == 2) {
           const T s_h = dot<VD>(D, r + D, h), s_t = dot<VD>(D, r + D, t);
-          for (int64_t d = 0; d < D; ++d) key[d] = h[D + d] * s_h + r[d];
-          for (int64_t d = 0; d < D; ++d) value[d] = t[D + d] * s_t;
+          scale_add<VD, T>(D, s_h, h + D, r, key);
+          scale_add<VD, T>(D, s_t, t + D, nullptr, value);
         } else {
-          for (int64_t d = 0; d < D; ++d) key[d] = h[d] + r[d];
-          for (int64_t d = 0; d < D; ++d) value[d] = t[d];
+          scale_add<VD, T>(D, T(1), h, r, key);
+          scale_add<VD, T>(D, T(1), t, nullptr, value);
         }
-        for (int64_t d = 0; d < D; ++d) key_t[d * MP + m] = key[d];
-        if (backward)
-          for (int64_t d = 0; d < D; ++d) value_t[d * MP + m] = value[d];
       }
+      transpose<T>(count, D, w_.key + p * M * DP, DP, key_t, MP);
+      if (backward) transpose<T>(count, D, w_.value + p * M * DP, DP, value_t, MP);
     }
   }
 
   // Hops of pairs [begin, begin + P) of group g, which leave o, u, alpha and the last xi behind.
   // `z` and `match` receive rows `begin` on unless null.
   void propagate(int64_t g, int64_t begin, int64_t P, T* z, T* match) {
-    const int64_t DP = s_.DP, MP = s_.MP;
+    const int64_t DP = padded_width(), MP = s_.MP;
     for (int64_t i = 0; i < P; ++i) {
       const T* v = entity_row(args_.items[begin + i]);
       T* o = w_.o + i * DP;
@@ -153,12 +165,17 @@ class GroupWorker {
       T *u = w_.u + p * kPairBlock * DP, *alpha = w_.alpha + p * kPairBlock * MP;
       if (count > 0) {
         gemm<VM>(P, padded, D, o, DP, 1, w_.key_t + p * D * MP, MP, alpha, MP, false);
-        for (int64_t i = 0; i < P; ++i) softmax(alpha + i * MP, w_.bias + p * MP, padded);
+        by_rows(P, [&](int64_t i, auto rows) {
+          softmax<rows>(alpha + i * MP, MP, w_.bias + p * MP, padded);
+        });
         gemm<VD>(P, DP, count, alpha, MP, 1, w_.value + p * M * DP, DP, w_.rho, DP, false);
-        for (int64_t i = 0; i < P * DP; ++i) w_.xi[i] += w_.rho[i];
-        for (int64_t i = 0; i < P * DP; ++i) u[i] = args_.replace ? w_.rho[i] : o[i] + w_.rho[i];
+        for (int64_t i = 0; i < P * DP; i += kLanesD) {
+          const VD rho = load<VD>(w_.rho + i);
+          store(w_.xi + i, load<VD>(w_.xi + i) + rho);
+          store(u + i, args_.replace ? rho : load<VD>(o + i) + rho);
+        }
       } else {
-        for (int64_t i = 0; i < P * DP; ++i) u[i] = o[i];
+        for (int64_t i = 0; i < P * DP; i += kLanesD) store(u + i, load<VD>(o + i));
       }
       for (int64_t i = 0; i < P; ++i)
         for (int64_t d = 0; d < DP; ++d) o_next[i * DP + d] = d < D ? args_.b_e[d] : T(0);
@@ -175,13 +192,13 @@ class GroupWorker {
   }
 
   void clear_group_gradients() {
-    fill(w_.dkey, H * M * s_.DP, T(0));
-    fill(w_.dvalue, H * M * s_.DP, T(0));
+    fill(w_.dkey, H * M * padded_width(), T(0));
+    fill(w_.dvalue, H * M * padded_width(), T(0));
   }
 
   // Gradients of pairs [begin, begin + P), after propagate() on the same pairs.
   void propagate_backward(int64_t g, int64_t begin, int64_t P, const AttentionGrads<T>& grads) {
-    const int64_t DP = s_.DP, MP = s_.MP;
+    const int64_t DP = padded_width(), MP = s_.MP;
     // Only loops up to DP may read the padding, so it is kept at zero.
     for (int64_t i = 0; i < P; ++i) {
       const T* dz = grads.dz + (begin + i) * (H + 1) * D;
@@ -197,20 +214,22 @@ class GroupWorker {
       const T* alpha = w_.alpha + p * kPairBlock * MP;
       for (int64_t i = 0; i < P; ++i) {
         const T* dz = grads.dz + (begin + i) * (H + 1) * D + p * D;
-        for (int64_t d = 0; d < D; ++d) w_.dxi[i * DP + d] += dz[d];
+        axpy<VD>(D, T(1), dz, w_.dxi + i * DP);
       }
       // eq. 12: o_next = u W_e + b_e
       gemm<VD>(D, DP, P, u, 1, DP, w_.do_next, DP, w_.dW_e, DP, true);
       add_column_sums<VD>(P, DP, w_.do_next, w_.db_e);
       gemm<VD>(P, DP, D, w_.do_next, DP, 1, w_.W_e_t, DP, w_.do_prev, DP, false);
       if (count > 0) {
-        for (int64_t i = 0; i < P * DP; ++i) w_.drho[i] = w_.dxi[i] + w_.do_prev[i];
+        for (int64_t i = 0; i < P * DP; i += kLanesD)
+          store(w_.drho + i, load<VD>(w_.dxi + i) + load<VD>(w_.do_prev + i));
         // eq. 6, 11: rho = alpha value
         gemm<VM>(P, padded, D, w_.drho, DP, 1, w_.value_t + p * D * MP, MP, w_.dalpha, MP, false);
         gemm<VD>(count, DP, P, alpha, 1, MP, w_.drho, DP, w_.dvalue + p * M * DP, DP, true);
         // eq. 10 and 9: softmax, then score = key . o
-        for (int64_t i = 0; i < P; ++i)
-          softmax_backward(alpha + i * MP, w_.dalpha + i * MP, padded);
+        by_rows(P, [&](int64_t i, auto rows) {
+          softmax_backward<rows>(alpha + i * MP, w_.dalpha + i * MP, MP, padded);
+        });
         gemm<VD>(P, DP, count, w_.dalpha, MP, 1, w_.key + p * M * DP, DP, w_.do_prev, DP,
                  !args_.replace);
         gemm<VD>(count, DP, P, w_.dalpha, 1, MP, o, DP, w_.dkey + p * M * DP, DP, true);
@@ -229,14 +248,15 @@ class GroupWorker {
 
   // Key and value gradients of the group to the slots, and its share of the relations' gradient.
   void write_group_gradients(int64_t g, const AttentionGrads<T>& grads, int64_t chunk) {
+    const int64_t DP = padded_width();
     T* drelation = grads.drelation_chunks + chunk * args_.num_relations * C * D;
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p);
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
-        const T *dkey = w_.dkey + (p * M + m) * s_.DP, *dvalue = w_.dvalue + (p * M + m) * s_.DP;
-        __builtin_memcpy(grads.dkey + slot * D, dkey, D * sizeof(T));
-        __builtin_memcpy(grads.dvalue + slot * D, dvalue, D * sizeof(T));
+        const T *dkey = w_.dkey + (p * M + m) * DP, *dvalue = w_.dvalue + (p * M + m) * DP;
+        scale_add<VD, T>(D, T(1), dkey, nullptr, grads.dkey + slot * D);
+        scale_add<VD, T>(D, T(1), dvalue, nullptr, grads.dvalue + slot * D);
         T* dr = drelation + args_.relations[slot] * C * D;
         axpy<VD>(D, T(1), dkey, dr);
         if (C == 2) {
@@ -248,69 +268,105 @@ class GroupWorker {
           factors[1] = dot<VD>(D, r + D, h);
           factors[2] = dot<VD>(D, dvalue, t + D);
           factors[3] = dot<VD>(D, r + D, t);
-          axpy<VD>(D, factors[0], h, dr + D);
-          axpy<VD>(D, factors[2], t, dr + D);
+          // One sum for both, because the next slot often waits for the same relation.
+          for (int64_t d = 0; d + kLanesD <= D; d += kLanesD)
+            store(dr + D + d, load<VD>(dr + D + d) +
+                                  (load<VD>(h + d) * factors[0] + load<VD>(t + d) * factors[2]));
+          for (int64_t d = D / kLanesD * kLanesD; d < D; ++d)
+            dr[D + d] += h[d] * factors[0] + t[d] * factors[2];
         }
       }
     }
   }
 
   void clear_shared_gradients() {
-    fill(w_.dW_e, D * s_.DP, T(0));
-    fill(w_.db_e, s_.DP, T(0));
+    fill(w_.dW_e, D * padded_width(), T(0));
+    fill(w_.db_e, padded_width(), T(0));
   }
 
   void write_shared_gradients(const AttentionGrads<T>& grads, int64_t chunk) {
     T* dW_e = grads.dW_e_chunks + chunk * D * D;
     for (int64_t i = 0; i < D; ++i)
-      __builtin_memcpy(dW_e + i * D, w_.dW_e + i * s_.DP, D * sizeof(T));
+      __builtin_memcpy(dW_e + i * D, w_.dW_e + i * padded_width(), D * sizeof(T));
     __builtin_memcpy(grads.db_e_chunks + chunk * D, w_.db_e, D * sizeof(T));
   }
 
  private:
+  int64_t padded_width() const { return round_up(D, kWidthBytes / sizeof(T)); }
   int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
   const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
+  void ask_for(const T* row) const {
+    for (int64_t d = 0; d < C * D; d += 64 / sizeof(T)) __builtin_prefetch(row + d);
+  }
 
   void write_rows(const T* rows, T* z, int64_t P) const {
     for (int64_t i = 0; i < P; ++i)
-      __builtin_memcpy(z + i * (H + 1) * D, rows + i * s_.DP, D * sizeof(T));
+      __builtin_memcpy(z + i * (H + 1) * D, rows + i * padded_width(), D * sizeof(T));
   }
 
-  // In place over n padded lanes; the maximum is subtracted first, masked lanes become exactly 0.
-  static void softmax(T* x, const T* bias, int64_t n) {
-    VM top = load<VM>(x) + load<VM>(bias);
+  // Rows 0 .. P - 1, some at a time, so that their chains of operations overlap.
+  template <class F>
+  static void by_rows(int64_t P, F f) {
+    constexpr int kRows = 4;
+    int64_t i = 0;
+    for (; i + kRows <= P; i += kRows) f(i, std::integral_constant<int, kRows>());
+    for (; i < P; ++i) f(i, std::integral_constant<int, 1>());
+  }
+
+  // Rows of n padded lanes, in place; the maximum is subtracted first, masked lanes become exactly
+  // 0.
+  template <int kRows>
+  static void softmax(T* x, int64_t stride, const T* bias, int64_t n) {
+    VM top[kRows], total[kRows];
+    for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias);
     for (int64_t m = kLanesM; m < n; m += kLanesM)
-      top = Max()(top, load<VM>(x + m) + load<VM>(bias + m));
-    const T top_score = reduce<T, kLanesM>(top, Max());
-    VM total{};
+      for (int i = 0; i < kRows; ++i)
+        top[i] = Max()(top[i], load<VM>(x + i * stride + m) + load<VM>(bias + m));
+    for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
+    for (int i = 0; i < kRows; ++i) total[i] = VM{};
     for (int64_t m = 0; m < n; m += kLanesM) {
       const VM b = load<VM>(bias + m);
-      VM e = exp_nonpositive<T>(load<VM>(x + m) + b - top_score);
-      e = b < VM{} ? VM{} : e;
-      store(x + m, e);
-      total += e;
+      for (int i = 0; i < kRows; ++i) {
+        VM e = exp_nonpositive<T>(load<VM>(x + i * stride + m) + b - top[i]);
+        e = b < VM{} ? VM{} : e;
+        store(x + i * stride + m, e);
+        total[i] += e;
+      }
     }
-    const T scale = T(1) / reduce<T, kLanesM>(total, Sum());
-    for (int64_t m = 0; m < n; m += kLanesM) store(x + m, load<VM>(x + m) * scale);
+    for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / reduce_lanes<T>(total[i], Sum());
+    for (int64_t m = 0; m < n; m += kLanesM)
+      for (int i = 0; i < kRows; ++i)
+        store(x + i * stride + m, load<VM>(x + i * stride + m) * total[i]);
   }
 
   // dx = alpha (dalpha - alpha . dalpha), in place of dalpha.
-  static void softmax_backward(const T* alpha, T* dalpha, int64_t n) {
-    const T mean = dot<VM>(n, alpha, dalpha);
+  template <int kRows>
+  static void softmax_backward(const T* alpha, T* dalpha, int64_t stride, int64_t n) {
+    VM mean[kRows];
+    for (int i = 0; i < kRows; ++i) mean[i] = VM{};
     for (int64_t m = 0; m < n; m += kLanesM)
-      store(dalpha + m, load<VM>(alpha + m) * (load<VM>(dalpha + m) - mean));
+      for (int i = 0; i < kRows; ++i)
+        mean[i] += load<VM>(alpha + i * stride + m) * load<VM>(dalpha + i * stride + m);
+    for (int i = 0; i < kRows; ++i) mean[i] = reduce_lanes<T>(mean[i], Sum());
+    for (int64_t m = 0; m < n; m += kLanesM)
+      for (int i = 0; i < kRows; ++i) {
+        T* dx = dalpha + i * stride + m;
+        store(dx, load<VM>(alpha + i * stride + m) * (load<VM>(dx) - mean[i]));
+      }
   }
 
   const AttentionArgs<T>& args_;
   const Strides<T> s_;
   Workspace<T> w_;
-  const int64_t H, M, D, C;
+  const int64_t H, M;
+  const Width<kWidth> D;
+  const int64_t C;
 };
 
-template <class T, int kWidthBytes>
+template <class T, int kWidthBytes, int kWidth>
 void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
                    T* alpha, T* workspace) {
-  GroupWorker<T, kWidthBytes> worker(args, workspace);
+  GroupWorker<T, kWidthBytes, kWidth> worker(args, workspace);
   // First group that ends behind `begin`.
   int64_t lo = 0, hi = args.num_groups;
   while (lo < hi) {
@@ -341,12 +397,12 @@ void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* 
   }
 }
 
-template <class T, int kWidthBytes>
+template <class T, int kWidthBytes, int kWidth>
 void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
                     T* workspace) {
   const int64_t first = args.num_groups * chunk / grads.num_chunks;
   const int64_t last = args.num_groups * (chunk + 1) / grads.num_chunks;
-  GroupWorker<T, kWidthBytes> worker(args, workspace);
+  GroupWorker<T, kWidthBytes, kWidth> worker(args, workspace);
   worker.clear_shared_gradients();
   for (int64_t g = first; g < last; ++g) {
     worker.build_tiles(g, true);
@@ -363,56 +419,88 @@ void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads
   worker.write_shared_gradients(grads, chunk);
 }
 
-template <class T, int kWidthBytes>
+template <class T, int kWidthBytes, int kWidth>
 void scatter_rows(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
                   int64_t row_end, T* dentity) {
   using VD = Vector<T, kWidthBytes>;
-  const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
+  const int64_t H = args.hops, M = args.slots, C = args.channels;
+  const Width<kWidth> D{args.width};
   fill(dentity + row_begin * C * D, (row_end - row_begin) * C * D, T(0));
-  const auto mine = [&](int64_t row) { return row >= row_begin && row < row_end; };
-  for (int64_t hop = 0; hop < args.num_groups * H; ++hop) {
-    for (int64_t slot = hop * M; slot < hop * M + args.counts[hop]; ++slot) {
-      const T* gamma_r = args.relation + args.relations[slot] * C * D + D;
-      const T* factors = grads.factors + slot * 4;
-      if (mine(args.heads[slot])) {
-        T* dh = dentity + args.heads[slot] * C * D;
-        if (C == 2) {
-          axpy<VD>(D, factors[0], gamma_r, dh);
-          axpy<VD>(D, factors[1], grads.dkey + slot * D, dh + D);
-        } else {
-          axpy<VD>(D, T(1), grads.dkey + slot * D, dh);
-        }
+  // References to this range's rows, as 2 slot for a head and 2 slot + 1 for a tail. They are
+  // picked without a branch, because no processor foresees whose row is next.
+  constexpr int64_t kSlots = 512;
+  int64_t mine[2 * kSlots];
+  const uint64_t range = row_end - row_begin;
+  const auto is_mine = [&](int32_t row) {
+    return static_cast<uint64_t>(static_cast<int64_t>(row) - row_begin) < range;
+  };
+  const int64_t hops_at_once = kSlots / M;
+  for (int64_t first = 0; first < args.num_groups * H; first += hops_at_once) {
+    int64_t n = 0;
+    for (int64_t hop = first; hop < first + hops_at_once && hop < args.num_groups * H; ++hop)
+      for (int64_t slot = hop * M; slot < hop * M + args.counts[hop]; ++slot) {
+        mine[n] = 2 * slot;
+        n += is_mine(args.heads[slot]);
+        mine[n] = 2 * slot + 1;
+        n += is_mine(args.tails[slot]);
       }
-      if (mine(args.tails[slot])) {
-        T* dt = dentity + args.tails[slot] * C * D;
-        if (C == 2) {
-          axpy<VD>(D, factors[2], gamma_r, dt);
-          axpy<VD>(D, factors[3], grads.dvalue + slot * D, dt + D);
-        } else {
-          axpy<VD>(D, T(1), grads.dvalue + slot * D, dt);
-        }
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t slot = mine[i] / 2, tail = mine[i] % 2;
+      const T* dpsi = (tail ? grads.dvalue : grads.dkey) + slot * D;
+      T* drow = dentity + (tail ? args.tails : args.heads)[slot] * C * D;
+      if (C == 2) {
+        const T* factors = grads.factors + slot * 4 + tail * 2;
+        axpy<VD>(D, factors[0], args.relation + args.relations[slot] * C * D + D, drow);
+        axpy<VD>(D, factors[1], dpsi, drow + D);
+      } else {
+        axpy<VD>(D, T(1), dpsi, drow);
       }
     }
   }
   for (int64_t b = 0; b < args.num_pairs; ++b)
-    if (mine(args.items[b]))
+    if (is_mine(args.items[b]))
       axpy<VD>(D, T(1), grads.ditem + b * D, dentity + args.items[b] * C * D);
 }
 
 // Narrow vectors along D where D does not fill a wide one.
+template <class T>
+constexpr int width_bytes(int width) {
+  int bytes = EKPNET_VECTOR_BYTES;
+  while (bytes > 16 && width * static_cast<int>(sizeof(T)) <= bytes / 2) bytes /= 2;
+  return bytes;
+}
+
+template <class T, int kWidth, class F>
+auto with_constant_width(F f) {
+  return f(std::integral_constant<int, width_bytes<T>(kWidth)>(),
+           std::integral_constant<int, kWidth>());
+}
+
+// Calls f with the bytes of a vector along D, and with D if it is a common one, else 0.
 template <class T, class F>
 auto with_width(int width, F f) {
+  switch (width) {
+    case 4:
+      return with_constant_width<T, 4>(f);
+    case 8:
+      return with_constant_width<T, 8>(f);
+    case 16:
+      return with_constant_width<T, 16>(f);
+    case 32:
+      return with_constant_width<T, 32>(f);
+  }
+  constexpr std::integral_constant<int, 0> kAny;
+  const int bytes = width_bytes<T>(width);
   if constexpr (EKPNET_VECTOR_BYTES > 32)
-    if (width * static_cast<int>(sizeof(T)) > 32)
-      return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>());
+    if (bytes > 32) return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>(), kAny);
   if constexpr (EKPNET_VECTOR_BYTES > 16)
-    if (width * static_cast<int>(sizeof(T)) > 16) return f(std::integral_constant<int, 32>());
-  return f(std::integral_constant<int, 16>());
+    if (bytes > 16) return f(std::integral_constant<int, 32>(), kAny);
+  return f(std::integral_constant<int, 16>(), kAny);
 }
 
 template <class T>
 int64_t workspace_size(const AttentionArgs<T>& args) {
-  return with_width<T>(args.width, [&](auto bytes) {
+  return with_width<T>(args.width, [&](auto bytes, auto) {
     int64_t size = 0;
     Workspace<T>(args, strides_of<T, bytes>(args), nullptr, &size);
     return size;
@@ -422,30 +510,31 @@ int64_t workspace_size(const AttentionArgs<T>& args) {
 template <class T>
 void forward(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
              T* workspace) {
-  with_width<T>(args.width, [&](auto bytes) {
-    forward_pairs<T, bytes>(args, begin, end, z, match, nullptr, workspace);
+  with_width<T>(args.width, [&](auto bytes, auto width) {
+    forward_pairs<T, bytes, width>(args, begin, end, z, match, nullptr, workspace);
   });
 }
 
 template <class T>
 void weights(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* alpha, T* workspace) {
-  with_width<T>(args.width, [&](auto bytes) {
-    forward_pairs<T, bytes>(args, begin, end, nullptr, nullptr, alpha, workspace);
+  with_width<T>(args.width, [&](auto bytes, auto width) {
+    forward_pairs<T, bytes, width>(args, begin, end, nullptr, nullptr, alpha, workspace);
   });
 }
 
 template <class T>
 void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
               T* workspace) {
-  with_width<T>(args.width,
-                [&](auto bytes) { backward_chunk<T, bytes>(args, grads, chunk, workspace); });
+  with_width<T>(args.width, [&](auto bytes, auto width) {
+    backward_chunk<T, bytes, width>(args, grads, chunk, workspace);
+  });
 }
 
 template <class T>
 void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
              int64_t row_end, T* dentity) {
-  with_width<T>(args.width, [&](auto bytes) {
-    scatter_rows<T, bytes>(args, grads, row_begin, row_end, dentity);
+  with_width<T>(args.width, [&](auto bytes, auto width) {
+    scatter_rows<T, bytes, width>(args, grads, row_begin, row_end, dentity);
   });
 }
 
