@@ -9,6 +9,14 @@ namespace {
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
+constexpr int64_t kAhead = 8;  // rows whose cache misses are under way
+
+// A row that will be changed.
+template <class T>
+void ask_for(const T* row, int64_t size) {
+  for (int64_t d = 0; d < size; d += 64 / sizeof(T)) __builtin_prefetch(row + d, 1);
+}
+
 template <class T>
 void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
   const int64_t size = args.row_size;
@@ -17,6 +25,12 @@ void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
   const T step_size = T(args.step.step_size), l2 = T(args.step.l2);
   const T root2 = T(__builtin_sqrt(args.step.scale2));
   for (int64_t i = begin; i < end; ++i) {
+    if (i + kAhead < end && args.rows[i + kAhead] >= 0) {
+      const int64_t at = args.rows[i + kAhead] * size;
+      ask_for(args.table + at, size);
+      ask_for(args.m + at, size);
+      ask_for(args.v + at, size);
+    }
     if (args.rows[i] < 0) continue;
     T* __restrict x = args.table + args.rows[i] * size;
     T* __restrict m = args.m + args.rows[i] * size;
