@@ -22,6 +22,8 @@ _PIECES, _ROWS = 64, 32
 
 def fixed_order_sum(x: Tensor) -> Tensor:
     """Sum of all elements in pieces that torch does not split over threads."""
+    if x.numel() <= UNSPLIT:
+        return x.sum()
     return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
 
 

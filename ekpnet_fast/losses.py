@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,19 @@ from ekpnet_fast.models.base import Model
 from ekpnet_fast.sampling import Batch
 
 TERMS = ("bce", "kg", "weights", "rows")
+
+
+class _SquaredNorm(torch.autograd.Function):
+    """Sum of the squares of some tensors: one node of the graph, because each costs a step."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return fixed_order_sum(torch.cat([x.flatten() for x in tensors]).square_())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch._foreach_mul(ctx.saved_tensors, 2 * grad))
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor, real: Tensor | None = None) -> Tensor:
@@ -62,7 +76,7 @@ def loss_terms(
             terms["kg"] = kg * (stage.lambda1 / 2 / size)
     dense, relations = model.dense_weights(name), model.relations()
     if stage.lambda2 > 0 and dense:
-        norm = torch.stack([fixed_order_sum(w.square()) for w in dense]).sum()
+        norm = _SquaredNorm.apply(*dense)  # type: ignore[no-untyped-call]
         terms["weights"] = norm * (stage.lambda2 / 2 / size)
     if stage.lambda3 > 0 and relations:
         norms = [

@@ -452,10 +452,9 @@ class BatchStream:
             elif space == "item":
                 free_items = positions[:start]
             _put(inputs, of_space[space], positions[start:])
-        valid = torch.arange(sets[0].shape[2]) < sets[3].unsqueeze(-1)
-        relation_touched = torch.zeros(self.graph.num_relations)
-        relation_touched[sets[1][valid].long()] = 1.0
-        relation_touched[relations.long()] = 1.0
+        num_relations = self.graph.num_relations
+        mentions = torch.cat([sets[1].flatten(), relations]).bincount(minlength=num_relations)
+        mentions[:1] -= sets[1].numel() - sets[3].sum()  # masked slots hold 0
         return Batch(
             rows=rows,
             touched=touched,
@@ -473,7 +472,7 @@ class BatchStream:
             triple_relations=relations,
             triple_tails=extra[len(heads) : 2 * len(heads)],
             triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
-            relation_touched=relation_touched,
+            relation_touched=(mentions[:num_relations] > 0).float(),
         )
 
 
