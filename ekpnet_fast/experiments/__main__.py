@@ -109,7 +109,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _run(names: Sequence[str], settings: Settings, console: Console) -> int:
     # Looked for before the folder is made, so that a wrong name leaves nothing behind.
     datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
-    plan = Plan(settings)
+    plan = Plan(settings, datasets)
     if not figures.has_matplotlib() and set(names) != {"table1"}:
         console.print(figures.MISSING, highlight=False, markup=False)
     with Store.opened(settings.output) as store:
@@ -137,7 +137,7 @@ def _write(
     failures = {cell: runner.failures[cell] for cell in cells if cell in runner.failures}
     files = [runner.folder(cell) / results.METRICS_FILE for cell in found]
     dates = [date.fromtimestamp(file.stat().st_mtime) for file in files]
-    return write_table(name, settings, sections_of(name, plan, found), found, failures, dates)
+    return write_table(name, plan, sections_of(name, plan, found), found, failures, dates)
 
 
 if __name__ == "__main__":

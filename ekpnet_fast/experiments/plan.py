@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import Dataset
 from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
@@ -146,10 +147,22 @@ class Cell:
 
 
 class Plan:
-    """The cells of tables and the options of their runs."""
+    """The cells of tables and the options of their runs.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the command.
+        datasets: those of the settings, loaded.
+    """
+
+    def __init__(self, settings: Settings, datasets: Sequence[Dataset] = ()) -> None:
         self.settings = settings
+        # What a model needs and a data set of the settings lacks, by data set and model.
+        self.lacking = {
+            (name, model): lacking
+            for name, dataset in zip(settings.datasets, datasets, strict=False)
+            for model, kind in MODELS.items()
+            if settings.shows(model) and (lacking := kind.lacking(dataset))
+        }
         self._configs: dict[tuple[str, str], RunConfig] = {}
 
     @cached_property
@@ -167,13 +180,17 @@ class Plan:
         return [
             Cell(dataset, model, seed)
             for dataset in self.settings.datasets
-            for model in self.trained(rows)
+            for model in self.trained(dataset, rows)
             for seed in range(self.settings.seeds)
         ]
 
-    def trained(self, rows: Sequence[str]) -> list[str]:
-        """Those rows of a table that runs must fill."""
-        return [name for name in rows if name in MODELS and self.settings.shows(name)]
+    def trained(self, dataset: str, rows: Sequence[str]) -> list[str]:
+        """Those rows of a data set's table that runs must fill."""
+        return [
+            name
+            for name in rows
+            if name in MODELS and self.settings.shows(name) and (dataset, name) not in self.lacking
+        ]
 
     def shape_cell(self, dataset: str, activation: str, layers: int, seed: int) -> Cell:
         """The cell of a point of Figure 7; the preset's own shape is the cell of the tables.

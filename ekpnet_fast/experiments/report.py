@@ -14,7 +14,7 @@ from ekpnet_fast.data.stats import PAPER_TABLE_1, describe
 from ekpnet_fast.experiments import figures, paper
 from ekpnet_fast.experiments.cache import code_version
 from ekpnet_fast.experiments.markdown import table
-from ekpnet_fast.experiments.plan import EXPERIMENTS, QUICK_EPOCHS, Cell, Settings
+from ekpnet_fast.experiments.plan import EXPERIMENTS, QUICK_EPOCHS, TITLES, Cell, Plan, Settings
 from ekpnet_fast.experiments.render import (
     LONG_HEADER,
     csv_text,
@@ -41,7 +41,7 @@ OTHER_PROTOCOL = "The paper's numbers belong to the protocol ripplenet and are n
 
 def write_table(
     experiment: str,
-    settings: Settings,
+    plan: Plan,
     sections: Sequence[Section],
     runs: Mapping[Cell, dict[str, Any]],
     failures: Mapping[Cell, str],
@@ -51,13 +51,19 @@ def write_table(
 
     Args:
         experiment: such as "table3".
-        settings: of the command.
+        plan: of the command.
         sections: the table, data set by data set.
         runs: the metrics of the cells that it shows.
         failures: of cells that it lacks.
         dates: when the cells were finished.
     """
+    settings = plan.settings
     notes = [*_notes(experiment, settings, sections)]
+    if experiment in ("table3", "table5", "figure4", "figure5", "figure6"):
+        notes += [
+            f"Not run: {TITLES[model]} on {dataset}, which has no {lacking}."
+            for (dataset, model), lacking in plan.lacking.items()
+        ]
     notes += [f"Failed and left out: {cell}: {error}" for cell, error in failures.items()]
     body = "\n\n".join(section_table(section) for section in sections)
     facts = _facts(settings, experiment, list(runs.values()), dates)

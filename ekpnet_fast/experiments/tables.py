@@ -185,7 +185,7 @@ def _model_rows(
 
 def _runs(dataset: str, model: str, plan: Plan, found: Found) -> list[Metrics | None]:
     """A model's metrics by seed, None where a run failed; empty for a model that is not run."""
-    if not plan.trained((model,)):
+    if not plan.trained(dataset, (model,)):
         return []
     return [found.get(Cell(dataset, model, seed)) for seed in range(plan.settings.seeds)]
 

@@ -32,7 +32,8 @@ by `fit`.
 / B, or over its true triples where it has no pairs.
 
 **Options and presets.** `Options` is a frozen dataclass; its fields become `--NAME.field`, its
-docstring their help, and `self.options` its value; `check` refuses what the model cannot do.
+docstring their help, and `self.options` its value; `check` refuses what the model cannot do,
+and `lacking` says which data it cannot learn from.
 `presets[preset][data set]` holds dotted options, where "*" is for any data set.
 
 **Bits.** The same seed gives the same bits at any number of threads. Torch splits sums over a batch
@@ -53,7 +54,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ekpnet_fast.data import PreparedData
+from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Reads, Request, Source
 
 if TYPE_CHECKING:  # config.py asks the registry for its models
@@ -107,6 +108,11 @@ class Model(nn.Module):
         Raises:
             ConfigError: names the option.
         """
+
+    @classmethod
+    def lacking(cls, dataset: Dataset) -> str | None:
+        """What the model needs and a data set does not have; None where it has everything."""
+        return None
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> Plan:

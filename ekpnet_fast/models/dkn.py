@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.fixed_order import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
@@ -95,6 +96,11 @@ class DKN(Model):
             "movielens-1m": {"train.batch_size": 4096},
         }
     }
+
+    @classmethod
+    def lacking(cls, dataset: Dataset) -> str | None:
+        """Titles, where there are none."""
+        return "titles" if dataset.item_names is None else None
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         super().__init__(config, source)

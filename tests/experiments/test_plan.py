@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ekpnet_fast.data import SyntheticConfig, make_synthetic
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.experiments import plan as planning
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
@@ -123,3 +125,16 @@ def test_a_system_without_code_is_refused(models):
     models("ekpnet", "popularity")
     with pytest.raises(ConfigError, match="kcan is not built yet, expected some of popularity, ek"):
         plan_of(models=("kcan",))
+
+
+def test_model_that_a_data_set_cannot_serve_is_left_out():
+    config = SyntheticConfig(
+        users=60, items=80, positives=10, attributes=16, parents=4, triples=435
+    )
+    titled = make_synthetic(config)
+    datasets = [titled, replace(titled, item_names=None)]
+    settings = Settings(output=Path("unused"), datasets=("titled", "bare"), seeds=1)
+    found = Plan(settings, datasets)
+    assert found.lacking == {("bare", "dkn"): "titles"}
+    rows = {cell.dataset for cell in found.cells("table3") if cell.model == "dkn"}
+    assert rows == {"titled"}

@@ -33,7 +33,7 @@ def table(tmp_path, monkeypatch, fabricated):
             if auc is not None
         }
         sections = tables.sections_of(experiment, plan, found)
-        paths = report.write_table(experiment, settings, sections, found, failures or {}, [])
+        paths = report.write_table(experiment, plan, sections, found, failures or {}, [])
         return {path.suffix: path.read_text() for path in paths}
 
     return build
