@@ -53,7 +53,9 @@ def test_everything_is_measured(tmp_path):
 
 
 def test_tests_of_the_gpu_can_be_collected():
-    files = [*sorted((ROOT / "tests").glob("test_*_gpu.py")), ROOT / "tests" / "test_resident.py"]
+    tests = ROOT / "tests"
+    others = [tests / "test_resident.py", tests / "models" / "test_every_model.py"]
+    files = [*sorted(tests.glob("test_*_gpu.py")), *others]
     done = run(
         "import pytest; sys.exit(pytest.main(sys.argv[1:]))",
         *("--collect-only", "-q", "-m", "cuda", "-p", "no:cacheprovider"),
@@ -62,6 +64,7 @@ def test_tests_of_the_gpu_can_be_collected():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_compute_sanitizer[memcheck]" in done.stdout
+    assert "test_every_model.py" in done.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
