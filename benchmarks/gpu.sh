@@ -3,7 +3,7 @@
 #   bash benchmarks/gpu.sh [OUTPUT_FOLDER] [options of python -m benchmarks.gpu, such as --data-root DIR]
 # Needs nvcc, and a Python with a CUDA torch, pybind11, cmake, ninja, numpy, safetensors, pyyaml,
 # pytest and pytest-xdist. Leaves gpu.json, gpu.md and the logs in the folder (default: build/gpu).
-# Takes less than nine minutes.
+# Meant to take less than nine minutes: tests and measurements have time limits.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root="$PWD"
