@@ -26,7 +26,6 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package_dir}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DEKPNET_VERSION={self.distribution.get_version()}",
             f"-DEKPNET_CUDA={os.environ.get('EKPNET_CUDA', 'AUTO')}",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
