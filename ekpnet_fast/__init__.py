@@ -6,7 +6,15 @@ and `libekpnet_cpu.so` / `libekpnet_cuda.so` (the ops, loaded with `ekpnet_fast.
 """
 
 import sys
+from importlib import import_module
 from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ekpnet_fast.data import SyntheticConfig as SyntheticConfig
+    from ekpnet_fast.data import load_dataset as load_dataset
+    from ekpnet_fast.data import make_synthetic as make_synthetic
+    from ekpnet_fast.recommender import Recommender as Recommender
 
 # In the source folder `python -m` finds this package there, without its native files: those of the
 # installed copy are taken then.
@@ -21,4 +29,20 @@ except Exception:
     if "ekpnet_fast.doctor" not in sys.orig_argv:
         raise
 
-__all__ = ["BuildInfo", "CudaKernel", "__version__", "build_info", "cuda_kernels"]
+# Imported when they are asked for, so that commands start quickly and `doctor` runs where a package
+# that these need is missing.
+_LATER = {
+    "Recommender": "ekpnet_fast.recommender",
+    "SyntheticConfig": "ekpnet_fast.data",
+    "load_dataset": "ekpnet_fast.data",
+    "make_synthetic": "ekpnet_fast.data",
+}
+
+__all__ = ["BuildInfo", "CudaKernel", "__version__", "build_info", "cuda_kernels", *_LATER]
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported later."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,12 @@ class Graph:
         """T, inverse triples counted."""
         return self.tails.numel()
 
+    def relations_between(self, head: int, tail: int) -> list[int]:
+        """The relations of the triples that lead from one entity to another."""
+        first, last = int(self.indptr[head]), int(self.indptr[head + 1])
+        found: list[int] = self.relations[first:last][self.tails[first:last] == tail].tolist()
+        return found
+
     @classmethod
     def from_triples(
         cls,

@@ -17,7 +17,7 @@ import torch
 
 from ekpnet_fast import __version__, build_info, results, training
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.data import PreparedData, load_dataset, prepare
+from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
 from ekpnet_fast.device import describe_device, resolve_device
 from ekpnet_fast.errors import DataError, TrainingError
 from ekpnet_fast.graph import Graph
@@ -56,8 +56,17 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
             threshold=config.threshold,
         )
     with watch.part("prepare"):
-        prepared = prepare(dataset, config.seed, config.protocol)
-        graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
+        return prepare_run(config, dataset)
+
+
+def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Graph]:
+    """The data of a run, split, and its graph.
+
+    Raises:
+        TrainingError: a data set that is too small to split.
+    """
+    prepared = prepare(dataset, config.seed, config.protocol)
+    graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
         if config.protocol == "recbole":
             if not len(rows):

@@ -41,6 +41,10 @@ class Ids:
         """Whether there is such an id."""
         return name in self._numbers
 
+    def find(self, name: str) -> int | None:
+        """The number of an id, None where there is no such id."""
+        return self._numbers.get(name)
+
     def number(self, name: str) -> int:
         """The number of an id.
 

@@ -68,6 +68,8 @@ class AKUPM(Model):
     summary = "AKUPM: self-attention over the entities of each hop, TransR"
     Options = AKUPMOptions
     ripple = True
+    new_users = True
+    live = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("transr.relation", "transr.projection")
     input_spaces: ClassVar[Mapping[str, str]] = {"clicked": "entity"}

@@ -46,6 +46,7 @@ product of small matrices is where it has many more matrices than there are thre
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
@@ -78,6 +79,10 @@ class Model(nn.Module):
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
         input_spaces: which of `inputs` are ids, name -> space.
         resident: whether `resident.ResidentTrainer` can train it on a GPU.
+        new_users: whether a user's side comes from the history alone, so that a history that
+            training did not see can be scored.
+        live: whether the graph is read anew for each prediction, so that it may change and grow
+            after training.
     """
 
     name: ClassVar[str]
@@ -91,6 +96,8 @@ class Model(nn.Module):
     relation_tables: ClassVar[tuple[str, ...]] = ()
     input_spaces: ClassVar[Mapping[str, str]] = {}
     resident: ClassVar[bool] = False
+    new_users: ClassVar[bool] = False
+    live: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         super().__init__()
@@ -144,6 +151,15 @@ class Model(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no logits")
 
+    def attention(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs
+    ) -> Tensor | None:
+        """How much [B, H, M] each ripple slot makes up of its hop's answer, a share of 1.
+
+        None for a model without such weights. Arguments as in `logits`.
+        """
+        return None
+
     def kg_sum(
         self,
         backend: ModuleType,
@@ -167,6 +183,12 @@ class Model(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has neither stages nor fit")
 
     # ---- what follows from that ----------------------------------------------------------------
+
+    def seeing(self, source: Source) -> Model:
+        """The same weights, drawing `inputs` from another graph or other histories."""
+        other = copy.copy(self)
+        other.source = source
+        return other
 
     def add_table(self, name: str, rows: Tensor) -> None:
         """Make a row-sparse table of its initial rows; it must be declared in `tables`."""

@@ -84,6 +84,7 @@ class DKN(Model):
     name = "dkn"
     summary = "DKN: a CNN over words of titles with entities, attention over the history"
     Options = DKNOptions
+    new_users = True
     tables: ClassVar[Mapping[str, str]] = {"word": "word", "entity": "entity"}
     input_spaces: ClassVar[Mapping[str, str]] = {
         "words": "word",
@@ -112,7 +113,6 @@ class DKN(Model):
         options, D, draw = self.options, self.shape.width, self.draw
         # Plain attributes: `inputs` reads them on the CPU, wherever the model is.
         self.title_words, self.title_counts, vocabulary = encode(source.item_names, options.words)
-        self.no_relation = torch.zeros(len(source.history_items), dtype=torch.uint8)
         init, F = self.shape.init, options.filters
         self.add_table("word", initial_rows((len(vocabulary), D), init, draw))
         self.add_table("entity", initial_rows((source.graph.num_entities, D), init, draw))
@@ -149,7 +149,7 @@ class DKN(Model):
         # A history is a node whose triples lead to its items.
         _, history, history_counts = ops.sample_neighbors(
             source.history_indptr,
-            self.no_relation,
+            torch.zeros_like(source.history_items, dtype=torch.uint8),
             source.history_items,
             request.users,
             options.history,

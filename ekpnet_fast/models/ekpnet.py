@@ -100,6 +100,8 @@ class EKPNet(Model):
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
     resident = True
+    new_users = True
+    live = True
     semantic_attention: ClassVar[bool] = True
     deep: ClassVar[bool] = True
     entity: Tensor
@@ -148,6 +150,22 @@ class EKPNet(Model):
             z, self.weights, self.biases, self.w_out, self.b_out, self.shape.activation
         )
         return logit
+
+    def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
+        """Of eq. 10."""
+        alpha: Tensor = backend.ripple_attention_weights(
+            tables["entity"],
+            self.relation,
+            self.W_e,
+            self.b_e,
+            pairs.heads,
+            pairs.relations,
+            pairs.tails,
+            pairs.counts,
+            pairs.group_indptr,
+            pairs.items,
+        )
+        return alpha
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str

@@ -32,6 +32,7 @@ class Popularity(Model):
     name = "popularity"
     summary = "count of an item's train positives; not trained"
     stages = ()
+    new_users = True
     logit: Tensor
 
     def __init__(self, config: RunConfig, source: Source) -> None:

@@ -73,6 +73,8 @@ class RippMKR(Model):
     summary = "Ripp-MKR: RippleNet with cross-and-compress units and a KG task"
     Options = RippMKROptions
     ripple = True
+    new_users = True
+    live = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "item": "entity"}
     relation_tables = ("relation", "relation_vector")
     presets: ClassVar[Presets] = {

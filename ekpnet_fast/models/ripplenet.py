@@ -87,6 +87,8 @@ class RippleNet(Model):
     summary = "RippleNet: ripple sets addressed through relation matrices"
     Options = RippleNetOptions
     ripple = True
+    new_users = True
+    live = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
     presets: ClassVar[Presets] = {

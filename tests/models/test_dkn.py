@@ -147,7 +147,6 @@ def test_a_history_of_the_target_alone_is_none(setup):
         history_items=only,
         history_indptr=torch.ones_like(source.history_indptr).index_fill_(0, torch.tensor([0]), 0),
     )
-    model.no_relation = model.no_relation[:1]
     request = Request(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
     inputs = model.inputs(request)
     assert inputs["history_counts"].tolist() == [1]

@@ -1,0 +1,36 @@
+"""Recommending with a trained model: lists, reasons, and a graph that may change.
+
+`recommender.py` is the face. `state.py` holds what is known at one moment and scores; `asking.py`
+goes from ids to lists, `reasons.py` and `fidelity.py` from scores to paths, `drawing.py` from paths
+to SVG, `live.py` from one state to the next, `store.py` to folders and back.
+"""
+
+from ekpnet_fast.recommender.answers import (
+    Explanation,
+    Fidelity,
+    Node,
+    Reason,
+    Recommendation,
+    Recommendations,
+    SimilarItem,
+    Step,
+)
+from ekpnet_fast.recommender.asking import ItemFilter
+from ekpnet_fast.recommender.live import LiveGraph
+from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.recommender import Recommender
+
+__all__ = [
+    "Explanation",
+    "Fidelity",
+    "Id",
+    "ItemFilter",
+    "LiveGraph",
+    "Node",
+    "Reason",
+    "Recommendation",
+    "Recommendations",
+    "Recommender",
+    "SimilarItem",
+    "Step",
+]

@@ -1,0 +1,177 @@
+"""SVG of an explanation: a column per hop, the history on the left, the item on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
+
+BOX, GAP, HEIGHT, ROW = 190, 150, 30, 56  # widths and heights, in pixels
+MARGIN, TITLE = 20, 50
+LETTERS = 26  # of a name; the rest is in the tooltip
+FILL = {"item": "#dbe9f6", "entity": "#eeeeee", "end": "#fde3c8"}
+LINE, INK, FAINT = "#7a8ca3", "#1b1f24", "#57606a"
+
+Place = tuple[int, Node]
+
+
+@dataclass
+class Edge:
+    """A step of one or more reasons.
+
+    Attributes:
+        start, end: column and node.
+        label: relation, with an arrow that says how the graph has it; "" for an end that is alike.
+        effect: of the strongest reason.
+    """
+
+    start: Place
+    end: Place
+    label: str
+    effect: float
+
+
+def svg_of(explanation: Explanation) -> str:
+    """The drawing; lines are as wide as the effect of the strongest path through them."""
+    edges = _edges(explanation)
+    last = max((edge.end[0] for edge in edges.values()), default=1)
+    places = list(dict.fromkeys(p for edge in edges.values() for p in (edge.start, edge.end)))
+    end = (last, explanation.item)
+    if end not in places:
+        places.append(end)
+    columns: list[list[Place]] = [[] for _ in range(last + 1)]
+    for place in places:
+        columns[place[0]].append(place)
+    rows = max(map(len, columns))
+    width = 2 * MARGIN + (last + 1) * BOX + last * GAP
+    height = 2 * MARGIN + TITLE + rows * ROW
+    at = {
+        place: (
+            MARGIN + column * (BOX + GAP),
+            TITLE + MARGIN + (rows - len(members)) * ROW / 2 + row * ROW,
+        )
+        for column, members in enumerate(columns)
+        for row, place in enumerate(members)
+    }
+    root = ElementTree.Element(
+        "svg",
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height}",
+        width=str(width),
+        height=str(height),
+        role="img",
+    )
+    root.set("font-family", "sans-serif")
+    ElementTree.SubElement(root, "title").text = f"Why {explanation.item} for {explanation.subject}"
+    ElementTree.SubElement(root, "desc").text = explanation.to_text()
+    ElementTree.SubElement(root, "rect", width="100%", height="100%", fill="white")
+    _text(root, MARGIN, MARGIN + 14, f"{explanation.item} for {explanation.subject}", 16)
+    about = (
+        f"score {explanation.score:.4f}; {len(explanation.reasons)} of {explanation.paths} paths"
+    )
+    _text(root, MARGIN, MARGIN + 34, "; ".join((about, *explanation.notes)), 12, FAINT)
+    most = max((edge.effect for edge in edges.values()), default=1.0)
+    for edge in edges.values():
+        _draw_edge(root, edge, at, most)
+    for place in places:
+        _draw_node(root, place[1], at[place], is_end=place == end)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _edges(explanation: Explanation) -> dict[tuple[Place, Place, str], Edge]:
+    """The edges of all reasons, those that several share once."""
+    last = max((len(r.steps) + (r.match != "is") for r in explanation.reasons), default=1)
+    edges: dict[tuple[Place, Place, str], Edge] = {}
+    for reason in explanation.reasons:
+        for start, end, label in _walk(reason, explanation.item, last):
+            known = edges.setdefault((start, end, label), Edge(start, end, label, reason.effect))
+            known.effect = max(known.effect, reason.effect)
+    return edges
+
+
+def _walk(reason: Reason, item: Node, last: int) -> Iterator[tuple[Place, Place, str]]:
+    """The edges of a reason, left to right."""
+    for column, step in enumerate(reason.steps):
+        is_end = reason.match == "is" and step is reason.steps[-1]
+        end = (last if is_end else column + 1, step.end)
+        yield (column, step.start), end, _label(step)
+    if reason.match != "is":
+        start = (len(reason.steps), reason.steps[-1].end)
+        yield start, (last, item), "" if reason.link is None else _label(reason.link)
+
+
+def _label(step: Step) -> str:
+    return f"← {step.relation}" if step.backwards else f"{step.relation} →"
+
+
+def _draw_edge(
+    root: ElementTree.Element, edge: Edge, at: Mapping[Place, tuple[float, float]], most: float
+) -> None:
+    (x, y), (to_x, to_y) = at[edge.start], at[edge.end]
+    x, y, to_y = x + BOX, y + HEIGHT / 2, to_y + HEIGHT / 2
+    middle = (x + to_x) / 2
+    share = edge.effect / most if most > 0 else 0.0
+    curve = ElementTree.SubElement(
+        root,
+        "path",
+        d=f"M {x:g} {y:g} C {middle:g} {y:g}, {middle:g} {to_y:g}, {to_x:g} {to_y:g}",
+        fill="none",
+        stroke=LINE,
+    )
+    curve.set("stroke-width", f"{1 + 5 * share:.2f}")
+    if not edge.label:
+        curve.set("stroke-dasharray", "5 4")
+    shown = edge.label or "alike"
+    ElementTree.SubElement(curve, "title").text = f"{shown}, effect {edge.effect:+.4f}"
+    if edge.label:
+        # A third of the way: where lines meet at the item their labels are still apart.
+        where = (x + (to_x - x) / 3, y + (to_y - y) * 7 / 27 - 4)
+        _text(root, *where, _short(edge.label, 24), 10, FAINT, anchor="middle", halo=True)
+
+
+def _draw_node(
+    root: ElementTree.Element, node: Node, at: tuple[float, float], *, is_end: bool
+) -> None:
+    group = ElementTree.SubElement(root, "g")
+    ElementTree.SubElement(group, "title").text = f"{node} ({node.kind} {node.id})"
+    box = ElementTree.SubElement(
+        group,
+        "rect",
+        x=f"{at[0]:g}",
+        y=f"{at[1]:g}",
+        width=str(BOX),
+        height=str(HEIGHT),
+        rx="6",
+        fill=FILL["end" if is_end else node.kind],
+    )
+    box.set("stroke", LINE)
+    text = _short(str(node), LETTERS)
+    _text(group, at[0] + BOX / 2, at[1] + HEIGHT / 2 + 4, text, 12, anchor="middle")
+
+
+def _text(
+    parent: ElementTree.Element,
+    x: float,
+    y: float,
+    text: str,
+    size: int,
+    colour: str = INK,
+    *,
+    anchor: str = "start",
+    halo: bool = False,
+) -> None:
+    element = ElementTree.SubElement(parent, "text", x=f"{x:g}", y=f"{y:g}", fill=colour)
+    element.set("font-size", str(size))
+    element.set("text-anchor", anchor)
+    if halo:  # lines that pass below do not strike the letters through
+        element.set("stroke", "white")
+        element.set("stroke-width", "3")
+        element.set("paint-order", "stroke")
+    element.text = text
+
+
+def _short(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"

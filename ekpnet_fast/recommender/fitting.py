@@ -1,0 +1,78 @@
+"""Training for a recommender: from keyword options to a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import torch
+
+from ekpnet_fast import training
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import Dataset, load_dataset
+from ekpnet_fast.device import resolve_device
+from ekpnet_fast.errors import DataError
+from ekpnet_fast.recommender.state import State
+from ekpnet_fast.recommender.store import state_of
+from ekpnet_fast.run import prepare_run
+from ekpnet_fast.training import Progress
+
+
+def fit(
+    dataset: Dataset | str | PathLike[str],
+    model: str,
+    options: Mapping[str, Any],
+    report: Callable[[Progress], None] | None,
+) -> State:
+    """Train a model with options by dotted name, and make a state of it.
+
+    Raises:
+        ConfigError, DataError, TrainingError: an option, the data, or training.
+    """
+    if isinstance(dataset, Dataset):
+        name = dataset.name
+    elif isinstance(dataset, str | PathLike):
+        name = str(dataset)
+    else:
+        raise DataError(
+            f"dataset: found {type(dataset).__name__}, expected a Dataset, such as load_dataset"
+            " gives, a name, or a folder"
+        )
+    config = _config(name, model, options)
+    resolve_device(config.device)  # a device that cannot be used is told before any work
+    if not isinstance(dataset, Dataset):
+        dataset = load_dataset(
+            name,
+            config.data_root,
+            synthetic=config.synthetic if name == "synthetic" else None,
+            threshold=config.threshold,
+        )
+    with _threads(config.threads):
+        prepared, graph = prepare_run(config, dataset)
+        outcome = training.train(config, prepared, graph, report or (lambda progress: None))
+    return state_of(config, prepared, graph, outcome.model, outcome.stage)
+
+
+def _config(name: str, model: str, options: Mapping[str, Any]) -> RunConfig:
+    # Only here, because its parser takes a while to import.
+    from ekpnet_fast.options import parse_run
+
+    words = ["--dataset", name, "--model", model]
+    for option, value in options.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words += [f"--{option}", text]
+    return parse_run(words)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads for a while."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

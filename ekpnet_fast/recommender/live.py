@@ -1,0 +1,325 @@
+"""Changes of the graph after training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.data.tables import INT32_MAX, Int32
+from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.state import State
+
+Triple = tuple[Id, Id, Id]
+
+
+class LiveGraph:
+    """The graph of a recommender; what is changed here counts from the next answer on.
+
+    Nothing is trained again. A new entity starts from its neighbours: its row of every table is the
+    mean of the rows of those that a triple joins it with, and follows when its triples change.
+    Relations are those of training.
+
+    An answer that is under way ends with the graph that it began with. Changes wait for each other.
+    A change takes time in proportion to the graph, so give many triples at once.
+
+    >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
+    >>> recommender.graph.triples("country")
+    [('new', 'parent', 'country')]
+    >>> recommender.graph.remove_triples([("new", "parent", "country")])
+    >>> recommender.explain(history=["new"], item=3).paths > 0
+    True
+    """
+
+    def __init__(self, read: Callable[[], State], write: Callable[[State], None]) -> None:
+        self._read = read
+        self._write = write
+        self._lock = threading.Lock()
+
+    @property
+    def num_triples(self) -> int:
+        """How many triples there are, without those that are walked backwards."""
+        graph = self._read().graph
+        return graph.num_triples // (2 if graph.inverse else 1)
+
+    @property
+    def num_entities(self) -> int:
+        """How many entities there are, items counted."""
+        return self._read().graph.num_entities
+
+    def triples(self, entity: Id) -> list[tuple[Id, Id, Id]]:
+        """The triples (head, relation, tail) of an entity, or of an item."""
+        state = self._read()
+        number = _entity(state, entity)
+        heads = _heads(state.graph)
+        at = (heads == number) | (state.graph.tails == number)
+        forward = state.graph.relations < len(state.relations)
+        rows = torch.stack(
+            [x[at & forward].long() for x in (heads, state.graph.relations, state.graph.tails)], 1
+        )
+        return [
+            (entity_id(state, h), state.relations.id(r), entity_id(state, t))
+            for h, r, t in rows.tolist()
+        ]
+
+    def add_triples(self, triples: Iterable[Triple], names: Mapping[Id, str] | None = None) -> None:
+        """Add triples (head, relation, tail); heads and tails that are not known are new entities.
+
+        Args:
+            triples: entities by their ids, items by the ids of their entities or, where they have
+                none, by their own.
+            names: of new entities.
+
+        Raises:
+            DataError: a relation that training did not see, or something that is no triple.
+            ConfigError: a model whose answers do not follow the graph.
+        """
+        given = _checked(triples)
+        with self._lock:
+            state = self._live()
+            new = [id_ for h, _, t in given for id_ in (h, t) if _find(state, id_) is None]
+            state = _with_entities(state, list(dict.fromkeys(map(str, new))), names)
+            self._write(_with_triples(state, _numbers(state, given)))
+
+    def remove_triples(self, triples: Iterable[Triple]) -> None:
+        """Take triples (head, relation, tail) out; one that is there twice goes twice.
+
+        Raises:
+            DataError: one that is not in the graph; then none is taken out.
+            ConfigError: a model whose answers do not follow the graph.
+        """
+        given = _checked(triples)
+        with self._lock:
+            state = self._live()
+            self._write(_without_triples(state, _numbers(state, given), given))
+
+    def add_items(
+        self,
+        items: Mapping[Id, Iterable[tuple[Id, Id]]],
+        names: Mapping[Id, str] | None = None,
+    ) -> None:
+        """Add items to the catalogue, each with its triples.
+
+        Args:
+            items: by id, the (relation, entity) that it is joined with; entities that are not known
+                are new. Where the graph has an entity of the item's id, the item is that entity;
+                else it needs at least one triple to start from.
+            names: of new items and entities.
+
+        Raises:
+            DataError: an item that is there already, one without triples, or as `add_triples`.
+            ConfigError: a model whose answers do not follow the graph.
+        """
+        links = {item: _checked((item, *link) for link in own) for item, own in items.items()}
+        given = [triple for own in links.values() for triple in own]
+        with self._lock:
+            state = self._live()
+            for item, own in links.items():
+                entity = _find(state, item)
+                if state.items.find(item) is not None or (
+                    entity is not None and state.item_of(entity) is not None
+                ):
+                    raise DataError(f"items: found {item!r}, expected ids that are no items yet")
+                if entity is None and not own:
+                    raise DataError(
+                        f"items: found no triple of {item!r}, expected at least one: a new item"
+                        " starts from its neighbours"
+                    )
+            ids = [str(item) for item in items]
+            new = [id_ for h, _, t in given for id_ in (h, t) if _find(state, id_) is None]
+            state = _with_entities(state, list(dict.fromkeys(map(str, new))), names)
+            entities = [_entity(state, item) for item in ids]
+            state = replace(
+                state,
+                items=state.items.with_more(ids, names),
+                catalogue=torch.cat([state.catalogue, torch.tensor(entities, dtype=torch.int32)]),
+            )
+            self._write(_with_triples(state, _numbers(state, given)))
+
+    def _live(self) -> State:
+        state = self._read()
+        if not state.model.live:
+            raise ConfigError(
+                f"graph: model {state.model.name} keeps what it read of the graph, expected one"
+                " that reads it anew, such as ekpnet"
+            )
+        return state
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Triples by number, inverse ones not counted."""
+
+    heads: Int32
+    relations: Int32
+    tails: Int32
+
+
+def entity_id(state: State, number: int) -> Id:
+    """The id of an entity; of an item without one the item's."""
+    found = state.entities.id(number)
+    item = state.item_of(number) if found == "" else None
+    return found if item is None else state.items.id(item)
+
+
+def _find(state: State, given: Id) -> int | None:
+    """The number of an entity by its id, or by that of its item."""
+    found = state.entities.find(given)
+    if found is None:
+        item = state.items.find(given)
+        found = None if item is None else int(state.catalogue[item])
+    return found
+
+
+def _entity(state: State, given: Id) -> int:
+    found = _find(state, given)
+    return state.entities.number(given) if found is None else found
+
+
+def _checked(triples: Iterable[Sequence[Id]]) -> list[Triple]:
+    if isinstance(triples, str | bytes):
+        raise DataError(f"triples: found {triples!r}, expected (head, relation, tail) triples")
+    found: list[Triple] = []
+    for triple in triples:
+        if isinstance(triple, str | bytes) or not isinstance(triple, Sequence) or len(triple) != 3:
+            raise DataError(f"triples: found {triple!r}, expected (head, relation, tail)")
+        found.append((triple[0], triple[1], triple[2]))
+    return found
+
+
+def _numbers(state: State, triples: Sequence[Triple]) -> _Columns:
+    def column(values: list[int]) -> Int32:
+        return np.array(values, dtype=np.int32)
+
+    return _Columns(
+        column([_entity(state, h) for h, _, _ in triples]),
+        column([state.relations.number(r) for _, r, _ in triples]),
+        column([_entity(state, t) for _, _, t in triples]),
+    )
+
+
+def _heads(graph: Graph) -> Tensor:
+    """[T] int32, the head of each triple."""
+    return torch.repeat_interleave(graph.indptr.diff(), output_size=graph.num_triples).int()
+
+
+def _with_entities(state: State, ids: list[str], names: Mapping[Id, str] | None) -> State:
+    """New entities behind the others, without triples and with rows of zeros."""
+    if not ids:
+        return state
+    old, n = state.graph.num_entities, len(ids)
+    if old + n > INT32_MAX:
+        raise DataError(f"triples: found {n} new entities, expected at most {INT32_MAX - old}")
+    tables = dict(state.tables)
+    for name, space in state.model.tables.items():
+        if space == "entity":
+            tables[name] = torch.cat(
+                [tables[name], tables[name].new_zeros(n, *tables[name].shape[1:])]
+            )
+    indptr = state.graph.indptr
+    graph = replace(
+        state.graph,
+        indptr=torch.cat([indptr, indptr[-1:].expand(n)]),
+        num_entities=old + n,
+    )
+    return replace(
+        state,
+        tables=tables,
+        graph=graph,
+        entities=state.entities.with_more(ids, names),
+        added=np.append(state.added, np.arange(old, old + n, dtype=np.int32)),
+    )
+
+
+def _with_triples(state: State, new: _Columns) -> State:
+    """Behind the triples of their heads, so that the draws from other heads stay as they were."""
+    graph = state.graph
+    heads, relations, tails = (torch.from_numpy(x) for x in vars(new).values())
+    columns = [(heads, relations, tails)]
+    if graph.inverse:
+        columns.append((tails, relations + len(state.relations), heads))
+    return _rebuilt(state, columns, torch.ones(graph.num_triples, dtype=torch.bool))
+
+
+def _without_triples(state: State, gone: _Columns, given: Sequence[Triple]) -> State:
+    graph, R = state.graph, len(state.relations)
+    columns = [(gone.heads, gone.relations, gone.tails)]
+    if graph.inverse:
+        columns.append((gone.tails, gone.relations + R, gone.heads))
+    keep = np.ones(graph.num_triples, dtype=np.bool_)
+    indptr, relations, tails = graph.indptr, graph.relations, graph.tails
+    for backwards, (hs, rs, ts) in enumerate(columns):
+        for i, (h, r, t) in enumerate(zip(hs.tolist(), rs.tolist(), ts.tolist(), strict=True)):
+            first, last = int(indptr[h]), int(indptr[h + 1])
+            at = (relations[first:last] == r) & (tails[first:last] == t)
+            if not backwards and not bool(at.any()):
+                raise DataError(f"triples: found {given[i]!r}, expected one that is in the graph")
+            keep[first:last] &= ~at.numpy()
+    return _rebuilt(state, [], torch.from_numpy(keep))
+
+
+def _rebuilt(
+    state: State,
+    more: list[tuple[Tensor, Tensor, Tensor]],  # heads, relations, tails
+    keep: Tensor,  # [T] bool
+) -> State:
+    """The graph of the triples that are kept and some more, and the rows of added entities."""
+    graph = state.graph
+    columns = [(_heads(graph)[keep], graph.relations[keep].int(), graph.tails[keep]), *more]
+    heads, relations, tails = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    csr = ops.build_csr(heads, relations, tails, graph.num_entities, graph.num_relations)
+    graph = replace(graph, indptr=csr[0], relations=csr[1], tails=csr[2])
+    return replace(state, graph=graph, tables=_started(state, graph))
+
+
+def _started(state: State, graph: Graph) -> dict[str, Tensor]:
+    """The tables, with the rows of added entities computed from their neighbours.
+
+    A neighbour that was added itself counts once it has a row, so that a chain of new entities
+    gets its rows from where it hangs on the old ones; one that hangs on nothing keeps zeros.
+    """
+    tables = dict(state.tables)
+    names = [name for name, space in state.model.tables.items() if space == "entity"]
+    if not len(state.added):
+        return tables
+    for name in names:
+        tables[name] = tables[name].clone()
+    neighbors = _neighbors(graph, state.added)
+    waiting = {int(entity) for entity in state.added}
+    for entity in waiting:
+        for name in names:
+            tables[name][entity] = 0
+    while True:
+        ready = {
+            entity: known
+            for entity in sorted(waiting)
+            if (known := [n for n in neighbors[entity] if n not in waiting])
+        }
+        if not ready:
+            return tables
+        for name in names:
+            rows = {e: tables[name][torch.tensor(known)].mean(0) for e, known in ready.items()}
+            for entity, row in rows.items():
+                tables[name][entity] = row
+        waiting -= ready.keys()
+
+
+def _neighbors(graph: Graph, entities: Int32) -> dict[int, list[int]]:
+    """Of each entity those that a triple joins it with, in either direction, each once."""
+    heads, tails = _heads(graph), graph.tails
+    wanted = torch.zeros(graph.num_entities, dtype=torch.bool)
+    wanted[torch.from_numpy(entities).long()] = True
+    found: dict[int, set[int]] = {int(entity): set() for entity in entities}
+    for own, other in ((heads, tails), (tails, heads)):
+        at = wanted[own.long()]
+        for entity, neighbor in zip(own[at].tolist(), other[at].tolist(), strict=True):
+            if entity != neighbor:
+                found[entity].add(neighbor)
+    return {entity: sorted(others) for entity, others in found.items()}

@@ -1,0 +1,112 @@
+"""Between the user's own ids and numbers, in a table that can grow."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from ekpnet_fast.data.ids import Ids
+from ekpnet_fast.errors import DataError, quote
+
+Id: TypeAlias = str | int
+"""What the user calls something: text as in the files, or a number where the files hold numbers."""
+
+_LOOKED_THROUGH = 100_000  # ids, for the ones that come close to one that is not there
+
+
+class Names:
+    """Users, items, entities or relations, by number. Never changed: `with_more` gives a new one.
+
+    Ids that are numbers in the files are numbers here, and "7" is taken for 7; where the files have
+    texts, 7 is taken for "7".
+
+    Args:
+        ids: the ids and names, all texts.
+        numbered: whether the files hold the numbers themselves, so that the ids are these.
+    """
+
+    def __init__(self, ids: Ids, *, numbered: bool) -> None:
+        self.ids = ids
+        self.numbered = numbered
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.ids)
+
+    @property
+    def kind(self) -> str:
+        """ "user", "item", "entity" or "relation"."""
+        return self.ids.kind
+
+    def find(self, given: object) -> int | None:
+        """The number of an id, None where there is no such id.
+
+        Raises:
+            DataError: neither a text nor a whole number.
+        """
+        if isinstance(given, str):
+            text = given
+        elif isinstance(given, bool) or not hasattr(given, "__index__"):
+            raise DataError(
+                f"{self.kind}: found {given!r} ({type(given).__name__}), expected an id: a text or"
+                " a whole number"
+            )
+        else:
+            number = operator.index(given)
+            if (
+                self.numbered
+                and 0 <= number < len(self.ids)
+                and self.ids.ids[number] == str(number)
+            ):
+                return number
+            text = str(number)
+        return self.ids.find(text)
+
+    def number(self, given: object, argument: str = "") -> int:
+        """The number of an id.
+
+        Args:
+            given: the id.
+            argument: what the caller calls it; the kind without.
+
+        Raises:
+            DataError: no such id, or no id at all; says which come close.
+        """
+        found = self.find(given)
+        if found is not None:
+            return found
+        some = self.ids.ids[:_LOOKED_THROUGH]
+        close = difflib.get_close_matches(str(given), some, n=3)
+        shown = ", ".join(map(quote, close or [name for name in some[:20] if name][:3]))
+        place = argument if argument in ("", self.kind) else f"{argument}: {self.kind}"
+        raise DataError(
+            f"{place or self.kind}: found {quote(str(given))}, expected one of {len(self):,} ids"
+            f" such as {shown}"
+        )
+
+    def id(self, number: int) -> Id:
+        """What the user calls a number."""
+        text = self.ids.ids[number]
+        # What was added later may be a text among numbers.
+        return int(text) if self.numbered and text.isdecimal() else text
+
+    def name(self, number: int) -> str | None:
+        """A name for people, None where there is none."""
+        names = self.ids.names
+        return (names[number] or None) if names is not None else None
+
+    def shown(self, number: int) -> str:
+        """The name, or the id where there is none."""
+        return self.ids.name(number)
+
+    def with_more(self, ids: Iterable[Id], names: Mapping[Id, str] | None = None) -> Names:
+        """These and some new ones behind them."""
+        new = [str(given) for given in ids]
+        told = {str(key): value for key, value in (names or {}).items()}
+        old = self.ids.names
+        if old is None and told:
+            old = ("",) * len(self)
+        named = None if old is None else (*old, *(told.get(text, "") for text in new))
+        return Names(Ids(self.kind, (*self.ids.ids, *new), named), numbered=self.numbered)

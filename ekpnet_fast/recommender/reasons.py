@@ -1,0 +1,221 @@
+"""Reasons: the paths of the ripple sets, weighed by what the score would lose without them.
+
+A ripple set holds triples hop by hop. Each triple ends a path that leads back, hop by hop, to an
+item of the history. Its *effect* is measured and not estimated: the item is scored again without
+the triple, for all triples in one call, as many user groups of one pair. Attention (eq. 10) says
+how much of a hop's answer a triple makes up; the effect says what that does to this item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
+from ekpnet_fast.recommender.state import Query, State
+from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.training import BACKENDS
+
+
+@dataclass(frozen=True)
+class Path:
+    """The end of a path: a distinct triple of a hop.
+
+    Attributes:
+        hop: from 0.
+        head, relation, tail: the triple, as it is walked.
+        slots: where the hop holds it; several where short hops are filled by repetition.
+        attention: its share of the hop, None where the model has none.
+        effect: by how much the logit falls without it.
+    """
+
+    hop: int
+    head: int
+    relation: int
+    tail: int
+    slots: tuple[int, ...]
+    attention: float | None
+    effect: float
+
+
+def paths_of(state: State, query: Query, sets: RippleSets, entity: int) -> tuple[float, list[Path]]:
+    """The logit of an item for one user or history, and all paths, by falling effect.
+
+    Args:
+        state: the recommender's state.
+        query: one user or history.
+        sets: its ripple sets.
+        entity: the item's entity.
+    """
+    triples = _triples(sets)
+    logits = masked_logits(
+        state,
+        query,
+        sets,
+        entity,
+        [[], *([(hop, slot) for slot in slots] for (hop, *_), slots in triples.items())],
+    ).tolist()
+    weights = _attention(state, query, sets, entity)
+    paths = []
+    for (key, slots), without in zip(triples.items(), logits[1:], strict=True):
+        attention = None if weights is None else sum(weights[key[0]][slot] for slot in slots)
+        paths.append(Path(*key, slots, attention, logits[0] - without))
+    paths.sort(key=lambda path: -path.effect)
+    return logits[0], paths
+
+
+def masked_logits(
+    state: State,
+    query: Query,
+    sets: RippleSets,
+    entity: int,
+    masks: Sequence[Sequence[tuple[int, int]]],
+) -> Tensor:
+    """Logits [G] of an item, on the CPU, without the slots (hop, slot) that each mask names."""
+    groups = len(masks)
+    keep = torch.ones(groups, *sets.heads.shape[1:], dtype=torch.bool)
+    gone = [(i, *slot) for i, mask in enumerate(masks) for slot in mask]
+    keep[torch.tensor(gone, dtype=torch.int64).view(-1, 3).unbind(1)] = False
+    masked = _masked(sets, keep)
+    entities = torch.full((groups,), entity, dtype=torch.int32, device=state.device)
+    pairs = state.pairs(query, masked, torch.arange(groups + 1), entities)
+    return state.logits(pairs).cpu()
+
+
+def explain(
+    state: State,
+    query: Query,
+    item: int,
+    *,
+    top: int,
+    subject: tuple[str | int | None, tuple[str | int, ...] | None],
+    notes: tuple[str, ...],
+) -> Explanation:
+    """The reasons for an item; `subject` is the user or the history, as the caller named it."""
+    entity = int(state.catalogue[item])
+    sets = state.ripple_sets(query)
+    logit, paths = paths_of(state, query, sets, entity)
+    tree = _Tree(state, query, paths)
+    reasons = tuple(tree.reason(path, entity) for path in paths[:top] if path.effect > 0)
+    if not state.model.ripple:
+        notes = (*notes, f"model {state.model.name} does not look at paths of the graph")
+    elif not paths:
+        notes = (*notes, "no path of the graph leads away from the history")
+    elif not reasons:
+        notes = (*notes, f"none of the {len(paths)} paths speaks for the item")
+    return Explanation(
+        user=subject[0],
+        history=subject[1],
+        item=_node(state, entity),
+        score=float(torch.sigmoid(torch.tensor(logit))),
+        logit=logit,
+        reasons=reasons,
+        paths=len(paths),
+        notes=notes,
+    )
+
+
+def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
+    """The distinct triples (hop, head, relation, tail) of one user's sets, and their slots."""
+    found: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+    heads, relations, tails = (x[0].tolist() for x in (sets.heads, sets.relations, sets.tails))
+    for hop, count in enumerate(sets.counts[0].tolist()):
+        for slot in range(count):
+            key = (hop, heads[hop][slot], relations[hop][slot], tails[hop][slot])
+            found[key] = (*found.get(key, ()), slot)
+    return found
+
+
+def _masked(sets: RippleSets, keep: Tensor) -> RippleSets:
+    """One user's sets, for each of [G, H, M] with the slots that are kept moved to the front."""
+    slots = torch.arange(keep.shape[2])
+    keep = keep & (slots < sets.counts.unsqueeze(-1))
+    order = (~keep).to(torch.uint8).argsort(dim=2, stable=True)
+    counts = keep.sum(2, dtype=torch.int32)
+    left = slots < counts.unsqueeze(-1)
+    heads, relations, tails = (
+        x.expand(keep.shape).gather(2, order) * left
+        for x in (sets.heads, sets.relations, sets.tails)
+    )
+    return RippleSets(heads, relations, tails, counts)
+
+
+def _attention(
+    state: State, query: Query, sets: RippleSets, entity: int
+) -> list[list[float]] | None:
+    """The attention of an item over the slots, by hop; None where the model has none."""
+    entities = torch.tensor([entity], dtype=torch.int32, device=state.device)
+    pairs = state.pairs(query, sets, torch.tensor([0, 1]), entities)
+    with torch.no_grad():
+        found = state.model.attention(BACKENDS[state.config.backend], state.tables, pairs)
+    if found is None:
+        return None
+    weights: list[list[float]] = found[0].tolist()
+    return weights
+
+
+def _node(state: State, entity: int) -> Node:
+    item = state.item_of(entity)
+    if item is None:
+        return Node(state.entities.id(entity), state.entities.name(entity), "entity")
+    name = state.items.name(item) or state.entities.name(entity)
+    return Node(state.items.id(item), name, "item")
+
+
+class _Tree:
+    """Leads paths back to the history."""
+
+    def __init__(self, state: State, query: Query, paths: Sequence[Path]) -> None:
+        self.state = state
+        self.history = set(query.entities.tolist())
+        self.ends: dict[tuple[int, int], Path] = {}  # the best path to a tail, by hop
+        for path in paths:
+            key = (path.hop, path.tail)
+            best = self.ends.get(key)
+            if best is None or (path.attention or 0.0) > (best.attention or 0.0):
+                self.ends[key] = path
+
+    def reason(self, path: Path, entity: int) -> Reason:
+        """A path as a reason for an item."""
+        chain = [path]
+        while chain[0].hop > 0 and chain[0].head not in self.history:
+            chain.insert(0, self.before(chain[0]))
+        steps = tuple(self.step(p.head, p.relation, p.tail, p.attention) for p in chain)
+        if path.tail == entity:
+            return Reason(steps, "is", None, path.effect)
+        relation = self.link(path.tail, entity)
+        if relation is None:
+            return Reason(steps, "alike", None, path.effect)
+        link = self.step(path.tail, relation[0], entity, None, backwards=relation[1])
+        return Reason(steps, "linked", link, path.effect)
+
+    def before(self, path: Path) -> Path:
+        """The path that reaches the head of another; a hop may be a copy of the one before it."""
+        hops = range(path.hop - 1, -1, -1)
+        return next(self.ends[p, path.head] for p in hops if (p, path.head) in self.ends)
+
+    def step(
+        self,
+        start: int,
+        relation: int,
+        end: int,
+        attention: float | None,
+        backwards: bool = False,
+    ) -> Step:
+        """A triple as it is walked; inverse relations are those of the graph, backwards."""
+        names = self.state.relations
+        if relation >= len(names):
+            relation, backwards = relation - len(names), not backwards
+        nodes = _node(self.state, start), _node(self.state, end)
+        return Step(nodes[0], names.shown(relation), nodes[1], backwards, attention)
+
+    def link(self, start: int, end: int) -> tuple[int, bool] | None:
+        """The relation of a triple that joins two entities, and whether it points back."""
+        for head, tail, backwards in ((start, end, False), (end, start, True)):
+            found = self.state.graph.relations_between(head, tail)
+            if found:
+                return found[0], backwards
+        return None

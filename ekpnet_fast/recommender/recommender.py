@@ -1,0 +1,399 @@
+"""`Recommender`: train, recommend, explain, change the graph, save; ids are the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.errors import DataError
+from ekpnet_fast.recommender import fidelity as measured
+from ekpnet_fast.recommender import fitting, reasons, store
+from ekpnet_fast.recommender.answers import (
+    Explanation,
+    Fidelity,
+    Recommendations,
+    SimilarItem,
+)
+from ekpnet_fast.recommender.asking import (
+    Asked,
+    ItemFilter,
+    ask,
+    best_of,
+    candidates_of,
+    item_name,
+    lists,
+    many,
+    predicted,
+    whole,
+)
+from ekpnet_fast.recommender.live import LiveGraph
+from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.state import State
+from ekpnet_fast.training import Progress
+
+
+class Recommender:
+    """A trained model with its graph, names and histories.
+
+    Ids in and out are those of the user's files: texts, or numbers where the files hold numbers.
+    Everything but `graph` only reads: any number of threads may ask at the same time. An error that
+    a caller can mend is an `EkpnetError` that says what was found and expected.
+
+    Made by `fit` or `load`.
+
+    >>> from ekpnet_fast import Recommender, SyntheticConfig, make_synthetic
+    >>> dataset = make_synthetic(SyntheticConfig(users=60, items=80, positives=10, attributes=16,
+    ...                                          parents=4, triples=435))
+    >>> recommender = Recommender.fit(dataset, epochs=1)
+    >>> recommender
+    Recommender(model='ekpnet', users=60, items=80, triples=435)
+    >>> best = recommender.recommend(history=[12, 40, 7], k=3)
+    >>> len(best), {item.item for item in best} & {12, 40, 7}
+    (3, set())
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._graph = LiveGraph(lambda: self._state, self._become)
+
+    def _become(self, state: State) -> None:
+        self._state = state
+
+    def __repr__(self) -> str:
+        """Model and sizes."""
+        state = self._state
+        return (
+            f"Recommender(model={self.model!r}, users={len(state.users)},"
+            f" items={state.num_items}, triples={self.graph.num_triples})"
+        )
+
+    # ---- made by -------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset | str | PathLike[str],
+        model: str = "ekpnet",
+        *,
+        options: Mapping[str, Any] | None = None,
+        preset: str = "default",
+        epochs: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        device: str = "auto",
+        data_root: str | PathLike[str] | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> Recommender:
+        """Train on a data set.
+
+        Its rows are split as `python -m ekpnet_fast.train` does; histories are the positives of
+        the train part.
+
+        Args:
+            dataset: a data set, or what `--dataset` takes: a name, or a folder.
+            model: one of `ekpnet_fast.models.MODELS`.
+            options: further options of `python -m ekpnet_fast.train`, such as `{"train.lr": 1e-3}`.
+            preset: which options are set before, for the data set's name and the model.
+            epochs: of each stage; the preset's without.
+            seed: of everything drawn.
+            threads: CPU threads for training; those of torch without.
+            device: "auto", "cpu" or "cuda".
+            data_root: folder of data sets.
+            report: told about each batch and each epoch.
+
+        Raises:
+            ConfigError, DataError, TrainingError: as `python -m ekpnet_fast.train`.
+        """
+        told = {**(options or {}), "seed": seed, "device": device, "preset": preset}
+        for name, value in (("epochs", epochs), ("threads", threads), ("data_root", data_root)):
+            if value is not None:
+                told[name] = value
+        return cls(fitting.fit(dataset, model, told, report))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        data_root: str | PathLike[str] | None = None,
+        device: str = "auto",
+    ) -> Recommender:
+        """Read what `save` wrote, or the folder of a run (`train --output`).
+
+        Args:
+            folder: of a recommender, which needs nothing else, or of a run, which refers to its
+                data set.
+            data_root: where a run's data set lies now, if not where it lay.
+            device: "auto", "cpu" or "cuda".
+
+        Raises:
+            DataError: neither, damaged files, or data that are not those of training.
+            ConfigError: a device that cannot be used.
+        """
+        root = None if data_root is None else Path(data_root)
+        return cls(store.load(Path(folder), root, device))
+
+    def save(self, folder: str | PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a folder that `load` reads without the data set, with the graph as it is now.
+
+        Raises:
+            ConfigError: the folder holds something and `overwrite` is not set, or anything but a
+                recommender, or it cannot be written.
+
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> recommender.save(folder)
+        >>> Recommender.load(folder).recommend(user=3) == recommender.recommend(user=3)
+        True
+        """
+        store.save(self._state, Path(folder), overwrite=overwrite)
+
+    # ---- what it holds -------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._state.model.name
+
+    @property
+    def graph(self) -> LiveGraph:
+        """The graph, which may be changed: see `LiveGraph`.
+
+        >>> recommender.graph.num_triples
+        435
+        """
+        return self._graph
+
+    def user_ids(self) -> list[Id]:
+        """The users, in their order.
+
+        >>> recommender.user_ids()[:3]
+        [0, 1, 2]
+        """
+        users = self._state.users
+        return [users.id(number) for number in range(len(users))]
+
+    def item_ids(self) -> list[Id]:
+        """The catalogue, in its order; items that were added later stand last."""
+        items = self._state.items
+        return [items.id(number) for number in range(len(items))]
+
+    def item_name(self, item: Id) -> str | None:
+        """The name of an item, None where the data set has none.
+
+        Raises:
+            DataError: no such item.
+        """
+        state = self._state
+        return item_name(state, state.items.number(item))
+
+    def history(self, user: Id) -> list[Id]:
+        """The items whose clicks by a user training saw; empty for a user without.
+
+        Raises:
+            DataError: no such user.
+        """
+        state = self._state
+        query = state.of_users([state.users.number(user)])
+        return [state.items.id(number) for number in query.entities.tolist()]
+
+    # ---- recommending --------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        user: Id | None = None,
+        history: Iterable[Id] | None = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        filter_items: ItemFilter | None = None,
+    ) -> Recommendations:
+        """The best items for a user, or for somebody new by history alone.
+
+        A history is scored as it is: nothing is trained, its ripple sets are drawn on the spot by
+        the run's seed. Order and repeats in it play no part. Ties go by the catalogue's order.
+
+        Args:
+            user: a user that training saw; give either this or `history`.
+            history: items that somebody clicked.
+            k: length of the list.
+            exclude_seen: leave out the history, and of a user all that the data set says was
+                touched, in whatever part of the split.
+            filter_items: the only items to choose from, or a function that is asked for each.
+
+        Raises:
+            DataError: an unknown id, neither or both of user and history, an empty history, or a
+                user without one.
+            ConfigError: `k` below 1, or a history for a model that knows users only.
+
+        >>> best = recommender.recommend(user=3, k=5)
+        >>> len(best), best[0].score >= best[4].score
+        (5, True)
+        >>> some = recommender.recommend(history=[1, 2], filter_items=[2, 4, 8])
+        >>> sorted(found.item for found in some)
+        [4, 8]
+        >>> recommender.recommend(user="1000")
+        Traceback (most recent call last):
+        ekpnet_fast.errors.DataError: user: found '1000', expected one of 60 ids such as ...
+        """
+        state = self._state
+        asked = ask(state, user, history)
+        candidates = candidates_of(state, filter_items)
+        return lists([asked], whole(k), exclude_seen, candidates)[0]
+
+    def recommend_batch(
+        self,
+        users: Iterable[Id] | None = None,
+        histories: Iterable[Iterable[Id]] | None = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        filter_items: ItemFilter | None = None,
+    ) -> list[Recommendations]:
+        """`recommend` for many, in their order; all users with a history where none are named.
+
+        Raises:
+            DataError, ConfigError: as `recommend`.
+
+        >>> [best.user for best in recommender.recommend_batch(users=[5, 3], k=2)]
+        [5, 3]
+        >>> len(recommender.recommend_batch(histories=[[1], [2, 3]], k=2))
+        2
+        """
+        state = self._state
+        if users is not None and histories is not None:
+            raise DataError("found users and histories, expected one of the two")
+        if histories is not None:
+            asked = [ask(state, None, history) for history in histories]
+        elif users is not None:
+            asked = [ask(state, user, None) for user in many(users, "users")]
+        else:
+            some = np.flatnonzero(np.diff(state.history_indptr.numpy()))
+            asked = [Asked(state, user=number) for number in some.tolist()]
+        candidates, k = candidates_of(state, filter_items), whole(k)
+        found: list[Recommendations] = []
+        step = state.at_once()
+        for first in range(0, len(asked), step):
+            block = asked[first : first + step]
+            found += lists(block, k, exclude_seen, candidates)
+        return found
+
+    def predict(self, users: Sequence[Id], items: Sequence[Id]) -> NDArray[np.float32]:
+        """The predicted probabilities [n] that users[i] clicks items[i].
+
+        Raises:
+            DataError: unknown ids, a user without history, or sequences of different lengths.
+
+        >>> recommender.predict([3, 3, 8], [0, 1, 0]).shape
+        (3,)
+        """
+        state = self._state
+        users, items = list(many(users, "users")), list(many(items, "items"))
+        if len(users) != len(items):
+            raise DataError(f"found {len(users)} users and {len(items)} items, expected as many")
+        numbers = np.array([ask(state, user, None).user for user in users], dtype=np.int64)
+        entities = state.catalogue.numpy()[[state.items.number(item) for item in items]]
+        return predicted(state, numbers, entities)
+
+    def similar_items(self, item: Id, k: int = 10) -> list[SimilarItem]:
+        """The items whose vectors point most nearly the same way, without the item itself.
+
+        Raises:
+            DataError: no such item.
+            ConfigError: `k` below 1, or a model without vectors of items.
+
+        >>> [found.item == 7 for found in recommender.similar_items(7, k=2)]
+        [False, False]
+        """
+        state, k = self._state, whole(k)
+        number = state.items.number(item)
+        directions = state.item_directions
+        cosines = (directions @ directions[number]).unsqueeze(0)
+        (best,), values = best_of(cosines, [np.array([number], dtype=np.int32)], k)
+        return [
+            SimilarItem(state.items.id(i), item_name(state, i), cosine)
+            for i, cosine in zip(best, values[0].tolist(), strict=False)
+        ]
+
+    # ---- explaining ----------------------------------------------------------------------------
+
+    def explain(
+        self,
+        user: Id | None = None,
+        item: Id | None = None,
+        *,
+        history: Iterable[Id] | None = None,
+        top: int = 5,
+    ) -> Explanation:
+        """Why an item scores as it does: paths of the graph from the history to it.
+
+        The paths are those of the ripple sets that the score is computed from. They are ranked by
+        effect: by how much the logit falls where the path's last triple is masked.
+
+        Args:
+            user: a user that training saw; give either this or `history`.
+            item: the item.
+            history: items that somebody clicked.
+            top: paths, at most.
+
+        Raises:
+            DataError, ConfigError: as `recommend`.
+
+        >>> explanation = recommender.explain(history=[12, 40], item=7, top=2)
+        >>> [reason.steps[0].start.id in (12, 40) for reason in explanation.reasons]
+        [True, True]
+        """
+        state = self._state
+        if item is None:
+            raise DataError("item: found None, expected the item to explain")
+        asked = ask(state, user, history)
+        number, top = state.items.number(item), whole(top, "top")
+        query = asked.query()
+        return reasons.explain(state, query, number, top=top, subject=asked.subject, notes=())
+
+    def fidelity(
+        self,
+        users: Iterable[Id] | None = None,
+        *,
+        items: int = 3,
+        masked: int = 5,
+        draws: int = 10,
+        seed: int = 0,
+    ) -> Fidelity:
+        """Whether the reasons are what the scores rest on, measured by masking them.
+
+        Args:
+            users: whose recommendations are looked at; 100 drawn by the seed without.
+            items: of each user, the best so many.
+            masked: reasons that are masked at once.
+            draws: of random paths, for each pair of user and item.
+            seed: of the users and the random paths.
+
+        Raises:
+            DataError, ConfigError: as `recommend`; a model that does not look at paths.
+
+        >>> found = recommender.fidelity(items=1, masked=3)
+        >>> found.top > found.random
+        True
+        """
+        state = self._state
+        if users is None:
+            some = np.flatnonzero(np.diff(state.history_indptr.numpy()))
+            stream = np.random.default_rng(seed)
+            chosen = stream.permutation(some)[:100].tolist()
+        else:
+            chosen = [ask(state, user, None).user for user in many(users, "users")]
+        asked = [Asked(state, user=number) for number in chosen]
+        k = whole(items, "items")
+        return measured.measure(
+            [(each, lists([each], k, True, None)[0]) for each in asked],
+            masked=whole(masked, "masked"),
+            draws=whole(draws, "draws"),
+            seed=seed,
+        )

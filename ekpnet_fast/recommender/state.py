@@ -1,0 +1,254 @@
+"""What a recommender knows at one moment, and the scores that follow from it.
+
+A `State` never changes: live changes of the graph make a new one, and whoever has begun with the
+old one ends with it. Items are numbered by their place in the catalogue; `catalogue` says which
+entity each one is. Users and entities are numbered as in training, new ones behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data.tables import Int32
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.models import Model
+from ekpnet_fast.recommender.names import Names
+from ekpnet_fast.sampling import Pairs, Request, RippleSets
+from ekpnet_fast.training import BACKENDS, SCORED_PAIRS
+
+
+@dataclass(frozen=True)
+class Query:
+    """Who is asked for: n users that training saw, or n histories.
+
+    Attributes:
+        users: [n] int32 numbers of users; for histories the number behind the last user's, which
+            keys their draws.
+        indptr: [n + 1] int64, entities of each history.
+        entities: [indptr[-1]] int32, sorted and distinct within a history.
+        known: whether these are users that training saw.
+    """
+
+    users: Tensor
+    indptr: Tensor
+    entities: Tensor
+    known: bool
+
+    def __len__(self) -> int:
+        """n."""
+        return self.users.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Model, graph, names and histories.
+
+    Attributes:
+        config: the run that trained the model.
+        model: the model; its tables are those of training.
+        stage: whose prediction the weights give.
+        tables: the tables by name, on the device, with rows for new entities.
+        graph: what the histories ripple through.
+        catalogue: [I] int32, the entity of each item; the first ones are 0, 1, 2, ...
+        users, items, entities, relations: their ids and names; of relations without the inverse.
+        history_indptr, history_items: [U + 1] int64 and int32, entities that the users clicked, as
+            training saw them.
+        seen_indptr, seen_items: [U + 1] int64 and int32, sorted items that each user has touched in
+            the whole data set.
+        added: entities that training did not see; their rows follow from their neighbours.
+        data_hash: of the data that trained the model.
+    """
+
+    config: RunConfig
+    model: Model
+    stage: str
+    tables: Mapping[str, Tensor]
+    graph: Graph
+    catalogue: Tensor
+    users: Names
+    items: Names
+    entities: Names
+    relations: Names
+    history_indptr: Tensor
+    history_items: Tensor
+    seen_indptr: NDArray[np.int64]
+    seen_items: Int32
+    added: Int32
+    data_hash: str
+
+    # ---- what follows from it ------------------------------------------------------------------
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where scores are computed."""
+        of = next(iter(self.model.state_dict().values()), None)
+        return torch.device("cpu") if of is None else of.device
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.catalogue.numel()
+
+    @cached_property
+    def catalogue_there(self) -> Tensor:
+        """The catalogue on the device."""
+        return self.catalogue.to(self.device)
+
+    @cached_property
+    def _item_numbers(self) -> Tensor:
+        """[E] the item of each entity, -1 where it is none."""
+        numbers = torch.full((self.graph.num_entities,), -1, dtype=torch.int32)
+        numbers[self.catalogue.long()] = torch.arange(self.num_items, dtype=torch.int32)
+        return numbers
+
+    def item_of(self, entity: int) -> int | None:
+        """The item that an entity is."""
+        number = int(self._item_numbers[entity])
+        return None if number < 0 else number
+
+    @cached_property
+    def item_directions(self) -> Tensor:
+        """[I, D] rows of the items, scaled to norm 1, on the device.
+
+        Raises:
+            ConfigError: the model has no row for an item.
+        """
+        name = next((name for name in ("item", "entity") if name in self.tables), None)
+        if name is None:
+            raise ConfigError(
+                f"similar_items: model {self.model.name} has no vectors of items, expected one with"
+                " a table of items or entities"
+            )
+        rows = self.tables[name][self.catalogue_there]
+        rows = rows[:, 0] if rows.dim() == 3 else rows
+        return torch.nn.functional.normalize(rows, dim=1)
+
+    # ---- who is asked for ------------------------------------------------------------------------
+
+    def of_users(self, numbers: Sequence[int]) -> Query:
+        """Users that training saw."""
+        starts, ends = self.history_indptr[:-1], self.history_indptr[1:]
+        parts = [self.history_items[int(starts[u]) : int(ends[u])] for u in numbers]
+        indptr = torch.zeros(len(parts) + 1, dtype=torch.int64)
+        for i, part in enumerate(parts):
+            indptr[i + 1] = indptr[i] + part.numel()
+        entities = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return Query(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
+
+    def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> Query:
+        """Histories of items; order and repeats play no part.
+
+        Raises:
+            ConfigError: the model knows users only.
+        """
+        if not self.model.new_users:
+            raise ConfigError(
+                f"history: model {self.model.name} scores users that it was trained on, expected"
+                " user=, or a model that reads the history, such as ekpnet"
+            )
+        catalogue = self.catalogue.numpy()
+        parts = [np.unique(catalogue[items]) for items in histories]
+        indptr = np.zeros(len(parts) + 1, dtype=np.int64)
+        np.cumsum([len(part) for part in parts], out=indptr[1:])
+        return Query(
+            torch.full((len(parts),), len(self.users), dtype=torch.int32),
+            torch.from_numpy(indptr),
+            torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)),
+            known=False,
+        )
+
+    # ---- scores ----------------------------------------------------------------------------------
+
+    def ripple_sets(self, query: Query) -> RippleSets:
+        """The ripple sets of a query: of users those that evaluation takes. On the CPU."""
+        if not self.model.ripple:
+            return RippleSets.none(len(query))
+        shape, graph = self.config.shape, self.graph
+        return RippleSets(
+            *ops.sample_ripple_sets(
+                graph.indptr,
+                graph.relations,
+                graph.tails,
+                query.indptr,
+                query.entities,
+                hops=shape.hops,
+                slots=shape.slots,
+                seed=self.config.seed,
+                users=query.users,
+                repeat=self.config.sampling.padding == "repeat",
+            )
+        )
+
+    def pairs(
+        self,
+        query: Query,
+        sets: RippleSets,
+        group_indptr: Tensor,  # [n + 1] int64
+        entities: Tensor,  # [B] int32, on the device
+    ) -> Pairs:
+        """Pairs of those asked for and items, on the device."""
+        model = self._model_for(query)
+        users = query.users if query.known else torch.arange(len(query), dtype=torch.int32)
+        if len(query) < sets.num_users:  # one user in several groups
+            users = users.expand(sets.num_users).contiguous()
+        inputs = {}
+        if type(model).inputs is not Model.inputs:
+            inputs = dict(model.inputs(Request(users, group_indptr, entities.cpu(), epoch=0)))
+        pairs = Pairs(
+            heads=sets.heads,
+            relations=sets.relations,
+            tails=sets.tails,
+            counts=sets.counts,
+            group_indptr=group_indptr,
+            items=entities,
+            users=users,
+            free_items=entities,
+            inputs=inputs,
+        )
+        return pairs if self.device.type == "cpu" else pairs.to(self.device)
+
+    @torch.no_grad()
+    def logits(self, pairs: Pairs) -> Tensor:
+        """Logits [B]."""
+        backend = BACKENDS[self.config.backend]
+        return self.model.logits(backend, self.tables, pairs, stage=self.stage)
+
+    def scores(
+        self,
+        query: Query,
+        sets: RippleSets,
+        entities: Tensor,  # [I'] int32, on the device
+    ) -> Tensor:
+        """Logits [n, I'] of some items for all those asked for; one group of pairs for each."""
+        n, width = len(query), entities.numel()
+        group_indptr = torch.arange(n + 1) * width
+        pairs = self.pairs(query, sets, group_indptr, entities if n == 1 else entities.repeat(n))
+        return self.logits(pairs).view(n, width)
+
+    def at_once(self) -> int:
+        """How many users' scores are computed at a time, see `training.SCORED_PAIRS`."""
+        return max(1, SCORED_PAIRS[self.device.type] // max(self.num_items, 1))
+
+    def _model_for(self, query: Query) -> Model:
+        """The model, which draws from this state's graph and the query's histories."""
+        if type(self.model).inputs is Model.inputs:
+            return self.model
+        source = replace(self.model.source, graph=self.graph)
+        if not query.known:
+            source = replace(
+                source,
+                num_users=len(query),
+                history_indptr=query.indptr,
+                history_items=query.entities,
+            )
+        return self.model.seeing(source)

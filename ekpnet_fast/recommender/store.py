@@ -1,0 +1,307 @@
+"""The folder of a recommender, and how a run's folder becomes one.
+
+`config.yaml`             every option of the run that trained the model.
+`model.safetensors`       the weights, with the rows of entities that were added later.
+`graph.safetensors`       the graph as it is now.
+`state.safetensors`       histories, what users have touched, the catalogue, added entities.
+`users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
+`recommender.json`        written last: format, version, counts, and which ids are numbers.
+
+Such a folder needs no data set. That of a run refers to its own, which must still be there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from ekpnet_fast import __version__, results, tensor_file, training
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import PreparedData, load_dataset, prepare
+from ekpnet_fast.data.ids import Ids, id_maps
+from ekpnet_fast.data.splits import history_of
+from ekpnet_fast.data.tables import Dataset, Int32, Rows
+from ekpnet_fast.device import resolve_device
+from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.recommender.names import Names
+from ekpnet_fast.recommender.state import State
+from ekpnet_fast.sampling import Source, history_tensors
+
+FORMAT, VERSION = "ekpnet_fast.recommender", 1
+MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
+TABLES = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
+
+
+def state_of(
+    config: RunConfig, prepared: PreparedData, graph: Graph, model: Model, stage: str
+) -> State:
+    """The state of a model that was just trained, or read from a run's folder."""
+    dataset = prepared.dataset
+    maps = id_maps(dataset)
+    numbered = {
+        "users": dataset.user_ids is None,
+        "items": dataset.item_ids is None,
+        "entities": dataset.entity_ids is None,
+        "relations": dataset.relation_ids is None and dataset.relation_names is None,
+    }
+    names = {table: Names(getattr(maps, table), numbered=numbered[table]) for table in TABLES}
+    indptr, items = history_tensors(prepared)
+    seen_indptr, seen_items = _touched(dataset)
+    model.eval()
+    return State(
+        config=config,
+        model=model,
+        stage=stage,
+        tables={name: model.table(name) for name in model.tables},
+        graph=graph,
+        catalogue=torch.arange(dataset.num_items, dtype=torch.int32),
+        **names,
+        history_indptr=indptr,
+        history_items=items,
+        seen_indptr=seen_indptr,
+        seen_items=seen_items,
+        added=np.zeros(0, dtype=np.int32),
+        data_hash=prepared.hash,
+    )
+
+
+def _touched(dataset: Dataset) -> tuple[Any, Int32]:
+    """What each user has touched: positives of labelled rows, or all interactions."""
+    if dataset.rows is not None:
+        rows = dataset.rows
+    else:
+        clicks = dataset.interactions
+        assert clicks is not None
+        rows = Rows(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
+    return history_of(rows, dataset.num_users, dataset.num_items)
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def save(state: State, folder: Path, *, overwrite: bool) -> None:
+    """Write a recommender's folder; it is whole or not there.
+
+    Raises:
+        ConfigError: the folder is taken, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / MANIFEST).is_file():
+            raise ConfigError(f"{folder}: found other files, expected a new folder")
+        if not overwrite:
+            raise ConfigError(f"{folder} holds a recommender; say overwrite=True to replace it")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        _write(state, part)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        part.replace(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(state: State, folder: Path) -> None:
+    results.save_config(folder, replace(state.config, output=None, overwrite=False))
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in {**state.model.state_dict(), **state.tables}.items()
+    }
+    facts = {"stage": state.stage, "data_hash": state.data_hash}
+    tensor_file.write(folder / results.MODEL_FILE, "model", weights, facts)
+    state.graph.save(folder / GRAPH_FILE)
+    tensors = {
+        "history_indptr": state.history_indptr,
+        "history_items": state.history_items,
+        "seen_indptr": torch.from_numpy(state.seen_indptr),
+        "seen_items": torch.from_numpy(state.seen_items),
+        "catalogue": state.catalogue,
+        "added": torch.from_numpy(state.added),
+    }
+    tensor_file.write(folder / STATE_FILE, "state", tensors, {})
+    for table in TABLES:
+        ids = getattr(state, table).ids
+        names = [None] * len(ids) if ids.names is None else [name or None for name in ids.names]
+        columns = {
+            "id": pl.Series(ids.ids, dtype=pl.String),
+            "name": pl.Series(names, dtype=pl.String),
+        }
+        pl.DataFrame(columns).write_parquet(folder / f"{table}.parquet")
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "written_by": __version__,
+        "model": state.config.model,
+        "dataset": state.config.dataset,
+        "data_hash": state.data_hash,
+        "counts": {table: len(getattr(state, table)) for table in TABLES},
+        "trained_items": state.model.source.num_items,
+        "numbered": {table: getattr(state, table).numbered for table in TABLES},
+    }
+    results.write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def load(folder: Path, data_root: Path | None, device: str) -> State:
+    """Read a recommender's folder, or a run's with its data set.
+
+    Raises:
+        DataError: neither, a damaged file, or data that are not those of training.
+        ConfigError: a device that cannot be used.
+    """
+    if (folder / MANIFEST).is_file():
+        return _load_recommender(folder, device)
+    if (folder / results.METRICS_FILE).is_file():
+        return _load_run(folder, data_root, device)
+    raise DataError(
+        f"{folder}: found neither {MANIFEST} nor {results.METRICS_FILE}, expected the folder of a"
+        " recommender (Recommender.save) or of a finished run (train --output)"
+    )
+
+
+def _config(folder: Path, *more: str) -> RunConfig:
+    # Only here, because its parser takes a while to import.
+    from ekpnet_fast.options import parse_run
+
+    return parse_run(["--config", str(folder / results.CONFIG_FILE), *more])
+
+
+def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
+    results.load_metrics(folder)
+    root = () if data_root is None else ("--data-root", str(data_root))
+    config = _config(folder, *root, "--device", device)
+    there = resolve_device(device)
+    dataset = load_dataset(
+        config.dataset,
+        config.data_root,
+        synthetic=config.synthetic if config.dataset == "synthetic" else None,
+        threshold=config.threshold,
+    )
+    prepared = prepare(dataset, config.seed, config.protocol)
+    graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
+    model = training.build_model(config, prepared, graph)
+    stage, data_hash = results.load_model(folder, model)
+    if prepared.hash != data_hash:
+        raise DataError(
+            f"{folder}: trained on data with hash {data_hash}, found {prepared.hash};"
+            " the files of the data set have changed"
+        )
+    return state_of(config, prepared, graph, model.to(there), stage)
+
+
+def _load_recommender(folder: Path, device: str) -> State:
+    manifest = _manifest(folder)
+    there = resolve_device(device)
+    config = _config(folder, "--device", device)
+    graph = Graph.load(folder / GRAPH_FILE)
+    tensors, _ = tensor_file.read(
+        folder / STATE_FILE,
+        "state",
+        "Recommender.save",
+        tensors=(
+            *("history_indptr", "history_items", "seen_indptr", "seen_items", "catalogue"),
+            "added",
+        ),
+    )
+    names = {table: _read_names(folder, table, manifest) for table in TABLES}
+    _check(folder, graph, tensors, names)
+    source = Source(
+        graph,
+        len(names["users"]),
+        manifest["trained_items"],
+        tensors["history_indptr"],
+        tensors["history_items"],
+        config.seed,
+        names["items"].ids.names,
+    )
+    model = MODELS[config.model](config, source)
+    stage, data_hash = results.load_model(folder, model)
+    model.to(there).eval()
+    return State(
+        config=config,
+        model=model,
+        stage=stage,
+        tables={name: model.table(name) for name in model.tables},
+        graph=graph,
+        catalogue=tensors["catalogue"],
+        **names,
+        history_indptr=tensors["history_indptr"],
+        history_items=tensors["history_items"],
+        seen_indptr=tensors["seen_indptr"].numpy(),
+        seen_items=tensors["seen_items"].numpy(),
+        added=tensors["added"].numpy(),
+        data_hash=data_hash,
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    found = (manifest.get("format"), manifest.get("version"))
+    if found != (FORMAT, VERSION):
+        shown = f"format {found[0]!r}, version {found[1]!r}"
+        raise DataError.about(path, None, shown, f"{FORMAT!r}, {VERSION}")
+    return manifest
+
+
+def _read_names(folder: Path, table: str, manifest: dict[str, Any]) -> Names:
+    path = folder / f"{table}.parquet"
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+    count = manifest["counts"][table]
+    if frame.schema != {"id": pl.String, "name": pl.String} or len(frame) != count:
+        found = f"{len(frame)} rows of {dict(frame.schema)}"
+        raise DataError.about(path, None, found, f"{count} of texts id, name")
+    named = frame["name"].null_count() < len(frame)
+    names = tuple(frame["name"].fill_null("").to_list()) if named else None
+    ids = Ids(TABLES[table], tuple(frame["id"].to_list()), names)
+    return Names(ids, numbered=manifest["numbered"][table])
+
+
+def _check(
+    folder: Path, graph: Graph, tensors: dict[str, torch.Tensor], names: dict[str, Names]
+) -> None:
+    """Check that the files belong together, because native code indexes with what they hold."""
+    users, items = len(names["users"]), len(names["items"])
+    relations = len(names["relations"]) * (2 if graph.inverse else 1)
+    for found, expected in (
+        (graph.num_entities, len(names["entities"])),
+        (graph.num_relations, relations),
+        (len(tensors["catalogue"]), items),
+        (len(tensors["history_indptr"]), users + 1),
+        (len(tensors["seen_indptr"]), users + 1),
+        (int(tensors["history_indptr"][-1]), len(tensors["history_items"])),
+        (int(tensors["seen_indptr"][-1]), len(tensors["seen_items"])),
+    ):
+        if found != expected:
+            raise DataError(
+                f"{folder}: found files of different recommenders ({found} and {expected} where"
+                " they should agree), expected those of one"
+            )
+    for name, limit in (
+        ("history_items", graph.num_entities),
+        ("catalogue", graph.num_entities),
+        ("seen_items", items),
+    ):
+        ids = tensors[name]
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= limit):
+            raise DataError(f"{folder / STATE_FILE}: found ids in {name} beyond {limit - 1}")

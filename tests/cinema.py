@@ -1,0 +1,66 @@
+"""A cinema that is small enough to know by heart, and recommenders of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ekpnet_fast.data import Dataset, Rows
+from ekpnet_fast.recommender import Recommender
+
+FILMS = ("alien", "blade", "casablanca", "dune", "eden", "fargo")
+ENTITIES = (*(f"m/{film}" for film in FILMS[:5]), "", "m/ridley", "m/scifi", "m/drama", "m/usa")
+NAMES = ("Alien", "Blade Runner", "Casablanca", "Dune", "", "", "Ridley Scott", "", "Drama", "")
+RELATIONS = ("directed by", "genre", "country")
+TRIPLES = (
+    (0, 0, 6), (1, 0, 6), (0, 1, 7), (1, 1, 7), (3, 1, 7), (2, 1, 8), (4, 1, 8), (2, 2, 9),
+    (4, 2, 9),
+)  # fmt: skip
+LIKES = {"ann": (0, 1, 3), "bob": (2, 4), "cy": (0, 3), "dee": (1, 3), "eve": (2, 4, 5)}
+
+
+def cinema(repeats: int = 4) -> Dataset:
+    """Users who like science fiction or drama, and one of them a film without an entity.
+
+    Every user comes several times over, so that a split has some of everything.
+    """
+    users, items, labels, names = [], [], [], []
+    for again in range(repeats):
+        for name, likes in LIKES.items():
+            names.append(name if not again else f"{name}{again}")
+            for item in range(len(FILMS)):
+                users.append(len(names) - 1)
+                items.append(item)
+                labels.append(int(item in likes))
+    heads, relations, tails = np.array(TRIPLES, dtype=np.int32).T.copy()
+    return Dataset(
+        name="cinema",
+        rows=Rows(
+            np.array(users, dtype=np.int32),
+            np.array(items, dtype=np.int32),
+            np.array(labels, dtype=np.int8),
+        ),
+        interactions=None,
+        heads=heads,
+        relations=relations,
+        tails=tails,
+        num_users=len(names),
+        num_items=len(FILMS),
+        num_entities=len(ENTITIES),
+        num_relations=len(RELATIONS),
+        user_ids=tuple(names),
+        item_ids=FILMS,
+        entity_ids=ENTITIES,
+        relation_ids=None,
+        item_names=NAMES[: len(FILMS)],
+        entity_names=NAMES,
+        relation_names=RELATIONS,
+    )
+
+
+SMALL = {"shape.width": 4, "shape.slots": 8, "pretrain.batch_size": 16, "train.batch_size": 16}
+
+
+def fitted(model: str = "ekpnet", *, epochs: int = 2, **options) -> Recommender:
+    """A recommender of the cinema."""
+    told = {**SMALL, **{name.replace("__", "."): value for name, value in options.items()}}
+    return Recommender.fit(cinema(), model, options=told, epochs=epochs, device="cpu")

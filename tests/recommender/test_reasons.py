@@ -1,0 +1,266 @@
+"""Reasons: what paths are, what they do, how they are told, drawn and measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from cinema import NAMES, cinema, fitted
+
+from ekpnet_fast import ops, reference
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models import MODELS
+from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.recommender.reasons import masked_logits, paths_of
+from ekpnet_fast.sampling import RippleSets
+
+RIPPLE = [name for name in MODELS if MODELS[name].ripple]
+
+
+def everything(recommender, history, item):
+    """State, query, ripple sets and entity of a question."""
+    state = recommender._state
+    query = state.of_histories([np.array([state.items.number(i) for i in history])])
+    return state, query, state.ripple_sets(query), state.items.number(item)
+
+
+def test_paths_by_hand(recommender):
+    """Dune leads to its genre, and from there to the films of the genre."""
+    _, paths = paths_of(*everything(recommender, ["dune"], "alien"))
+    found = {(p.hop, p.head, p.relation, p.tail) for p in paths}
+    assert found == {(0, 3, 1, 7), (1, 7, 4, 0), (1, 7, 4, 1), (1, 7, 4, 3)}
+    assert all(len(p.slots) == 1 for p in paths)
+    assert [p.effect for p in paths] == sorted((p.effect for p in paths), reverse=True)
+    by_hop = [sum(p.attention for p in paths if p.hop == hop) for hop in (0, 1)]
+    assert by_hop == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("model", ["ekpnet", "ekp_no"])
+def test_effect_is_the_logit_without_the_triple(model):
+    """Against the reference, on sets that are written down without the triple."""
+    recommender = fitted(model)
+    state, query, sets, entity = everything(recommender, ["alien", "casablanca"], "dune")
+    logit, paths = paths_of(state, query, sets, entity)
+
+    def score(sets):
+        item = torch.tensor([entity], dtype=torch.int32)
+        pairs = state.pairs(query, sets, torch.tensor([0, 1]), item)
+        with torch.no_grad():
+            return float(state.model.logits(reference, state.tables, pairs, stage=state.stage))
+
+    assert logit == pytest.approx(score(sets), abs=1e-5)
+    assert len(paths) > 8
+    for path in paths:
+        (slot,) = path.slots
+        counts = sets.counts.clone()
+        columns = []
+        for x in (sets.heads, sets.relations, sets.tails):
+            rest = [*x[0, path.hop, :slot].tolist(), *x[0, path.hop, slot + 1 :].tolist(), 0]
+            x = x.clone()
+            x[0, path.hop] = torch.tensor(rest)
+            columns.append(x)
+        counts[0, path.hop] -= 1
+        expected = logit - score(RippleSets(*columns, counts))
+        assert path.effect == pytest.approx(expected, abs=1e-5)
+
+
+def test_attention_is_that_of_equation_10(recommender):
+    state, query, sets, entity = everything(recommender, ["alien", "casablanca"], "dune")
+    _, paths = paths_of(state, query, sets, entity)
+    model = state.model
+    alpha = ops.ripple_attention_weights(
+        *(state.tables["entity"], model.relation, model.W_e, model.b_e),
+        *(sets.heads, sets.relations, sets.tails, sets.counts),
+        torch.tensor([0, 1]),
+        torch.tensor([entity], dtype=torch.int32),
+    )[0].detach()
+    for path in paths:
+        assert path.attention == pytest.approx(float(alpha[path.hop, path.slots[0]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("model", RIPPLE)
+def test_every_ripple_model_gives_paths(model):
+    recommender = fitted(model, epochs=1)
+    state, query, sets, entity = everything(recommender, ["alien", "casablanca"], "dune")
+    logit, paths = paths_of(state, query, sets, entity)
+    assert len(paths) == int(sets.counts.sum())
+    score = recommender.recommend(history=["alien", "casablanca"], filter_items=["dune"])[0].score
+    assert 1 / (1 + math.exp(-logit)) == pytest.approx(score, abs=1e-6)
+    assert any(path.effect != 0 for path in paths)
+    explanation = recommender.explain(history=["alien", "casablanca"], item="dune", top=99)
+    assert explanation.score == pytest.approx(score, abs=1e-6)
+    for reason in explanation.reasons:
+        assert reason.steps[0].start.id in ("alien", "casablanca")
+        assert reason.effect > 0
+        for one, next_one in zip(reason.steps, reason.steps[1:], strict=False):
+            assert one.end == next_one.start
+    known = recommender.explain("ann", "casablanca")
+    (best,) = recommender.recommend("ann", filter_items=["casablanca"])
+    assert known.score == pytest.approx(best.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["mask", "repeat"])
+def test_slots_that_repeat_are_one_path(padding):
+    """Short hops are filled by repetition, and an empty hop is a copy of the one before."""
+    recommender = fitted(sampling__padding=padding, sampling__inverse=False, shape__hops=2)
+    state, query, sets, entity = everything(recommender, ["dune"], "alien")
+    _, paths = paths_of(state, query, sets, entity)
+    if padding == "mask":
+        assert [(p.hop, p.tail, p.slots) for p in paths] == [(0, 7, (0,))]
+    else:
+        assert sorted((p.hop, p.tail, p.slots) for p in paths) == [
+            (0, 7, tuple(range(8))),
+            (1, 7, tuple(range(8))),
+        ]
+    found = recommender.explain(history=["dune"], item="alien", top=9)
+    assert {len(reason.steps) for reason in found.reasons} <= {1}
+
+
+def test_masking_nothing_changes_nothing_and_masking_all_leaves_the_item(recommender):
+    state, query, sets, entity = everything(recommender, ["alien"], "dune")
+    every = [(hop, slot) for hop in range(2) for slot in range(8)]
+    found = masked_logits(state, query, sets, entity, [[], every])
+    none = RippleSets(*(torch.zeros_like(x) for x in vars(sets).values()))
+    item = torch.tensor([entity], dtype=torch.int32)
+    pairs = state.pairs(query, none, torch.tensor([0, 1]), item)
+    assert float(found[1]) == pytest.approx(float(state.logits(pairs)), abs=1e-6)
+    whole = state.logits(state.pairs(query, sets, torch.tensor([0, 1]), item))
+    assert float(found[0]) == pytest.approx(float(whole), abs=1e-6)
+
+
+# ---- how they are told ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explanation():
+    """Of a model whose rows are set so that every path speaks for the item."""
+    recommender = fitted("ekp_no", epochs=1)
+    state = recommender._state
+    for parameter in state.model.parameters():
+        parameter.data.zero_()
+    values = torch.full((10, 1, 4), 0.5)
+    values[0], values[7] = 1.0, 2.0
+    state.tables["entity"].copy_(values)
+    return recommender.explain(history=["dune"], item="alien", top=9)
+
+
+def test_text(explanation):
+    """Worked out by hand: W_e is 0, so attention is even in the second hop."""
+    lines = explanation.to_text().splitlines()
+    assert lines[0] == "Alien (alien) for history dune: 1.0000"
+    assert lines[1] == "  1. Dune -[genre]-> m/scifi <-[genre]- Alien"
+    assert lines[2] == "     effect +8.0000, attention by hop 1.000"
+    assert lines[3] == "  2. Dune -[genre]-> m/scifi <-[genre]- Alien"
+    assert lines[4] == "     effect +0.6667, attention by hop 1.000, 0.333"
+    assert len(lines) == 5
+    one, two = explanation.reasons
+    assert (one.match, two.match) == ("linked", "is")
+    assert str(one.link) == "<-[genre]-" and two.link is None
+    assert explanation.paths == 4
+
+
+def test_an_end_that_is_alike():
+    recommender = fitted()
+    found = recommender.explain(history=["casablanca"], item="alien", top=9)
+    alike = [reason for reason in found.reasons if reason.match == "alike"]
+    assert alike and all(reason.link is None for reason in alike)
+    assert found.to_text().count(" ~ Alien") == len(alike)
+
+
+def test_json(explanation):
+    found = json.loads(explanation.to_json())
+    assert found == explanation.to_dict()
+    assert found["reasons"] == [reason.to_dict() for reason in explanation.reasons]
+    assert found["item"] == {"id": "alien", "name": "Alien", "kind": "item"}
+    first = found["reasons"][0]
+    assert first["match"] == "linked" and first["effect"] == pytest.approx(8)
+    assert first["steps"] == [
+        {
+            "start": {"id": "dune", "name": "Dune", "kind": "item"},
+            "relation": "genre",
+            "end": {"id": "m/scifi", "name": None, "kind": "entity"},
+            "backwards": False,
+            "attention": pytest.approx(1),
+        }
+    ]
+    assert first["link"]["backwards"] is True
+
+
+def test_svg(explanation):
+    svg = ElementTree.fromstring(explanation.to_svg())
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in svg.iter(f"{space}text")]
+    assert {"Dune", "m/scifi", "Alien", "genre →", "← genre"} <= set(texts)
+    assert len(list(svg.iter(f"{space}path"))) == 2  # the two reasons share both steps
+    widths = [float(path.get("stroke-width")) for path in svg.iter(f"{space}path")]
+    assert max(widths) == 6.0
+    x = {
+        group.find(f"{space}text").text: float(group.find(f"{space}rect").get("x"))
+        for group in svg.iter(f"{space}g")
+    }
+    assert x["Dune"] < x["m/scifi"] < x["Alien"]
+
+
+def test_svg_of_names_that_look_like_markup(recommender):
+    names = list(NAMES)
+    names[3] = '<b>"Dune" & more, a name that is too long to be drawn whole</b>'
+    dataset = replace(cinema(), item_names=tuple(names[:6]), entity_names=tuple(names))
+    found = Recommender.fit(dataset, epochs=1, options={"shape.width": 4}).explain(
+        history=["dune"], item="alien", top=9
+    )
+    svg = ElementTree.fromstring(found.to_svg())
+    titles = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert any(title.startswith(names[3]) for title in titles) or not found.reasons
+
+
+def test_svg_without_reasons(recommender):
+    found = recommender.explain(history=["fargo"], item="alien")
+    assert found.reasons == ()
+    svg = ElementTree.fromstring(found.to_svg())
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Alien" in texts and any("no path of the graph" in text for text in texts)
+
+
+def test_models_without_paths():
+    found = fitted("mf", epochs=1, pretrain__batch_size=16).explain("ann", "eden")
+    assert found.reasons == () and found.paths == 0
+    assert found.notes == ("model mf does not look at paths of the graph",)
+
+
+# ---- fidelity ------------------------------------------------------------------------------------
+
+
+def test_fidelity(numbered):
+    found = numbered.fidelity(items=2, masked=3, draws=4)
+    assert found.pairs == 120 and found.masked == 3
+    assert found.top > found.attention and found.top > abs(found.random)
+    assert found.larger > 0.9
+    assert numbered.fidelity(items=2, masked=3, draws=4) == found
+    assert numbered.fidelity(items=2, masked=3, draws=4, seed=1) != found
+    assert numbered.fidelity(users=[3, 4], items=2, masked=3).pairs == 4
+
+
+def test_fidelity_by_hand(recommender):
+    """Of one pair: the fall of the logit without its first two paths."""
+    found = recommender.fidelity(users=["ann"], items=1, masked=2)
+    (best,) = recommender.recommend("ann", k=1)
+    state = recommender._state
+    query = state.of_users([0])
+    sets = state.ripple_sets(query)
+    entity = state.items.number(best.item)
+    logit, paths = paths_of(state, query, sets, entity)
+    mask = [(path.hop, path.slots[0]) for path in paths[:2]]
+    (without,) = masked_logits(state, query, sets, entity, [mask]).tolist()
+    assert found.top == pytest.approx(logit - without, abs=1e-6)
+
+
+def test_fidelity_that_cannot_be_measured(recommender):
+    with pytest.raises(ConfigError, match="masked: found 500, expected fewer"):
+        recommender.fidelity(masked=500)
+    with pytest.raises(ConfigError, match="model mf does not look at paths"):
+        fitted("mf", epochs=1, pretrain__batch_size=16).fidelity()
