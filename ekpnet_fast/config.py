@@ -94,6 +94,8 @@ class RunConfig:
         protocol: "ripplenet" = rows split 6:2:2, negatives drawn once, click prediction, epoch
             chosen on AUC; "recbole" = each user's positives split 8:1:1, negatives drawn anew for
             each epoch, ranking of all items, epoch chosen on MRR@10.
+        folds: cut the train rows into so many folds, and let each row see history, ripple set and
+            statistics without its own fold's positives (cross-fitting); 1 lets it see them all.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
         threads: CPU threads; the machine's cores if not set. The result does not depend on it.
@@ -118,6 +120,7 @@ class RunConfig:
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
     protocol: Literal["ripplenet", "recbole"] = "ripplenet"
+    folds: int = 1
     seed: int = 0
     epochs: int | None = None
     threads: int | None = None
@@ -187,6 +190,7 @@ def _check(config: RunConfig) -> None:
         ("shape.hops", config.shape.hops, 1, 4),
         ("shape.slots", config.shape.slots, 1, 64),
         ("shape.layers", config.shape.layers, 1, 17),
+        ("folds", config.folds, 1, 64),
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
@@ -218,6 +222,11 @@ def _check(config: RunConfig) -> None:
                 f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
                 " the KG term alone"
             )
+    if config.folds > 1 and not (model.ripple or model.history):
+        raise ConfigError(
+            f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"
+            " there is nothing to hide a row's own fold from"
+        )
     for option, value, low, high in limits:
         if not low <= value <= high:
             span = f"at least {low}" if high == float("inf") else f"{low} to {high}"

@@ -57,6 +57,8 @@ class Display:
                 f"{valid}  {record.samples_per_second:,.0f} samples/s",
                 highlight=False,
             )
+            if progress.warning is not None:
+                self.console.print(f"warning: {progress.warning}", highlight=False, markup=False)
         if self._bar is None:
             return
         if record is not None:

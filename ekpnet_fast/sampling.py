@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.histories import Histories
+
+if TYPE_CHECKING:
+    from ekpnet_fast.folds import DrawnRippleSets, Folds
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class RippleSets:
         slots: int,
         seed: int,
         epoch: int = 0,
+        users: Tensor | None = None,  # [U] int32, ids that key the draw
         repeat: bool = False,
     ) -> RippleSets:
         """Draw them (see `ops.sample_ripple_sets`)."""
@@ -54,6 +59,7 @@ class RippleSets:
                 slots=slots,
                 seed=seed,
                 epoch=epoch,
+                users=users,
                 repeat=repeat,
             )
         )
@@ -107,6 +113,11 @@ class Source:
             dataset.item_names,
         )
 
+    @property
+    def histories(self) -> Histories:
+        """[U] the train histories."""
+        return Histories(self.history_indptr, self.history_items)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -117,12 +128,26 @@ class Request:
         group_indptr: [G + 1] int64, pairs of each group.
         items: [B] int32, item of each pair.
         epoch: keys what is drawn; 0 for evaluation, from 1 in training.
+        histories: what `ids` count; None for the train histories, where ids are users.
+        ids: [G] int32, the history that each group is seen with.
+        folds: F; above 1 `histories` are those of virtual users, whose id is user * F + fold, and
+            the clicks of that fold must not be counted in anything that describes the group.
+        rows: [B] int64, the pairs' places in the training rows; None where they have none.
     """
 
     users: Tensor
     group_indptr: Tensor
     items: Tensor
     epoch: int
+    histories: Histories | None = None
+    ids: Tensor | None = None
+    folds: int = 1
+    rows: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """[G] int32, which of the histories each group is seen with."""
+        return self.users if self.ids is None else self.ids
 
     @property
     def pair_users(self) -> Tensor:
@@ -290,14 +315,32 @@ class UserRows:
         )
 
 
+@dataclass(frozen=True)
+class TrainingRows:
+    """The labelled rows of a run, as a model may look at them before it is trained.
+
+    Attributes:
+        rows: by user, or by virtual user where there are folds.
+        histories: [U], or [U * folds] of the virtual users.
+        folds: F.
+        redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+    """
+
+    rows: UserRows
+    histories: Histories
+    folds: int = 1
+    redraw: Callable[[int], Tensor] | None = None
+
+
 class EpochOrder(NamedTuple):
     """An epoch's pairs in their order: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
 
     items: Tensor  # [N] int32
     labels: Tensor  # [N] float32
     group_indptr: Tensor  # [G + 1] int64, pairs of each group
-    group_users: Tensor  # [G] int32
+    group_users: Tensor  # [G] int32, virtual users where there are folds
     cuts: list[int]
+    rows: Tensor  # [N] int64, where each pair stands in the rows
 
 
 class BatchStream:
@@ -313,6 +356,7 @@ class BatchStream:
         reads: what the model reads of a batch.
         plan: what the batches consist of.
         redraw: gives the items [N] of `rows` in an epoch, for rows that differ by epoch.
+        folds: whose rows `rows` are, if they are by virtual user; ripple sets then are too.
     """
 
     def __init__(
@@ -327,6 +371,7 @@ class BatchStream:
         reads: Reads | None = None,
         plan: Plan | None = None,
         redraw: Callable[[int], Tensor] | None = None,
+        folds: Folds | None = None,
     ) -> None:
         self.graph = graph
         self.rows = rows
@@ -337,6 +382,7 @@ class BatchStream:
         self.reads = Reads() if reads is None else reads
         self.plan = Plan(triples="joined") if plan is None else plan
         self.redraw = redraw
+        self.folds = folds
 
     @property
     def epoch_size(self) -> int:
@@ -349,7 +395,8 @@ class BatchStream:
             self.rows.indptr, self.group_size, seed=self.seed, epoch=epoch
         )
         items = self.rows.items if self.redraw is None else self.redraw(epoch)
-        return EpochOrder(items[order], self.rows.labels[order], indptr, users, self._cut(indptr))
+        cuts = self._cut(indptr)
+        return EpochOrder(items[order], self.rows.labels[order], indptr, users, cuts, order)
 
     def draw_triples(self, epoch: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
@@ -362,10 +409,13 @@ class BatchStream:
             step=(epoch << 32) + batch,
         )
 
-    def epoch(self, epoch: int, ripple: RippleSets) -> Iterator[Batch]:
+    def epoch(self, epoch: int, ripple: RippleSets | DrawnRippleSets) -> Iterator[Batch]:
         """All batches of an epoch."""
         if self.plan.pairs:
-            items, labels, indptr, users, cuts = self.order(epoch)
+            items, labels, indptr, owners, cuts, rows = self.order(epoch)
+            F, histories = 1, None
+            if self.folds is not None:
+                F, histories = self.folds.count, self.folds.histories
             schedule = self._schedule(len(cuts) - 1)
         else:
             schedule = [None] * -(-self.graph.num_triples // self.triples)
@@ -382,10 +432,14 @@ class BatchStream:
             first, last = cuts[i], cuts[i + 1]
             pairs = slice(int(indptr[first]), int(indptr[last]))
             request = Request(
-                users[first:last],
+                owners[first:last] // F,
                 indptr[first : last + 1] - indptr[first],
                 items[pairs],
                 epoch,
+                histories=histories,
+                ids=owners[first:last],
+                folds=F,
+                rows=rows[pairs] if self.redraw is None else None,
             )
             return self._batch(ripple, request, labels[pairs], triples)
 
@@ -417,7 +471,7 @@ class BatchStream:
 
     def _batch(
         self,
-        ripple: RippleSets,
+        ripple: RippleSets | DrawnRippleSets,
         request: Request,
         labels: Tensor,
         triples: tuple[Tensor, Tensor, Tensor],
@@ -429,12 +483,15 @@ class BatchStream:
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]
+        at = request.seen
+        if not isinstance(ripple, RippleSets):
+            ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
         rows, *sets, items, extra = ops.localize_batch(
             ripple.heads,
             ripple.relations,
             ripple.tails,
             ripple.counts,
-            request.users,
+            at,
             request.items,
             torch.cat([heads, tails, *(ids.flatten() for ids in named)]),
         )

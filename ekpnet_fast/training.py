@@ -21,7 +21,9 @@ from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.fixed_order import fixed_order_sum
+from ekpnet_fast.folds import DrawnRippleSets, Folds
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.histories import Histories
 from ekpnet_fast.losses import TERMS, check_finite, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
@@ -36,6 +38,7 @@ from ekpnet_fast.sampling import (
     Request,
     RippleSets,
     Source,
+    TrainingRows,
     UserRows,
     history_tensors,
 )
@@ -103,6 +106,27 @@ class Progress:
     loss: float  # per pair, so far in this epoch
     samples_per_second: float
     record: EpochRecord | None = None
+    warning: str | None = None  # with the record: what went wrong in the epoch, and what to change
+
+
+STALLED = 0.005  # a validation AUC so near to 0.5 tells nothing apart
+
+
+def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
+    """What to change where a stage's first epoch has taught the model nothing; else None.
+
+    Predictions that are products of small rows have a saddle at zero, which norms hold them in.
+    """
+    if record.epoch > 1 or not abs(record.valid_auc - 0.5) < STALLED:
+        return None
+    name = record.stage
+    return (
+        f"validation AUC is {record.valid_auc:.3f} after the first epoch of the {name} stage: the"
+        " model tells nothing apart, as where its rows are too small to have a gradient; try a"
+        f" smaller --{name}.lambda3 (now {stage.lambda3}) or --{name}.lambda2 (now"
+        f" {stage.lambda2}), a larger --{name}.lr (now {stage.lr}), a smaller --{name}.batch_size"
+        f" (now {stage.batch_size}), or another --shape.init"
+    )
 
 
 class StageTrainer:
@@ -326,10 +350,22 @@ class _Run:
         redrawn = None
         if prepared.protocol == "recbole":
             redrawn = RedrawnNegatives(prepared, config.seed)
-        self.redraw = redrawn
+        self.redraw: Callable[[int], Tensor] | None = redrawn
         self.train_rows = (
             UserRows.from_rows(prepared.train, num_users) if redrawn is None else redrawn.rows
         )
+        self.folds: Folds | None = None
+        if config.folds > 1:
+            self.folds = Folds.cut(self.train_rows, config.folds, config.seed)
+            kept = self.folds.kept
+            if not len(kept):
+                raise TrainingError(
+                    f"{prepared.dataset.name}: no training row is left with --folds"
+                    f" {config.folds}, expected some: no user has train positives in two folds"
+                )
+            self.train_rows = self.folds.rows
+            if redrawn is not None:
+                self.redraw = lambda epoch: redrawn(epoch)[kept]
         self.valid_rows = UserRows.from_rows(prepared.valid, num_users)
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
@@ -338,12 +374,34 @@ class _Run:
         self.outcome = Outcome(model, stage="")
         self.outcome.seconds["sampling"] = time.perf_counter() - started
         self.scored_ripple = self.ripple.to(self.device)
+        histories = Histories(*history_tensors(prepared))
+        if self.folds is not None:
+            histories = self.folds.histories
+        model.begin(TrainingRows(self.train_rows, histories, config.folds, self.redraw))
 
-    def ripple_of(self, number: int) -> RippleSets:
+    def ripple_of(self, number: int) -> RippleSets | DrawnRippleSets:
         """The ripple sets that the run's epoch of that number, from 1, trains on."""
-        if not self.config.sampling.resample or number == 1:
+        config = self.config
+        epoch = number - 1 if config.sampling.resample else 0
+        if self.folds is not None:
+            return self._virtual_ripple(self.folds, epoch)
+        if epoch == 0:
             return self.ripple
-        return sample_ripple_sets(self.config, self.graph, self.prepared, epoch=number - 1)
+        return sample_ripple_sets(config, self.graph, self.prepared, epoch=epoch)
+
+    def _virtual_ripple(self, folds: Folds, epoch: int) -> RippleSets | DrawnRippleSets:
+        config = self.config
+        if not self.outcome.model.ripple:
+            return RippleSets.none(len(folds.histories))
+        return DrawnRippleSets(
+            self.graph,
+            folds.histories,
+            hops=config.shape.hops,
+            slots=config.shape.slots,
+            seed=config.seed,
+            epoch=epoch,
+            repeat=config.sampling.padding == "repeat",
+        )
 
     def stage(self, name: str, stage: StageConfig) -> None:
         started = time.perf_counter()
@@ -359,8 +417,10 @@ class _Run:
             reads=model.reads,
             plan=plan,
             redraw=self.redraw,
+            folds=self.folds,
         )
-        resident = self.device.type == "cuda" and model.resident
+        # Its tables of ripple sets are by user, not by virtual user.
+        resident = self.device.type == "cuda" and model.resident and self.folds is None
         kind = _ResidentEpochs if resident else _SteppedEpochs
         best, best_epoch, best_state = -math.inf, 0, {}
         with kind(self, name, stage, stream) as epochs:
@@ -404,7 +464,10 @@ class _Run:
             samples_per_second=passed / seconds,
         )
         rate = record.samples_per_second
-        self.report(Progress(name, epoch, stage.epochs, passed, passed, record.loss, rate, record))
+        warning = stalled(record, stage)
+        self.report(
+            Progress(name, epoch, stage.epochs, passed, passed, record.loss, rate, record, warning)
+        )
         return record
 
     def _valid(self, stage: str) -> float:
@@ -487,6 +550,7 @@ class _ResidentEpochs:
 
     def _prepare(self, number: int, groups: int) -> HostEpoch:
         ripple = self._run.ripple_of(number)
+        assert isinstance(ripple, RippleSets)  # drawn on demand only with folds
         pin = self._run.device.type == "cuda"
         return HostEpoch.prepare(self.stream, self._stage, ripple, number, groups, pin=pin)
 

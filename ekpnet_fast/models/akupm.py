@@ -98,14 +98,14 @@ class AKUPM(Model):
 
     def inputs(self, request: Request) -> Inputs:
         """M of each user's clicked items: clicked [G, M], clicked_counts [G]."""
-        source = self.source
+        histories, ids = self.seen(request)
         _, clicked, counts = ops.sample_neighbors(
-            source.history_indptr,
-            torch.zeros_like(source.history_items, dtype=torch.uint8),
-            source.history_items,
-            request.users,
+            histories.indptr,
+            torch.zeros_like(histories.items, dtype=torch.uint8),
+            histories.items,
+            ids,
             self.shape.slots,
-            seed=source.seed,
+            seed=self.source.seed,
             epoch=request.epoch,
         )
         return {"clicked": clicked, "clicked_counts": counts}

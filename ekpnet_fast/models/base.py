@@ -22,6 +22,14 @@ True. Whatever else a model needs, such as sampled neighbours or histories, come
 those that are ids of a space are named in `input_spaces` and arrive as positions. In evaluation the
 same tensors arrive with global ids, and whole tables are given, so one `logits` serves both.
 
+**Histories.** What a group's user clicked is asked for by `self.seen(request)`, never read from
+`source`, because a request may bring its own: with `--folds` those of virtual users, without a
+training row's own fold (see `folds.py`); users that are not in the data are served by
+`model.seeing(source)` with a source of their histories, or by a request that brings them. Set
+`history` if the model looks at histories without ripple sets. Statistics over all users that tell a
+training row its label must leave out its fold: `request.folds` and `request.ids % request.folds`
+say which. `begin(training)` comes before the first stage and gets every training row at once.
+
 **Stages.** `stages` names the groups of options ("pretrain", "train") that are run, in order;
 `plan` says for each whether its batches have pairs, and triples with them, apart from them, or none
 (see `sampling.Plan`). A stage of triples alone learns from `kg_sum` and is not validated.
@@ -56,7 +64,17 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.data import Dataset, PreparedData
-from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+from ekpnet_fast.histories import Histories
+from ekpnet_fast.sampling import (
+    Batch,
+    Inputs,
+    Pairs,
+    Plan,
+    Reads,
+    Request,
+    Source,
+    TrainingRows,
+)
 
 if TYPE_CHECKING:  # config.py asks the registry for its models
     from ekpnet_fast.config import RunConfig
@@ -74,6 +92,7 @@ class Model(nn.Module):
         presets: dotted options by preset and data set.
         stages: groups of training options that are run, in order.
         ripple: whether it looks at ripple sets.
+        history: whether its `inputs` look at histories; a model with ripple sets does anyway.
         tables: row-sparse tables, name -> space.
         undecayed: tables that lambda3 does not weigh, such as biases.
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
@@ -91,6 +110,7 @@ class Model(nn.Module):
     presets: ClassVar[Presets] = {}
     stages: ClassVar[tuple[str, ...]] = ("train",)
     ripple: ClassVar[bool] = False
+    history: ClassVar[bool] = False
     tables: ClassVar[Mapping[str, str]] = {}
     undecayed: ClassVar[tuple[str, ...]] = ()
     relation_tables: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +145,9 @@ class Model(nn.Module):
     def plan(cls, config: RunConfig, stage: str) -> Plan:
         """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
         return Plan()
+
+    def begin(self, training: TrainingRows) -> None:
+        """Look at the training rows before the first stage (nothing to do, unless overridden)."""
 
     def inputs(self, request: Request) -> Inputs:
         """Further tensors for some pairs, by name, in global ids (none, unless overridden).
@@ -189,6 +212,11 @@ class Model(nn.Module):
         other = copy.copy(self)
         other.source = source
         return other
+
+    def seen(self, request: Request) -> tuple[Histories, Tensor]:
+        """The histories that a request counts in, and which of them [G] the groups have."""
+        given = request.histories
+        return (self.source.histories if given is None else given), request.seen
 
     def add_table(self, name: str, rows: Tensor) -> None:
         """Make a row-sparse table of its initial rows; it must be declared in `tables`."""

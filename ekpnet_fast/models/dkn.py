@@ -85,6 +85,7 @@ class DKN(Model):
     summary = "DKN: a CNN over words of titles with entities, attention over the history"
     Options = DKNOptions
     new_users = True
+    history = True
     tables: ClassVar[Mapping[str, str]] = {"word": "word", "entity": "entity"}
     input_spaces: ClassVar[Mapping[str, str]] = {
         "words": "word",
@@ -146,12 +147,13 @@ class DKN(Model):
         targets [B], history [G, P]: positions among them. history_counts [G]: valid slots.
         """
         source, options = self.source, self.options
+        histories, ids = self.seen(request)
         # A history is a node whose triples lead to its items.
         _, history, history_counts = ops.sample_neighbors(
-            source.history_indptr,
-            torch.zeros_like(source.history_items, dtype=torch.uint8),
-            source.history_items,
-            request.users,
+            histories.indptr,
+            torch.zeros_like(histories.items, dtype=torch.uint8),
+            histories.items,
+            ids,
             options.history,
             seed=source.seed,
             epoch=request.epoch,
