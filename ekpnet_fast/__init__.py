@@ -7,6 +7,7 @@ and `libekpnet_cpu.so` / `libekpnet_cuda.so` (the ops, loaded with `ekpnet_fast.
 
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,13 @@ try:
 
     __version__ = build_info().version
 except Exception:
-    # `python -m ekpnet_fast.doctor` comes by here too, to say what is broken; nothing else may.
-    if "ekpnet_fast.doctor" not in sys.orig_argv:
+    # `python -m ekpnet_fast.doctor` and `ekpnet doctor` come by here too, to say what is broken;
+    # nothing else may.
+    _words = [word.rsplit("/", 1)[-1] for word in sys.orig_argv]
+    if "ekpnet_fast.doctor" not in _words and not {
+        ("ekpnet", "doctor"),
+        ("ekpnet_fast", "doctor"),
+    } & set(pairwise(_words)):
         raise
 
 # Imported when they are asked for, so that commands start quickly and `doctor` runs where a package

@@ -121,14 +121,14 @@ def _draw_edge(
         fill="none",
         stroke=LINE,
     )
-    curve.set("stroke-width", f"{1 + 5 * share:.2f}")
+    curve.set("stroke-width", f"{1 + 4 * share:.2f}")
     if not edge.label:
         curve.set("stroke-dasharray", "5 4")
     shown = edge.label or "alike"
     ElementTree.SubElement(curve, "title").text = f"{shown}, effect {edge.effect:+.4f}"
     if edge.label:
         # A third of the way: where lines meet at the item their labels are still apart.
-        where = (x + (to_x - x) / 3, y + (to_y - y) * 7 / 27 - 4)
+        where = (x + (to_x - x) * 10 / 27, y + (to_y - y) * 7 / 27 - 4)
         _text(root, *where, _short(edge.label, 24), 10, FAINT, anchor="middle", halo=True)
 
 

@@ -198,7 +198,7 @@ def test_svg(explanation):
     assert {"Dune", "m/scifi", "Alien", "genre →", "← genre"} <= set(texts)
     assert len(list(svg.iter(f"{space}path"))) == 2  # the two reasons share both steps
     widths = [float(path.get("stroke-width")) for path in svg.iter(f"{space}path")]
-    assert max(widths) == 6.0
+    assert max(widths) == 5.0
     x = {
         group.find(f"{space}text").text: float(group.find(f"{space}rect").get("x"))
         for group in svg.iter(f"{space}g")

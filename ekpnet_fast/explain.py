@@ -1,0 +1,87 @@
+"""`python -m ekpnet_fast.explain RUN --user ID --item ID`: why an item is recommended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ekpnet_fast import results
+from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.recommender import Fidelity
+from ekpnet_fast.recommender.command import add_run, add_subject, history_of, opened, set_threads
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 2 for an error that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        set_threads(options.threads, default=1)
+        if options.fidelity:
+            _measure(options)
+        else:
+            _explain(options)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ekpnet_fast.explain",
+        description="The paths of the graph that speak for an item, or how much the scores rest on"
+        " such paths.",
+    )
+    add_run(parser)
+    add_subject(parser)
+    parser.add_argument("--item", metavar="ID", help="the item")
+    parser.add_argument("--top", type=int, default=5, help="paths, at most (default: 5)")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw them")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--fidelity",
+        action="store_true",
+        help="mask the first reasons, and random paths, for the recommendations of 100 users",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: 1)")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what does not go together, before anything is read."""
+    for flag in ("user", "history", "item", "svg"):
+        if options.fidelity and getattr(options, flag) is not None:
+            raise ConfigError(f"--fidelity: found it with --{flag}, expected one of the two")
+    if not options.fidelity and options.item is None:
+        raise ConfigError("found no --item, expected one, or --fidelity")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    found = opened(options).explain(
+        options.user, options.item, history=history_of(options), top=options.top
+    )
+    if options.svg is not None:
+        results.write_text(options.svg, found.to_svg())
+    print(found.to_json() if options.json else found.to_text())
+
+
+def _measure(options: argparse.Namespace) -> None:
+    found = opened(options).fidelity(masked=options.top)
+    print(json.dumps(found.to_dict(), indent=2) if options.json else _text(found))
+
+
+def _text(found: Fidelity) -> str:
+    attention = "" if found.attention is None else f", of most attention {found.attention:.4f}"
+    return (
+        f"The logit falls on average by {found.top:.4f} without the first {found.masked} reasons"
+        f"{attention}, of random paths {found.random:.4f};\nof the first reasons by more than of"
+        f" random ones for {100 * found.larger:.0f} % of {found.pairs} users and items."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""`python -m ekpnet_fast.recommend RUN --user ID`: the best items for somebody, or for all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.recommender import Id, Recommendations, Recommender
+from ekpnet_fast.recommender.command import (
+    add_run,
+    add_subject,
+    history_of,
+    ids_of,
+    opened,
+    set_threads,
+)
+
+AT_ONCE = 256  # users between two moves of the bar
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 2 for an error that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        if options.output is not None:
+            _write(options)
+        else:
+            _show(options)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ekpnet_fast.recommend",
+        description="The best items for a user or for a history, or lists for many users as"
+        " Parquet: user, rank, item, name, score.",
+    )
+    add_run(parser)
+    add_subject(parser)
+    parser.add_argument("--users", type=Path, metavar="FILE", help="users, an id a line")
+    parser.add_argument("--all", action="store_true", help="all users with a history")
+    parser.add_argument("-k", type=int, default=10, help="length of a list (default: 10)")
+    parser.add_argument("--items", type=Path, metavar="FILE", help="only these, an id a line")
+    parser.add_argument("--include-seen", action="store_true", help="what was touched already too")
+    parser.add_argument("--explain", action="store_true", help="reasons for each item")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.parquet", help="where lists for many users go"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default: 1 for one list, else all cores)"
+    )
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what does not go together, before anything is read."""
+    chosen = [
+        flag
+        for flag, given in (
+            ("--user", options.user is not None),
+            ("--history", options.history is not None),
+            ("--users", options.users is not None),
+            ("--all", options.all),
+        )
+        if given
+    ]
+    if len(chosen) != 1:
+        found = " and ".join(chosen) or "none"
+        raise ConfigError(f"found {found}, expected one of --user, --history, --users, --all")
+    many = chosen[0] in ("--users", "--all")
+    if many != (options.output is not None):
+        raise ConfigError(
+            f"{chosen[0]}: found no --output, expected a file for the lists"
+            if many
+            else f"--output: found it with {chosen[0]}, expected --users or --all"
+        )
+    for flag in ("explain", "json"):
+        if many and getattr(options, flag):
+            raise ConfigError(f"--{flag}: found it with {chosen[0]}, expected one user or history")
+    if options.output is not None and not options.output.resolve().parent.is_dir():
+        raise ConfigError(f"--output {options.output}: found no such folder to write to")
+
+
+def _filter(options: argparse.Namespace) -> list[str] | None:
+    return None if options.items is None else ids_of(options.items, "--items")
+
+
+def _show(options: argparse.Namespace) -> None:
+    """One list on the screen."""
+    set_threads(options.threads, default=1)
+    recommender, history = opened(options), history_of(options)
+    best = recommender.recommend(
+        options.user,
+        history,
+        options.k,
+        exclude_seen=not options.include_seen,
+        filter_items=_filter(options),
+    )
+    reasons = []
+    if options.explain:
+        reasons = [recommender.explain(options.user, i.item, history=history) for i in best]
+    if options.json:
+        found = best.to_dict()
+        for item, explanation in zip(found["items"], reasons, strict=False):
+            item["reasons"] = explanation.to_dict()["reasons"]
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    if options.explain:
+        print("\n".join(explanation.to_text() for explanation in reasons))
+    else:
+        Console(soft_wrap=True).print(_table(best), highlight=False)
+    for note in best.notes:
+        print(f"note: {note}")
+
+
+def _table(best: Recommendations) -> Table:
+    whom = f"user {best.user}" if best.history is None else f"a history of {len(best.history)}"
+    table = Table(title=f"Best items for {whom}", title_justify="left")
+    table.add_column("", justify="right")
+    for title in ("item", "name"):
+        table.add_column(title)
+    table.add_column("score", justify="right")
+    for rank, item in enumerate(best, 1):
+        table.add_row(str(rank), str(item.item), item.name or "", f"{item.score:.4f}")
+    return table
+
+
+def _write(options: argparse.Namespace) -> None:
+    """Lists for many users as Parquet; the file is whole or not there."""
+    set_threads(options.threads, default=None)
+    recommender = opened(options)
+    users: Sequence[Id] = (
+        [user for user in recommender.user_ids() if recommender.history(user)]
+        if options.all
+        else ids_of(options.users, "--users")
+    )
+    schema = _schema(recommender)
+    lists = _batches(recommender, users, options)
+    frame = pl.concat([_frame(part, schema) for part in lists])
+    path: Path = options.output
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        frame.write_parquet(part)
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"Written to {path}: {len(users):,} lists, {len(frame):,} rows")
+
+
+def _batches(
+    recommender: Recommender, users: Sequence[Id], options: argparse.Namespace
+) -> Iterator[list[Recommendations]]:
+    console = Console(stderr=True)
+    blocks = [users[first : first + AT_ONCE] for first in range(0, len(users), AT_ONCE)]
+    only = _filter(options)
+    for block in track(
+        blocks, "recommending", console=console, disable=not console.is_terminal, transient=True
+    ):
+        yield recommender.recommend_batch(
+            users=block,
+            k=options.k,
+            exclude_seen=not options.include_seen,
+            filter_items=only,
+        )
+
+
+def _frame(lists: Sequence[Recommendations], schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    as_user, as_item = (str if schema[name] == pl.String else int for name in ("user", "item"))
+    rows = [
+        (as_user(best.user), rank, as_item(item.item), item.name, item.score)
+        for best in lists
+        if best.user is not None
+        for rank, item in enumerate(best, 1)
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _schema(recommender: Recommender) -> dict[str, type[pl.DataType]]:
+    """Ids are numbers where all are."""
+    return {
+        "user": _kind(recommender.user_ids()),
+        "rank": pl.Int32,
+        "item": _kind(recommender.item_ids()),
+        "name": pl.String,
+        "score": pl.Float32,
+    }
+
+
+def _kind(ids: Sequence[Id]) -> type[pl.DataType]:
+    return pl.Int64 if all(isinstance(given, int) for given in ids) else pl.String
+
+
+if __name__ == "__main__":
+    sys.exit(main())

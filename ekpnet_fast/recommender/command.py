@@ -1,0 +1,66 @@
+"""What the commands `recommend`, `explain` and `export` share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.recommender.recommender import Recommender
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The recommender, and where it computes."""
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
+    )
+    parser.add_argument("--data-root", type=Path, help="where a run's data set lies now")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Who is asked for."""
+    parser.add_argument("--user", metavar="ID", help="a user that training saw")
+    parser.add_argument("--history", metavar="ID,ID,...", help="items that somebody new clicked")
+
+
+def opened(options: argparse.Namespace) -> Recommender:
+    """The recommender of `add_run`."""
+    return Recommender.load(options.run, data_root=options.data_root, device=options.device)
+
+
+def history_of(options: argparse.Namespace) -> list[str] | None:
+    """The ids of `--history`."""
+    if options.history is None:
+        return None
+    return [word.strip() for word in options.history.split(",") if word.strip()]
+
+
+def ids_of(path: Path, option: str) -> list[str]:
+    """The ids of a text file, one a line.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option} {path} cannot be read ({error})") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"{option} {path}: found no id, expected one a line")
+    return found
+
+
+def set_threads(threads: int | None, default: int | None) -> None:
+    """CPU threads; without a default as many as there are cores.
+
+    Raises:
+        ConfigError: below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads is {threads}, expected at least 1")
+    torch.set_num_threads(threads or default or os.cpu_count() or 1)
