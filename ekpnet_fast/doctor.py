@@ -38,6 +38,7 @@ _COMMANDS = {
 }
 _EXTRAS = {
     "fetch": ("pooch", "downloading public data sets"),
+    "serve": ("fastapi", "serving recommendations over HTTP"),
     "report": ("matplotlib", "drawing figures and testing differences"),
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),

@@ -41,6 +41,19 @@ class Path:
     effect: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ripple:
+    """A triple of a hop.
+
+    Attributes:
+        step: the triple, as it is walked.
+        effect: by how much the logit falls without it.
+    """
+
+    step: Step
+    effect: float
+
+
 def paths_of(state: State, query: Query, sets: RippleSets, entity: int) -> tuple[float, list[Path]]:
     """The logit of an item for one user or history, and all paths, by falling effect.
 
@@ -95,6 +108,19 @@ def explain(
     notes: tuple[str, ...],
 ) -> Explanation:
     """The reasons for an item; `subject` is the user or the history, as the caller named it."""
+    return explain_ripple(state, query, item, top=top, subject=subject, notes=notes)[0]
+
+
+def explain_ripple(
+    state: State,
+    query: Query,
+    item: int,
+    *,
+    top: int,
+    subject: tuple[str | int | None, tuple[str | int, ...] | None],
+    notes: tuple[str, ...],
+) -> tuple[Explanation, list[list[Ripple]]]:
+    """`explain`, and all triples by hop, also those that speak against the item."""
     entity = int(state.catalogue[item])
     sets = state.ripple_sets(query)
     logit, paths = paths_of(state, query, sets, entity)
@@ -106,7 +132,11 @@ def explain(
         notes = (*notes, "no path of the graph leads away from the history")
     elif not reasons:
         notes = (*notes, f"none of the {len(paths)} paths speaks for the item")
-    return Explanation(
+    ripples: list[list[Ripple]] = [[] for _ in range(sets.heads.shape[1] if paths else 0)]
+    for path in paths:
+        step = tree.step(path.head, path.relation, path.tail, path.attention)
+        ripples[path.hop].append(Ripple(step, path.effect))
+    explanation = Explanation(
         user=subject[0],
         history=subject[1],
         item=_node(state, entity),
@@ -116,6 +146,7 @@ def explain(
         paths=len(paths),
         notes=notes,
     )
+    return explanation, ripples
 
 
 def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...]]:

@@ -162,6 +162,11 @@ class Recommender:
         return self._state.model.name
 
     @property
+    def state(self) -> State:
+        """All it knows now. Never changes: a change of the graph makes a new one."""
+        return self._state
+
+    @property
     def graph(self) -> LiveGraph:
         """The graph, which may be changed: see `LiveGraph`.
 

@@ -1,0 +1,140 @@
+"""`python -m ekpnet_fast.serve RUN`: recommendations over HTTP, and a page to look at them."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ekpnet_fast.errors import ConfigError, EkpnetError
+
+MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
+CONNECTIONS = 1024  # at a time; more are answered with 503
+GRACE = 10  # seconds that requests have to end after SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m ekpnet_fast.serve") -> int:
+    """Serve until SIGINT or SIGTERM; exit code 2 for an error that the user can mend."""
+    options = _parser(prog).parse_args(arguments)
+    try:
+        with _bound(options.host, options.port) as listener:
+            _serve(options, listener)
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Serve recommendations over HTTP, with a web page."
+    )
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a finished run, or of a saved recommender"
+    )
+    parser.add_argument("--data-root", type=Path, help="where the data sets lie now")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (this machine alone)")
+    parser.add_argument(
+        "--port", type=_whole(0, 65535), default=8000, help="0 takes a free one and prints it"
+    )
+    parser.add_argument(
+        "--threads", type=_whole(1, 1024), help="requests that compute at a time (all cores)"
+    )
+    parser.add_argument(
+        "--queue", type=_whole(0, 65536), default=64, help="requests that may wait for a thread"
+    )
+    parser.add_argument("--timeout", type=float, default=30, help="seconds a request may take")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the server may be called by, besides its addresses and localhost",
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    return parser
+
+
+def _whole(low: int, high: int) -> type[int]:
+    """A type for argparse: a whole number in a range."""
+
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {low} to {high}")
+        return int(text)
+
+    return parse  # type: ignore[return-value]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has its port, but does not listen yet.
+
+    Raises:
+        ConfigError: no such address here, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot be bound ({error.strerror or error}), expected an"
+            " address of this machine and a free port"
+        ) from error
+    return listener
+
+
+def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
+    try:
+        import uvicorn
+
+        from ekpnet_fast.serve.app import Limits, create_app
+    except ImportError as error:
+        raise ConfigError(MISSING.format(error)) from error
+    from ekpnet_fast.serve.engine import RecommenderEngine
+
+    engine = RecommenderEngine.load(options.run, options.data_root, options.device)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    app = create_app(
+        engine,
+        Limits(threads=threads, queue=options.queue, timeout=options.timeout),
+        frozenset(name.lower() for name in [options.host, *options.allow_host]),
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=GRACE,
+        )
+    )
+    # uvicorn ends gracefully on these, then raises them once more for what was there before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    facts = engine.facts()
+    print(f"{facts.model} on {facts.dataset}, {threads} threads: http://{shown}:{port}", flush=True)
+    if not ipaddress.ip_address(host).is_loopback:
+        print(
+            f"warning: bound to {host}, so that everybody who reaches this machine can ask, and"
+            " learn what users clicked; there is no authentication",
+            file=sys.stderr,
+            flush=True,
+        )
+    server.run(sockets=[listener])
+    print("stopped", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The application: endpoints over an engine, with their limits, types and errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from ekpnet_fast import __version__
+from ekpnet_fast.errors import EkpnetError, quote
+from ekpnet_fast.serve import page, schemas
+from ekpnet_fast.serve.guard import Guard
+from ekpnet_fast.serve.pool import Busy, Overdue, Pool
+from ekpnet_fast.serve.statistics import QUANTILES, Statistics
+
+DESCRIPTION = """\
+Recommendations over a knowledge graph, and the reasons for them. Answers have the fields of the
+Python API's dataclasses. A request that is refused is answered with a status of 4xx and a
+`Problem`; 503 with `Retry-After` means that every thread computes and the queue is full."""
+
+Text = Annotated[str, Query(max_length=schemas.LONGEST_ID, description="Part of a name, or an id.")]
+Skip = Annotated[int, Query(ge=0, le=10**9, description="Matches to leave out first.")]
+Limit = Annotated[int, Query(ge=1, le=schemas.MOST_RECOMMENDED)]
+
+# What is counted apart.
+ENDPOINTS = frozenset(
+    f"/{name}"
+    for name in (
+        *("", "openapi.json", "health", "metrics"),
+        *("recommend", "score", "explain", "users", "items"),
+    )
+)
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem, "description": description}
+    for status, description in {
+        400: "The body is no JSON.",
+        413: "The body is too large.",
+        422: "An unknown id, a value of a wrong type or out of range.",
+        503: "Too many requests at a time; try again after `Retry-After` seconds.",
+        504: "It took too long.",
+    }.items()
+}
+
+
+class Engine(Protocol):
+    """What answers. Called from several threads at a time; raises EkpnetError for bad requests."""
+
+    def facts(self) -> schemas.Facts:
+        """What is served now."""
+
+    def recommend(self, asked: schemas.RecommendRequest) -> schemas.Recommendations:
+        """The best items."""
+
+    def score(self, asked: schemas.ScoreRequest) -> schemas.Scores:
+        """Scores of some items."""
+
+    def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
+        """Why an item scores as it does."""
+
+    def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
+        """Users with a history, by id or name."""
+
+    def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
+        """Items, by id or name."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that keep the server up.
+
+    Attributes:
+        threads: that compute at a time.
+        queue: requests that may wait for one of them.
+        timeout: seconds that a request may wait and compute.
+        max_body: bytes of a request's body.
+        body_timeout: seconds in which a body has to arrive.
+    """
+
+    threads: int
+    queue: int = 64
+    timeout: float = 30.0
+    max_body: int = 256 * 1024
+    body_timeout: float = 10.0
+
+
+def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> FastAPI:
+    """The application.
+
+    Args:
+        engine: what answers.
+        limits: its bounds.
+        hosts: names that requests may call this server by, beside addresses and localhost.
+    """
+    pool = Pool(limits.threads, limits.queue, limits.timeout)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        pool.close()
+
+    app = FastAPI(
+        title="ekpnet_fast",
+        version=__version__,
+        description=DESCRIPTION,
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    _add_errors(app)
+    _add_answers(app, engine, pool)
+    statistics = Statistics(ENDPOINTS)
+    _add_state(app, engine, pool, statistics)
+    app.add_middleware(
+        Guard,
+        statistics=statistics,
+        hosts=hosts,
+        max_body=limits.max_body,
+        body_timeout=limits.body_timeout,
+    )
+    return app
+
+
+def _add_answers(app: FastAPI, engine: Engine, pool: Pool) -> None:
+    async def compute(work: Callable[[], BaseModel]) -> Response:
+        # Written on the thread too, because the event loop serves everybody.
+        body = await pool.run(lambda: work().model_dump_json())
+        return Response(body, media_type="application/json")
+
+    @app.post("/recommend", response_model=schemas.Recommendations, responses=REFUSALS)
+    async def recommend(asked: schemas.RecommendRequest) -> Response:
+        """The best items for a user or a history."""
+        return await compute(lambda: engine.recommend(asked))
+
+    @app.post("/score", response_model=schemas.Scores, responses=REFUSALS)
+    async def score(asked: schemas.ScoreRequest) -> Response:
+        """The predicted probability that a user, or somebody with a history, clicks some items."""
+        return await compute(lambda: engine.score(asked))
+
+    @app.post("/explain", response_model=schemas.Explanation, responses=REFUSALS)
+    async def explain(asked: schemas.ExplainRequest) -> Response:
+        """Why an item scores as it does: the ripple set with its attention, and the reasons."""
+        return await compute(lambda: engine.explain(asked))
+
+    @app.get("/users", response_model=schemas.Matches, responses=REFUSALS)
+    async def users(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
+        """Users with a history, the most active first; with a query those that it fits."""
+        return await compute(lambda: engine.users(query, skip, limit))
+
+    @app.get("/items", response_model=schemas.Matches, responses=REFUSALS)
+    async def items(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
+        """Items, the most clicked first; with a query those that it fits."""
+        return await compute(lambda: engine.items(query, skip, limit))
+
+
+def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics) -> None:
+    document = page.build()
+    headers = {"content-security-policy": document.policy, "cache-control": "no-cache"}
+
+    @app.get("/health")
+    async def health() -> schemas.Health:
+        """That the server works, and what it serves."""
+        return schemas.Health(
+            status="ok",
+            version=__version__,
+            threads=pool.threads,
+            pending=pool.pending,
+            uptime_seconds=statistics.uptime(),
+            **dict(engine.facts()),
+        )
+
+    @app.get("/metrics")
+    async def metrics() -> schemas.Metrics:
+        """Requests since the start: how many by endpoint and status, and how long they took."""
+        return schemas.Metrics(
+            uptime_seconds=statistics.uptime(),
+            endpoints={
+                path: schemas.EndpointMetrics(
+                    requests=endpoint.latencies.total,
+                    statuses={str(status): n for status, n in sorted(endpoint.statuses.items())},
+                    latency_seconds=schemas.Latency(
+                        **{f"p{q * 100:.0f}": endpoint.latencies.quantile(q) for q in QUANTILES},
+                        max=endpoint.latencies.slowest,
+                    ),
+                )
+                for path, endpoint in sorted(statistics.endpoints.items())
+            },
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response(document.content, media_type="text/html; charset=utf-8", headers=headers)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every refusal is a `Problem`."""
+
+    def problem(
+        status: int, message: str, field: str | None = None, headers: Any = None
+    ) -> JSONResponse:
+        content = schemas.Problem(message=message, field=field).model_dump()
+        return JSONResponse(content, status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return problem(400, f"body: found no JSON ({first['ctx']['error']})")
+        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "missing" and not message.startswith("found "):
+            message = f"found {quote(str(first['input']))}, {message[0].lower()}{message[1:]}"
+        return problem(422, f"{field}: {message}", field)
+
+    @app.exception_handler(EkpnetError)
+    async def refused(_: Request, error: EkpnetError) -> JSONResponse:
+        return problem(422, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path[:60]}: {error.detail}"
+        return problem(error.status_code, message, headers=error.headers)
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> JSONResponse:
+        message = "every thread computes and the queue is full; try again in a second"
+        return problem(503, message, headers={"retry-after": "1"})
+
+    @app.exception_handler(Overdue)
+    async def overdue(_: Request, error: Overdue) -> JSONResponse:
+        return problem(504, "the answer took too long")

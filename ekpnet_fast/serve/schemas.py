@@ -1,0 +1,268 @@
+"""What is asked and answered over HTTP.
+
+Answers have the fields of the Python API's dataclasses (`ekpnet_fast.recommender`), so that both
+are learned once; what they have beyond those says so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
+
+__all__ = [
+    "ExplainRequest",
+    "Explanation",
+    "Facts",
+    "Health",
+    "Hop",
+    "Match",
+    "Matches",
+    "Metrics",
+    "Node",
+    "Problem",
+    "Reason",
+    "RecommendRequest",
+    "Recommendation",
+    "Recommendations",
+    "ScoreRequest",
+    "Scores",
+    "Step",
+    "Triple",
+]
+
+LONGEST_ID = 200  # characters
+LONGEST_HISTORY = 2000  # items
+MOST_RECOMMENDED = 1000
+MOST_SCORED = 5000
+MOST_FILTERED = 20_000
+MOST_REASONS = 500
+
+
+def _id(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected an id: a text or a whole number")
+    if not 1 <= len(value if isinstance(value, str) else "-") <= LONGEST_ID:
+        raise ValueError(f"expected an id of 1 to {LONGEST_ID} characters")
+    return value
+
+
+Id = Annotated[
+    int | str,
+    PlainValidator(_id, json_schema_input_type=int | str),
+    Field(description="An id as in the data: a text, or a number where the data have numbers."),
+]
+
+
+class Asked(BaseModel):
+    """Base of requests: unknown fields and values of other types are refused, not guessed at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Subject(Asked):
+    """For whom: exactly one of `user` and `history`."""
+
+    user: Id | None = Field(None, description="A user that training saw.")
+    history: Annotated[list[Id], Field(min_length=1, max_length=LONGEST_HISTORY)] | None = Field(
+        None, description="Items that somebody clicked, in any order."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Subject:
+        if (self.user is None) == (self.history is None):
+            found = "neither" if self.user is None else "both"
+            raise ValueError(f"found {found} of user and history, expected exactly one")
+        return self
+
+
+class RecommendRequest(Subject):
+    """The best items for a user or a history."""
+
+    k: Annotated[StrictInt, Field(ge=1, le=MOST_RECOMMENDED)] = 10
+    exclude_seen: StrictBool = Field(True, description="Leave out what was touched before.")
+    filter_items: Annotated[list[Id], Field(max_length=MOST_FILTERED)] | None = Field(
+        None, description="Recommend among these items alone."
+    )
+
+
+class ScoreRequest(Subject):
+    """The scores of some items for a user or a history."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=MOST_SCORED)]
+
+
+class ExplainRequest(Subject):
+    """Why an item scores as it does for a user or a history."""
+
+    item: Id
+    top: Annotated[StrictInt, Field(ge=1, le=MOST_REASONS)] = Field(
+        50, description="Reasons, at most."
+    )
+
+
+class Answer(BaseModel):
+    """Base of answers; takes the Python API's dataclasses."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Problem(Answer):
+    """Why a request was refused."""
+
+    message: str
+    field: str | None = Field(description="The field that was refused, where it was one.")
+
+
+class Node(Answer):
+    """An entity of the graph."""
+
+    id: int | str
+    name: str | None
+    kind: Literal["item", "entity"]
+
+
+class Recommendation(Answer):
+    """An item of a list."""
+
+    item: int | str
+    name: str | None
+    score: float = Field(description="Predicted probability of a click.")
+
+
+class Recommendations(Answer):
+    """The best items, best first. Beyond the Python API: `clicked`."""
+
+    user: int | str | None
+    history: list[int | str] | None
+    items: list[Recommendation]
+    notes: list[str]
+    clicked: list[Node] = Field(description="The items that the recommendations follow from.")
+
+
+class Scores(Answer):
+    """Predicted probabilities of a click, in the order of the request's items."""
+
+    user: int | str | None
+    history: list[int | str] | None
+    items: list[Recommendation]
+    notes: list[str]
+
+
+class Step(Answer):
+    """A triple as it is walked, from `start` to `end`."""
+
+    start: Node
+    relation: str
+    end: Node
+    backwards: bool = Field(description="Whether the graph has it as (end, relation, start).")
+    attention: float | None = Field(description="Its share of its hop's attention (eq. 10).")
+
+
+class Reason(Answer):
+    """A path from the history, and by how much the item's logit falls without its last triple."""
+
+    steps: list[Step]
+    match: Literal["is", "linked", "alike"]
+    link: Step | None
+    effect: float
+
+
+class Triple(Step):
+    """A triple of the ripple set."""
+
+    effect: float = Field(description="By how much the item's logit falls without it.")
+
+
+class Hop(Answer):
+    """The triples that a hop of the ripple set holds, by falling attention."""
+
+    hop: int = Field(description="From 1.")
+    triples: list[Triple]
+
+
+class Explanation(Answer):
+    """Why an item scores as it does. Beyond the Python API: `hops`."""
+
+    user: int | str | None
+    history: list[int | str] | None
+    item: Node
+    score: float
+    logit: float
+    reasons: list[Reason] = Field(description="What speaks for the item, by falling effect.")
+    paths: int
+    notes: list[str]
+    hops: list[Hop] = Field(description="The whole ripple set, also what speaks against the item.")
+
+
+class Match(Answer):
+    """A user or an item that a search found."""
+
+    id: int | str
+    name: str | None
+    clicks: int = Field(description="Of this user, or of this item, in training.")
+
+
+class Matches(Answer):
+    """What a search found, those with the most clicks first."""
+
+    matches: list[Match]
+    total: int = Field(description="How many there are; `matches` may hold fewer.")
+
+
+class Facts(Answer):
+    """What is served."""
+
+    model: str
+    dataset: str
+    data_hash: str
+    users: int = Field(description="With a history.")
+    items: int
+    entities: int
+    relations: int
+    triples: int
+    histories: bool = Field(description="Whether the model can recommend for a history.")
+
+
+class Health(Facts):
+    """That the server works, and with what."""
+
+    status: Literal["ok"]
+    version: str
+    threads: int
+    pending: int = Field(description="Requests that wait or compute now.")
+    uptime_seconds: float
+
+
+class Latency(Answer):
+    """Seconds from the first byte that the server reads to the last that it writes."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float
+
+
+class EndpointMetrics(Answer):
+    """Requests to one endpoint since the start."""
+
+    requests: int
+    statuses: dict[str, int] = Field(description="How many were answered with each status.")
+    latency_seconds: Latency = Field(
+        description="Quantiles of a histogram whose buckets grow by 9 %."
+    )
+
+
+class Metrics(Answer):
+    """Requests since the start, by endpoint; unknown paths are counted as "other"."""
+
+    uptime_seconds: float
+    endpoints: dict[str, EndpointMetrics]
