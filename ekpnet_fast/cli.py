@@ -25,7 +25,7 @@ COMMANDS = {
     "experiments": "the paper's tables and figures",
     "doctor": "what works here, and why not",
 }
-_FOLDERS = ("data", "experiments")  # packages, whose command is their __main__
+_FOLDERS = ("data", "experiments", "serve")  # packages, whose command is their __main__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ekpnet_fast.errors import ConfigError, EkpnetError
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
-CONNECTIONS = 1024  # at a time; more are answered with 503
-GRACE = 10  # seconds that requests have to end after SIGTERM
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m ekpnet_fast.serve") -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; exit code 2 for an error that the user can mend."""
-    options = _parser(prog).parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         with _bound(options.host, options.port) as listener:
             _serve(options, listener)
@@ -30,9 +27,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m ekpnet_f
     return 0
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=prog, description="Serve recommendations over HTTP, with a web page."
+        prog="python -m ekpnet_fast.serve",
+        description="Serve recommendations over HTTP, with a web page.",
     )
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a finished run, or of a saved recommender"
@@ -48,7 +46,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--queue", type=_whole(0, 65536), default=64, help="requests that may wait for a thread"
     )
-    parser.add_argument("--timeout", type=float, default=30, help="seconds a request may take")
+    parser.add_argument(
+        "--timeout", type=_whole(1, 86400), default=30, help="seconds that a request may take"
+    )
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -60,7 +60,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(low: int, high: int) -> type[int]:
+def _whole(low: int, high: int) -> Callable[[str], int]:
     """A type for argparse: a whole number in a range."""
 
     def parse(text: str) -> int:
@@ -68,7 +68,7 @@ def _whole(low: int, high: int) -> type[int]:
             raise argparse.ArgumentTypeError(f"found {text!r}, expected {low} to {high}")
         return int(text)
 
-    return parse  # type: ignore[return-value]
+    return parse
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -94,46 +94,32 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     try:
-        import uvicorn
-
         from ekpnet_fast.serve.app import Limits, create_app
+        from ekpnet_fast.serve.server import Server
     except ImportError as error:
         raise ConfigError(MISSING.format(error)) from error
     from ekpnet_fast.serve.engine import RecommenderEngine
 
     engine = RecommenderEngine.load(options.run, options.data_root, options.device)
     threads = options.threads or len(os.sched_getaffinity(0))
-    app = create_app(
-        engine,
-        Limits(threads=threads, queue=options.queue, timeout=options.timeout),
-        frozenset(name.lower() for name in [options.host, *options.allow_host]),
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=GRACE,
-        )
-    )
-    # uvicorn ends gracefully on these, then raises them once more for what was there before.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    hosts = frozenset(name.lower() for name in [options.host, *options.allow_host])
+    limits = Limits(threads=threads, queue=options.queue, timeout=options.timeout)
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    facts = engine.facts()
-    print(f"{facts.model} on {facts.dataset}, {threads} threads: http://{shown}:{port}", flush=True)
-    if not ipaddress.ip_address(host).is_loopback:
-        print(
-            f"warning: bound to {host}, so that everybody who reaches this machine can ask, and"
-            " learn what users clicked; there is no authentication",
-            file=sys.stderr,
-            flush=True,
-        )
-    server.run(sockets=[listener])
-    print("stopped", flush=True)
+
+    def ready() -> None:
+        shown = f"[{host}]" if ":" in host else host
+        facts = engine.facts()
+        print(f"{facts.model} on {facts.dataset}, {threads} threads: http://{shown}:{port}")
+        if not ipaddress.ip_address(host).is_loopback:
+            print(
+                f"warning: bound to {host}: whoever reaches this machine can ask, and learn what"
+                " users clicked; there is no authentication",
+                file=sys.stderr,
+            )
+        sys.stdout.flush()
+
+    Server(create_app(engine, limits, hosts), ready).serve_on(listener)
+    print("stopped")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""uvicorn, told when to speak and how to end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+CONNECTIONS = 1024  # at a time; more are answered with 503
+GRACE = 10  # seconds that requests have to end after SIGTERM
+
+
+class Server(uvicorn.Server):
+    """Serves on a socket that is bound already.
+
+    Args:
+        app: the application.
+        ready: called when connections are taken.
+    """
+
+    def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+    def serve_on(self, listener: socket.socket) -> None:
+        """Serve until SIGINT or SIGTERM, then answer what has begun."""
+        # uvicorn sets handlers of its own, and raises what it got once more for those it found:
+        # these, because a server that was told to stop has not failed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(self, "should_exit", True))
+        self.run(sockets=[listener])
