@@ -29,7 +29,7 @@ class Index:
         order = np.argsort(-clicks.astype(np.int64), kind="stable").tolist()
         self._matches = [Match(id=ids[i], name=names[i], clicks=int(clicks[i])) for i in order]
         self._ids = [fold(str(ids[i])) for i in order]
-        self._names = [fold(names[i] or "") for i in order]
+        self._names = [fold(names[i] or str(ids[i])) for i in order]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -38,8 +38,9 @@ class Index:
     def find(self, query: str, skip: int, limit: int) -> Matches:
         """Those that a query fits: first by id, then by the start of the name, then by its words.
 
-        Every word of the query must occur in the name, or the query be the id. Those that fit
-        equally well stand by falling clicks; without a query all do.
+        Every word of the query must occur in the name, or the query be the id; the id is the name
+        where there is none. Those that fit equally well stand by falling clicks; without a query
+        all do.
         """
         words = fold(query).split()
         if not words:
