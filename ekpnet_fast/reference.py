@@ -30,6 +30,13 @@ def psi(rows: Tensor, relation: Tensor) -> Tensor:
     return gamma * (gamma_r * v).sum(-1, keepdim=True)
 
 
+def _group_of_pairs(group_indptr: Tensor, items: Tensor) -> Tensor:
+    """[B] the group of each pair; of a single group without an op that ONNX does not have."""
+    if group_indptr.shape[0] == 2:
+        return torch.zeros_like(items, dtype=torch.int64)
+    return torch.repeat_interleave(group_indptr.diff(), output_size=items.shape[0])
+
+
 def _propagate(
     entity: Tensor,
     relation: Tensor,
@@ -45,9 +52,7 @@ def _propagate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
     num_hops, slots = heads.shape[1:]
-    group = torch.repeat_interleave(
-        torch.arange(heads.shape[0], device=heads.device), group_indptr.diff()
-    )
+    group = _group_of_pairs(group_indptr, items)
     valid = torch.arange(slots, device=heads.device) < counts.unsqueeze(-1)  # [G, H, M]
     r = relation[relations.long()]  # [G, H, M, C, D]
     key = psi(entity[heads.long()], r) + r[..., 0, :]  # [G, H, M, D]

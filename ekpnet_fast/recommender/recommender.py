@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.recommender import exporting, fitting, reasons, store
 from ekpnet_fast.recommender import fidelity as measured
-from ekpnet_fast.recommender import fitting, reasons, store
 from ekpnet_fast.recommender.answers import (
     Explanation,
     Fidelity,
@@ -402,3 +402,45 @@ class Recommender:
             draws=whole(draws, "draws"),
             seed=seed,
         )
+
+    # ---- elsewhere -----------------------------------------------------------------------------
+
+    def export(self, path: str | PathLike[str]) -> float:
+        """Write the scoring model as ONNX, in plain operators, with the graph's tables as now.
+
+        Inputs are those of `scoring_inputs`; the output is "logits" [B]. Of the EKPNet family
+        only; needs the extra `export`.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The largest difference of a logit from the native one, as onnxruntime computes it for
+            one user and all items.
+
+        Raises:
+            ConfigError: another model, packages that are missing, or a file that cannot be written.
+        """
+        state = self._state
+        exporting.check(state)
+        return exporting.export_onnx(state, state.of_histories([np.array([0])]), Path(path))
+
+    def scoring_inputs(
+        self, user: Id | None = None, history: Iterable[Id] | None = None
+    ) -> dict[str, NDArray[np.int32]]:
+        """What an exported model takes: the ripple sets of somebody, and all items.
+
+        Returns:
+            heads, relations, tails [1, H, M] and counts [1, H]; items [I], the entities of
+            `item_ids()`, of which any may be left out.
+
+        Raises:
+            DataError, ConfigError: as `recommend`.
+
+        >>> inputs = recommender.scoring_inputs(history=[12, 40])
+        >>> {name: array.shape for name, array in inputs.items()}["items"]
+        (80,)
+        """
+        asked = ask(self._state, user, history)
+        exporting.check(asked.state)
+        return exporting.scoring_inputs(asked.state, asked.query())

@@ -21,6 +21,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.histories import Histories
 from ekpnet_fast.models import Model
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.sampling import Pairs, Request, RippleSets
@@ -197,13 +198,16 @@ class State:
         entities: Tensor,  # [B] int32, on the device
     ) -> Pairs:
         """Pairs of those asked for and items, on the device."""
-        model = self._model_for(query)
-        users = query.users if query.known else torch.arange(len(query), dtype=torch.int32)
+        groups = torch.arange(sets.num_users, dtype=torch.int32)
         if len(query) < sets.num_users:  # one user in several groups
-            users = users.expand(sets.num_users).contiguous()
-        inputs = {}
-        if type(model).inputs is not Model.inputs:
-            inputs = dict(model.inputs(Request(users, group_indptr, entities.cpu(), epoch=0)))
+            groups.zero_()
+        users, inputs = query.users[groups], {}
+        if type(self.model).inputs is not Model.inputs:
+            request = Request(users, group_indptr, entities.cpu(), epoch=0)
+            if not query.known:
+                told = Histories(query.indptr, query.entities)
+                request = replace(request, histories=told, ids=groups)
+            inputs = dict(self._reader.inputs(request))
         pairs = Pairs(
             heads=sets.heads,
             relations=sets.relations,
@@ -239,16 +243,10 @@ class State:
         """How many users' scores are computed at a time, see `training.SCORED_PAIRS`."""
         return max(1, SCORED_PAIRS[self.device.type] // max(self.num_items, 1))
 
-    def _model_for(self, query: Query) -> Model:
-        """The model, which draws from this state's graph and the query's histories."""
-        if type(self.model).inputs is Model.inputs:
+    @cached_property
+    def _reader(self) -> Model:
+        """The model, which reads this state's graph."""
+        source = self.model.source
+        if source.graph is self.graph:
             return self.model
-        source = replace(self.model.source, graph=self.graph)
-        if not query.known:
-            source = replace(
-                source,
-                num_users=len(query),
-                history_indptr=query.indptr,
-                history_items=query.entities,
-            )
-        return self.model.seeing(source)
+        return self.model.seeing(replace(source, graph=self.graph))
