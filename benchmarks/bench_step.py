@@ -65,30 +65,22 @@ def test_both_stages(benchmark: BenchmarkFixture, setting_named: Named, data: st
 @pytest.mark.benchmark(group="training step and threads")
 @pytest.mark.parametrize("data", DATA)
 def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data: str) -> None:
-    """The second stage with two threads, beside one thread, and one thread on one core.
-
-    With one thread the next batch is still prepared beside the step, on another core if there is
-    one; the second comparison takes that core away.
-    """
+    """The second stage with two threads, beside one thread."""
     need(data)
     job = ["-m", "benchmarks.worker", "compute", "--data", data]
     with (
         Worker([*job, "--threads=2"]) as two,
         Worker([*job, "--threads=1"]) as one,
-        Worker([*job, "--threads=1", "--cores=1"]) as alone,
     ):
-        for worker in (two, one, alone):
+        for worker in (two, one):
             worker(WARMUP, STEP)
         seconds = time_rounds(benchmark, partial(two, 1, STEP), rounds=40, warmup=5)
         info = benchmark.extra_info
         write_rates(info, seconds, samples=two(20, STEP).samples / 20)
         info["threads"] = 2
         # A request of many steps, so that waiting for the answer costs nothing.
-        pair = partial(two, 20, STEP), partial(one, 20, STEP)
-        against_one = alternate(*pair, rounds=9)
-        against_core = alternate(pair[0], partial(alone, 20, STEP), rounds=9)
+        against_one = alternate(partial(two, 20, STEP), partial(one, 20, STEP), rounds=9)
     against_one.write(info, "1 thread")
-    against_core.write(info, "1 thread on 1 core")
     if data == "movielens":
         goals.reach(info, "threads", against_one)
 

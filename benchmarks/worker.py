@@ -1,12 +1,11 @@
 """Work that a benchmark runs in a process of its own, `python -m benchmarks.worker JOB ...`.
 
-A process has one instruction set, one set of cores, and its memory to itself.
+A process has one instruction set, one number of threads, and its memory to itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -72,10 +71,7 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--data", choices=workloads.SETTINGS, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--cores", type=int, help="cores to stay on; all without it")
     arguments = parser.parse_args()
-    if arguments.cores is not None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     torch.set_num_threads(arguments.threads)
     setting = workloads.SETTINGS[arguments.data](workloads.data_root())
     job = JOBS[arguments.job](setting)

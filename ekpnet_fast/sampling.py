@@ -7,7 +7,7 @@ entity's), or one of a model's own. A mini-batch lists the rows that it touches 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -332,6 +332,19 @@ class TrainingRows:
     redraw: Callable[[int], Tensor] | None = None
 
 
+def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
+    """The batches in turn, each prepared by another thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Batch] | None = None
+        for number in numbers:
+            after = pool.submit(prepare, number)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = after
+        if waiting is not None:
+            yield waiting.result()
+
+
 class EpochOrder(NamedTuple):
     """An epoch's pairs in their order: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
 
@@ -344,7 +357,7 @@ class EpochOrder(NamedTuple):
 
 
 class BatchStream:
-    """The mini-batches of each epoch; the next one is prepared while the current one computes.
+    """The mini-batches of each epoch.
 
     Args:
         graph: where the triples of the KG term come from.
@@ -409,8 +422,18 @@ class BatchStream:
             step=(epoch << 32) + batch,
         )
 
-    def epoch(self, epoch: int, ripple: RippleSets | DrawnRippleSets) -> Iterator[Batch]:
-        """All batches of an epoch."""
+    def epoch(
+        self, epoch: int, ripple: RippleSets | DrawnRippleSets, *, ahead: bool = False
+    ) -> Iterator[Batch]:
+        """All batches of an epoch.
+
+        Args:
+            epoch: keys what is drawn.
+            ripple: the ripple sets of all users.
+            ahead: prepare the next batch in a thread beside the current step. That pays where a
+                GPU computes; on a CPU it would take a core from the step's own threads, which
+                wait for each other.
+        """
         if self.plan.pairs:
             items, labels, indptr, owners, cuts, rows = self.order(epoch)
             F, histories = 1, None
@@ -443,13 +466,8 @@ class BatchStream:
             )
             return self._batch(ripple, request, labels[pairs], triples)
 
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(prepare, 0) if schedule else None
-            for i in range(1, len(schedule) + 1):
-                assert ahead is not None
-                batch = ahead.result()
-                ahead = pool.submit(prepare, i) if i < len(schedule) else None
-                yield batch
+        numbers = range(len(schedule))
+        yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
 
     def _schedule(self, batches: int) -> list[int | None]:
         """The batches of pairs by number, and None for a batch of triples."""

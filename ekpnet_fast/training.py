@@ -485,7 +485,7 @@ class _Run:
 
 
 class _SteppedEpochs:
-    """Epochs of one stage, batch by batch: the next one is prepared while the step computes."""
+    """Epochs of one stage, batch by batch."""
 
     def __init__(self, run: _Run, name: str, stage: StageConfig, stream: BatchStream) -> None:
         self._run, self._name, self._stage, self.stream = run, name, stage, stream
@@ -504,7 +504,8 @@ class _SteppedEpochs:
         ripple = run.ripple_of(run.epochs_done)
         sums: dict[str, float] = dict.fromkeys(TERMS, 0.0)
         passed = 0
-        for batch in self.stream.epoch(run.epochs_done, ripple):
+        ahead = run.device.type != "cpu"
+        for batch in self.stream.epoch(run.epochs_done, ripple, ahead=ahead):
             for term, value in self._trainer.step(batch.to(run.device)).items():
                 sums[term] += value * batch.size
             # The last batch of an epoch of triples draws as many as the others.

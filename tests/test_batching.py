@@ -505,9 +505,19 @@ def test_an_error_in_a_later_batch_comes_after_the_batches_before():
     assert position - 1 <= len(arrived) <= position
 
 
+def test_preparing_ahead_changes_nothing():
+    stream = stream_of(batch_size=4)
+    here = epoch_of(stream)
+    ahead = list(stream.epoch(0, ripple_of(stream.graph), ahead=True))
+    assert len(here) == len(ahead) > 2
+    for one, other in zip(here, ahead, strict=True):
+        for name in ("rows", "items", "heads", "labels", "triple_heads"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
 def test_an_epoch_left_early_ends_its_thread():
     before = threading.active_count()
-    batches = stream_of(batch_size=4).epoch(0, ripple_of(stream_of().graph))
+    batches = stream_of(batch_size=4).epoch(0, ripple_of(stream_of().graph), ahead=True)
     next(batches)
     batches.close()
     assert threading.active_count() == before

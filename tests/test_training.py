@@ -426,9 +426,9 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
     used, evaluated = [], []
     epoch, score_rows = BatchStream.epoch, training.score_rows
 
-    def remember_epoch(stream, number, ripple):
+    def remember_epoch(stream, number, ripple, **options):
         used.append(ripple)
-        return epoch(stream, number, ripple)
+        return epoch(stream, number, ripple, **options)
 
     def remember_scores(backend, model, ripple, rows, *, stage):
         evaluated.append(ripple)

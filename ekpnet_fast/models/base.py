@@ -152,7 +152,7 @@ class Model(nn.Module):
     def inputs(self, request: Request) -> Inputs:
         """Further tensors for some pairs, by name, in global ids (none, unless overridden).
 
-        Runs on the CPU, in another thread than the step; it must depend on the request alone.
+        Runs on the CPU, beside the step where a GPU computes; it must depend on the request alone.
         """
         return {}
 
