@@ -1,11 +1,8 @@
 // CPU binding of ripple_attention and its gradient.
-#include <algorithm>
 #include <tuple>
-#include <utility>
 
-#include "attention.h"
-#include "checks.h"
 #include "cpu/dispatch.h"
+#include "cpu_checks.h"
 #include "cpu_launch.h"
 
 namespace ekpnet {
@@ -19,28 +16,6 @@ const AttentionKernels<T>& attention_kernels() {
     return isa_kernels().attention_f64;
 }
 
-// Arguments whose ids are within their tables.
-template <class T>
-AttentionArgs<T> checked_args(const AttentionTensors& t) {
-  const auto args = attention_args<T>(t, t.entity.scalar_type());
-  const int64_t G = args.num_groups, H = args.hops, M = args.slots, B = args.num_pairs;
-  const int64_t n = args.num_rows, R = args.num_relations;
-  check_indptr(args.group_indptr, G, B, "group_indptr");
-  check_ids(args.items, B, n, "items", "rows of entity");
-  check_ids(args.counts, G * H, M + 1, "counts", "slots");
-  // Masked slots hold 0, which is a row even where a table has none, so that case is told by
-  // counts.
-  for (const auto& [size, name] : {std::pair(n, "entity"), std::pair(R, "relation")})
-    if (size == 0)
-      for (int64_t i = 0; i < G * H; ++i)
-        STD_TORCH_CHECK(args.counts[i] == 0, "counts holds ", args.counts[i], " at position ", i,
-                        ", expected 0 because ", name, " has no rows");
-  check_ids(args.heads, G * H * M, std::max<int64_t>(n, 1), "heads", "rows of entity");
-  check_ids(args.tails, G * H * M, std::max<int64_t>(n, 1), "tails", "rows of entity");
-  check_ids(args.relations, G * H * M, std::max<int64_t>(R, 1), "relations", "rows of relation");
-  return args;
-}
-
 std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tensor& relation,
                                                 const Tensor& W_e, const Tensor& b_e,
                                                 const Tensor& heads, const Tensor& relations,
@@ -49,8 +24,8 @@ std::tuple<Tensor, Tensor> ripple_attention_cpu(const Tensor& entity, const Tens
                                                 bool replace) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
-                                       group_indptr, items, replace});
+    const auto args = checked_attention<T>({entity, relation, W_e, b_e, heads, relations, tails,
+                                            counts, group_indptr, items, replace});
     Tensor z = empty({args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
     Tensor match = empty({args.num_pairs}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
@@ -69,8 +44,8 @@ Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation
                                     const Tensor& group_indptr, const Tensor& items, bool replace) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
-                                       group_indptr, items, replace});
+    const auto args = checked_attention<T>({entity, relation, W_e, b_e, heads, relations, tails,
+                                            counts, group_indptr, items, replace});
     Tensor alpha = empty({args.num_pairs, args.hops, args.slots}, entity.scalar_type());
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
@@ -82,16 +57,6 @@ Tensor ripple_attention_weights_cpu(const Tensor& entity, const Tensor& relation
   });
 }
 
-// Chunks of groups, whose shared gradients are summed apart: their number depends on the shapes
-// alone, so the order of summation does not depend on the threads.
-template <class T>
-int64_t chunk_count(const AttentionArgs<T>& args) {
-  constexpr int64_t kMaxChunks = 64, kMaxBytes = int64_t{1} << 26;
-  const int64_t bytes =
-      (args.num_relations * args.channels + args.width + 1) * args.width * sizeof(T);
-  return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     const Tensor& dz, const Tensor& dmatch, const Tensor& entity, const Tensor& relation,
     const Tensor& W_e, const Tensor& b_e, const Tensor& heads, const Tensor& relations,
@@ -100,13 +65,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = entity.scalar_type();
-    const auto args = checked_args<T>({entity, relation, W_e, b_e, heads, relations, tails, counts,
-                                       group_indptr, items, replace});
+    const auto args = checked_attention<T>({entity, relation, W_e, b_e, heads, relations, tails,
+                                            counts, group_indptr, items, replace});
     const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
     const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
     check_tensor(dz, "dz", dtype, {B, (H + 1) * D});
     check_tensor(dmatch, "dmatch", dtype, {B});
-    const int64_t chunks = chunk_count(args);
+    const int64_t chunks =
+        chunks_of_groups(args, (R * C * D + D * D + D) * static_cast<int64_t>(sizeof(T)));
     Tensor dkey = empty({G, H, M, D}, dtype), dvalue = empty({G, H, M, D}, dtype);
     Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
     Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);

@@ -33,6 +33,14 @@ void for_each_piece(int64_t n, int64_t grain, F f) {
                  [&](int64_t piece) { f(piece * grain, std::min(n, (piece + 1) * grain)); });
 }
 
+// Chunks of groups, whose shared gradients, of so many bytes, are summed apart: their number
+// depends on the shapes alone, so the order of summation does not depend on the threads.
+template <class T>
+int64_t chunks_of_groups(const AttentionArgs<T>& args, int64_t bytes) {
+  constexpr int64_t kMaxChunks = 64, kMaxBytes = int64_t{1} << 26;
+  return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
+}
+
 template <class T>
 T* zeroed(const Tensor& tensor) {
   T* p = mutable_data<T>(tensor);

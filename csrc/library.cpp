@@ -81,6 +81,18 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "relations,"
       " Tensor tails, Tensor labels) -> (Tensor dentity, Tensor drelation)");
 
+  // The whole loss of EKPNet over a mini-batch (eq. 24) and its gradients, in one pass. Without the
+  // layers' parameters the prediction is that of eq. 15. The terms are bce, kg, weights, rows; the
+  // gradient of the touched rows lacks their decay, which row_adam_ adds.
+  m.def(
+      "ekpnet_gradients(Tensor table, Tensor relation, Tensor W_e, Tensor b_e, Tensor? weights, "
+      "Tensor? biases, Tensor? w_out, Tensor? b_out, Tensor rows, Tensor heads, Tensor relations, "
+      "Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, Tensor labels, Tensor "
+      "triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, int "
+      "activation, float lambda1, float lambda2, float lambda3) -> (Tensor terms, Tensor dentity, "
+      "Tensor drelation, Tensor dW_e, Tensor db_e, Tensor dweights, Tensor dbiases, Tensor dw_out, "
+      "Tensor db_out)");
+
   // Optimizer and ranking
   m.def(
       "row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, "

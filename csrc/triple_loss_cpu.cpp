@@ -1,9 +1,8 @@
 // CPU binding of triple_loss and its gradient.
 #include <tuple>
 
-#include "checks.h"
+#include "cpu_checks.h"
 #include "cpu_launch.h"
-#include "triple_loss.h"
 
 namespace ekpnet {
 namespace {
@@ -16,22 +15,11 @@ const TripleLossKernels<T>& triple_loss_kernels() {
     return isa_kernels().triple_loss_f64;
 }
 
-// Arguments whose ids are within their tables.
-template <class T>
-TripleLossArgs<T> checked_args(const Tensor& entity, const Tensor& relation, const Tensor& heads,
-                               const Tensor& relations, const Tensor& tails, const Tensor& labels) {
-  const auto args = triple_loss_args<T>(entity, relation, heads, relations, tails, labels);
-  check_ids(args.heads, args.num_triples, args.num_rows, "heads", "rows of entity");
-  check_ids(args.relations, args.num_triples, args.num_relations, "relations", "rows of relation");
-  check_ids(args.tails, args.num_triples, args.num_rows, "tails", "rows of entity");
-  return args;
-}
-
 Tensor triple_loss_cpu(const Tensor& entity, const Tensor& relation, const Tensor& heads,
                        const Tensor& relations, const Tensor& tails, const Tensor& labels) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>(entity, relation, heads, relations, tails, labels);
+    const auto args = checked_triples<T>(entity, relation, heads, relations, tails, labels);
     Tensor loss = empty({}, entity.scalar_type());
     *mutable_data<T>(loss) =
         static_cast<T>(triple_loss_kernels<T>().forward(args, 0, args.num_triples));
@@ -45,7 +33,7 @@ std::tuple<Tensor, Tensor> triple_loss_backward_cpu(const Tensor& grad, const Te
                                                     const Tensor& labels) {
   return dispatch_float(entity, "entity", [&](auto zero) {
     using T = decltype(zero);
-    const auto args = checked_args<T>(entity, relation, heads, relations, tails, labels);
+    const auto args = checked_triples<T>(entity, relation, heads, relations, tails, labels);
     check_tensor(grad, "grad", entity.scalar_type(), {});
     Tensor dentity = torch::stable::empty(entity.sizes(), entity.scalar_type());
     Tensor drelation = torch::stable::empty(relation.sizes(), entity.scalar_type());

@@ -481,6 +481,78 @@ torch.library.register_autograd(
 )
 
 
+# ---- the whole loss ----------------------------------------------------------------------------
+
+
+def ekpnet_gradients(
+    table: Tensor,  # [E, C, D]
+    relation: Tensor,  # [R, C, D]
+    W_e: Tensor,  # [D, D]
+    b_e: Tensor,  # [D]
+    layers: tuple[Tensor, Tensor, Tensor, Tensor] | None,  # as deep_score takes them
+    rows: Tensor,  # [n] int32, rows of table
+    heads: Tensor,  # [G, H, M] int32, positions in rows
+    relations: Tensor,  # [G, H, M] int32
+    tails: Tensor,  # [G, H, M] int32, positions in rows
+    counts: Tensor,  # [G, H] int32, valid slots
+    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
+    items: Tensor,  # [B] int32, positions in rows; B > 0
+    labels: Tensor,  # [B]
+    triple_heads: Tensor,  # [K] int32, positions in rows
+    triple_relations: Tensor,  # [K] int32
+    triple_tails: Tensor,  # [K] int32, positions in rows
+    triple_labels: Tensor,  # [K] int8, 1 = true, 0 = corrupted
+    *,
+    activation: str = "tanh",
+    lambda1: float,
+    lambda2: float,
+    lambda3: float,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The loss of a mini-batch (eq. 24) per pair, and its gradients, in one pass over the pairs.
+
+    That of `ripple_attention`, `deep_score` and `triple_loss`, but nothing is computed twice and no
+    hidden layer is written out. Without `layers` the prediction is that of eq. 15.
+
+    Returns terms [4] float64 (bce, kg, weights, rows, each weighted and divided by B); the gradient
+    [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds; and the
+    gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the layers'
+    tensors (decay lambda2 / B). Sums are in a fixed order at any number of threads. On a CPU only.
+    """
+    if activation not in ACTIVATIONS:
+        raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
+    terms, drows, *dense = _ops.ekpnet_gradients.default(
+        *(table, relation, W_e, b_e),
+        *((None,) * 4 if layers is None else layers),
+        *(rows, heads, relations, tails, counts, group_indptr, items, labels),
+        *(triple_heads, triple_relations, triple_tails, triple_labels),
+        *(ACTIVATIONS.index(activation), lambda1, lambda2, lambda3),
+    )
+    return terms, drows, dense[: 3 if layers is None else 7]
+
+
+@torch.library.register_fake("ekpnet::ekpnet_gradients")
+def _(
+    table: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    weights: Tensor | None,
+    biases: Tensor | None,
+    w_out: Tensor | None,
+    b_out: Tensor | None,
+    rows: Tensor,
+    *batch: Tensor | int | float,
+) -> Any:
+    shared = [torch.empty_like(x) for x in (relation, W_e, b_e)]
+    if weights is None or biases is None or w_out is None or b_out is None:
+        K = (batch[0].size(1) + 1) * W_e.size(0)  # type: ignore[union-attr]
+        layers = [W_e.new_empty(size) for size in ((0, K, K), (0, K), (0,), (0,))]
+    else:
+        layers = [torch.empty_like(x) for x in (weights, biases, w_out, b_out)]
+    terms = table.new_empty(4, dtype=torch.float64)
+    return (terms, table.new_empty(rows.size(0), *table.shape[1:]), *shared, *layers)
+
+
 # ---- optimizer and ranking ---------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def psi(rows: Tensor, relation: Tensor) -> Tensor:
@@ -142,6 +143,58 @@ def triple_loss(
     v, v_r = entity[:, 0], relation[:, 0]
     distance = v[heads.long()] + v_r[relations.long()] - v[tails.long()]
     return (labels.to(entity.dtype).unsqueeze(-1) - torch.sigmoid(distance)).square().sum()
+
+
+def ekpnet_gradients(
+    table: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    layers: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+    rows: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+    labels: Tensor,
+    triple_heads: Tensor,
+    triple_relations: Tensor,
+    triple_tails: Tensor,
+    triple_labels: Tensor,
+    *,
+    activation: str = "tanh",
+    lambda1: float,
+    lambda2: float,
+    lambda3: float,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """See `ekpnet_fast.ops.ekpnet_gradients`."""
+    with torch.enable_grad():
+        entity = table.detach()[rows.long()].requires_grad_()
+        dense = [x.detach().requires_grad_() for x in (relation, W_e, b_e, *(layers or ()))]
+        relation, *shared = dense
+        batch = (heads, relations, tails, counts, group_indptr, items)
+        z, logit = ripple_attention(entity, relation, shared[0], shared[1], *batch)
+        if layers is not None:
+            weights, biases, w_out, b_out = shared[2:]
+            logit = deep_score(z, weights, biases, w_out, b_out, activation)
+        bce = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
+        triples = (triple_heads, triple_relations, triple_tails, triple_labels)
+        valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
+        named = torch.zeros(len(relation), dtype=torch.bool)
+        named[torch.cat([relations[valid], triple_relations]).long()] = True
+        terms = [
+            bce,
+            lambda1 / 2 * triple_loss(entity, relation, *triples),
+            lambda2 / 2 * torch.stack([x.square().sum() for x in shared]).sum(),
+            lambda3 / 2 * relation[named].square().sum(),
+        ]
+        loss = torch.stack(terms).sum() / len(labels)
+        drows, *gradients = torch.autograd.grad(loss, [entity, *dense])
+    values = torch.stack([x.detach() for x in terms]).double()
+    values[3] += lambda3 / 2 * entity.detach().double().square().sum()
+    return values / len(labels), drows, gradients
 
 
 def row_adam_(

@@ -27,6 +27,7 @@ from ekpnet_fast.histories import Histories
 from ekpnet_fast.losses import TERMS, check_finite, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ranking import evaluate_ranking
 from ekpnet_fast.redrawn import RedrawnNegatives
@@ -149,8 +150,10 @@ class StageTrainer:
         self.name = name
         self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
-        dense = [*model.relations(), *model.dense_weights(name)]
-        self.adam = torch.optim.Adam(dense, lr=stage.lr, fused=True) if dense else None
+        self.dense = [*model.relations(), *model.dense_weights(name)]
+        self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
+        # Native ops that find gradients by themselves are the CPU's.
+        self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
         self.steps = 0
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -161,31 +164,16 @@ class StageTrainer:
         """
         self.steps += 1
         stage, model = self.stage, self.model
-        ids = {table: batch.rows_of(space) for table, space in model.tables.items()}
-        rows = {
-            table: model.table(table).index_select(0, touched).requires_grad_()
-            for table, touched in ids.items()
-        }
-        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
-        if self.adam is not None:
-            self.adam.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        l2 = stage.lambda3 / batch.size
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        # A table that the loss did not look at, as in a stage of triples, stays as it is.
-        grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
-        if stage.lambda3 > 0:
-            for table in [table for table in grads if table not in model.undecayed]:
-                norms = rows[table].detach().square().flatten(1)
-                norm = float(fixed_order_sum(norms.sum(1))) * l2 / 2
-                values["rows"] = values.get("rows", 0.0) + norm
+        found = model.gradients(batch, stage, stage=self.name) if self.native else None
+        values, grads = self._by_autograd(batch) if found is None else self._taken(found)
         check_finite(values, self.steps, stage, self.name)
+        l2 = stage.lambda3 / batch.size
         for table, grad in grads.items():
             self.backend.row_adam_(
                 model.table(table),
                 self.m[table],
                 self.v[table],
-                ids[table],
+                batch.rows_of(model.tables[table]),
                 grad,
                 step=self.steps,
                 lr=stage.lr,
@@ -194,6 +182,35 @@ class StageTrainer:
         if self.adam is not None:
             self.adam.step()
         return values
+
+    def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The terms of the loss, and by table the gradients of rows; those of the rest are set."""
+        stage, model = self.stage, self.model
+        rows = {
+            table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
+            for table, space in model.tables.items()
+        }
+        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
+        if self.adam is not None:
+            self.adam.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        # A table that the loss did not look at, as in a stage of triples, stays as it is.
+        grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
+        if stage.lambda3 > 0:
+            for table in [table for table in grads if table not in model.undecayed]:
+                norms = rows[table].detach().square().flatten(1)
+                norm = float(fixed_order_sum(norms.sum(1))) * stage.lambda3 / batch.size / 2
+                values["rows"] = values.get("rows", 0.0) + norm
+        return values, grads
+
+    def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The same from what a native op has found."""
+        for parameter, gradient in zip(self.dense, found.dense, strict=True):
+            parameter.grad = gradient
+        weights = (1.0, self.stage.lambda1, self.stage.lambda2, self.stage.lambda3)
+        terms = zip(TERMS, found.terms.tolist(), weights, strict=True)
+        return {name: value for name, value, weight in terms if weight > 0}, found.rows
 
 
 def scored_pairs(

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/deep_score.h"
+#include "cpu/ekpnet_gradients.h"
 #include "cpu/ripple_attention.h"
 #include "cpu/row_adam.h"
 #include "cpu/triple_loss.h"
@@ -14,6 +15,8 @@ struct IsaKernels {
   const AttentionKernels<double>& attention_f64;
   const DeepScoreKernels<float>& deep_score_f32;
   const DeepScoreKernels<double>& deep_score_f64;
+  const EkpnetKernels<float>& ekpnet_f32;
+  const EkpnetKernels<double>& ekpnet_f64;
   RowAdamKernel<float> row_adam_f32;
   RowAdamKernel<double> row_adam_f64;
   const TripleLossKernels<float>& triple_loss_f32;
@@ -26,6 +29,8 @@ struct IsaKernels {
   const AttentionKernels<double>& attention_f64();    \
   const DeepScoreKernels<float>& deep_score_f32();    \
   const DeepScoreKernels<double>& deep_score_f64();   \
+  const EkpnetKernels<float>& ekpnet_f32();           \
+  const EkpnetKernels<double>& ekpnet_f64();          \
   RowAdamKernel<float> row_adam_f32();                \
   RowAdamKernel<double> row_adam_f64();               \
   const TripleLossKernels<float>& triple_loss_f32();  \

@@ -2,30 +2,14 @@
 #include "cpu/triple_loss.h"
 
 #include "cpu/isa_kernels.h"
-#include "cpu/vectors.h"
+#include "cpu/plausibility.h"
 
 namespace ekpnet {
 namespace {
 
-constexpr int kMaxWidth = 256;
-
-// sigmoid(v_h + v_r - v_t) of one triple into x [D], padded to whole vectors.
-template <class T>
-void plausibility(const TripleLossArgs<T>& args, int64_t k, T* x) {
-  using V = Vector<T>;
-  constexpr int kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
-  const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;
-  const T* h = args.entity + args.heads[k] * row;
-  const T* r = args.relation + args.relations[k] * row;
-  const T* t = args.entity + args.tails[k] * row;
-  for (int64_t d = 0; d < D; ++d) x[d] = h[d] + r[d] - t[d];
-  for (int64_t d = D; d % kLanes != 0; ++d) x[d] = T(0);
-  for (int64_t d = 0; d < D; d += kLanes) store(x + d, sigmoid<T>(load<V>(x + d)));
-}
-
 template <class T>
 double forward(const TripleLossArgs<T>& args, int64_t begin, int64_t end) {
-  T x[kMaxWidth];
+  T x[kMaxPadded];
   double total = 0;
   for (int64_t k = begin; k < end; ++k) {
     plausibility(args, k, x);
@@ -41,7 +25,7 @@ double forward(const TripleLossArgs<T>& args, int64_t begin, int64_t end) {
 
 template <class T>
 void backward(const TripleLossArgs<T>& args, T grad, T* dentity, T* drelation) {
-  T x[kMaxWidth];
+  T x[kMaxPadded];
   const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;
   for (int64_t k = 0; k < args.num_triples; ++k) {
     plausibility(args, k, x);

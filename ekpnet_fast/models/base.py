@@ -58,7 +58,7 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +77,23 @@ from ekpnet_fast.sampling import (
 )
 
 if TYPE_CHECKING:  # config.py asks the registry for its models
-    from ekpnet_fast.config import RunConfig
+    from ekpnet_fast.config import RunConfig, StageConfig
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+class Gradients(NamedTuple):
+    """The terms of the loss (eq. 24) per pair, and its gradients.
+
+    Attributes:
+        terms: [4] float64: bce, kg, weights, rows.
+        rows: by table, that of the touched rows but for their decay.
+        dense: of `relations()` and `dense_weights()`, in that order.
+    """
+
+    terms: Tensor
+    rows: dict[str, Tensor]
+    dense: list[Tensor]
 
 
 class Model(nn.Module):
@@ -194,6 +208,13 @@ class Model(nn.Module):
         """The loss over triples of the batch, a sum; None where it has none to look at.
 
         Asked for if lambda1 is above 0; drawn triples are `batch.triple_*`.
+        """
+        return None
+
+    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
+        """The loss and its gradients by a native op for the CPU; None where there is none.
+
+        Then they follow from `logits` and `kg_sum`, which it must agree with.
         """
         return None
 

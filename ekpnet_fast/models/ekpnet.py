@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast import ops
+from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
 from ekpnet_fast.sampling import Batch, Pairs, Plan, Source
 
 if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+    from ekpnet_fast.config import RunConfig, StageConfig
 
 # "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
 # of the KG term and, under another letter, the weight of the squared rows (lambda3 here); lambda2
@@ -180,6 +181,36 @@ class EKPNet(Model):
             batch.triple_labels,
         )
         return loss
+
+    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
+        """The loss (eq. 24) and its gradients in one pass."""
+        layers = None
+        if stage == "train":
+            layers = (self.weights, self.biases, self.w_out, self.b_out)
+        terms, drows, dense = ops.ekpnet_gradients(
+            self.entity,
+            self.relation,
+            self.W_e,
+            self.b_e,
+            layers,
+            batch.rows,
+            batch.heads,
+            batch.relations,
+            batch.tails,
+            batch.counts,
+            batch.group_indptr,
+            batch.items,
+            batch.labels,
+            batch.triple_heads,
+            batch.triple_relations,
+            batch.triple_tails,
+            batch.triple_labels,
+            activation=self.shape.activation,
+            lambda1=options.lambda1,
+            lambda2=options.lambda2,
+            lambda3=options.lambda3,
+        )
+        return Gradients(terms, {"entity": drows}, dense)
 
     def dense_weights(self, stage: str) -> list[nn.Parameter]:
         """W_e and b_e, and in stage "train" the prediction layers."""
