@@ -61,6 +61,14 @@ GOALS = {
     "ranking_memory_book_crossing": Goal(
         "memory of that above the tables, Book-Crossing", "-", 512, " MB", at_most=True
     ),
+    "list_median": Goal(
+        "list of 10 for a new history, MovieLens size, one thread, median",
+        "-",
+        2,
+        " ms",
+        at_most=True,
+    ),
+    "list_p95": Goal("of the same, 95th percentile", "-", 10, " ms", at_most=True),
     "loading": Goal(
         "loading and preparing 1.24 M triples and 754 k rows, text",
         "numpy.loadtxt and Python dicts",

@@ -15,6 +15,7 @@ SUITES = (
     "recbole",
     "sampler",
     "ranking",
+    "answers",
     "loading",
     "floor",
     "ops",
