@@ -115,12 +115,8 @@ class AKUPM(Model):
     ) -> Tensor:
         """Logits [B]."""
         entity, clicked = tables["entity"], pairs.inputs["clicked"]
-        G, H, M = pairs.tails.shape
-        tails = gather(entity, pairs.tails.flatten())
-        projected = self.transr.project(tails, pairs.relations.flatten()).view(G, H, M, -1)
-        x = torch.cat([gather(entity, clicked).unsqueeze(1), projected], dim=1)
-        counts = torch.cat([pairs.inputs["clicked_counts"].unsqueeze(1), pairs.counts], dim=1)
-        importance, values = self.self_attention(x, counts)
+        G, _, M = pairs.tails.shape
+        importance, values, counts = self.hop_entities(entity, pairs)
         # [G, H + 1, D]
         hops = (importance.unsqueeze(-1) * values).sum(2)
 
@@ -140,6 +136,24 @@ class AKUPM(Model):
         weights = torch.softmax(scores.masked_fill(left == 0, LOWEST), dim=1)
         # u . v = sum_p w_p (u^p . v)
         return (weights * scores.masked_fill(left == 0, 0.0)).sum(1)
+
+    def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
+        """Importance of the ripple slots, which is the same for all items; without hop 0."""
+        importance, _, _ = self.hop_entities(tables["entity"], pairs)
+        return importance[:, 1:][pairs.groups]
+
+    def hop_entities(
+        self,
+        entity: Tensor,  # [n, D]
+        pairs: Pairs,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the clicked items and each hop's tails: importance, values, and counts [G, H + 1]."""
+        G, H, M = pairs.tails.shape
+        tails = gather(entity, pairs.tails.flatten())
+        projected = self.transr.project(tails, pairs.relations.flatten()).view(G, H, M, -1)
+        x = torch.cat([gather(entity, pairs.inputs["clicked"]).unsqueeze(1), projected], dim=1)
+        counts = torch.cat([pairs.inputs["clicked_counts"].unsqueeze(1), pairs.counts], dim=1)
+        return *self.self_attention(x, counts), counts
 
     def self_attention(
         self,

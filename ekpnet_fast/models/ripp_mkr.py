@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.fixed_order import fixed_order_sum, gather, in_pieces, linear, repeat_row
+from ekpnet_fast.models.attend import attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
-from ekpnet_fast.models.ripplenet import propagate
+from ekpnet_fast.models.ripplenet import propagate, slot_rows
 from ekpnet_fast.sampling import Batch, Pairs, Plan, Source
 
 if TYPE_CHECKING:
@@ -131,6 +132,16 @@ class RippMKR(Model):
         )
         rho, v = propagate(backend, tables["entity"], self.relation, pairs, v, self.W, self.no_bias)
         return (rho.sum(1) * v).sum(1)
+
+    def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
+        """As in RippleNet."""
+        v, _ = self._units(
+            gather(tables["item"], pairs.items), gather(tables["entity"], pairs.items)
+        )
+        keys, values = slot_rows(tables["entity"], self.relation, pairs)
+        return attention_weights(
+            backend, keys, values, pairs.counts, pairs.group_indptr, v, self.W, self.no_bias
+        )
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.fixed_order import fixed_order_sum, gather, in_pieces, linear_by_relation
-from ekpnet_fast.models.attend import attend
+from ekpnet_fast.models.attend import attend, attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.sampling import Batch, Pairs, Source
 
@@ -50,19 +50,21 @@ def propagate(
 
     Eq. 4 and 5, and the item's update between hops as `attend` has it.
     """
+    keys, values = slot_rows(entity, relation, pairs)
+    return attend(
+        backend, keys, values, pairs.counts, pairs.group_indptr, items, W, b, replace=replace
+    )
+
+
+def slot_rows(
+    entity: Tensor,  # [n, D]
+    relation: Tensor,  # [R, D, D]
+    pairs: Pairs,
+) -> tuple[Tensor, Tensor]:
+    """Keys R h and values t [G, H, M, D] of the ripple slots."""
     heads = gather(entity, pairs.heads)
     keys = linear_by_relation(heads.flatten(0, 2), relation.mT, pairs.relations.flatten())
-    return attend(
-        backend,
-        keys.view(heads.shape),
-        gather(entity, pairs.tails),
-        pairs.counts,
-        pairs.group_indptr,
-        items,
-        W,
-        b,
-        replace=replace,
-    )
+    return keys.view(heads.shape), gather(entity, pairs.tails)
 
 
 class RippleNet(Model):
@@ -116,19 +118,34 @@ class RippleNet(Model):
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
         """Logits [B]."""
-        transforms = self.options.item_update.endswith("transform")
         rho, item = propagate(
             backend,
             tables["entity"],
             self.relation,
             pairs,
             gather(tables["entity"], pairs.items),
-            self.W if transforms else self.identity,
-            self.no_bias,
+            *self._update(),
             replace=self.options.item_update.startswith("replace"),
         )
         user = rho.sum(1) if self.options.using_all_hops else rho[:, -1]
         return (user * item).sum(1)
+
+    def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
+        """p of eq. 4, with the item as it is at each hop."""
+        return attention_weights(
+            backend,
+            *slot_rows(tables["entity"], self.relation, pairs),
+            pairs.counts,
+            pairs.group_indptr,
+            gather(tables["entity"], pairs.items),
+            *self._update(),
+            replace=self.options.item_update.startswith("replace"),
+        )
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        """Matrix and bias of the item's update."""
+        transforms = self.options.item_update.endswith("transform")
+        return self.W if transforms else self.identity, self.no_bias
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str

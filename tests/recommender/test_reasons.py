@@ -83,6 +83,25 @@ def test_attention_is_that_of_equation_10(recommender):
         assert path.attention == pytest.approx(float(alpha[path.hop, path.slots[0]]), abs=1e-6)
 
 
+@pytest.mark.parametrize("item_update", ["replace", "plus", "replace_transform", "plus_transform"])
+def test_attention_of_ripplenet(item_update):
+    """p of its eq. 4, with the item as the code updates it between hops."""
+    recommender = fitted("ripplenet", epochs=1, ripplenet__item_update=item_update)
+    state, query, sets, entity = everything(recommender, ["alien", "casablanca"], "dune")
+    _, paths = paths_of(state, query, sets, entity)
+    model, rows = state.model, state.tables["entity"]
+    item = rows[entity]
+    for hop in range(2):
+        some = [path for path in paths if path.hop == hop]
+        keys = torch.stack([model.relation[p.relation] @ rows[p.head] for p in some])
+        weights = torch.softmax(keys @ item, 0)
+        assert [p.attention for p in some] == pytest.approx(weights.tolist(), abs=1e-5)
+        answer = weights @ torch.stack([rows[p.tail] for p in some])
+        item = answer if item_update.startswith("replace") else item + answer
+        if item_update.endswith("transform"):
+            item = item @ model.W
+
+
 @pytest.mark.parametrize("model", RIPPLE)
 def test_every_ripple_model_gives_paths(model):
     recommender = fitted(model, epochs=1)
@@ -92,6 +111,9 @@ def test_every_ripple_model_gives_paths(model):
     score = recommender.recommend(history=["alien", "casablanca"], filter_items=["dune"])[0].score
     assert 1 / (1 + math.exp(-logit)) == pytest.approx(score, abs=1e-6)
     assert any(path.effect != 0 for path in paths)
+    for hop in range(2):  # attention is a share of the hop
+        shares = [path.attention for path in paths if path.hop == hop]
+        assert sum(shares) == pytest.approx(1, abs=1e-5) and min(shares) >= 0
     explanation = recommender.explain(history=["alien", "casablanca"], item="dune", top=99)
     assert explanation.score == pytest.approx(score, abs=1e-6)
     for reason in explanation.reasons:
