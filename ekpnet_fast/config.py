@@ -10,6 +10,9 @@ from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 
+# Options that change no number of a run; nor do threads, but they change its times.
+WITHOUT_EFFECT = ("data_root", "output", "overwrite", "memory_mb", "checkpoint_every")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -103,6 +106,8 @@ class RunConfig:
         backend: "native" ops, or the plain-torch "reference".
         output: folder for the run's files; nothing is written without it.
         overwrite: replace a run that lies in `output`.
+        checkpoint_every: epochs from one checkpoint in `output` to the next, for --resume; 1 if
+            not set, 0 for none but where a signal stops the run.
         threshold: smallest rating that is a positive, for data sets with ratings.
         ranking: also rank all items for every user (precision, recall, F1, NDCG, hit at K).
         memory_mb: memory that ranking may take beyond the tables.
@@ -128,6 +133,7 @@ class RunConfig:
     backend: Literal["native", "reference"] = "native"
     output: Path | None = None
     overwrite: bool = False
+    checkpoint_every: int | None = None
     threshold: float | None = None
     ranking: bool = True
     memory_mb: int = 256
@@ -159,6 +165,10 @@ class RunConfig:
             )
         _check(config)
         return config
+
+    def without_output(self) -> RunConfig:
+        """The same run, of which nothing is written."""
+        return replace(self, output=None, overwrite=False, checkpoint_every=None)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; the model's options stand under its name."""
@@ -194,6 +204,13 @@ def _check(config: RunConfig) -> None:
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
+    if config.checkpoint_every is not None:
+        limits.append(("checkpoint_every", config.checkpoint_every, 0, 2**31 - 1))
+        if config.checkpoint_every and config.output is None:
+            raise ConfigError(
+                f"--checkpoint_every is {config.checkpoint_every} but there is no --output, the"
+                " folder where checkpoints lie"
+            )
     if config.threads is not None:
         limits.append(("threads", config.threads, 1, 1024))
     for name in ("pretrain", "train"):

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ekpnet_fast.training import Progress
+from ekpnet_fast.progress import Progress
 
 
 class Display:
-    """Shows training as it goes; a context manager whose value takes `training.Progress`."""
+    """Shows training as it goes; a context manager whose value takes `progress.Progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

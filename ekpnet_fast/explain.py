@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekpnet_fast import results
 from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.files import write_text
 from ekpnet_fast.recommender import Fidelity
 from ekpnet_fast.recommender.command import add_run, add_subject, history_of, opened, set_threads
 
@@ -65,7 +65,7 @@ def _explain(options: argparse.Namespace) -> None:
         options.user, options.item, history=history_of(options), top=options.top
     )
     if options.svg is not None:
-        results.write_text(options.svg, found.to_svg())
+        write_text(options.svg, found.to_svg())
     print(found.to_json() if options.json else found.to_text())
 
 

@@ -18,6 +18,9 @@ from ekpnet_fast.models.base import Model
 from ekpnet_fast.sampling import Batch
 
 TERMS = ("bce", "kg", "weights", "rows")
+_WEIGHT_OF = {"kg": "lambda1", "weights": "lambda2", "rows": "lambda3"}
+
+DIVERGED, DIVERGED_STEPS = 10.0, 20
 
 
 class _SquaredNorm(torch.autograd.Function):
@@ -87,15 +90,56 @@ def loss_terms(
     return terms
 
 
-def check_finite(terms: Mapping[str, float], step: int, stage: StageConfig, name: str) -> None:
-    """Stop a run whose loss is no number; `name` is the stage's.
+class LossWatch:
+    """Stops a stage whose loss is no number, or has diverged.
 
-    Raises:
-        TrainingError: a term is not finite; names it and the step.
+    It has diverged when in `DIVERGED_STEPS` successive steps it was above `DIVERGED` times its
+    start: the first step's loss or, if larger, ln 2 a pair, which is what knowing nothing costs.
+    A single bad step is not enough, because Adam recovers from it. Where batches of pairs and of
+    triples take turns, those like the first one are compared.
+
+    Attributes:
+        state: JSON-serialisable; another watch goes on from it.
     """
-    for term, value in terms.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss term {term} is {value} in step {step} of the {name} stage; a smaller lr"
-                f" (now {stage.lr}) usually helps"
-            )
+
+    def __init__(self, stage: StageConfig, name: str, state: Mapping[str, Any] | None = None):
+        self._stage, self._name = stage, name
+        self.state: dict[str, Any] = {"start": {}, "above_since": 0, **(state or {})}
+
+    def check(self, terms: Mapping[str, float], step: int) -> None:
+        """Look at the terms of a step, counted from 1.
+
+        Raises:
+            TrainingError: names the step, the term and what to change.
+        """
+        for term, value in terms.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss term {term} is {value} in step {step} of the {self._name} stage;"
+                    f" {self._advice(term)}"
+                )
+        start: dict[str, float] = self.state["start"]
+        if not start:
+            start.update(terms)
+        if ("bce" in terms) != ("bce" in start):
+            return
+        loss = sum(terms.values())
+        started = max(sum(start.values()), math.log(2) if "bce" in start else 0.0)
+        if not loss > DIVERGED * started:
+            self.state["above_since"] = 0
+            return
+        since = self.state["above_since"] = self.state["above_since"] or step
+        if step - since + 1 < DIVERGED_STEPS:
+            return
+        term = max(terms, key=lambda name: terms[name] - start.get(name, 0.0))
+        raise TrainingError(
+            f"the loss diverges in the {self._name} stage: since step {since} it is above"
+            f" {DIVERGED:g} times its start of {started:.4g}, in step {step} it is {loss:.4g},"
+            f" of which the term {term} is {terms[term]:.4g}, at first"
+            f" {start.get(term, 0.0):.4g}; {self._advice(term)}"
+        )
+
+    def _advice(self, term: str) -> str:
+        stage, weight = self._stage, _WEIGHT_OF.get(term)
+        other = "" if weight is None else f", or a smaller {weight} (now {getattr(stage, weight)}),"
+        return f"a smaller lr (now {stage.lr}){other} usually helps"

@@ -5,14 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ekpnet_fast.config import RunConfig, preset_options
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig, preset_options
+from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.results import CONFIG_FILE
+
+_NOT_OF_A_RUN = ("resume",)
 
 
 class OptionParser(ArgumentParser):
@@ -51,6 +57,13 @@ def run_parser(model: str | None = None) -> OptionParser:
     )
     parser.add_argument("--config", action="config", help="YAML file of options")
     parser.add_argument(
+        "--resume",
+        type=str,
+        metavar="DIR",
+        default=SUPPRESS,
+        help="go on with the unfinished run in DIR, with its options",
+    )
+    parser.add_argument(
         "--model", choices=list(MODELS), default=RunConfig.model, help="the recommender"
     )
     parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options"})
@@ -59,6 +72,34 @@ def run_parser(model: str | None = None) -> OptionParser:
         if options is not None:
             parser.add_class_arguments(options, name)
     return parser
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `python -m ekpnet_fast.train` was told.
+
+    Attributes:
+        config: a resolved run.
+        resume: whether to go on with the unfinished run in `config.output`.
+    """
+
+    config: RunConfig
+    resume: bool = False
+
+
+def parse_command(arguments: Sequence[str] | None = None) -> Command:
+    """All options of `python -m ekpnet_fast.train`.
+
+    Raises:
+        ConfigError: as `parse_run`; or beside --resume an option of which the run has another
+            value.
+        DataError: the folder to resume holds no run.
+    """
+    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    resumed, words = _take(words, "resume")
+    if resumed is None:
+        return Command(parse_run(words))
+    return Command(_resumed(Path(resumed), words), resume=True)
 
 
 def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
@@ -75,6 +116,9 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
     first = run_parser()
     chosen = first.parse_args(words)
     given = first.parse_args(words, defaults=False)
+    for name in _NOT_OF_A_RUN:
+        if name in given:
+            raise ConfigError(f"{name} is no option of a run, expected it on the command line only")
     _refuse_other_models(given, chosen.model)
     parser = run_parser(chosen.model)
     options = preset_options(chosen.preset, chosen.dataset, chosen.model)
@@ -82,6 +126,61 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
         parser.set_defaults(options)
     parsed = parser.parse_args(arguments)
     return _config(parser, parsed).resolved()
+
+
+def _resumed(folder: Path, words: list[str]) -> RunConfig:
+    """The stored options of a run, but for those that change no number of it."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise DataError(f"--resume {folder}: has no {CONFIG_FILE}, expected the folder of a run")
+    if "config" in {_name(word) for word in words}:
+        raise ConfigError(f"--config beside --resume: the options come from {file}")
+    given = run_parser().parse_args(words, defaults=False)
+    for option in ("output", "overwrite"):
+        if option in given:
+            raise ConfigError(f"--{option} beside --resume: the run goes on in {folder}")
+    stored = parse_run(["--config", str(file)])
+    config = parse_run(["--config", str(file), *words])
+    before, now = _flat(stored.as_dict()), _flat(config.as_dict())
+    for option in {**before, **now}:
+        found, had = now.get(option), before.get(option)
+        if found != had and option not in (*WITHOUT_EFFECT, "threads"):
+            raise ConfigError(
+                f"--{option} is {found}, but the run to resume has {had}; leave it out, or start"
+                " another run"
+            )
+    return replace(config, output=folder, overwrite=False)
+
+
+def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """Nested options by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, f"{start}{name}.") if inner else {f"{start}{name}": value}
+    return found
+
+
+def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option, None without it, and the other words."""
+    rest, found = [], None
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if _name(word) != option:
+            rest.append(word)
+            continue
+        _, equals, found = word.partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"--{option} has no value, expected one")
+            found = words.pop(0)
+    return found, rest
+
+
+def _name(word: str) -> str:
+    """The option that a word names; "" if it names none."""
+    return word[2:].partition("=")[0] if word.startswith("--") else ""
 
 
 def _refuse_other_models(given: Namespace, model: str) -> None:

@@ -10,7 +10,7 @@ have weight 0 in the loss, and name an item that the batch has anyway.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.config import StageConfig
-from ekpnet_fast.losses import TERMS, check_finite, loss_terms
+from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.sampling import Batch, BatchStream, RippleSets
+from ekpnet_fast.saved import adam_state, load_adam_state
 
 GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
 REFERENCES_AT_ONCE = 1 << 23  # ids of batches that are on the device in terms of their rows
@@ -277,14 +278,32 @@ class ResidentTrainer:
         self._terms = torch.zeros(0, len(TERMS), device=device)  # a row per batch in the buffer
         self._step_as_graph: torch.cuda.CUDAGraph | None = None
         self._steps_before = 0
+        self.watch = LossWatch(stage, self.name)
         K = 2 * stream.triples
         self._triple_labels = (torch.arange(K, device=device) < stream.triples).to(torch.int8)
+
+    def state(self) -> dict[str, Tensor]:
+        """What steps change besides the model, by name; the tensors themselves."""
+        return {"m": self.m, "v": self.v, **adam_state(self.adam), "steps": self.steps}
+
+    def load_state(self, state: Mapping[str, Tensor], watch: Mapping[str, Any]) -> None:
+        """Go on from a `state` and that of the watch, before the first step.
+
+        Raises:
+            RuntimeError: tensors of another shape.
+        """
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        load_adam_state(self.adam, state)
+        self.steps.copy_(state["steps"])
+        self._steps_before = int(state["steps"])
+        self.watch = LossWatch(self.stage, self.name, watch)
 
     def epoch(self, host: HostEpoch) -> dict[str, float]:
         """All steps of an epoch; returns the terms of the loss, summed over the pairs.
 
         Raises:
-            TrainingError: a term is not finite; names it and its step.
+            TrainingError: the loss is not finite or diverges; names the term and its step.
         """
         self.groups = host.group_users.shape[1]
         sets = RippleSets(
@@ -303,7 +322,7 @@ class ResidentTrainer:
             terms.append(self._terms[: end - begin].clone())
         table = torch.cat(terms).cpu()  # the only wait
         for i, row in enumerate(table.tolist(), self._steps_before + 1):
-            check_finite(dict(zip(TERMS, row, strict=True)), i, self.stage, self.name)
+            self.watch.check(dict(zip(TERMS, row, strict=True)), i)
         self._steps_before += host.steps
         sums = (table.double() * host.real_pairs.double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and how it is read back.
 
-`config.yaml`        every option of the run, resolved; `--config` takes it.
+`config.yaml`        every option of the run, resolved, written first; `--config` takes it.
+`checkpoint-*`       while it is not finished: see `ekpnet_fast.checkpoint`.
 `model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
 `metrics.json`       written last, so a folder without it holds no result:
     format, version       "ekpnet_fast.run" and the package's version
@@ -17,7 +18,9 @@
     oracle_auc            of the generator's own Bayes score, synthetic data only, else null
     ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
                           hit, mrr; null without --ranking
-    seconds               per part: load, prepare, sampling, the stages, evaluate, total
+    seconds               per part: load, prepare, sampling, the stages, evaluate, total; of a
+                          resumed run the stages and the total count all sittings
+    resumed               how often the run was resumed
     samples_per_second    training pairs per second over all epochs; null without any
     peak_rss_mb           largest resident memory of the process
     environment           torch, Python, processor, instruction set, threads, device
@@ -25,46 +28,76 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ekpnet_fast import tensor_file
+from ekpnet_fast import checkpoint, tensor_file
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.files import plain, remove_leftovers, write_text, write_whole
 from ekpnet_fast.models import Model
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 RUN_FORMAT = "ekpnet_fast.run"
 
 
-def open_output(output: Path, *, overwrite: bool) -> None:
-    """Make a run's folder before any work is done, and take an old result out of it.
+@contextmanager
+def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+    """A run's folder, held against other runs inside the block.
+
+    Made before any work is done; unless the run in it is to be resumed, what an old run left is
+    taken out.
 
     Raises:
-        ConfigError: it cannot be written, or it holds a run and `overwrite` is not set.
+        ConfigError: it cannot be written, another run works there, it holds a run and neither
+            `overwrite` nor `resume` is set, or it holds none to resume.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
+        folder = os.open(output, os.O_RDONLY)
     except OSError as error:
         raise ConfigError(
             f"--output {output} cannot be written ({error.strerror}), expected a folder or a place"
             " to make one"
         ) from error
-    if (output / METRICS_FILE).exists():
-        if not overwrite:
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise ConfigError(
-                f"--output {output} holds a run; choose another folder or add --overwrite true"
+                f"--output {output}: another run works there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system that cannot lock: what writes there is whole all the same
+        remove_leftovers(output)
+        finished = (output / METRICS_FILE).exists()
+        unfinished = not finished and any(output.glob("checkpoint-*.json"))
+        if resume and finished:
+            checkpoint.remove_all(output)  # of a run that was killed between result and this
+            raise ConfigError(f"--resume {output}: the run is finished, nothing is left to do")
+        if not resume and not overwrite and (finished or unfinished):
+            what = "a run" if finished else "an unfinished run; go on with it by --resume"
+            raise ConfigError(
+                f"--output {output} holds {what}; choose another folder or add --overwrite true"
             )
-        (output / METRICS_FILE).unlink()
+        if not resume:
+            for name in (METRICS_FILE, MODEL_FILE):
+                (output / name).unlink(missing_ok=True)
+            checkpoint.remove_all(output)
+        yield
+    finally:
+        os.close(folder)
 
 
 def save_config(output: Path, config: RunConfig) -> None:
@@ -77,7 +110,7 @@ def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> Non
     """Write `model.safetensors`."""
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     facts = {"stage": stage, "data_hash": data_hash}
-    _write(output / MODEL_FILE, lambda path: tensor_file.write(path, "model", tensors, facts))
+    write_whole(output / MODEL_FILE, lambda path: tensor_file.write(path, "model", tensors, facts))
 
 
 def load_model(output: Path, model: Model) -> tuple[str, str]:
@@ -98,7 +131,7 @@ def load_model(output: Path, model: Model) -> tuple[str, str]:
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`; values that are not finite become null."""
-    text = json.dumps(_plain(metrics), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n"
     write_text(output / METRICS_FILE, text)
 
 
@@ -118,34 +151,3 @@ def load_metrics(output: Path) -> dict[str, Any]:
     if metrics.get("format") != RUN_FORMAT:
         raise DataError(f"{path}: found format {metrics.get('format')!r}, expected {RUN_FORMAT!r}")
     return metrics
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    _write(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target, then rename: a file is whole or not there."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)

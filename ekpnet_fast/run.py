@@ -6,24 +6,29 @@ import math
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ekpnet_fast import __version__, build_info, results, training
-from ekpnet_fast.config import RunConfig
+from ekpnet_fast import __version__, build_info, checkpoint, results, training
+from ekpnet_fast.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
 from ekpnet_fast.device import describe_device, resolve_device
-from ekpnet_fast.errors import DataError, TrainingError
+from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.files import plain
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.metrics import auc, click_metrics, popularity_click_metrics
+from ekpnet_fast.progress import Outcome, Progress, records_as_dicts
 from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
-from ekpnet_fast.training import Outcome, Progress
+from ekpnet_fast.saved import Saved
+from ekpnet_fast.signals import Signals
 
 
 @dataclass
@@ -122,26 +127,103 @@ def evaluate(
 
 
 def run(
-    config: RunConfig, report: Callable[[Progress], None] = lambda progress: None
+    config: RunConfig,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    resume: bool = False,
+    signals: Signals | None = None,
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> dict[str, Any]:
     """Train and evaluate; write the run's folder if `config.output` names one.
 
     Args:
         config: a resolved run.
         report: told about each batch and each epoch.
+        resume: go on with the unfinished run in `config.output`.
+        signals: by which the run is stopped between two steps, with a checkpoint.
+        tell: told where a resumed run goes on, and what of it is damaged.
 
     Returns:
         The content of `metrics.json` (see `ekpnet_fast.results`).
 
     Raises:
         EkpnetError: an option, the data, or training; says what was found and expected.
+        Interrupted: a signal came.
     """
-    watch = Stopwatch()
     resolve_device(config.device)  # a device that cannot be used is told before any work
-    if config.output is not None:
-        results.open_output(config.output, overwrite=config.overwrite)
+    if config.output is None:
+        if resume:
+            raise ConfigError("there is no --output, expected the folder of the run to resume")
+        return _run(config, report, None, signals, tell)
+    with results.open_output(config.output, overwrite=config.overwrite, resume=resume):
+        start = None
+        if resume:
+            start = checkpoint.latest(config.output, tell)
+            if start is None:
+                tell(f"{config.output}: no checkpoint yet; starting from the beginning")
+        else:
+            results.save_config(config.output, config)
+        return _run(config, report, start, signals, tell)
+
+
+def _check_start(
+    start: Checkpoint, config: RunConfig, data_hash: str, tell: Callable[[str], None]
+) -> None:
+    """See that a checkpoint is one of this run, and say where it goes on.
+
+    Raises:
+        ConfigError: its options are others.
+        DataError: its data are others.
+    """
+    free = (*WITHOUT_EFFECT, "threads")
+    theirs, ours = (
+        {name: value for name, value in plain(options).items() if name not in free}
+        for options in (start.facts["config"], config.as_dict())
+    )
+    different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    if different:
+        raise ConfigError(f"{start.path}: written with other options: {', '.join(different)}")
+    if start.facts["data_hash"] != data_hash:
+        raise DataError(
+            f"{start.path}: trained on data with hash {start.facts['data_hash']}, found"
+            f" {data_hash}; the files of the data set have changed"
+        )
+    written = start.facts["version"], start.facts["torch"]
+    if written != (__version__, torch.__version__):
+        tell(
+            f"{start.path}: written by version {written[0]} with torch {written[1]}, going on with"
+            f" {__version__} and {torch.__version__}; numbers may differ from an undisturbed run's"
+        )
+    tell(f"resumed {Saved.of(start).position}")
+
+
+def _run(
+    config: RunConfig,
+    report: Callable[[Progress], None],
+    start: Checkpoint | None,
+    signals: Signals | None,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    watch = Stopwatch()
     prepared, graph = load(config, watch)
-    outcome = training.train(config, prepared, graph, report)
+    if start is not None:
+        _check_start(start, config, prepared.hash, tell)
+    every = 1 if config.checkpoint_every is None else config.checkpoint_every
+    with ExitStack() as stack:
+        keeper = None
+        if config.output is not None:
+            keeper = stack.enter_context(
+                Keeper(
+                    config.output,
+                    {"config": config.as_dict(), "data_hash": prepared.hash},
+                    every=every,
+                    start=start,
+                    stopped=lambda: None if signals is None else signals.caught,
+                )
+            )
+            if signals is not None:
+                stack.enter_context(signals.deferred())
+        outcome = training.train(config, prepared, graph, report, keeper)
     watch.seconds.update(outcome.seconds)
     with watch.part("evaluate"):
         found = evaluate(config, prepared, graph, outcome)
@@ -158,9 +240,13 @@ def run(
         "users": prepared.dataset.num_users,
         "dropped_users": prepared.dropped_users,
         "dropped_rows": prepared.dropped_rows,
-        "epochs": training.records_as_dicts(outcome.records),
+        "epochs": records_as_dicts(outcome.records),
         **found,
-        "seconds": {**watch.seconds, "total": watch.total()},
+        "seconds": {
+            **watch.seconds,
+            "total": watch.total() + (0.0 if start is None else start.facts["elapsed"]),
+        },
+        "resumed": 0 if keeper is None else keeper.resumed,
         "samples_per_second": pairs / trained if trained else None,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "environment": {
@@ -173,11 +259,11 @@ def run(
         },
     }
     if config.output is not None:
-        results.save_config(config.output, config)
         results.save_model(
             config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
         )
         results.save_metrics(config.output, metrics)
+        checkpoint.remove_all(config.output)
     return metrics
 
 

@@ -423,13 +423,19 @@ class BatchStream:
         )
 
     def epoch(
-        self, epoch: int, ripple: RippleSets | DrawnRippleSets, *, ahead: bool = False
+        self,
+        epoch: int,
+        ripple: RippleSets | DrawnRippleSets,
+        *,
+        skip: int = 0,
+        ahead: bool = False,
     ) -> Iterator[Batch]:
-        """All batches of an epoch.
+        """The batches of an epoch.
 
         Args:
             epoch: keys what is drawn.
             ripple: the ripple sets of all users.
+            skip: leave out the first so many, without computing them.
             ahead: prepare the next batch in a thread beside the current step. That pays where a
                 GPU computes; on a CPU it would take a core from the step's own threads, which
                 wait for each other.
@@ -466,7 +472,7 @@ class BatchStream:
             )
             return self._batch(ripple, request, labels[pairs], triples)
 
-        numbers = range(len(schedule))
+        numbers = range(skip, len(schedule))
         yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
 
     def _schedule(self, batches: int) -> list[int | None]:

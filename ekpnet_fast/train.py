@@ -9,20 +9,31 @@ from rich.console import Console
 
 from ekpnet_fast.display import Display, result_table
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.options import parse_command
 from ekpnet_fast.run import run
+from ekpnet_fast.signals import Interrupted, Signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, 2 for an error that the user can mend."""
+    """Run the command; returns its exit code.
+
+    It is 2 for an error that the user can mend, 128 + N for a run that signal N stopped.
+    """
     console = Console(soft_wrap=True)
     try:
-        config = parse_run(arguments)
-        with Display(console) as display:
-            metrics = run(config, display)
+        command = parse_command(arguments)
+        config = command.config
+        with Signals() as signals, Display(console) as display:
+            metrics = run(config, display, resume=command.resume, signals=signals)
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        how = f"go on with --resume {config.output}"
+        if config.output is None:
+            how = "nothing of the run is kept, because it has no --output"
+        print(f"{stop}; {how}", file=sys.stderr)
+        return 128 + stop.signum
     console.print(result_table(metrics))
     seconds = metrics["seconds"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast import ops, reference
+from ekpnet_fast.checkpoint import Keeper
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.device import resolve_device
@@ -24,11 +24,12 @@ from ekpnet_fast.fixed_order import fixed_order_sum
 from ekpnet_fast.folds import DrawnRippleSets, Folds
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.histories import Histories
-from ekpnet_fast.losses import TERMS, check_finite, loss_terms
+from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.ranking import evaluate_ranking
 from ekpnet_fast.redrawn import RedrawnNegatives
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
@@ -43,91 +44,14 @@ from ekpnet_fast.sampling import (
     UserRows,
     history_tensors,
 )
+from ekpnet_fast.saved import Saved, adam_state, load_adam_state
+from ekpnet_fast.signals import Interrupted
 
 # Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
 # what keeps a GPU busy.
 SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 BACKENDS: dict[str, ModuleType] = {"native": ops, "reference": reference}
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did.
-
-    Attributes:
-        stage: "pretrain" or "train".
-        epoch: from 1 within the stage.
-        loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair, or per
-            triple in a stage without pairs.
-        valid_auc: AUC over the validation rows; NaN in a stage without pairs, and under the
-            protocol "recbole".
-        valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
-        seconds: training time, without evaluation.
-        samples_per_second: training pairs, or triples, per second.
-    """
-
-    stage: str
-    epoch: int
-    loss: float
-    bce: float
-    kg: float
-    weights: float
-    rows: float
-    valid_auc: float
-    valid_mrr: float
-    seconds: float
-    samples_per_second: float
-
-    @property
-    def valid(self) -> float:
-        """What the epoch is chosen by."""
-        return self.valid_auc if math.isnan(self.valid_mrr) else self.valid_mrr
-
-
-@dataclass
-class Outcome:
-    """A trained model and how it came about."""
-
-    model: Model
-    stage: str  # whose prediction the kept weights give
-    records: list[EpochRecord] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)  # per part of the run
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Told after each batch (`record` is None) and after each epoch."""
-
-    stage: str
-    epoch: int
-    epochs: int
-    pairs: int  # done in this epoch; triples in a stage without pairs
-    total_pairs: int
-    loss: float  # per pair, so far in this epoch
-    samples_per_second: float
-    record: EpochRecord | None = None
-    warning: str | None = None  # with the record: what went wrong in the epoch, and what to change
-
-
-STALLED = 0.005  # a validation AUC so near to 0.5 tells nothing apart
-
-
-def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
-    """What to change where a stage's first epoch has taught the model nothing; else None.
-
-    Predictions that are products of small rows have a saddle at zero, which norms hold them in.
-    """
-    if record.epoch > 1 or not abs(record.valid_auc - 0.5) < STALLED:
-        return None
-    name = record.stage
-    return (
-        f"validation AUC is {record.valid_auc:.3f} after the first epoch of the {name} stage: the"
-        " model tells nothing apart, as where its rows are too small to have a gradient; try a"
-        f" smaller --{name}.lambda3 (now {stage.lambda3}) or --{name}.lambda2 (now"
-        f" {stage.lambda2}), a larger --{name}.lr (now {stage.lr}), a smaller --{name}.batch_size"
-        f" (now {stage.batch_size}), or another --shape.init"
-    )
 
 
 class StageTrainer:
@@ -155,18 +79,39 @@ class StageTrainer:
         # Native ops that find gradients by themselves are the CPU's.
         self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
         self.steps = 0
+        self.watch = LossWatch(stage, name)
+
+    def state(self) -> dict[str, Tensor]:
+        """What steps change besides the model, by name; the tensors themselves."""
+        moments = {"m": self.m, "v": self.v}
+        tables = {f"{name}.{t}": x for name, of in moments.items() for t, x in of.items()}
+        steps = torch.tensor(self.steps)
+        return {**tables, **adam_state(self.adam), "steps": steps}
+
+    def load_state(self, state: Mapping[str, Tensor], watch: Mapping[str, Any]) -> None:
+        """Go on from a `state` and that of the watch.
+
+        Raises:
+            RuntimeError: tensors of another shape.
+        """
+        for table in self.m:
+            self.m[table].copy_(state[f"m.{table}"])
+            self.v[table].copy_(state[f"v.{table}"])
+        load_adam_state(self.adam, state)
+        self.steps = int(state["steps"])
+        self.watch = LossWatch(self.stage, self.name, watch)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One step; returns the terms of the loss before it.
 
         Raises:
-            TrainingError: a term is not finite; names it and the step.
+            TrainingError: the loss is not finite or diverges; names the term and the step.
         """
         self.steps += 1
         stage, model = self.stage, self.model
         found = model.gradients(batch, stage, stage=self.name) if self.native else None
         values, grads = self._by_autograd(batch) if found is None else self._taken(found)
-        check_finite(values, self.steps, stage, self.name)
+        self.watch.check(values, self.steps)
         l2 = stage.lambda3 / batch.size
         for table, grad in grads.items():
             self.backend.row_adam_(
@@ -320,6 +265,7 @@ def train(
     prepared: PreparedData,
     graph: Graph,
     report: Callable[[Progress], None] = lambda progress: None,
+    keeper: Keeper | None = None,
 ) -> Outcome:
     """Train the model's stages; of each, the weights that did best on validation are kept.
 
@@ -328,17 +274,20 @@ def train(
         prepared: the split data.
         graph: its knowledge graph, as the run wants it (inverse relations or not).
         report: told about each batch and each epoch.
+        keeper: keeps checkpoints, and has the one to go on from.
 
     Raises:
-        TrainingError: no training rows, or a loss that is not finite.
+        TrainingError: no training rows, or a loss that is not finite or diverges.
+        Interrupted: the keeper was told to stop, and has a checkpoint of where that was.
     """
     if len(prepared.train) == 0 or len(prepared.valid) == 0:
         raise TrainingError(
             f"{prepared.dataset.name}: {len(prepared.train)} training and {len(prepared.valid)}"
             " validation rows are left, expected some of each: every user needs a train positive"
         )
-    run = _Run(config, prepared, graph, report)
-    for name in run.outcome.model.stages:
+    run = _Run(config, prepared, graph, report, keeper)
+    stages = run.outcome.model.stages
+    for name in stages[stages.index(run.at.stage) if run.at.stage else 0 :]:
         stage: StageConfig = getattr(config, name)
         if stage.epochs > 0:
             run.stage(name, stage)
@@ -356,11 +305,13 @@ class _Run:
         prepared: PreparedData,
         graph: Graph,
         report: Callable[[Progress], None],
+        keeper: Keeper | None = None,
     ) -> None:
         self.config = config
         self.graph = graph
         self.prepared = prepared
         self.report = report
+        self.keeper = keeper
         self.backend = BACKENDS[config.backend]
         self.device = resolve_device(config.device)
         num_users = prepared.dataset.num_users
@@ -386,7 +337,8 @@ class _Run:
         self.valid_rows = UserRows.from_rows(prepared.valid, num_users)
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
-        self.epochs_done = 0
+        self.at = Position()
+        self.best: dict[str, Tensor] = {}  # the model's state in the stage's best epoch
         model = build_model(config, prepared, graph).to(self.device)
         self.outcome = Outcome(model, stage="")
         self.outcome.seconds["sampling"] = time.perf_counter() - started
@@ -395,6 +347,10 @@ class _Run:
         if self.folds is not None:
             histories = self.folds.histories
         model.begin(TrainingRows(self.train_rows, histories, config.folds, self.redraw))
+        if keeper is not None and keeper.start is not None:
+            saved = Saved.of(keeper.start)
+            self.at, self.best = saved.position, saved.best
+            saved.restore(self.outcome)
 
     def ripple_of(self, number: int) -> RippleSets | DrawnRippleSets:
         """The ripple sets that the run's epoch of that number, from 1, trains on."""
@@ -421,6 +377,7 @@ class _Run:
         )
 
     def stage(self, name: str, stage: StageConfig) -> None:
+        """Train a stage, or the rest of it."""
         started = time.perf_counter()
         model = self.outcome.model
         plan = model.plan(self.config, name)
@@ -439,51 +396,68 @@ class _Run:
         # Its tables of ripple sets are by user, not by virtual user.
         resident = self.device.type == "cuda" and model.resident and self.folds is None
         kind = _ResidentEpochs if resident else _SteppedEpochs
-        best, best_epoch, best_state = -math.inf, 0, {}
+        resumed = self.at.stage == name
+        if not resumed:
+            self.at, self.best = self.at.next_stage(name), {}
+        at, before = self.at, self.at.stage_seconds
         with kind(self, name, stage, stream) as epochs:
-            for epoch in range(1, stage.epochs + 1):
-                self.epochs_done += 1
-                record = self._epoch(name, stage, epoch, epochs)
+            if resumed:
+                assert self.keeper is not None and self.keeper.start is not None
+                epochs.trainer.load_state(self.keeper.start.named("optimizer"), at.watch)
+            while at.epoch < stage.epochs and not (
+                plan.pairs and at.epoch - at.best_epoch >= stage.patience
+            ):
+                record = self._epoch(name, stage, epochs)
                 self.outcome.records.append(record)
-                if not plan.pairs:
-                    continue
-                if record.valid > best:
-                    best, best_epoch = record.valid, epoch
-                    best_state = {key: value.clone() for key, value in model.state_dict().items()}
-                elif epoch - best_epoch >= stage.patience:
-                    break
-        if best_state:
-            model.load_state_dict(best_state)
+                at.end_epoch()
+                at.stage_seconds = before + time.perf_counter() - started
+                if plan.pairs and record.valid > at.best:
+                    at.best, at.best_epoch = record.valid, at.epoch
+                    self.best = {key: value.clone() for key, value in model.state_dict().items()}
+                self.keep(epochs.trainer)
+        if self.best:
+            model.load_state_dict(self.best)
         self.outcome.stage = name
-        self.outcome.seconds[name] = time.perf_counter() - started
+        self.outcome.seconds[name] = before + time.perf_counter() - started
+
+    def keep(self, trainer: StageTrainer | ResidentTrainer) -> None:
+        """Save a checkpoint if one is due, and stop if the keeper is told to.
+
+        Raises:
+            Interrupted: it is.
+        """
+        keeper, at = self.keeper, self.at
+        if keeper is None:
+            return
+        signum = keeper.stopped()
+        if signum is not None or (at.steps == 0 and keeper.due(at.epochs_done)):
+            at.watch = trainer.watch.state
+            Saved(at, self.best).save(keeper, self.outcome, trainer.state())
+        if signum is not None:
+            keeper.finish()
+            raise Interrupted(signum, str(at))
 
     def _epoch(
-        self,
-        name: str,
-        stage: StageConfig,
-        epoch: int,
-        epochs: _SteppedEpochs | _ResidentEpochs,
+        self, name: str, stage: StageConfig, epochs: _SteppedEpochs | _ResidentEpochs
     ) -> EpochRecord:
-        started = time.perf_counter()
-        passed = epochs.stream.epoch_size
-        sums = epochs.run(epoch)
-        seconds = time.perf_counter() - started
+        epoch, size = self.at.epoch + 1, epochs.stream.epoch_size
+        sums, seconds = epochs.run(epoch)
         valid = self._valid(name) if epochs.stream.plan.pairs else math.nan
         ranked = self.config.protocol == "recbole"
         record = EpochRecord(
             stage=name,
             epoch=epoch,
-            loss=sum(sums.values()) / passed,
-            **{term: value / passed for term, value in sums.items()},
+            loss=sum(sums.values()) / size,
+            **{term: value / size for term, value in sums.items()},
             valid_auc=math.nan if ranked else valid,
             valid_mrr=valid if ranked else math.nan,
             seconds=seconds,
-            samples_per_second=passed / seconds,
+            samples_per_second=size / seconds,
         )
         rate = record.samples_per_second
         warning = stalled(record, stage)
         self.report(
-            Progress(name, epoch, stage.epochs, passed, passed, record.loss, rate, record, warning)
+            Progress(name, epoch, stage.epochs, size, size, record.loss, rate, record, warning)
         )
         return record
 
@@ -506,7 +480,7 @@ class _SteppedEpochs:
 
     def __init__(self, run: _Run, name: str, stage: StageConfig, stream: BatchStream) -> None:
         self._run, self._name, self._stage, self.stream = run, name, stage, stream
-        self._trainer = StageTrainer(run.outcome.model, stage, run.backend, name)
+        self.trainer = StageTrainer(run.outcome.model, stage, run.backend, name)
 
     def __enter__(self) -> _SteppedEpochs:
         return self
@@ -514,41 +488,36 @@ class _SteppedEpochs:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, epoch: int) -> dict[str, float]:
-        """The terms of the loss, summed over the pairs."""
-        run, started = self._run, time.perf_counter()
-        total = self.stream.epoch_size
-        ripple = run.ripple_of(run.epochs_done)
-        sums: dict[str, float] = dict.fromkeys(TERMS, 0.0)
-        passed = 0
-        ahead = run.device.type != "cpu"
-        for batch in self.stream.epoch(run.epochs_done, ripple, ahead=ahead):
-            for term, value in self._trainer.step(batch.to(run.device)).items():
-                sums[term] += value * batch.size
+    def run(self, epoch: int) -> tuple[dict[str, float], float]:
+        """The terms of the loss, summed over the pairs, and the seconds of the steps."""
+        run, at, size = self._run, self._run.at, self.stream.epoch_size
+        started = time.perf_counter() - at.epoch_seconds
+        number = at.epochs_done + 1
+        ripple, ahead = run.ripple_of(number), run.device.type != "cpu"
+        for batch in self.stream.epoch(number, ripple, skip=at.steps, ahead=ahead):
+            for term, value in self.trainer.step(batch.to(run.device)).items():
+                at.sums[term] += value * batch.size
             # The last batch of an epoch of triples draws as many as the others.
-            passed += min(batch.num_pairs if self.stream.plan.pairs else batch.size, total - passed)
-            seconds = max(time.perf_counter() - started, 1e-9)
-            run.report(
-                Progress(
-                    self._name,
-                    epoch,
-                    self._stage.epochs,
-                    passed,
-                    total,
-                    sum(sums.values()) / passed,
-                    passed / seconds,
-                )
-            )
-        return sums
+            done = batch.num_pairs if self.stream.plan.pairs else batch.size
+            at.passed += min(done, size - at.passed)
+            at.steps += 1
+            at.epoch_seconds = max(time.perf_counter() - started, 1e-9)
+            loss, rate = sum(at.sums.values()) / at.passed, at.passed / at.epoch_seconds
+            run.report(Progress(self._name, epoch, self._stage.epochs, at.passed, size, loss, rate))
+            run.keep(self.trainer)
+        return at.sums, time.perf_counter() - started
 
 
 class _ResidentEpochs:
-    """Epochs of one stage on a device; the host draws the next one while the device computes."""
+    """Epochs of one stage on a device; the host draws the next one while the device computes.
+
+    A run that is told to stop does so at the end of an epoch.
+    """
 
     def __init__(self, run: _Run, name: str, stage: StageConfig, stream: BatchStream) -> None:
         assert isinstance(run.outcome.model, EKPNet)
         self._run, self._stage, self.stream = run, stage, stream
-        self._trainer = ResidentTrainer(
+        self.trainer = ResidentTrainer(
             run.outcome.model,
             stage,
             run.backend,
@@ -558,7 +527,7 @@ class _ResidentEpochs:
             capture=run.device.type == "cuda" and run.backend is ops,
         )
         self._pool = ThreadPoolExecutor(1)
-        self._ahead = self._pool.submit(self._prepare, run.epochs_done + 1, 0)
+        self._ahead = self._pool.submit(self._prepare, run.at.epochs_done + 1, 0)
 
     def __enter__(self) -> _ResidentEpochs:
         return self
@@ -572,18 +541,15 @@ class _ResidentEpochs:
         pin = self._run.device.type == "cuda"
         return HostEpoch.prepare(self.stream, self._stage, ripple, number, groups, pin=pin)
 
-    def run(self, epoch: int) -> dict[str, float]:
-        """The terms of the loss, summed over the pairs."""
+    def run(self, epoch: int) -> tuple[dict[str, float], float]:
+        """The terms of the loss, summed over the pairs, and the seconds of the steps."""
+        started = time.perf_counter()
         host = self._ahead.result()
         if epoch < self._stage.epochs:
-            groups = max(self._trainer.groups, host.group_users.shape[1])
+            groups = max(self.trainer.groups, host.group_users.shape[1])
             self._ahead = self._pool.submit(self._prepare, host.number + 1, groups)
-        return self._trainer.epoch(host)
-
-
-def records_as_dicts(records: list[EpochRecord]) -> list[dict[str, Any]]:
-    """Epoch records as plain values."""
-    return [asdict(record) for record in records]
+        sums = self.trainer.epoch(host)
+        return sums, time.perf_counter() - started
 
 
 def rows_by_user(rows: Rows, prepared: PreparedData) -> UserRows:

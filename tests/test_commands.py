@@ -104,8 +104,8 @@ def test_metrics_json(finished):
         *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
         *["dropped_users", "dropped_rows"],
         *["epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
-        *["ranking", "popularity_ranking", "seconds", "samples_per_second", "peak_rss_mb"],
-        "environment",
+        *["ranking", "popularity_ranking", "seconds", "resumed", "samples_per_second"],
+        *["peak_rss_mb", "environment"],
     ]
     assert metrics["format"] == "ekpnet_fast.run"
     assert metrics["version"] == __version__

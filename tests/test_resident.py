@@ -67,6 +67,28 @@ def assert_same_training(trainer, stepped):
         )
 
 
+@stages
+@pytest.mark.parametrize(
+    ("device", "capture"), [("cpu", False), pytest.param("cuda", True, marks=pytest.mark.cuda)]
+)
+def test_goes_on_from_a_state(deep, device, capture):
+    """An epoch, then another in a new trainer: as both in one."""
+    whole, ripple = start_resident(CONFIG, deep, device=device, capture=capture)
+    expected = train_resident(whole, ripple, 2)
+    first, _ = start_resident(CONFIG, deep, device=device, capture=capture)
+    found = train_resident(first, ripple, 1)
+    state = {name: x.cpu().clone() for name, x in first.state().items()}
+    second, _ = start_resident(CONFIG, deep, device=device, capture=capture)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state(state, first.watch.state)
+    found.append(second.epoch(HostEpoch.prepare(second.stream, second.stage, ripple, 2)))
+    assert found == expected
+    for name, x in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], x), name
+    assert second.steps == whole.steps
+    assert second.watch.state == whole.watch.state
+
+
 # ---- the rows of a batch -------------------------------------------------------------------------
 
 

@@ -411,6 +411,41 @@ def test_an_absurd_lr_is_told():
         train(replace(CONFIG, pretrain=stage))
 
 
+def test_a_diverging_loss_is_told():
+    """Adam with such steps makes numbers that are large but finite."""
+    stage = replace(STAGE, lr=3.0, epochs=20, patience=20)
+    expected = (
+        r"the loss diverges in the pretrain stage: since step \d+ it is above 10 times its start of"
+        r" 0\.\d+, in step \d+ it is \d.*, of which the term bce is \d.*, at first 0\.\d+; a"
+        r" smaller lr \(now 3\.0\) usually helps"
+    )
+    with pytest.raises(TrainingError, match=expected):
+        train(replace(CONFIG, pretrain=stage))
+
+
+def test_what_counts_as_diverging():
+    watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train")
+    start = {"bce": 0.5, "kg": 0.1}
+    watch.check(start, 1)
+    limit = 10 * math.log(2)  # of the two, the larger start
+    for step in range(2, 60):  # at the limit, or above it now and then
+        watch.check({"bce": limit * (1.5 if step % 20 else 1.0), "kg": 0.0}, step)
+    # What is above it goes on above it in another watch; batches of triples do not interrupt.
+    watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
+    watch.check({"bce": 0.5, "kg": 0.1}, 60)
+    for step in range(61, 80):
+        watch.check({"bce": 0.5, "kg": 7.0 + step}, step)
+        watch.check({"kg": 0.1}, step)
+    watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
+    with pytest.raises(TrainingError) as caught:
+        watch.check({"bce": 0.5, "kg": 7.0 + 80}, 80)
+    assert str(caught.value) == (
+        "the loss diverges in the train stage: since step 61 it is above 10 times its start of"
+        " 0.6931, in step 80 it is 87.5, of which the term kg is 87, at first 0.1; a smaller lr"
+        " (now 0.02), or a smaller lambda1 (now 0.5), usually helps"
+    )
+
+
 def test_no_training_rows():
     prepared, graph = load(CONFIG)
     empty = replace(prepared, train=prepared.train.take(np.arange(0)))
@@ -426,9 +461,9 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
     used, evaluated = [], []
     epoch, score_rows = BatchStream.epoch, training.score_rows
 
-    def remember_epoch(stream, number, ripple, **options):
+    def remember_epoch(stream, number, ripple, **skipped):
         used.append(ripple)
-        return epoch(stream, number, ripple, **options)
+        return epoch(stream, number, ripple, **skipped)
 
     def remember_scores(backend, model, ripple, rows, *, stage):
         evaluated.append(ripple)

@@ -25,17 +25,15 @@ from typing import Any
 import torch
 
 from ekpnet_fast import _library, results
-from ekpnet_fast.config import RunConfig
+from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
+from ekpnet_fast.files import write_text
 
 __all__ = ["Store", "code_version"]
 
 FORMAT = "ekpnet_fast.experiments"
 MARKER, LOCK, CELLS = "experiments.json", "lock", "cells"
-
-# Where things lie, and how much memory ranking takes, change no number.
-IRRELEVANT = ("data_root", "output", "overwrite", "memory_mb")
 
 
 @cache
@@ -133,7 +131,7 @@ class Store:
 
     def folder(self, cell: Cell, config: RunConfig, data_hash: str) -> Path:
         """Where a cell's run lies, or will lie."""
-        options = {k: v for k, v in config.as_dict().items() if k not in IRRELEVANT}
+        options = {k: v for k, v in config.as_dict().items() if k not in WITHOUT_EFFECT}
         text = json.dumps([data_hash, options], sort_keys=True)
         what = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = f"{cell.model}-s{cell.seed}-{what}-{code_version()}"
@@ -172,4 +170,4 @@ def _plain(name: str) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    results.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

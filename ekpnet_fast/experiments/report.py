@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ekpnet_fast import __version__, results
+from ekpnet_fast import __version__
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.data.stats import PAPER_TABLE_1, describe
 from ekpnet_fast.experiments import figures, paper
@@ -23,6 +23,7 @@ from ekpnet_fast.experiments.render import (
 )
 from ekpnet_fast.experiments.significance import LEVEL, has_scipy
 from ekpnet_fast.experiments.tables import TEST_OVER_TRAIN, Section
+from ekpnet_fast.files import write_text
 
 __all__ = ["PROTOCOLS", "write_statistics", "write_table"]
 
@@ -257,6 +258,6 @@ def _write(experiment: str, settings: Settings, files: Mapping[str, str]) -> lis
     paths = []
     for kind, text in files.items():
         path = folder / f"{stem}.{kind}"
-        results.write_text(path, text)
+        write_text(path, text)
         paths.append(path)
     return paths

@@ -14,10 +14,10 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.progress import Progress
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
 from ekpnet_fast.run import prepare_run
-from ekpnet_fast.training import Progress
 
 
 def fit(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Int32, Rows
 from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.files import write_text
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.recommender.names import Names
@@ -114,7 +114,7 @@ def save(state: State, folder: Path, *, overwrite: bool) -> None:
 
 
 def _write(state: State, folder: Path) -> None:
-    results.save_config(folder, replace(state.config, output=None, overwrite=False))
+    results.save_config(folder, state.config.without_output())
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in {**state.model.state_dict(), **state.tables}.items()
@@ -150,7 +150,7 @@ def _write(state: State, folder: Path) -> None:
         "trained_items": state.model.source.num_items,
         "numbered": {table: getattr(state, table).numbered for table in TABLES},
     }
-    results.write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 # ---- reading -------------------------------------------------------------------------------------

@@ -87,8 +87,8 @@ def fake_runs(monkeypatch):
     asked = []
 
     def fake(config, report):
-        results.open_output(config.output, overwrite=config.overwrite)
-        asked.append(config)
+        with results.open_output(config.output, overwrite=config.overwrite):
+            asked.append(config)
         prepared, _ = run.load(config, run.Stopwatch())
         auc = {"ekpnet": 0.9, "ekp_no": 0.8}.get(config.model, 0.75) + 0.001 * config.seed
         metrics = metrics_of(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass, replace
+from signal import SIGTERM
 
 import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import metrics, ops, reference, run, training
+from ekpnet_fast import checkpoint, metrics, ops, reference, run, training
+from ekpnet_fast.checkpoint import Keeper
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.signals import Interrupted
 
 STAGE = StageConfig(
     epochs=2, batch_size=64, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
@@ -251,6 +254,47 @@ def test_learns_a_planted_graph(model):
             stage=outcome.stage,
         )
         assert metrics.auc(rows.labels, scores) > 0.97
+
+
+# ---- stopping and going on -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("protocol", "folds"), [("ripplenet", 1), ("ripplenet", 3), ("recbole", 1)]
+)
+@trained_models
+def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path):
+    """Stopped after every fifth step or epoch's end, so in the middle of epochs and between."""
+    kind = MODELS[model]
+    if folds > 1 and not (kind.ripple or kind.history):
+        return  # refused, as it would do nothing
+    config = config_of(model, protocol=protocol, folds=folds)
+    dataset = make_synthetic(config.synthetic)
+    data = prepare(dataset, config.seed, protocol), Graph.from_dataset(dataset, inverse=True)
+    undisturbed = training.train(config, *data)
+    places = []
+    while True:
+        polls = iter(range(5))
+        start = checkpoint.latest(tmp_path, places.append)
+        with Keeper(
+            tmp_path,
+            {},
+            start=start,
+            stopped=lambda left=polls: SIGTERM if next(left) == 4 else None,
+        ) as keeper:
+            try:
+                outcome = training.train(config, *data, keeper=keeper)
+                break
+            except Interrupted as stop:
+                places.append(stop.where)
+    assert len(set(places)) == len(places) > 4
+    assert any(place.startswith("after step") for place in places)
+    assert_same_state(outcome.model, undisturbed.model)
+    assert outcome.stage == undisturbed.stage
+    for ours, theirs in zip(outcome.records, undisturbed.records, strict=True):
+        timeless = {"seconds": 0.0, "samples_per_second": 0.0}
+        # As text, where NaN is NaN.
+        assert repr(replace(ours, **timeless)) == repr(replace(theirs, **timeless))
 
 
 # ---- scoring, files ------------------------------------------------------------------------------

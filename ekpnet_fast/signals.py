@@ -1,0 +1,86 @@
+"""Stopping a run from outside: Ctrl-C (SIGINT) and SIGTERM, without tearing a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Interrupted", "Signals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was told to stop; the text says where it stands.
+
+    Attributes:
+        signum: the signal; a command exits with 128 + signum.
+    """
+
+    def __init__(self, signum: int, where: str = "") -> None:
+        super().__init__(signum, where)
+        self.signum = signum
+        self.where = where
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"stopped by {signal.Signals(self.signum).name}{self.where and ' ' + self.where}"
+
+
+class Signals:
+    """Catches the first signal inside the block; a second one ends the process at once.
+
+    Inside `deferred` the signal is only noted in `caught`, so that whoever trains can stop between
+    two steps; elsewhere it raises `Interrupted` where it strikes, as Ctrl-C does.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._deferring = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        """Catch."""
+        self._before = {signum: signal.signal(signum, self._handle) for signum in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the handlers back that there were before."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block that looks at `caught` itself; what it did not get round to is raised after it.
+
+        Raises:
+            Interrupted: a signal came and the block ended without stopping for it.
+        """
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self.caught is not None:
+            raise Interrupted(self.caught)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.caught is not None:
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        self.caught = signum
+        if not self._deferring:
+            raise Interrupted(signum)
