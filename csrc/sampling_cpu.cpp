@@ -159,10 +159,13 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
          out_relations = empty({2 * count}, ScalarType::Int);
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
-    sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
-                   data<int32_t>(tails), count, static_cast<uint64_t>(seed),
-                   static_cast<uint64_t>(step), mutable_data<int32_t>(heads),
-                   mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));
+    // A draw waits for memory some twenty times, one after the other.
+    torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+      sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
+                     data<int32_t>(tails), count, static_cast<uint64_t>(seed),
+                     static_cast<uint64_t>(step), begin, end, mutable_data<int32_t>(heads),
+                     mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));
+    });
   });
   return {heads, out_relations, out_tails};
 }

@@ -91,9 +91,10 @@ int64_t localize_batch(const BatchArgs& args, const BatchRows& out) {
 template <class Relation>
 void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
                     const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
-                    int32_t* heads, int32_t* relations, int32_t* tails) {
+                    int64_t begin, int64_t end, int32_t* heads, int32_t* relations,
+                    int32_t* tails) {
   const uint64_t key = stream_key(seed, step, 0, kTripleStream);
-  for (int64_t k = 0; k < count; ++k) {
+  for (int64_t k = begin; k < end; ++k) {
     const TriplePair drawn =
         draw_triple(num_entities, indptr, graph_relations, graph_tails, key, k);
     heads[k] = drawn.head;
@@ -105,10 +106,10 @@ void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation*
 }
 
 template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
+                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
+                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int32_t*, int32_t*, int32_t*);
+                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 
 }  // namespace ekpnet

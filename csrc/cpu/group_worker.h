@@ -317,46 +317,67 @@ class GroupWorker {
     for (; i < P; ++i) f(i, std::integral_constant<int, 1>());
   }
 
+  // Calls f with the vectors of n padded lanes, as a constant where there are one or two: a row
+  // then stays in registers from its maximum to its last product.
+  template <class F>
+  static void with_vectors(int64_t n, F f) {
+    if (n == kLanesM)
+      f(std::integral_constant<int64_t, 1>());
+    else if (n == 2 * kLanesM)
+      f(std::integral_constant<int64_t, 2>());
+    else
+      f(n / kLanesM);
+  }
+
   // Rows of n padded lanes, in place; the maximum is subtracted first, masked lanes become exactly
   // 0.
   template <int kRows>
   static void softmax(T* x, int64_t stride, const T* bias, int64_t n) {
-    VM top[kRows], total[kRows];
-    for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias);
-    for (int64_t m = kLanesM; m < n; m += kLanesM)
-      for (int i = 0; i < kRows; ++i)
-        top[i] = Max()(top[i], load<VM>(x + i * stride + m) + load<VM>(bias + m));
-    for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
-    for (int i = 0; i < kRows; ++i) total[i] = VM{};
-    for (int64_t m = 0; m < n; m += kLanesM) {
-      const VM b = load<VM>(bias + m);
-      for (int i = 0; i < kRows; ++i) {
-        VM e = exp_nonpositive<T>(load<VM>(x + i * stride + m) + b - top[i]);
-        e = b < VM{} ? VM{} : e;
-        store(x + i * stride + m, e);
-        total[i] += e;
+    with_vectors(n, [&](auto vectors) {
+      VM top[kRows], total[kRows];
+      for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias);
+      for (int64_t m = 1; m < vectors; ++m)
+        for (int i = 0; i < kRows; ++i)
+          top[i] =
+              Max()(top[i], load<VM>(x + i * stride + m * kLanesM) + load<VM>(bias + m * kLanesM));
+      for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
+      for (int i = 0; i < kRows; ++i) total[i] = VM{};
+      for (int64_t m = 0; m < vectors; ++m) {
+        const VM b = load<VM>(bias + m * kLanesM);
+        for (int i = 0; i < kRows; ++i) {
+          T* at = x + i * stride + m * kLanesM;
+          VM e = exp_nonpositive<T>(load<VM>(at) + b - top[i]);
+          e = b < VM{} ? VM{} : e;
+          store(at, e);
+          total[i] += e;
+        }
       }
-    }
-    for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / reduce_lanes<T>(total[i], Sum());
-    for (int64_t m = 0; m < n; m += kLanesM)
-      for (int i = 0; i < kRows; ++i)
-        store(x + i * stride + m, load<VM>(x + i * stride + m) * total[i]);
+      for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / reduce_lanes<T>(total[i], Sum());
+      for (int64_t m = 0; m < vectors; ++m)
+        for (int i = 0; i < kRows; ++i) {
+          T* at = x + i * stride + m * kLanesM;
+          store(at, load<VM>(at) * total[i]);
+        }
+    });
   }
 
   // dx = alpha (dalpha - alpha . dalpha), in place of dalpha.
   template <int kRows>
   static void softmax_backward(const T* alpha, T* dalpha, int64_t stride, int64_t n) {
-    VM mean[kRows];
-    for (int i = 0; i < kRows; ++i) mean[i] = VM{};
-    for (int64_t m = 0; m < n; m += kLanesM)
-      for (int i = 0; i < kRows; ++i)
-        mean[i] += load<VM>(alpha + i * stride + m) * load<VM>(dalpha + i * stride + m);
-    for (int i = 0; i < kRows; ++i) mean[i] = reduce_lanes<T>(mean[i], Sum());
-    for (int64_t m = 0; m < n; m += kLanesM)
-      for (int i = 0; i < kRows; ++i) {
-        T* dx = dalpha + i * stride + m;
-        store(dx, load<VM>(alpha + i * stride + m) * (load<VM>(dx) - mean[i]));
-      }
+    with_vectors(n, [&](auto vectors) {
+      VM mean[kRows];
+      for (int i = 0; i < kRows; ++i) mean[i] = VM{};
+      for (int64_t m = 0; m < vectors; ++m)
+        for (int i = 0; i < kRows; ++i)
+          mean[i] += load<VM>(alpha + i * stride + m * kLanesM) *
+                     load<VM>(dalpha + i * stride + m * kLanesM);
+      for (int i = 0; i < kRows; ++i) mean[i] = reduce_lanes<T>(mean[i], Sum());
+      for (int64_t m = 0; m < vectors; ++m)
+        for (int i = 0; i < kRows; ++i) {
+          T* dx = dalpha + i * stride + m * kLanesM;
+          store(dx, load<VM>(alpha + i * stride + m * kLanesM) * (load<VM>(dx) - mean[i]));
+        }
+    });
   }
 
   const AttentionArgs<T>& args_;
