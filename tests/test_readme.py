@@ -19,7 +19,7 @@ import pytest
 import shop
 
 from ekpnet_fast import cli
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.options import parse_run, run_parser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,7 +86,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 
 
 def is_offline(name: str, arguments: list[str]) -> bool:
-    return name in RUN and "--data-root" not in arguments and arguments[:1] != ["runs/bx"]
+    return name in RUN and not {"--data-root", "runs/bx"} & set(arguments)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: f"line {block.line}")
@@ -162,7 +162,9 @@ def test_command_is_known(words):
 
 def parse(name: str, arguments: list[str]) -> None:
     """By the parser of the command; a wrong word ends in SystemExit or an EkpnetError."""
-    if name == "train":
+    if name == "train" and "--resume" in arguments:
+        run_parser().parse_args(arguments)  # more would need the run that is resumed
+    elif name == "train":
         parse_run(arguments)
     elif name == "evaluate":
         assert len(arguments) == 1
