@@ -11,7 +11,15 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 
 # Options that change no number of a run; nor do threads, but they change its times.
-WITHOUT_EFFECT = ("data_root", "output", "overwrite", "memory_mb", "checkpoint_every")
+WITHOUT_EFFECT = (
+    "data_root",
+    "output",
+    "overwrite",
+    "memory_mb",
+    "checkpoint_every",
+    "report",
+    "track",
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ class RunConfig:
         overwrite: replace a run that lies in `output`.
         checkpoint_every: epochs from one checkpoint in `output` to the next, for --resume; 1 if
             not set, 0 for none but where a signal stops the run.
+        report: also write `report.html` into `output`, the run on one page.
+        track: folder for TensorBoard's files.
         threshold: smallest rating that is a positive, for data sets with ratings.
         ranking: also rank all items for every user (precision, recall, F1, NDCG, hit at K).
         memory_mb: memory that ranking may take beyond the tables.
@@ -134,6 +144,8 @@ class RunConfig:
     output: Path | None = None
     overwrite: bool = False
     checkpoint_every: int | None = None
+    report: bool = False
+    track: Path | None = None
     threshold: float | None = None
     ranking: bool = True
     memory_mb: int = 256
@@ -168,7 +180,9 @@ class RunConfig:
 
     def without_output(self) -> RunConfig:
         """The same run, of which nothing is written."""
-        return replace(self, output=None, overwrite=False, checkpoint_every=None)
+        return replace(
+            self, output=None, overwrite=False, checkpoint_every=None, report=False, track=None
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON; the model's options stand under its name."""
@@ -211,6 +225,8 @@ def _check(config: RunConfig) -> None:
                 f"--checkpoint_every is {config.checkpoint_every} but there is no --output, the"
                 " folder where checkpoints lie"
             )
+    if config.report and config.output is None:
+        raise ConfigError("--report is true but there is no --output, the folder it is written to")
     if config.threads is not None:
         limits.append(("threads", config.threads, 1, 1024))
     for name in ("pretrain", "train"):

@@ -40,6 +40,7 @@ _EXTRAS = {
     "fetch": ("pooch", "downloading public data sets"),
     "serve": ("fastapi", "serving recommendations over HTTP"),
     "report": ("matplotlib", "drawing figures and testing differences"),
+    "track": ("tensorboard", "watching runs in TensorBoard"),
     "export": ("onnxruntime", "writing ONNX"),
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),

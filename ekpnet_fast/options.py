@@ -95,7 +95,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
             value.
         DataError: the folder to resume holds no run.
     """
-    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    words = _words(arguments)
     resumed, words = _take(words, "resume")
     if resumed is None:
         return Command(parse_run(words))
@@ -109,7 +109,7 @@ def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
         ConfigError: an unknown option, one of another model, or a value that does not fit; names
             it.
     """
-    arguments = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _words(arguments)
     # Preset and options depend on data set and model, which may come from the file: look first,
     # then fill.
     words = [w for w in arguments if not w.startswith("--print_config")]
@@ -189,6 +189,17 @@ def _refuse_other_models(given: Namespace, model: str) -> None:
         if name in given and name != model:
             options = ", ".join(f"--{name}.{key}" for key in given[name].as_dict())
             raise ConfigError(f"{options}: an option of model {name}, but --model is {model}")
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    """The command line with fields' names; a bare `--report` stands for `--report true`."""
+    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        found.append(word)
+        if word in ("--report", "--overwrite") and following.startswith("--"):
+            found.append("true")
+    return found
 
 
 def _underscored(word: str) -> str:

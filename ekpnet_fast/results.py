@@ -3,6 +3,7 @@
 `config.yaml`        every option of the run, resolved, written first; `--config` takes it.
 `checkpoint-*`       while it is not finished: see `ekpnet_fast.checkpoint`.
 `model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
+`report.html`        with --report: the run on one page.
 `metrics.json`       written last, so a folder without it holds no result:
     format, version       "ekpnet_fast.run" and the package's version
     dataset, model, protocol, seed   as configured
@@ -92,7 +93,7 @@ def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Itera
                 f"--output {output} holds {what}; choose another folder or add --overwrite true"
             )
         if not resume:
-            for name in (METRICS_FILE, MODEL_FILE):
+            for name in (METRICS_FILE, MODEL_FILE, "report.html"):
                 (output / name).unlink(missing_ok=True)
             checkpoint.remove_all(output)
         yield

@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ekpnet_fast import __version__, build_info, checkpoint, results, training
+from ekpnet_fast import report as html
 from ekpnet_fast.checkpoint import Checkpoint, Keeper
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
@@ -29,6 +32,7 @@ from ekpnet_fast.progress import Outcome, Progress, records_as_dicts
 from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.saved import Saved
 from ekpnet_fast.signals import Signals
+from ekpnet_fast.track import tracking
 
 
 @dataclass
@@ -88,11 +92,16 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Grap
 
 
 def evaluate(
-    config: RunConfig, prepared: PreparedData, graph: Graph, outcome: Outcome
+    config: RunConfig,
+    prepared: PreparedData,
+    graph: Graph,
+    outcome: Outcome,
+    scored: Callable[[NDArray[np.float32]], None] = lambda logits: None,
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible.
 
-    Under the protocol "recbole" there are no negative rows, hence no click metrics.
+    Under the protocol "recbole" there are no negative rows, hence no click metrics; else `scored`
+    is told the logits of the test rows [N].
     """
     backend = training.BACKENDS[config.backend]
     device = resolve_device(config.device)
@@ -109,6 +118,7 @@ def evaluate(
     if config.protocol == "ripplenet":
         test_rows = training.rows_by_user(prepared.test, prepared)
         scores = training.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
+        scored(scores)
         popularity = popularity_click_metrics(prepared.test, prepared)
         found["test"] = asdict(click_metrics(prepared.test, scores, prepared))
         found["popularity"] = asdict(popularity)
@@ -151,6 +161,8 @@ def run(
         Interrupted: a signal came.
     """
     resolve_device(config.device)  # a device that cannot be used is told before any work
+    if config.report:
+        html.check_available()
     if config.output is None:
         if resume:
             raise ConfigError("there is no --output, expected the folder of the run to resume")
@@ -223,10 +235,14 @@ def _run(
             )
             if signals is not None:
                 stack.enter_context(signals.deferred())
+        if config.track is not None:
+            first = 1 if start is None else Saved.of(start).position.epochs_done + 1
+            report = stack.enter_context(tracking(config.track, report, first))
         outcome = training.train(config, prepared, graph, report, keeper)
     watch.seconds.update(outcome.seconds)
+    logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):
-        found = evaluate(config, prepared, graph, outcome)
+        found = evaluate(config, prepared, graph, outcome, logits.append)
     trained = sum(record.seconds for record in outcome.records)
     pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
     metrics = {
@@ -262,6 +278,9 @@ def _run(
         results.save_model(
             config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
         )
+        if config.report:
+            report_file = config.output / html.REPORT_FILE
+            html.write(report_file, metrics, config, prepared, logits[0] if logits else None)
         results.save_metrics(config.output, metrics)
         checkpoint.remove_all(config.output)
     return metrics
