@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import gather, in_pieces, linear
+from ekpnet_fast.fixed_order import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
 from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source, localize
@@ -193,21 +193,34 @@ class KCAN(Model):
         g = self.global_vectors(x, pi, inputs)
         best = pi.detach().topk(min(self.options.kept, pi.shape[1]), dim=1).indices
         kept = inputs["tails"].gather(1, best), inputs["valid"].gather(1, best)
-        users, items = inputs["user_nodes"][pairs.groups], inputs["item_nodes"]
-        c = linear(torch.cat([gather(g[-1], users), gather(g[-1], items)], dim=1), self.W_c)
-        z_u = self.refine(g, kept, users, c, users, items)
-        z_i = self.refine(g, kept, items, c, users, items)
-        return (z_u * z_i).sum(1)
+        towers = [
+            torch.unique(nodes, return_inverse=True)
+            for nodes in (inputs["user_nodes"][pairs.groups], inputs["item_nodes"])
+        ]
+        c = [
+            gather(linear(gather(g[-1], roots), W), at)
+            for (roots, at), W in zip(towers, self.W_c.chunk(2), strict=True)
+        ]
+        other = [roots[at] for roots, at in reversed(towers)]
+        z = [
+            self.refine(g, kept, roots, at, c[0] + c[1], left_out)
+            for (roots, at), left_out in zip(towers, other, strict=True)
+        ]
+        return (z[0] * z[1]).sum(1)
 
     def knowledge_attention(self, x: Tensor, inputs: Inputs) -> Tensor:
         """pi [n, 2 S] of the sampled neighbours, 0 for masked slots."""
-        relations, tails, valid = inputs["relations"], inputs["tails"], inputs["valid"]
+        valid = inputs["valid"]
+        # Most slots are masked: the rest are computed without them.
+        head = valid.nonzero()[:, 0]
+        relations, tails = inputs["relations"][valid], inputs["tails"][valid]
         relation = gather(torch.cat([self.relation, self.interacts[:, 0]]), relations)
         normal = gather(self.normals(), relations)
-        heads = on_hyperplane(x[: len(tails)].unsqueeze(1), normal)
+        heads = on_hyperplane(gather(x, head), normal)
         to = on_hyperplane(gather(x, tails), normal)
-        score = (to * in_pieces(torch.tanh, heads + relation)).sum(2)
-        return torch.softmax(score.masked_fill(~valid, LOWEST), dim=1) * valid
+        score = (to * in_pieces(torch.tanh, heads + relation)).sum(1)
+        slots = score.new_full(valid.shape, LOWEST).masked_scatter(valid, score)
+        return torch.softmax(slots, dim=1) * valid
 
     def normals(self) -> Tensor:
         """w_r of norm 1, [R + 2, D]; the last two are of interactions."""
@@ -227,30 +240,43 @@ class KCAN(Model):
         self,
         g: list[Tensor],
         kept: tuple[Tensor, Tensor],  # [n, K] nodes, and which are valid
-        nodes: Tensor,  # [B] or [B, K, ...] nodes of one depth
+        roots: Tensor,  # [m] nodes, distinct
+        at: Tensor,  # [B], whose tower each pair wants
         c: Tensor,  # [B, D]
-        users: Tensor,  # [B] nodes
-        items: Tensor,  # [B] nodes
+        left_out: Tensor,  # [B] nodes, at the other end of the pair
     ) -> Tensor:
-        """z [B, ..., D] of nodes d hops away from the target."""
-        d = nodes.dim() - 1
-        H = self.shape.hops
-        own = gather(g[H - d], nodes)
-        if d == H:
-            return own
-        near, valid = kept[0][nodes], kept[1][nodes]  # [B, ..., K]
+        """z [B, D] of the roots.
 
-        def shaped(pair: Tensor) -> Tensor:
-            return pair.view(len(pair), *[1] * (d + 1), *pair.shape[1:])
-
-        if d == 0:
-            valid = valid & (near != shaped(users)) & (near != shaped(items))
-        theirs = gather(g[H - d - 1], near)
-        score = (shaped(c) * own.unsqueeze(-2) * theirs).sum(-1)
-        alpha = torch.softmax(score.masked_fill(~valid, LOWEST), dim=-1) * valid
-        z = self.refine(g, kept, near, c, users, items)
-        mixed = own + (alpha.unsqueeze(-1) * z).sum(-2)
-        return in_pieces(torch.tanh, linear(mixed, self.V[d]))
+        A root's tree of kept neighbours, with the vectors along its edges, is laid out once for all
+        pairs that want it; a pair brings c, and so the attention.
+        """
+        H, K = self.shape.hops, kept[0].shape[1]
+        tree, valid = [roots.unsqueeze(1)], []  # [m, K^d] nodes; [m, K^(d+1)]
+        for d in range(H):
+            tree.append(kept[0][tree[d]].flatten(1))
+            valid.append(kept[1][tree[d]].flatten(1))
+        own = [gather(g[H - d], nodes) for d, nodes in enumerate(tree)]  # [m, K^d, D]
+        edges = [
+            (own[d].unsqueeze(2) * own[d + 1].view(*own[d].shape[:2], K, -1)).flatten(1, 2)
+            for d in range(H)
+        ]
+        sizes = [edge.shape[1] for edge in edges]
+        scores = torch.split(by_root(c, torch.cat(edges, dim=1).mT, at), sizes, dim=1)
+        alpha = []  # [B, K^d, K]
+        for d in range(H):
+            wanted = valid[d][at]
+            if d == 0:
+                wanted = wanted & (tree[1][at] != left_out.unsqueeze(1))
+            wanted, score = (y.view(len(c), -1, K) for y in (wanted, scores[d]))
+            alpha.append(torch.softmax(score.masked_fill(~wanted, LOWEST), dim=-1) * wanted)
+        # V is applied to what pairs share: in the innermost ring to the rows that are mixed.
+        z = blocks_by_root(alpha[-1], linear(own[H], self.V[-1]), at)
+        for d in reversed(range(H)):
+            if d < H - 1:
+                mixed = (alpha[d].unsqueeze(-1) * z.view(len(c), -1, K, z.shape[2])).sum(2)
+                z = linear(mixed, self.V[d])
+            z = in_pieces(torch.tanh, z + gather(linear(own[d], self.V[d]), at))
+        return z.squeeze(1)
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
@@ -275,3 +301,35 @@ class KCAN(Model):
             for items in (batch.items, batch.items.roll(batch.num_pairs // 2))
         ]
         return ranking_sum(drawn) + ranking_sum(torch.cat(clicks))
+
+
+# Pairs per root from which a root's pairs are one matrix product.
+FEW = 4
+
+
+def by_root(
+    x: Tensor,  # [B, J]
+    matrices: Tensor,  # [m, J, L]
+    at: Tensor,  # [B]
+) -> Tensor:
+    """y_b = x_b M_{at_b}, [B, L]."""
+    if len(x) // FEW < len(matrices):
+        return torch.bmm(x.unsqueeze(1), gather(matrices, at)).squeeze(1)
+    return linear_by_relation(x, matrices, at)
+
+
+def blocks_by_root(
+    alpha: Tensor,  # [B, P, K]
+    rows: Tensor,  # [m, P K, D]
+    at: Tensor,  # [B]
+) -> Tensor:
+    """Sum over k of alpha_bpk rows_{at_b, p K + k}, [B, P, D]."""
+    B, P, K = alpha.shape
+    m, D = len(rows), rows.shape[2]
+    if len(alpha) // FEW < m:
+        own = gather(rows, at).view(B * P, K, D)
+        return torch.bmm(alpha.view(B * P, 1, K), own).view(B, P, D)
+    # One product per root with a matrix of blocks [K, D] on the diagonal.
+    one = torch.eye(P, device=rows.device).view(1, P, 1, P, 1)
+    diagonal = rows.view(m, P, K, 1, D) * one
+    return linear_by_relation(alpha.flatten(1), diagonal.view(m, P * K, P * D), at).view(B, P, D)
