@@ -75,9 +75,13 @@ class AKUPM(Model):
     input_spaces: ClassVar[Mapping[str, str]] = {"clicked": "entity"}
     presets: ClassVar[Presets] = {
         "default": {
-            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
-            "movielens-1m": {"train.batch_size": 4096},
-            "last-fm": {"train.batch_size": 256, "train.lambda3": 0.01},
+            "*": {"train.epochs": 20, "train.lr": 2e-3, "train.lambda3": 0.1},
+            "movielens-1m": {
+                "train.batch_size": 4096,
+                "train.lr": 1e-2,
+                "train.lambda3": 0.01,
+            },
+            "last-fm": {"train.batch_size": 256, "train.lr": 5e-3, "train.lambda3": 0.01},
         }
     }
 

@@ -41,10 +41,20 @@ class CKE(Model):
                 "train.epochs": 30,
                 "train.lr": 1e-2,
                 "train.lambda1": 1.0,
-                "train.lambda3": 0.5,
+                "train.lambda3": 0.2,
+                "train.group_size": 1,
             },
-            "movielens-1m": {"train.batch_size": 4096, "train.lambda3": 0.05},
-            "last-fm": {"train.batch_size": 256, "train.lr": 2e-2, "train.lambda3": 1.0},
+            "movielens-1m": {
+                "train.batch_size": 4096,
+                "train.lr": 5e-3,
+                "train.lambda3": 0.05,
+            },
+            "last-fm": {
+                "train.batch_size": 256,
+                "train.lr": 2e-2,
+                "train.lambda3": 1.0,
+                "train.group_size": 64,
+            },
         }
     }
 

@@ -70,12 +70,21 @@ class KGCN(Model):
             "*": {
                 "sampling.resample": False,
                 "shape.hops": 1,
+                "kgcn.aggregator": "concat",
                 "train.epochs": 20,
                 "train.lr": 5e-3,
-                "train.lambda3": 0.1,
+                "train.lambda3": 0.2,
+                # A user's vector learns from one group of the user's pairs in each step: an epoch
+                # of few large groups hardly moves it, while the items are learned by heart.
+                "train.group_size": 1,
             },
-            "movielens-1m": {"train.batch_size": 4096},
-            "last-fm": {"kgcn.aggregator": "concat", "train.batch_size": 256},
+            "movielens-1m": {
+                "kgcn.aggregator": "sum",
+                "train.batch_size": 4096,
+                "train.lr": 1e-2,
+                "train.lambda3": 0.02,
+            },
+            "last-fm": {"train.batch_size": 256, "train.lambda3": 0.1},
         }
     }
 

@@ -95,9 +95,13 @@ class RippleNet(Model):
     relation_tables = ("relation",)
     presets: ClassVar[Presets] = {
         "default": {
-            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
-            "movielens-1m": {"train.batch_size": 4096},
-            "last-fm": {"shape.hops": 1, "train.batch_size": 256},
+            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 1.0},
+            "movielens-1m": {
+                "train.batch_size": 4096,
+                "train.lr": 1e-2,
+                "train.lambda3": 0.01,
+            },
+            "last-fm": {"shape.hops": 1, "train.batch_size": 256, "train.lambda3": 0.1},
         }
     }
     identity: Tensor
