@@ -77,8 +77,17 @@ class KCAN(Model):
     input_spaces: ClassVar[Mapping[str, str]] = {"entities": "entity", "users": "user"}
     presets: ClassVar[Presets] = {
         "default": {
-            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
-            "movielens-1m": {"train.batch_size": 4096},
+            "*": {
+                "shape.hops": 1,
+                "train.epochs": 10,
+                "train.lr": 5e-3,
+                "train.lambda3": 0.1,
+            },
+            "movielens-1m": {
+                "train.batch_size": 4096,
+                "train.lr": 1e-2,
+                "train.lambda3": 0.01,
+            },
             "last-fm": {"train.batch_size": 256, "train.lambda3": 1.0},
         }
     }
