@@ -69,7 +69,7 @@ class WideDeep(Model):
     presets: ClassVar[Presets] = {
         "default": {
             "*": {
-                "pretrain.epochs": 20,
+                "pretrain.epochs": 4,
                 "pretrain.lambda1": 1.0,
                 "train.epochs": 30,
                 "train.lr": 1e-3,
