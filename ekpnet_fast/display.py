@@ -133,5 +133,13 @@ def result_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
+def weights_text(weights: dict[str, float]) -> str:
+    """The linear part's weights on one line, largest first; what has none is counted."""
+    shown = [f"{name} {value:.3f}" for name, value in weights.items() if value]
+    unused = len(weights) - len(shown)
+    rest = f"; {unused} more have none" if unused else ""
+    return f"Weights of standardised features: {'; '.join(shown)}{rest}."
+
+
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else ""

@@ -7,7 +7,8 @@ depend on their number. Here the pieces are fixed instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -97,3 +98,14 @@ def linear_by_relation(
     padded = x.new_zeros(len(used) * P, x.shape[1]).index_copy(0, at, x)
     y = torch.bmm(padded.view(len(used), P, -1), matrices.index_select(0, used))
     return gather(y.flatten(0, 1), at)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, for factorisations and sums whose order its threads would change."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

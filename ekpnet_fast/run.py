@@ -258,6 +258,7 @@ def _run(
         "dropped_rows": prepared.dropped_rows,
         "epochs": records_as_dicts(outcome.records),
         **found,
+        "weights": outcome.model.weights_by_name() or None,
         "seconds": {
             **watch.seconds,
             "total": watch.total() + (0.0 if start is None else start.facts["elapsed"]),

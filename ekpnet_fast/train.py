@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ekpnet_fast.display import Display, result_table
+from ekpnet_fast.display import Display, result_table, weights_text
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.options import parse_command
 from ekpnet_fast.run import run
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{stop}; {how}", file=sys.stderr)
         return 128 + stop.signum
     console.print(result_table(metrics))
+    if metrics["weights"] is not None:
+        console.print(weights_text(metrics["weights"]), highlight=False, markup=False)
     seconds = metrics["seconds"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
     rate = metrics["samples_per_second"]

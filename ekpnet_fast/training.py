@@ -346,7 +346,9 @@ class _Run:
         histories = Histories(*history_tensors(prepared))
         if self.folds is not None:
             histories = self.folds.histories
+        started = time.perf_counter()
         model.begin(TrainingRows(self.train_rows, histories, config.folds, self.redraw))
+        self.outcome.seconds["begin"] = time.perf_counter() - started
         if keeper is not None and keeper.start is not None:
             saved = Saved.of(keeper.start)
             self.at, self.best = saved.position, saved.best

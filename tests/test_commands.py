@@ -104,7 +104,7 @@ def test_metrics_json(finished):
         *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
         *["dropped_users", "dropped_rows"],
         *["epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
-        *["ranking", "popularity_ranking", "seconds", "resumed", "samples_per_second"],
+        *["ranking", "popularity_ranking", "weights", "seconds", "resumed", "samples_per_second"],
         *["peak_rss_mb", "environment"],
     ]
     assert metrics["format"] == "ekpnet_fast.run"
@@ -131,7 +131,7 @@ def test_metrics_json(finished):
         for values in metrics[name].values():
             assert sorted(values) == ["f1", "hit", "mrr", "ndcg", "precision", "recall"]
     assert list(metrics["seconds"]) == [
-        *["load", "prepare", "sampling", "pretrain", "train", "evaluate", "total"]
+        *["load", "prepare", "sampling", "begin", "pretrain", "train", "evaluate", "total"]
     ]
     parts = [value for name, value in metrics["seconds"].items() if name != "total"]
     assert 0 < sum(parts) <= metrics["seconds"]["total"]

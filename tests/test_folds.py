@@ -185,7 +185,9 @@ def test_requests_carry_user_fold_and_rows(prepared, folds):
             assert set(named) <= set(seen)
 
 
-@pytest.mark.parametrize("model", [n for n, k in MODELS.items() if k.ripple or k.history])
+@pytest.mark.parametrize(
+    "model", [n for n, k in MODELS.items() if k.stages and (k.ripple or k.history)]
+)
 def test_models_train_on_folds(model, prepared):
     config = replace(CONFIG, model=model)
     graph = Graph.from_dataset(prepared.dataset, inverse=True)

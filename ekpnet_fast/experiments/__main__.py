@@ -25,6 +25,7 @@ from ekpnet_fast.experiments.plan import (
     Plan,
     Settings,
 )
+from ekpnet_fast.experiments.plus import VARIANTS, run_plus
 from ekpnet_fast.experiments.report import PROTOCOLS, write_statistics, write_table
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
-        return _run(names, settings, console)
+        return _run(names, settings, options.rows, console)
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -61,11 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ekpnet_fast.experiments",
         description="Run what a table or figure of the paper needs and write it as Markdown, CSV"
-        f" and SVG (Table 1 without a picture):\n\n{listed}\n  all",
+        f" and SVG (Table 1 without a picture):\n\n{listed}\n  all\n\nBeside the paper:\n"
+        "  plus  EKPNet+, its parts and options (seeds from 10 on; no picture)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="see above"
+        "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, "plus", "all"], help="see above"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of results and runs")
     parser.add_argument(
@@ -74,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, help="runs per cell, seeds 0 .. N - 1 (default: 3)")
     parser.add_argument("--datasets", nargs="+", help=f"default: {' '.join(DATASETS)}")
     parser.add_argument("--models", nargs="+", default=[], help="rows beside item popularity")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], choices=list(VARIANTS), help="of plus; default: all"
+    )
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="ripplenet")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -106,9 +111,15 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _run(names: Sequence[str], settings: Settings, console: Console) -> int:
+def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console: Console) -> int:
     # Looked for before the folder is made, so that a wrong name leaves nothing behind.
     datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
+    failed = 0
+    if "plus" in names:
+        names = [name for name in names if name != "plus"]
+        failed = run_plus(settings, datasets, rows, console)
+    if not names:
+        return 1 if failed else 0
     plan = Plan(settings, datasets)
     if not figures.has_matplotlib() and set(names) != {"table1"}:
         console.print(figures.MISSING, highlight=False, markup=False)
@@ -120,7 +131,7 @@ def _run(names: Sequence[str], settings: Settings, console: Console) -> int:
             runner.run(cells[name])
             for path in _write(name, settings, plan, runner, cells[name], datasets):
                 console.print(f"Written: {path}", highlight=False, markup=False)
-    return 1 if runner.failures else 0
+    return 1 if failed or runner.failures else 0
 
 
 def _write(

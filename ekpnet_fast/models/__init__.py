@@ -10,8 +10,10 @@ from ekpnet_fast.models.base import Model
 from ekpnet_fast.models.cke import CKE
 from ekpnet_fast.models.dkn import DKN
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPFrame, EKPNet, EKPNo
+from ekpnet_fast.models.ekpnet_plus import EKPNetPlus
 from ekpnet_fast.models.kcan import KCAN
 from ekpnet_fast.models.kgcn import KGCN
+from ekpnet_fast.models.linear import Linear
 from ekpnet_fast.models.mf import MF
 from ekpnet_fast.models.popularity import Popularity
 from ekpnet_fast.models.ripp_mkr import RippMKR
@@ -37,5 +39,7 @@ MODELS: dict[str, type[Model]] = {
         EKPAtt,
         EKPFrame,
         EKPNet,
+        Linear,
+        EKPNetPlus,
     )
 }

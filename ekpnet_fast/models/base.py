@@ -226,6 +226,10 @@ class Model(nn.Module):
         """Compute a model that has no stages."""
         raise NotImplementedError(f"{type(self).__name__} has neither stages nor fit")
 
+    def weights_by_name(self) -> dict[str, float]:
+        """Weights that people can read, by what they weigh; none, unless overridden."""
+        return {}
+
     # ---- what follows from that ----------------------------------------------------------------
 
     def seeing(self, source: Source) -> Model:

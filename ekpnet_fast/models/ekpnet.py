@@ -182,7 +182,7 @@ class EKPNet(Model):
         )
         return loss
 
-    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
+    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
         """The loss (eq. 24) and its gradients in one pass."""
         layers = None
         if stage == "train":

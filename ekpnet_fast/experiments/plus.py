@@ -1,0 +1,179 @@
+"""The table of EKPNet+: its parts, its options, and what stands beside it.
+
+Seeds start at `FIRST_SEED`: the options were chosen on validation rows of seeds 0 and 1, so the
+splits that are shown here have decided nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ekpnet_fast import __version__, display
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import Dataset
+from ekpnet_fast.experiments.cache import Store, code_version
+from ekpnet_fast.experiments.markdown import mean_sd, table
+from ekpnet_fast.experiments.plan import Cell, Plan, Settings
+from ekpnet_fast.experiments.runner import Runner
+from ekpnet_fast.files import write_text
+from ekpnet_fast.options import parse_run
+
+__all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]
+
+FIRST_SEED = 10
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: a model and what differs from its preset."""
+
+    label: str
+    model: str
+    options: tuple[str, ...] = ()
+
+
+VARIANTS = {
+    "popularity": Variant("item popularity", "popularity"),
+    "mf": Variant("MF", "mf"),
+    "ekpnet": Variant("EKPNet", "ekpnet"),
+    "ekpnet folds": Variant("EKPNet, cross-fitted", "ekpnet", ("--folds=5",)),
+    "linear": Variant("linear part alone", "linear"),
+    "ekpnet_plus": Variant("EKPNet+", "ekpnet_plus"),
+    "no folds": Variant("EKPNet+ without cross-fitting", "ekpnet_plus", ("--folds=1",)),
+    "no projections": Variant(
+        "EKPNet+ without projections",
+        "ekpnet_plus",
+        ("--ekpnet_plus.low_pass=[]", "--ekpnet_plus.joint=[]"),
+    ),
+    "no walk": Variant(
+        "EKPNet+ without the walk over graph and clicks",
+        "ekpnet_plus",
+        ("--ekpnet_plus.mixed=false",),
+    ),
+    "item bias": Variant("EKPNet+, item bias", "ekpnet_plus", ("--ekpnet_plus.item_bias=true",)),
+    "clicked": Variant(
+        "EKPNet+, clicked items as hop 0", "ekpnet_plus", ("--ekpnet_plus.clicked=true",)
+    ),
+    "warm": Variant("EKPNet+, warm item rows", "ekpnet_plus", ("--ekpnet_plus.warm=true",)),
+    "draws": Variant("EKPNet+, 4 ripple sets", "ekpnet_plus", ("--ekpnet_plus.draws=4",)),
+}
+
+
+@dataclass(frozen=True)
+class PlusCell(Cell):
+    """A run of a row."""
+
+    variant: str = ""
+
+    def __str__(self) -> str:
+        """Such as "last-fm EKPNet+, seed 10"."""
+        return f"{self.dataset} {VARIANTS[self.variant].label}, seed {self.seed}"
+
+
+class PlusPlan(Plan):
+    """The runs of the table: of some rows of `VARIANTS`, or of all."""
+
+    def __init__(
+        self, settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str]
+    ) -> None:
+        super().__init__(settings, datasets)
+        self.rows = [name for name in VARIANTS if not rows or name in rows]
+
+    def cells(self, experiment: str) -> list[Cell]:
+        """Every row's runs, data set by data set."""
+        seeds = range(FIRST_SEED, FIRST_SEED + self.settings.seeds)
+        return [
+            PlusCell(dataset, VARIANTS[name].model, seed, variant=name)
+            for dataset in self.settings.datasets
+            for name in self.rows
+            for seed in seeds
+        ]
+
+    def config(self, cell: Cell) -> RunConfig:
+        """The options of a run, without its output."""
+        assert isinstance(cell, PlusCell)
+        base = self._base(cell.dataset, cell.model)
+        given = [f"--dataset={cell.dataset}", f"--model={cell.model}"]
+        changed = parse_run([*given, *VARIANTS[cell.variant].options])
+        config = replace(base, folds=changed.folds, options=changed.options, seed=cell.seed)
+        return config.resolved()
+
+
+def run_plus(
+    settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str], console: Console
+) -> int:
+    """Run what is missing and write plus.md and plus.csv; returns how many runs failed."""
+    plan = PlusPlan(settings, datasets, rows)
+    with Store.opened(settings.output) as store:
+        runner = Runner(plan, store, console)
+        cells = plan.cells("plus")
+        runner.look(cells)
+        runner.run(cells)
+        for path in write_plus(plan, runner.found, runner):
+            console.print(f"Written: {path}", highlight=False, markup=False)
+        return len(runner.failures)
+
+
+def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Runner) -> list[Path]:
+    """Write the table from the runs that are there."""
+    settings = plan.settings
+    keys = {**display.COLUMNS[settings.protocol], "seconds": "seconds"}
+    pages, lines = [], ["data,row,metric,values"]
+    for dataset in settings.datasets:
+        body = []
+        for name in plan.rows:
+            runs = [
+                metrics
+                for cell, metrics in found.items()
+                if isinstance(cell, PlusCell) and (cell.dataset, cell.variant) == (dataset, name)
+            ]
+            if not runs:
+                continue
+            values = {label: [_value(run, key) for run in runs] for label, key in keys.items()}
+            body.append(
+                [
+                    VARIANTS[name].label,
+                    *(mean_sd(x, 1 if label == "seconds" else 4) for label, x in values.items()),
+                ]
+            )
+            lines += [
+                f'{dataset},"{VARIANTS[name].label}",{label},{" ".join(f"{v:.6g}" for v in x)}'
+                for label, x in values.items()
+            ]
+        pages.append(table([dataset, *keys], body, left=1))
+    folder = settings.output / settings.protocol
+    folder.mkdir(exist_ok=True)
+    stem = "plus" + (".quick" if settings.quick else "")
+    notes = [
+        f"Mean ± standard deviation over {settings.seeds} seeds, from {FIRST_SEED} on, each with"
+        " its own split, initial values and ripple sets; options were chosen on validation rows of"
+        " other seeds, epochs on those of the run. Seconds are of whole runs, ranking included.",
+        *(f"Failed and left out: {cell}: {error}" for cell, error in runner.failures.items()),
+        *sorted(
+            {
+                f"Machine: {run['environment']['processor']} ({run['environment']['isa']}),"
+                f" {run['environment']['threads']} threads, torch {run['environment']['torch']}"
+                for run in found.values()
+            }
+        ),
+        f"Written on {date.today().isoformat()}; ekpnet_fast {__version__}, code {code_version()}",
+    ]
+    title = f"## EKPNet+ (protocol {settings.protocol})"
+    listed = "\n".join(f"- {note}" for note in notes)
+    body_text = "\n\n".join(pages)
+    paths = [folder / f"{stem}.md", folder / f"{stem}.csv"]
+    write_text(paths[0], f"{title}\n\n{body_text}\n\n{listed}\n")
+    write_text(paths[1], "\n".join(lines) + "\n")
+    return paths
+
+
+def _value(metrics: dict[str, Any], key: str) -> float:
+    if key == "seconds":
+        return float(metrics["seconds"]["total"])
+    return display.metric(key, metrics["test"], metrics["ranking"])

@@ -1,0 +1,221 @@
+"""The monotone linear part of EKPNet+, a recommender of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.fixed_order import one_thread
+from ekpnet_fast.histories import Histories
+from ekpnet_fast.logistic import fit_nonnegative
+from ekpnet_fast.models.base import Model, Presets
+from ekpnet_fast.sampling import Inputs, Pairs, Request, Source, TrainingRows
+
+if TYPE_CHECKING:
+    from ekpnet_fast.config import RunConfig
+
+MAX_RANK = 1024
+EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
+
+
+def check_signals(model: str, options: Any) -> None:
+    """Refuse ranks and a regularisation that nothing can be computed with.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    for name in ("low_pass", "joint"):
+        for rank in getattr(options, name):
+            if not 1 <= rank <= MAX_RANK:
+                raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
+    if not 0 <= options.ease < float("inf"):
+        raise ConfigError(f"--{model}.ease is {options.ease}, expected at least 0")
+
+
+class LinearPart(nn.Module):
+    """sum_f w_f (x_f - mean_f) / sd_f + bias, w_f >= 0, of the features in `affinity.py`.
+
+    Attributes:
+        mean, scale, weight, bias: [F], [F], [F], [].
+        names: [F] what the features are called.
+        affinities: by all train histories.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, signals: SignalOptions, source: Source) -> None:
+        super().__init__()
+        if signals.ease > 0 and source.num_items > EASE_ITEMS:
+            raise ConfigError(
+                f"ease is {signals.ease}, expected 0 for {source.num_items} items: it holds them"
+                f" all beside each other, which is for at most {EASE_ITEMS}"
+            )
+        self.signals = signals
+        self.names = feature_names(signals)
+        F = len(self.names)
+        self.register_buffer("mean", torch.zeros(F))
+        self.register_buffer("scale", torch.ones(F))
+        self.register_buffer("weight", torch.zeros(F))
+        self.register_buffer("bias", torch.zeros(()))
+        with one_thread():
+            self.knowledge = Knowledge(source.graph, source.num_items)
+            self.affinities = Affinities(source.histories, self.knowledge, signals)
+        # Of the training rows; by fold, where their items differ by epoch.
+        self._of_rows: Tensor | None = None
+        self._of_folds: list[Affinities] = []
+
+    def fit(self, training: TrainingRows) -> None:
+        """Describe the training rows without their own folds, and fit the weights to them."""
+        rows, F, redraw = training.rows, training.folds, training.redraw
+        items = rows.items if redraw is None else redraw(1)
+        found = torch.empty(len(items), len(self.names))
+        lengths = rows.indptr.diff()
+        with one_thread():
+            self._of_folds = []
+            for fold in range(F):
+                ids = torch.arange(fold, len(training.histories), F)
+                affinities = self.affinities
+                if F > 1:
+                    histories = training.histories.of(ids)
+                    affinities = Affinities(histories, self.knowledge, self.signals, F / (F - 1))
+                if redraw is not None:
+                    self._of_folds.append(affinities)
+                ids = ids[lengths[ids] > 0]
+                at, ends = _places(rows.indptr, ids)
+                features = affinities.features(
+                    training.histories.of(ids), ends.numpy(), items[at].numpy()
+                )
+                found[at] = torch.from_numpy(features)
+            mean, spread = found.mean(0), found.std(0)
+            spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+            self.mean.copy_(mean)
+            self.scale.copy_(spread)
+            weight, bias = fit_nonnegative((found - mean) / spread, rows.labels)
+            self.weight.copy_(torch.from_numpy(weight))
+            self.bias.fill_(bias)
+            self._of_rows = self._logits(found) if redraw is None else None
+
+    def of(self, request: Request, histories: Histories, ids: Tensor) -> Tensor:
+        """Logits [B] of a request whose groups are seen with histories `ids` [G]."""
+        if request.rows is not None and self._of_rows is not None:
+            return self._of_rows[request.rows]
+        logits = torch.empty(len(request.items))
+        needed = (self.weight > 0).cpu().numpy()
+        fold_of_group = ids % request.folds
+        for fold in range(request.folds):
+            groups = torch.nonzero(fold_of_group == fold).squeeze(1)
+            at, ends = _places(request.group_indptr, groups)
+            affinities = self._of_folds[fold] if request.folds > 1 else self.affinities
+            features = affinities.features(
+                histories.of(ids[groups]), ends.numpy(), request.items[at].numpy(), needed
+            )
+            logits[at] = self._logits(torch.from_numpy(features))
+        return logits
+
+    def _logits(self, features: Tensor) -> Tensor:
+        standard = (features - self.mean.cpu()) / self.scale.cpu()
+        return (standard * self.weight.cpu()).sum(1) + self.bias.cpu()
+
+    def weights(self) -> dict[str, float]:
+        """The weights by name, of features with standard deviation 1; largest first."""
+        named = zip(self.names, self.weight.tolist(), strict=True)
+        return dict(sorted(named, key=lambda x: -x[1]))
+
+
+def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the rows of some groups stand, one group after the other, and their new indptr."""
+    n = indptr[ids + 1] - indptr[ids]
+    ends = torch.cat([n.new_zeros(1), n.cumsum(0)])
+    return torch.arange(int(ends[-1])) + torch.repeat_interleave(indptr[ids] - ends[:-1], n), ends
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """What only the linear model has.
+
+    Attributes:
+        mixed: affinity by the graph, by clicks, and by the graph again.
+        low_pass: ranks of projections of the history on what most clicks share.
+        joint: ranks of projections on what clicks and graph share.
+        ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+    """
+
+    mixed: bool = True
+    low_pass: tuple[int, ...] = (32, 128)
+    joint: tuple[int, ...] = (32, 128)
+    ease: float = 0.0
+
+    @property
+    def signals(self) -> SignalOptions:
+        """Which affinities there are."""
+        return SignalOptions(self.mixed, self.low_pass, self.joint, self.ease)
+
+
+class Linear(Model):
+    """logit = sum_f w_f (x_f - mean_f) / sd_f + bias, w_f >= 0, fitted to cross-fitted rows.
+
+    The features x_f (see `affinity.py`) are popularity, the clicks of neighbours in the graph, and
+    affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the walk
+    graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of Shen
+    et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the clicks
+    of the item and no w_f is negative, so the response to popularity is monotone: what a split
+    gives away about items that nobody clicked in train cannot be learned.
+
+    Attributes:
+        linear: the features' weights.
+    """
+
+    name = "linear"
+    summary = "monotone linear model of co-clicks and matches in the graph; the start of EKPNet+"
+    Options = LinearOptions
+    stages = ()
+    history = True
+    new_users = True
+    presets: ClassVar[Presets] = {
+        "default": {
+            "*": {"folds": 5},
+            # Here the projections get no weight.
+            "book-crossing": {"linear.low_pass": (), "linear.joint": ()},
+        }
+    }
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        super().__init__(config, source)
+        self.linear = LinearPart(self.options.signals, source)
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Ranks."""
+        check_signals(cls.name, config.options)
+
+    def begin(self, training: TrainingRows) -> None:
+        """Fit the weights."""
+        self.linear.fit(training)
+
+    def fit(self, prepared: PreparedData) -> None:
+        """Nothing is left to do after `begin`."""
+
+    def inputs(self, request: Request) -> Inputs:
+        """linear [B]: the logits."""
+        return {"linear": self.linear.of(request, *self.seen(request))}
+
+    def logits(
+        self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> Tensor:
+        """Logits [B]."""
+        return pairs.inputs["linear"]
+
+    def weights_by_name(self) -> dict[str, float]:
+        """Of the features, largest first."""
+        return self.linear.weights()

@@ -1,0 +1,433 @@
+"""EKPNet+ and its linear part: what they see, what they must not gain from, what they say."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from ekpnet_fast import metrics, ops, training
+from ekpnet_fast.affinity import Affinities, Knowledge
+from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
+from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.display import weights_text
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.folds import Folds
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.histories import Histories
+from ekpnet_fast.models import MODELS
+from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
+from ekpnet_fast.models.linear import LinearOptions
+from ekpnet_fast.sampling import Request, Source, TrainingRows
+
+STAGE = StageConfig(epochs=2, batch_size=64, group_size=8, triples=16, lr=0.01)
+CONFIG = RunConfig(
+    folds=5,
+    shape=ModelConfig(width=4, hops=2, slots=6, layers=2),
+    pretrain=STAGE,
+    train=STAGE,
+    synthetic=SyntheticConfig(
+        users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
+    ),
+)
+both = pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
+
+
+def load(config=CONFIG):
+    dataset = make_synthetic(config.synthetic)
+    return prepare(dataset, config.seed), Graph.from_dataset(dataset, inverse=True)
+
+
+def with_options(model, **changes):
+    kind = MODELS[model].Options
+    return replace(CONFIG, model=model, options=kind(**changes)).resolved()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A linear model, and the rows that it was fitted to."""
+    prepared, graph = load()
+    config = with_options("linear")
+    model = training.build_model(config, prepared, graph)
+    folds = Folds.cut(training.rows_by_user(prepared.train, prepared), 5, config.seed)
+    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    return model, prepared, graph, folds
+
+
+# ---- what rows see -------------------------------------------------------------------------------
+
+
+def test_a_training_row_is_described_without_its_fold(fitted):
+    """As if the clicks of its fold, of all users, had never been made."""
+    model, prepared, graph, folds = fitted
+    owners = torch.repeat_interleave(folds.rows.indptr.diff())
+    for fold in (0, 3):
+        ids = torch.arange(fold, len(folds.histories), 5)
+        left = folds.histories.of(ids)
+        source = replace(
+            Source.of(prepared, graph, 0), history_indptr=left.indptr, history_items=left.items
+        )
+        other = MODELS["linear"](with_options("linear"), source)
+        # Counts are of four fifths of the clicks, so they are raised by as much.
+        other.linear.affinities = Affinities(
+            left, Knowledge(graph, source.num_items), model.linear.signals, 1.25
+        )
+        other.linear.load_state_dict(model.linear.state_dict())
+        rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
+        users, items = (owners[rows] // 5).int(), folds.rows.items[rows]
+        request = Request(users, torch.arange(len(rows) + 1), items, epoch=0)
+        asked = replace(
+            request, histories=folds.histories, ids=owners[rows].int(), folds=5, rows=rows
+        )
+        found = model.linear.of(asked, folds.histories, asked.ids)
+        expected = other.linear.of(request, left, users)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
+    """By folds in a batch, as where items differ by epoch, and from the table."""
+    model, prepared, graph, folds = fitted
+    again = training.build_model(with_options("linear"), prepared, graph)
+    items = folds.rows.items
+    again.begin(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
+    n = folds.rows.indptr.diff()[ids]
+    indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
+    rows = torch.cat([torch.arange(*folds.rows.indptr[i : i + 2].tolist()) for i in ids])
+    request = Request(
+        (ids // 5).int(), indptr, items[rows], 2, histories=folds.histories, ids=ids.int(), folds=5
+    )
+    stored = model.inputs(replace(request, rows=rows))["linear"]
+    assert torch.allclose(again.inputs(request)["linear"], stored, atol=1e-5)
+    assert torch.equal(again.linear.weight, model.linear.weight)
+
+
+@both
+def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
+    prepared, graph = load()
+    outcome = training.train(with_options(model), prepared, graph)
+    source = outcome.model.source
+    known = torch.tensor([5, 2], dtype=torch.int32)
+    history = source.histories.of(known)
+    new = outcome.model.seeing(
+        replace(source, num_users=2, history_indptr=history.indptr, history_items=history.items)
+    )
+    I = source.num_items  # noqa: E741
+    items, ends = torch.arange(I, dtype=torch.int32).repeat(2), torch.arange(3) * I
+    theirs = outcome.model.inputs(Request(known, ends, items, 0))["linear"]
+    ours = new.inputs(Request(torch.arange(2, dtype=torch.int32), ends, items, 0))["linear"]
+    brought = outcome.model.inputs(
+        Request(known, ends, items, 0, histories=history, ids=torch.arange(2, dtype=torch.int32))
+    )["linear"]
+    assert torch.equal(ours, theirs) and torch.equal(brought, theirs)
+    assert theirs.std() > 0.1
+
+
+@both
+def test_train_negatives_of_a_user_describe_nobody(model):
+    """Only the rows themselves change where negatives do; features look at histories."""
+    prepared, graph = load()
+    built = training.build_model(with_options(model), prepared, graph)
+    train = prepared.train
+    moved = Rows(train.users, np.where(train.labels == 1, train.items, 0), train.labels)
+    other = training.build_model(with_options(model), replace(prepared, train=moved), graph)
+    ids = torch.arange(10, dtype=torch.int32)
+    ends, items = torch.arange(11) * 8, torch.arange(80, dtype=torch.int32)
+    found = [
+        x.linear.affinities.features(x.source.histories.of(ids), ends.numpy(), items.numpy())
+        for x in (built, other)
+    ]
+    assert np.array_equal(*found)
+
+
+# ---- what a split gives away ---------------------------------------------------------------------
+
+
+def planted(seed=0, users=1500, items=1200):
+    """Clicks that only popularity explains, every item clicked at least once, a graph of noise.
+
+    As in the public data sets: a user has as many negatives, uniform over the items that it did not
+    click, as clicks; so an item that nobody clicked in train was clicked in another split.
+    """
+    stream = np.random.default_rng(seed)
+    weight = 1 / (np.arange(items) + 20.0)
+    clicked = [
+        stream.choice(items, size=1 + stream.poisson(1.5), replace=False, p=weight / weight.sum())
+        for _ in range(users)
+    ]
+    lone = np.setdiff1d(np.arange(items), np.concatenate(clicked))
+    for item in lone:
+        user = stream.integers(users)
+        clicked[user] = np.append(clicked[user], item)
+    rows = []
+    for user, chosen in enumerate(clicked):
+        free = np.setdiff1d(np.arange(items), chosen)
+        rows += [(user, item, 1) for item in chosen]
+        rows += [(user, item, 0) for item in stream.choice(free, len(chosen), replace=False)]
+    u, i, y = np.array(rows).T
+    heads = np.repeat(np.arange(items, dtype=np.int32), 3)
+    return Dataset(
+        name="planted",
+        num_users=users,
+        num_items=items,
+        num_entities=items + 150,
+        num_relations=2,
+        rows=Rows(u.astype(np.int32), i.astype(np.int32), y.astype(np.int8)),
+        interactions=None,
+        heads=heads,
+        relations=stream.integers(0, 2, len(heads)).astype(np.int32),
+        tails=(items + stream.integers(0, 150, len(heads))).astype(np.int32),
+    )
+
+
+@both
+def test_artefacts_of_the_split_are_not_learned(model):
+    """A look-up of the label rate by count gains from them, and that is what is not gained here."""
+    prepared = prepare(planted(), 0)
+    graph = Graph.from_dataset(prepared.dataset, inverse=True)
+    counts = metrics.popularity(prepared.history_items, prepared.dataset.num_items)
+    valid, test = prepared.valid, prepared.test
+    # The artefact is there: nothing but counts is looked at, and rates are learned on validation.
+    rate = np.array(
+        [valid.labels[np.minimum(counts[valid.items], 9) == count].mean() for count in range(10)]
+    )
+    looked_up = metrics.auc(test.labels, rate[np.minimum(counts[test.items], 9)])
+    by_count = metrics.popularity_click_metrics(test, prepared)
+    assert rate[0] > rate[1] + 0.1 and looked_up > by_count.auc + 0.01
+
+    quick = replace(STAGE, epochs=4, batch_size=256, lr=5e-3)
+    config = replace(with_options(model), pretrain=quick, train=quick)
+    outcome = training.train(config, prepared, graph)
+    scores = training.score_rows(
+        ops,
+        outcome.model,
+        training.sample_ripple_sets(config, graph, prepared),
+        training.rows_by_user(test, prepared),
+        stage=outcome.stage,
+    )
+    found = metrics.click_metrics(test, scores, prepared)
+    never = counts[test.items] == 0
+    assert never.sum() > 200
+    # The graph is noise, so it explains nothing of the items that nobody clicked.
+    assert metrics.auc(test.labels[never], scores[never]) == pytest.approx(0.5, abs=0.06)
+    # They are not raised above those that were clicked once, as their label rate is.
+    once = counts[test.items] == 1
+    assert np.median(scores[never]) <= np.median(scores[once])
+    assert found.auc < by_count.auc + 0.01 < looked_up
+    assert found.auc_seen == pytest.approx(by_count.auc_seen, abs=0.03)
+    assert found.auc_seen > 0.6
+
+
+@both
+def test_the_response_to_popularity_never_falls(model, fitted):
+    _, prepared, graph, _ = fitted
+    outcome = training.train(with_options(model, ease=10.0), prepared, graph)
+    weights = outcome.model.weights_by_name()
+    assert len(weights) == len(outcome.model.linear.names)
+    assert min(weights.values()) >= 0 and max(weights.values()) > 0
+    assert list(weights.values()) == sorted(weights.values(), reverse=True)
+
+
+# ---- EKPNet+ itself ------------------------------------------------------------------------------
+
+
+def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
+    _, prepared, graph, folds = fitted
+    plus = training.build_model(with_options("ekpnet_plus", item_bias=True), prepared, graph)
+    plus.begin(TrainingRows(folds.rows, folds.histories, 5))
+    plus.item_bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    plain = MODELS["ekpnet"](replace(CONFIG, folds=1, model="ekpnet").resolved(), plus.source)
+    plain.load_state_dict(
+        {name: value for name, value in plus.state_dict().items() if name in plain.state_dict()}
+    )
+    sets = training.sample_ripple_sets(plain_config(), graph, prepared)
+    users, ends = np.arange(4, dtype=np.int32), torch.arange(5) * 3
+    items = torch.arange(12, dtype=torch.int32)
+    for stage in ("pretrain", "train"):
+        ours, theirs = (
+            model.logits(
+                ops,
+                {name: model.table(name) for name in model.tables},
+                training.scored_pairs(model, sets, users, ends, items),
+                stage=stage,
+            )
+            for model in (plus, plain)
+        )
+        part = plus.inputs(Request(torch.from_numpy(users), ends, items, 0))["linear"]
+        expected = part + theirs + plus.item_bias[items.long(), 0]
+        assert torch.allclose(ours, expected, atol=1e-6)
+
+
+def plain_config():
+    return replace(CONFIG, folds=1, model="ekpnet").resolved()
+
+
+def test_more_draws_average_logits_of_several_ripple_sets(fitted):
+    _, prepared, graph, folds = fitted
+    users, ends = np.arange(6, dtype=np.int32), torch.arange(7) * 5
+    items = torch.arange(30, dtype=torch.int32)
+    few = ModelConfig(width=4, hops=2, slots=2, layers=2)
+    found = {}
+    for draws in (1, 2, 3):
+        config = replace(with_options("ekpnet_plus", draws=draws), shape=few)
+        model = training.build_model(config, prepared, graph)
+        model.begin(TrainingRows(folds.rows, folds.histories, 5))
+        model.entity.mul_(20)
+        sets = training.sample_ripple_sets(config, graph, prepared)
+        pairs = training.scored_pairs(model, sets, users, ends, items)
+        tables = {name: model.table(name) for name in model.tables}
+        found[draws] = model.logits(ops, tables, pairs, stage="train")
+        inputs = pairs.inputs
+        alone = [sets.of_users(torch.arange(6)).heads] + [
+            inputs["heads"][:, draw] for draw in range(draws - 1)
+        ]
+        for other in alone[1:]:
+            assert not torch.equal(other, alone[0])
+        assert "heads" not in model.inputs(Request(torch.from_numpy(users), ends, items, 1))
+        if draws > 1:
+            parts = [
+                model.logits(
+                    ops,
+                    tables,
+                    replace(
+                        pairs,
+                        **{
+                            name: inputs[name][:, draw].contiguous()
+                            for name in ("heads", "relations", "tails", "counts")
+                        },
+                        inputs={"linear": inputs["linear"]},
+                    ),
+                    stage="train",
+                )
+                for draw in range(draws - 1)
+            ]
+            mean = torch.stack([found[1], *parts]).mean(0)
+            assert torch.allclose(found[draws], mean, atol=1e-5)
+    assert not torch.allclose(found[1], found[3], atol=1e-4)
+
+
+def test_clicked_items_are_attended_to(fitted):
+    """rho^0 . v_o with rho^0 = softmax(h W . v_o) h over the clicked items, by plain loops."""
+    _, prepared, graph, folds = fitted
+    config = with_options("ekpnet_plus", clicked=True)
+    model = training.build_model(config, prepared, graph)
+    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    model.entity.mul_(10)
+    model.hop.data.normal_(generator=torch.Generator().manual_seed(0))
+    users, ends = np.arange(3, dtype=np.int32), torch.tensor([0, 2, 3, 5])
+    items = torch.tensor([1, 2, 3, 4, 5], dtype=torch.int32)
+    sets = training.sample_ripple_sets(config, graph, prepared)
+    pairs = training.scored_pairs(model, sets, users, ends, items)
+    tables = {name: model.table(name) for name in model.tables}
+    both_parts = model.logits(ops, tables, pairs, stage="pretrain")
+    model.options = EKPNetPlusOptions()
+    without = model.logits(ops, tables, pairs, stage="pretrain")
+    v = model.entity[:, 0].double()
+    for pair, item in enumerate(items.tolist()):
+        group = int(torch.searchsorted(ends, pair, right=True)) - 1
+        count = int(pairs.inputs["clicked_counts"][group])
+        h = v[pairs.inputs["clicked"][group, :count].long()]
+        alpha = torch.softmax(h @ model.hop.detach().double() @ v[item], dim=0)
+        expected = float(((alpha @ h) @ v[item]).detach())
+        assert float((both_parts - without)[pair].detach()) == pytest.approx(
+            expected, rel=1e-3, abs=1e-5
+        )
+
+
+def test_warm_rows_are_the_joint_projections(fitted):
+    _, prepared, graph, _ = fitted
+    warm = training.build_model(with_options("ekpnet_plus", warm=True), prepared, graph)
+    cold = training.build_model(with_options("ekpnet_plus"), prepared, graph)
+    I = prepared.dataset.num_items  # noqa: E741
+    vectors = warm.linear.affinities.leading(4)
+    assert vectors.shape == (I, 4)
+    assert torch.equal(warm.entity[I:], cold.entity[I:])
+    assert torch.equal(warm.entity[:I, 1], cold.entity[:I, 1])
+    rows = warm.entity[:I, 0]
+    assert rows.std() == pytest.approx(float(cold.entity[:I, 0].std()), rel=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(rows.flatten(), vectors.flatten(), dim=0)
+    assert cosine > 0.9999
+
+
+@pytest.mark.parametrize(
+    "changes", [{"item_bias": True}, {"clicked": True}, {"warm": True}, {"low_pass": ()}]
+)
+def test_options_train(changes):
+    prepared, graph = load()
+    default = training.train(with_options("ekpnet_plus"), prepared, graph)
+    outcome = training.train(with_options("ekpnet_plus", **changes), prepared, graph)
+    assert all(np.isfinite(record.loss) for record in outcome.records)
+    assert outcome.records[-1].loss != default.records[-1].loss
+    if "item_bias" in changes:
+        assert outcome.model.item_bias.any() and not default.model.item_bias.any()
+
+
+@both
+def test_options_are_checked(model):
+    with pytest.raises(ConfigError, match=f"--{model}.low_pass has 0, expected ranks of 1 to 1024"):
+        with_options(model, low_pass=(0,))
+    with pytest.raises(ConfigError, match=f"--{model}.ease is -1, expected at least 0"):
+        with_options(model, ease=-1)
+    with pytest.raises(ConfigError, match=r"--ekpnet_plus.draws is 0, expected 1 to 64"):
+        with_options("ekpnet_plus", draws=0)
+
+
+def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
+    _, prepared, graph, _ = fitted
+    monkeypatch.setattr("ekpnet_fast.models.linear.EASE_ITEMS", 79)
+    with pytest.raises(
+        ConfigError, match=r"ease is 5.0, expected 0 for 80 items: it holds them all"
+    ):
+        training.build_model(with_options("linear", ease=5.0), prepared, graph)
+
+
+def test_both_have_the_same_linear_part():
+    assert EKPNetPlusOptions().signals == LinearOptions().signals
+
+
+def test_weights_are_shown_by_name():
+    text = weights_text({"popularity": 0.75, "KG match, log": 0.25, "EASE": 0.0})
+    assert text == (
+        "Weights of standardised features: popularity 0.750; KG match, log 0.250; 1 more have none."
+    )
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(text, highlight=False, markup=False)
+    assert "popularity 0.750" in shown.getvalue()
+
+
+@both
+def test_the_recbole_protocol_is_trained_with_folds(model):
+    dataset = make_synthetic(CONFIG.synthetic)
+    prepared = prepare(dataset, 0, "recbole")
+    graph = Graph.from_dataset(dataset, inverse=True)
+    outcome = training.train(
+        replace(with_options(model), protocol="recbole").resolved(), prepared, graph
+    )
+    assert max(outcome.model.weights_by_name().values()) > 0
+    assert all(np.isfinite(record.loss) for record in outcome.records)
+    scorer = training.catalogue_scorer(
+        ops, outcome.model, training.sample_ripple_sets(with_options(model), graph, prepared),
+        dataset.num_items, stage=outcome.stage,
+    )  # fmt: skip
+    assert scorer(np.array([0, 1], dtype=np.int32)).isfinite().all()
+
+
+def test_histories_are_never_empty_lists_of_the_wrong_user(fitted):
+    """A user without a history is told apart from others: by the graph and clicks, nothing."""
+    model, prepared, _, _ = fitted
+    nobody = Histories(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int32))
+    I = prepared.dataset.num_items  # noqa: E741
+    request = Request(
+        torch.zeros(1, dtype=torch.int32), torch.tensor([0, I]), torch.arange(I).int(), 0,
+        histories=nobody, ids=torch.zeros(1, dtype=torch.int32),
+    )  # fmt: skip
+    logits = model.inputs(request)["linear"].numpy()
+    counts = metrics.popularity(prepared.history_items, I)
+    popular = model.linear.weights()["popularity"]
+    assert np.isfinite(logits).all()
+    if popular > 0:
+        assert logits[counts.argmax()] > logits[counts.argmin()]

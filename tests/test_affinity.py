@@ -1,0 +1,189 @@
+"""Affinities between histories and items, against dense NumPy; and the regression on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from graphs import csr
+
+from ekpnet_fast import affinity
+from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.graph import Graph
+from ekpnet_fast.histories import Histories
+from ekpnet_fast.logistic import fit_nonnegative
+
+USERS, ITEMS, ENTITIES = 30, 40, 60
+ALL = SignalOptions(ease=20.0)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Clicks (item 0 has none), a graph (item 1 has no triple, one triple stands twice)."""
+    stream = np.random.default_rng(0)
+    clicks = stream.random((USERS, ITEMS)) < 0.15
+    clicks[:, 0] = False
+    clicks[3] = False
+    heads = stream.integers(2, ITEMS, 120)
+    tails = stream.integers(ITEMS, ENTITIES, 120)
+    relations = stream.integers(0, 3, 120)
+    heads[1], tails[1], relations[1] = heads[0], tails[0], relations[0]
+    graph = Graph.from_triples(
+        heads.astype(np.int32), relations.astype(np.int32), tails.astype(np.int32), ENTITIES, 3
+    )
+    lists = [np.flatnonzero(row).tolist() for row in clicks]
+    table = np.zeros((ITEMS, 3 * ENTITIES))
+    table[heads, relations * ENTITIES + tails] = 1
+    return clicks.astype(float), Histories(*csr(lists)), graph, table
+
+
+def safe(x):
+    return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
+
+
+def dense_affinities(A, table, options):
+    """[I, I] by name: a(history, i) = sum over j in the history of the entry (j, i)."""
+    scaled = safe(np.sqrt(A.sum(1)))[:, None] * A * safe(np.sqrt(A.sum(0)))
+    C = scaled.T @ scaled
+    degree = table.sum(0)
+    table, degree = table[:, degree > 0], degree[degree > 0]
+    weighed = table * np.log(ITEMS / degree)
+    match = weighed * safe(np.linalg.norm(weighed, axis=1))[:, None]
+    chosen = (degree > 1) & (degree < 60)
+    near = table[:, chosen] * safe(np.sqrt(table[:, chosen].sum(1)))[:, None]
+    near /= np.sqrt(degree[chosen])
+    N = near @ near.T
+    found = {"co-click": C, "KG match": match @ match.T, "KG-click-KG": N @ C @ N}
+    for rank in options.low_pass:
+        values, vectors = np.linalg.eigh(C)
+        V = vectors[:, ::-1][:, : min(rank, ITEMS // 4)]
+        found[f"low-pass {rank}"] = V @ V.T
+    for rank in options.joint:
+        values, vectors = np.linalg.eigh(C + N)
+        kept = min(rank, ITEMS // 4)
+        V, s = vectors[:, ::-1][:, :kept], values[::-1][:kept]
+        found[f"joint {rank}"] = V @ np.diag(s) @ V.T
+    P = np.linalg.inv(A.T @ A + options.ease * np.eye(ITEMS))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    found["EASE"] = B
+    return found, table[:, chosen]
+
+
+def dense_features(A, table, options, history, item, scale=1.0):
+    """The features of one pair, by name."""
+    affinities, shared = dense_affinities(A, table, options)
+    counts = A.sum(0)
+    found = {"popularity": np.log(counts[item] * scale + 0.5)}
+    others = [j for j in range(ITEMS) if j != item]
+    common = shared[others] @ shared[item]
+    clicked = (common * counts[others]).sum() * scale
+    found["KG neighbours' clicks"] = np.log((clicked + counts.mean()) / (common.sum() + 1))
+    n = max(len(history), 1)
+    means = {
+        name: np.maximum((A @ x).mean(1) * safe(np.sqrt(A.sum(1))), 0)[A.sum(1) > 0].mean()
+        for name, x in affinities.items()
+    }
+    for name, x in affinities.items():
+        value = max(x[history, item].sum(), 0) / np.sqrt(n)
+        own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
+        if name in affinity.FLOOR:
+            whole = value * (1 if name == "co-click" else np.sqrt(n))
+            found[f"{name}, log"] = np.log(whole + affinity.FLOOR[name])
+            found[f"{name}, sqrt"] = np.sqrt(whole)
+        over = f"{name} over the user's mean"
+        found[f"{over}, log"] = np.log(value / (own + 0.05 * means[name]) + 0.5)
+        found[f"{over}, sqrt"] = np.sqrt(value / (own + 0.2 * means[name]))
+    return found
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
+    """By products of items in memory, and by sparse walks; all items at once, and pairs."""
+    A, histories, graph, table = problem
+    monkeypatch.setattr(affinity, "DENSE_CLICKS", 0 if few else 10**9)
+    monkeypatch.setattr(affinity, "ROUNDS", 60)  # small gaps between eigenvalues
+    monkeypatch.setattr(affinity, "PRODUCTS_AT_ONCE", 3 * ITEMS)
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL, scale=1.25)
+    assert (found.affinities[0].product is not None) == few
+    ids = torch.tensor([4, 3, 0, 7, 4])
+    asked = [[0, 1, 5], [2, 0], [], [8, 8, 39, 1], [11]]
+    ends = np.cumsum([0, *map(len, asked)])
+    items = np.array([i for some in asked for i in some], dtype=np.int32)
+    pairs = found.features(histories.of(ids), ends, items)
+    every = found.features(
+        histories.of(ids), np.arange(6) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), 5)
+    ).reshape(5, ITEMS, -1)
+    names = feature_names(ALL)
+    assert pairs.shape == (len(items), len(names)) and pairs.dtype == np.float32
+    for group, some in enumerate(asked):
+        history = np.flatnonzero(A[ids[group]])
+        for place, item in enumerate(some):
+            expected = dense_features(A, table, ALL, history, item, 1.25)
+            assert set(expected) == set(names)
+            row = [expected[name] for name in names]
+            assert pairs[ends[group] + place] == pytest.approx(row, rel=2e-3, abs=2e-3)
+            assert every[group, item] == pytest.approx(row, rel=2e-3, abs=2e-3)
+
+
+def test_only_what_is_needed_is_computed(problem):
+    _, histories, graph, _ = problem
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    names = feature_names(ALL)
+    needed = np.array([name.startswith(("co-click,", "joint 32")) for name in names])
+    ends, items = np.array([0, 2]), np.array([5, 6], dtype=np.int32)
+    one = histories.of(torch.tensor([0]))
+    whole, some = found.features(one, ends, items), found.features(one, ends, items, needed)
+    assert np.array_equal(whole[:, needed], some[:, needed])
+    assert not some[:, [n.startswith("EASE") for n in names]].any()
+
+
+def test_nothing_is_below_an_item_that_nobody_clicked(problem):
+    """Item 0 has no click, so by every affinity of clicks alone it is among the lowest."""
+    _, histories, graph, _ = problem
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    every = found.features(
+        histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
+    ).reshape(USERS, ITEMS, -1)
+    for column, name in enumerate(feature_names(ALL)):
+        if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE")):
+            assert (every[:, 0, column] <= every[:, :, column].min(1) + 1e-3).all(), name
+
+
+def test_names_follow_the_options():
+    assert feature_names(SignalOptions(mixed=False, low_pass=(), joint=())) == (
+        "popularity",
+        "KG neighbours' clicks",
+        "co-click, log",
+        "co-click, sqrt",
+        "KG match, log",
+        "KG match, sqrt",
+        "co-click over the user's mean, log",
+        "co-click over the user's mean, sqrt",
+        "KG match over the user's mean, log",
+        "KG match over the user's mean, sqrt",
+    )
+
+
+# ---- the regression ------------------------------------------------------------------------------
+
+
+def test_regression_meets_the_conditions_of_its_optimum():
+    stream = np.random.default_rng(1)
+    x = stream.normal(size=(4000, 5)).astype(np.float32)
+    x[:, 4] = x[:, 0] + 0.01 * x[:, 4]
+    logit = 1.5 * x[:, 0] + 0.5 * x[:, 1] - 2.0 * x[:, 2] + 0.3
+    y = (stream.random(4000) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    w, bias = fit_nonnegative(torch.from_numpy(x), torch.from_numpy(y), l2=1e-3)
+    p = 1 / (1 + np.exp(-(x @ w + bias)))
+    gradient = x.T @ (p - y) / len(y) + 1e-3 * w
+    assert (w >= 0).all() and w[2] == 0 and w[0] + w[4] > 0.8 and w[1] > 0.2
+    assert abs((p - y).mean()) < 1e-6
+    assert np.abs(gradient[w > 0]).max() < 1e-6 and gradient[w == 0].min() > -1e-6
+
+
+def test_regression_survives_columns_that_tell_everything_or_nothing():
+    x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]]).repeat(50, 1)
+    y = (x[:, 1] > 0).float()
+    w, bias = fit_nonnegative(x, y)
+    assert w[0] == 0 and 1 < w[1] < 100 and abs(bias) < 1e-3
