@@ -60,6 +60,7 @@ SECTIONS = {
     "sampler": "Sampler",
     "ranking": "Ranking",
     "answers": "Answers, one at a time",
+    "serve": "Web server",
     "loading": "Loading",
     "floor": "Shapes, and the floor of matrix products",
     "ops": "Single ops",
@@ -87,6 +88,10 @@ NOTES = {
     " setting for answers: with two, and something else running, both wait for the slower one. The"
     " own graph is the public one of 20,195 triples, the drawn one has 1.24 million. Weights are"
     " not trained, which does not change the work.",
+    "serve": "`POST /recommend` with the history of a user of MovieLens-1M, for the best 10 of all"
+    " items; its own graph, D 16, H 2, M 32. Clients keep a connection over the loopback, send"
+    " their next request when they have the answer to the one before, and compute on the same"
+    " cores as the server; each request is computed by one thread.",
     "loading": "Files of MovieLens' size, drawn: read, numbered, checked, split, histories, graph."
     " The peer reads the final text files whatever the format of ours.",
     "floor": "Both passes of an op on generated batches. *Products alone* is the time that the"
@@ -110,6 +115,9 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "triples": ("triples", lambda x: f"{x:,}"),
     "p95_ms": ("95th percentile, ms", lambda x: f"{x:.2f}"),
     "samples_per_s": ("samples/s", lambda x: f"{x:,.0f}"),
+    "requests_per_s": ("requests/s", lambda x: f"{x:,.0f}"),
+    "seconds_p95": ("95 % within", lambda x: duration(x)),
+    "seconds_p99": ("99 % within", lambda x: duration(x)),
     "users_per_s": ("users/s", lambda x: f"{x:,.0f}"),
     "bytes_per_s": ("GB/s", lambda x: f"{x / 1e9:.2f}"),
     "operations_per_s": ("G operations/s", lambda x: f"{x / 1e9:.1f}"),

@@ -16,6 +16,7 @@ SUITES = (
     "sampler",
     "ranking",
     "answers",
+    "serve",
     "loading",
     "floor",
     "ops",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.recommender import Id, Recommender
+from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.recommender.asking import ask, item_name
 from ekpnet_fast.recommender.reasons import Ripple, explain_ripple
 from ekpnet_fast.serve import schemas
@@ -28,7 +28,12 @@ class RecommenderEngine:
         entities = state.catalogue.numpy()
         clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))[entities]
         names = [item_name(state, item) for item in range(state.num_items)]
-        self._items = Index(recommender.item_ids(), names, clicks)
+        ids = recommender.item_ids()
+        self._items = Index(ids, names, clicks)
+        self._nodes = {
+            item: schemas.Node(id=item, name=name, kind="item")
+            for item, name in zip(ids, names, strict=True)
+        }
         lengths = np.diff(state.history_indptr.numpy())
         active = np.flatnonzero(lengths).tolist()  # nothing is known of the others
         self._users = Index(
@@ -75,7 +80,7 @@ class RecommenderEngine:
             assert asked.user is not None
             clicked = tuple(self._recommender.history(asked.user))
         return schemas.Recommendations(
-            **found.to_dict(), clicked=[self._item(each) for each in clicked]
+            **found.to_dict(), clicked=[self._nodes[each] for each in clicked]
         )
 
     def score(self, asked: schemas.ScoreRequest) -> schemas.Scores:
@@ -119,9 +124,6 @@ class RecommenderEngine:
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
         """Items."""
         return self._items.find(query, skip, limit)
-
-    def _item(self, item: Id) -> schemas.Node:
-        return schemas.Node(id=item, name=self._recommender.item_name(item), kind="item")
 
 
 def _triple(ripple: Ripple) -> schemas.Triple:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from cinema import NAMES, SMALL, cinema
-from served import Served
 
+from benchmarks.served import Served
 from ekpnet_fast.recommender import Recommender
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from served import PATIENCE, Served
 
+from benchmarks.served import PATIENCE, Served
 from ekpnet_fast import cli
 from ekpnet_fast.serve import __main__ as command
 

@@ -1,4 +1,4 @@
-"""The server as a process of its own, as a user starts it."""
+"""The web server as a process of its own, as a user starts it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds, for machines that do other things too
 
 
