@@ -136,6 +136,7 @@ def test_bad_options(capsys, tmp_path, options):
 
 def test_without_the_extra(capsys, monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "ekpnet_fast.serve.server", raising=False)
     found = refused(capsys, folder, "--port", "0")
     assert "pip install 'ekpnet_fast[serve]'" in found
 

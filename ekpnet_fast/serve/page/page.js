@@ -143,7 +143,7 @@ function showChosen() {
   byId("chosen").hidden = items.length === 0;
   byId("chosen-title").textContent = liked
     ? `The history: ${plural(items.length, "item")}`
-    : `Clicked so far: ${plural(items.length, "item")}`;
+    : `Clicked: ${plural(items.length, "item")}`;
   byId("clear").hidden = !liked;
   byId("edit").hidden = liked || !facts?.histories;
   const shown = liked || allChips ? items : items.slice(0, SHOWN);
@@ -385,7 +385,7 @@ function showPicture() {
   const hops = explained.hops.map(({ hop, triples }) => ({
     hop,
     triples: triples.map((t) => ({
-      ...t, weight: t.attention ?? Math.max(t.effect ?? 0, 0), start: named(t.start), end: named(t.end),
+      ...t, hop, weight: t.attention ?? Math.max(t.effect ?? 0, 0), start: named(t.start), end: named(t.end),
     })),
   }));
   ripple = Ripple.draw(byId("ripple"), { item: named(explained.item), hops }, (t) => words(t) + weightWords(t), looked);
@@ -411,15 +411,15 @@ function showReasons() {
   byId("reasons-note").textContent = reasons.length ? "and how far the item’s logit would fall without it" : "";
   byId("reasons").replaceChildren(
     ...(allReasons ? reasons : reasons.slice(0, SHOWN)).map((reason) => {
-      const last = reason.steps.at(-1);
+      const edge = edgeOf(reason);
       const path = element("span", { className: "words" }, nameOf(reason.steps[0].start));
       for (const step of reason.steps) path.append(...arrow(step));
       if (reason.link) path.append(...arrow(reason.link));
       else if (reason.match === "alike") path.append(element("em", { textContent: " – alike" }));
-      const button = element("button", { type: "button", className: `hop-${last.hop}` },
+      const button = element("button", { type: "button", className: edge ? `hop-${edge.hop}` : "" },
         element("span", { className: "share", textContent: `+${reason.effect.toFixed(reason.effect < 0.0995 ? 3 : 2)}`, title: "what the item's logit would lose without this path" }),
         path);
-      const at = ripple.edges.find((edge) => isTriple(edge.triple, last))?.place ?? null;
+      const at = edge?.place ?? null;
       button.onpointerenter = button.onfocus = button.onclick = () => ripple.look(at);
       button.onpointerleave = button.onblur = () => ripple.look(null);
       const row = element("li", {}, button);
@@ -436,9 +436,14 @@ function arrow(step) {
   return [element("em", { textContent: step.backwards ? ` ← ${by} – ` : ` – ${by} → `, title: step.relation }), nameOf(step.end)];
 }
 
-const isTriple = (a, b) =>
-  a.hop === b.hop && a.relation === b.relation && a.backwards === b.backwards &&
-  same(a.start.id, b.start.id) && same(a.end.id, b.end.id);
+/** The edge of a reason's last triple; several hops may hold it, the path's length says which. */
+function edgeOf({ steps }) {
+  const last = steps.at(-1);
+  const alike = ripple.edges.filter(({ triple }) =>
+    triple.relation === last.relation && triple.backwards === last.backwards &&
+    same(triple.start.id, last.start.id) && same(triple.end.id, last.end.id));
+  return alike.find((edge) => edge.hop === steps.length) ?? alike[0];
+}
 
 /** Say in words which triple is looked at. */
 function looked(place) {

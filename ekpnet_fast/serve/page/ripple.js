@@ -119,9 +119,9 @@ const Ripple = (() => {
     const made = [];
     const order = [...nodes].sort((a, b) => (b.ring === outer) - (a.ring === outer) || b.weight - a.weight);
     for (const n of order) {
-      const right = Math.cos(n.angle) >= 0;
+      const right = n.x >= 0;
       const gap = n.size + 5;
-      const room = half - Math.abs(n.x) - gap - 2;
+      const room = 0.92 * (half - Math.abs(n.x) - gap); // bold, when looked at, it is wider
       const spread = n.ring === outer ? room : Math.min(room, 110);
       const text = fitted(n.entity.name, Math.max(spread, 24));
       const width = measure.measureText(text).width;
@@ -138,6 +138,7 @@ const Ripple = (() => {
         class: `label${clear ? "" : " spare"}`,
       }, text);
       drawn.style.setProperty("--ring", n.ring);
+      n.labelX = x;
       made.push([n, drawn]);
     }
     return made;
@@ -187,6 +188,12 @@ const Ripple = (() => {
       for (const n of nodes) {
         n.circle.classList.toggle("on", ends.has(n));
         n.label.classList.toggle("on", ends.has(n));
+        // Above its node, or below it in the history, it stays clear of the edge's other label.
+        const above = ends.has(n) && n.ring > 0 && n.ring < rings;
+        const below = ends.has(n) && n.ring === 0;
+        n.label.setAttribute("x", above ? n.x : n.labelX);
+        n.label.setAttribute("dy", above ? "-1em" : below ? "1.5em" : "0.35em");
+        n.label.setAttribute("text-anchor", above ? "middle" : n.x >= 0 ? "start" : "end");
       }
       looked(edge === null ? null : edge.place);
     };
