@@ -42,8 +42,10 @@ class Recommender:
     """A trained model with its graph, names and histories.
 
     Ids in and out are those of the user's files: texts, or numbers where the files hold numbers.
-    Everything but `graph` only reads: any number of threads may ask at the same time. An error that
-    a caller can mend is an `EkpnetError` that says what was found and expected.
+    Everything but `graph` only reads: any number of threads may ask at the same time. A single
+    answer is too little work to share: call `torch.set_num_threads(1)` in the threads that give
+    answers, or each waits for the slowest of torch's threads. An error that a caller can mend is an
+    `EkpnetError` that says what was found and expected.
 
     Made by `fit` or `load`.
 
