@@ -18,7 +18,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.results import CONFIG_FILE
 
-_NOT_OF_A_RUN = ("resume",)
+_NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 
 
 class OptionParser(ArgumentParser):
@@ -64,6 +64,20 @@ def run_parser(model: str | None = None) -> OptionParser:
         help="go on with the unfinished run in DIR, with its options",
     )
     parser.add_argument(
+        "--tune",
+        type=int,
+        metavar="N",
+        default=SUPPRESS,
+        help="instead of one run, search in --output for the options that validate best, N trials",
+    )
+    parser.add_argument(
+        "--tune_space",
+        type=str,
+        metavar="FILE",
+        default=SUPPRESS,
+        help="YAML of the options that --tune tries, if not the usual ones",
+    )
+    parser.add_argument(
         "--model", choices=list(MODELS), default=RunConfig.model, help="the recommender"
     )
     parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options"})
@@ -81,25 +95,44 @@ class Command:
     Attributes:
         config: a resolved run.
         resume: whether to go on with the unfinished run in `config.output`.
+        tune: trials of a search for better options, None for a run.
+        tune_space: file of what the search tries.
+        words: the options of the run, as given.
     """
 
     config: RunConfig
     resume: bool = False
+    tune: int | None = None
+    tune_space: Path | None = None
+    words: tuple[str, ...] = ()
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> Command:
     """All options of `python -m ekpnet_fast.train`.
 
     Raises:
-        ConfigError: as `parse_run`; or beside --resume an option of which the run has another
-            value.
+        ConfigError: as `parse_run`; beside --resume an option of which the run has another value;
+            or options that do not go together.
         DataError: the folder to resume holds no run.
     """
     words = _words(arguments)
     resumed, words = _take(words, "resume")
-    if resumed is None:
-        return Command(parse_run(words))
-    return Command(_resumed(Path(resumed), words), resume=True)
+    trials, words = _take(words, "tune")
+    space, words = _take(words, "tune_space")
+    if space is not None and trials is None:
+        raise ConfigError(f"--tune_space is {space} but there is no --tune, the number of trials")
+    if trials is not None and resumed is not None:
+        raise ConfigError("--resume beside --tune: a search goes on by its own command")
+    if resumed is not None:
+        return Command(_resumed(Path(resumed), words), resume=True)
+    if trials is not None and not trials.isdecimal():
+        raise ConfigError(f"--tune is {trials!r}, expected a number of trials")
+    return Command(
+        parse_run(words),
+        tune=None if trials is None else int(trials),
+        tune_space=None if space is None else Path(space),
+        words=tuple(words),
+    )
 
 
 def parse_run(arguments: Sequence[str] | None = None) -> RunConfig:
@@ -176,6 +209,11 @@ def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
                 raise ConfigError(f"--{option} has no value, expected one")
             found = words.pop(0)
     return found, rest
+
+
+def named(arguments: Sequence[str]) -> set[str]:
+    """The options that a command line names, by dotted name."""
+    return {_name(word) for word in _words(arguments)} - {""}
 
 
 def _name(word: str) -> str:

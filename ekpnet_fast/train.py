@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.train`: train a model and report test metrics."""
+"""`python -m ekpnet_fast.train`: train a model and report test metrics, or tune its options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ekpnet_fast.display import Display, result_table, weights_text
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.options import parse_command
+from ekpnet_fast.options import Command, parse_command
 from ekpnet_fast.run import run
 from ekpnet_fast.signals import Interrupted, Signals
 
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse_command(arguments)
         config = command.config
+        if command.tune is not None:
+            return _tune(command, command.tune, console)
         with Signals() as signals, Display(console) as display:
             metrics = run(config, display, resume=command.resume, signals=signals)
     except EkpnetError as error:
@@ -50,6 +52,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if config.output is not None:
         console.print(f"Written to {config.output}", highlight=False)
+    return 0
+
+
+def _tune(command: Command, trials: int, console: Console) -> int:
+    """Search for options that validate best; returns the exit code."""
+    from ekpnet_fast import tune  # asks for options itself
+
+    def told(trial: tune.Trial, best: tune.Trial) -> None:
+        worth = f"valid {trial.value:.4f}" if trial.error is None else f"failed: {trial.error}"
+        leader = "" if best.error is not None else f"  best {best.value:.4f} ({best.number})"
+        tried = "  ".join(
+            f"{name}={value:.2e}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in trial.options.items()
+        )
+        console.print(
+            f"{trial.number:3}/{trials}  {worth}{leader}  {trial.seconds:.1f} s  {tried}",
+            highlight=False,
+            markup=False,
+        )
+
+    output = command.config.output
+    try:
+        with Signals():
+            space = None if command.tune_space is None else tune.read_space(command.tune_space)
+            best = tune.tune(command.words, trials, space, told)[0]
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on after the last finished trial", file=sys.stderr)
+        return 128 + stop.signum
+    assert output is not None  # or there would be no search
+    console.print(
+        f"Best on validation: trial {best.number}, {best.value:.4f}. Train and test it by"
+        f" --config {output / tune.BEST_FILE}",
+        highlight=False,
+    )
     return 0
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_run
 import torch
 import yaml
 
@@ -28,11 +29,8 @@ from ekpnet_fast.signals import Interrupted, Signals
 ROOT = Path(__file__).parents[1]
 
 SMALL = [
-    *["--epochs", "4", "--threads", "1", "--shape.width", "4", "--shape.slots", "8"],
-    *["--pretrain.batch_size", "128", "--train.batch_size", "128", "--train.patience", "9"],
-    *["--pretrain.patience", "9", "--synthetic.users", "60", "--synthetic.items", "80"],
-    *["--synthetic.positives", "10", "--synthetic.attributes", "16", "--synthetic.parents", "4"],
-    *["--synthetic.triples", "435"],
+    *small_run.SMALL,
+    *["--epochs", "4", "--train.patience", "9", "--pretrain.patience", "9"],
 ]
 FILES = ["config.yaml", "metrics.json", "model.safetensors"]
 
