@@ -8,6 +8,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -233,7 +234,7 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
     """The command line with fields' names; a bare `--report` stands for `--report true`."""
     words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     found: list[str] = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         found.append(word)
         if word in ("--report", "--overwrite") and following.startswith("--"):
             found.append("true")

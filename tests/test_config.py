@@ -10,7 +10,7 @@ from ekpnet_fast.config import RunConfig, StageConfig, preset_options
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet import PRESETS
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.options import parse_command, parse_run
 
 
 def option(config, name):
@@ -155,6 +155,12 @@ def test_the_command_line_names_the_preset(tmp_path):
     file.write_text("dataset: movielens-1m\npreset: default\n")
     config = parse_run(["--config", str(file), "--preset", "paper"])
     assert config.pretrain.lambda2 == 5e-3
+
+
+def test_no_options_at_all():
+    config = parse_run([])
+    assert config == parse_command([]).config == parse_run(["--dataset", "synthetic"])
+    assert (config.model, config.output) == ("ekpnet", None)
 
 
 def test_dashes_and_underscores(tmp_path):
