@@ -1,0 +1,54 @@
+"""The table of EKPNet+: which runs it needs, and with which options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ekpnet_fast.experiments.__main__ import main
+from ekpnet_fast.experiments.plan import Settings
+from ekpnet_fast.experiments.plus import FIRST_SEED, VARIANTS, PlusPlan
+from ekpnet_fast.models import MODELS
+
+
+def plan(rows=(), **changes):
+    return PlusPlan(Settings(Path("unused"), datasets=("last-fm",), **changes), (), rows)
+
+
+def test_seeds_are_not_those_that_options_were_chosen_on():
+    cells = plan(["linear"], seeds=2).cells("plus")
+    assert [(cell.variant, cell.seed) for cell in cells] == [("linear", 10), ("linear", 11)]
+    assert FIRST_SEED > 1
+    assert str(cells[0]) == "last-fm linear part alone, seed 10"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_row_has_options_of_its_own(name):
+    (cell,) = plan([name], seeds=1, threads=1).cells("plus")
+    config = plan([name], seeds=1, threads=1).config(cell)
+    variant = VARIANTS[name]
+    assert (config.model, config.seed, config.threads) == (variant.model, FIRST_SEED, 1)
+    assert config.ranking
+    standard = MODELS[variant.model].presets.get("default", {}).get("*", {}).get("folds", 1)
+    plain = next(key for key, row in VARIANTS.items() if (row.model, row.options) == (
+        variant.model, ()
+    ))  # fmt: skip
+    (other,) = plan([plain], seeds=1, threads=1).cells("plus")
+    base = plan([plain], seeds=1, threads=1).config(other)
+    assert base.folds == standard
+    assert (config == base) == (name == plain)
+
+
+def test_the_command_writes_what_it_ran(tmp_path, data_root):
+    arguments = ["plus", "--data-root", str(data_root), "--output", str(tmp_path / "out")]
+    arguments += ["--datasets", "last-fm", "--rows", "popularity", "linear", "--seeds", "1"]
+    assert main([*arguments, "--threads", "1"]) == 0
+    page = (tmp_path / "out" / "ripplenet" / "plus.md").read_text()
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert lines[0][0] == "| last-fm" and lines[0][-1] == "seconds |"
+    assert [line[0] for line in lines[2:]] == ["| item popularity", "| linear part alone"]
+    popular, fitted = (float(line[1]) for line in lines[2:])
+    assert 0.77 < popular < 0.81 and 0.84 < fitted < 0.87
+    text = (tmp_path / "out" / "ripplenet" / "plus.csv").read_text()
+    assert 'last-fm,"linear part alone",AUC,' in text
