@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import shop
+from small_run import SYNTHETIC
 
 from ekpnet_fast import cli
-from ekpnet_fast.options import parse_run, run_parser
+from ekpnet_fast.options import parse_command, run_parser
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,10 +30,6 @@ else:
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-SMALL_DATA = [
-    *["--synthetic.users", "60", "--synthetic.items", "80", "--synthetic.positives", "10"],
-    *["--synthetic.attributes", "16", "--synthetic.parents", "4", "--synthetic.triples", "435"],
-]
 SMALL = [
     *["--epochs", "1", "--shape.width", "4", "--shape.slots", "8", "--ranking", "false"],
     *["--pretrain.batch_size", "64", "--train.batch_size", "64"],
@@ -113,7 +110,7 @@ def test_commands_run(tmp_path, monkeypatch, capsys, threads):
         if name == "export":
             pytest.importorskip("onnxruntime", reason="ONNX needs the extra `export`")
         if name == "train":
-            arguments = [*arguments, *SMALL, *([] if "--dataset" in arguments else SMALL_DATA)]
+            arguments = [*arguments, *SMALL, *([] if "--dataset" in arguments else SYNTHETIC)]
         capsys.readouterr()
         code = cli.main([name, *arguments])
         assert code == 0, f"{shlex.join(words)}: {capsys.readouterr().err}"
@@ -127,7 +124,7 @@ def test_evaluate_runs_too(tmp_path, monkeypatch, capsys, threads):
     """The page's example is of real data, with the same words."""
     threads(1)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", *SMALL, *SMALL_DATA, "--output", "runs/bx"]) == 0
+    assert cli.main(["train", *SMALL, *SYNTHETIC, "--output", "runs/bx"]) == 0
     shown = [ours(words) for words in commands()]
     assert ("evaluate", ["runs/bx"]) in shown
     assert cli.main(["evaluate", "runs/bx"]) == 0
@@ -165,7 +162,7 @@ def parse(name: str, arguments: list[str]) -> None:
     if name == "train" and "--resume" in arguments:
         run_parser().parse_args(arguments)  # more would need the run that is resumed
     elif name == "train":
-        parse_run(arguments)
+        parse_command(arguments)
     elif name == "evaluate":
         assert len(arguments) == 1
     else:
