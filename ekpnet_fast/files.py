@@ -30,7 +30,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask gives; safetensors makes files private
         write(part)
+        part.chmod(mode)
         _sync(part)
         part.replace(path)
         _sync(path.parent)  # the new name, too

@@ -326,6 +326,16 @@ def test_a_file_system_that_refuses(tmp_path):
 # ---- what is kept --------------------------------------------------------------------------------
 
 
+def test_others_may_read_what_the_umask_lets_them(undisturbed):
+    assert {file.stat().st_mode for file in undisturbed.iterdir()} == {
+        (undisturbed / "config.yaml").stat().st_mode
+    }
+    (undisturbed / "touched").touch()
+    mode = (undisturbed / "touched").stat().st_mode
+    (undisturbed / "touched").unlink()
+    assert (undisturbed / "model.safetensors").stat().st_mode == mode
+
+
 @pytest.mark.parametrize(("every", "numbers"), [(None, [4, 5]), (2, [1, 2]), (0, [])])
 def test_the_last_two_are_kept(tmp_path, every, numbers):
     """A run that is killed in its sixth epoch."""
