@@ -21,7 +21,7 @@ from ekpnet_fast.experiments.render import (
     long_rows,
     section_table,
 )
-from ekpnet_fast.experiments.significance import LEVEL, has_scipy
+from ekpnet_fast.experiments.significance import LEVEL
 from ekpnet_fast.experiments.tables import TEST_OVER_TRAIN, Section
 from ekpnet_fast.files import write_text
 
@@ -171,11 +171,6 @@ def _notes(experiment: str, settings: Settings, sections: Sequence[Section]) -> 
 def _test_notes(settings: Settings, sections: Sequence[Section]) -> list[str]:
     if settings.seeds < 2:
         return ["Nothing is bold, because one seed allows no test."]
-    if not has_scipy():
-        return [
-            "Nothing is bold, because the test needs scipy, which is missing;"
-            " pip install 'ekpnet_fast[report]'."
-        ]
     ratio = TEST_OVER_TRAIN[settings.protocol]
     few = " With so few seeds only large differences pass." if settings.seeds < 6 else ""
     notes = [

@@ -6,18 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import mean, variance
 
-__all__ = ["LEVEL", "corrected_t_test", "has_scipy"]
+from scipy.special import stdtr
+
+__all__ = ["LEVEL", "corrected_t_test"]
 
 LEVEL = 0.05
-
-
-def has_scipy() -> bool:
-    """Whether the distribution of t is at hand (the extra `report`)."""
-    try:
-        import scipy.special  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def corrected_t_test(a: Sequence[float], b: Sequence[float], test_over_train: float) -> float:
@@ -37,8 +30,6 @@ def corrected_t_test(a: Sequence[float], b: Sequence[float], test_over_train: fl
     Returns:
         0 to 1; NaN with fewer than two seeds.
     """
-    from scipy.special import stdtr
-
     d = [x - y for x, y in zip(a, b, strict=True)]
     n = len(d)
     if n < 2:

@@ -18,7 +18,7 @@ from ekpnet_fast.experiments.plan import (
     Cell,
     Plan,
 )
-from ekpnet_fast.experiments.significance import LEVEL, corrected_t_test, has_scipy
+from ekpnet_fast.experiments.significance import LEVEL, corrected_t_test
 from ekpnet_fast.metrics import DEFAULT_KS
 
 __all__ = ["Column", "Entry", "Row", "Section", "Test", "sections_of"]
@@ -260,12 +260,8 @@ _TIMES: dict[str, Callable[[Metrics], float | None]] = {
 
 def _tested(section: Section, test_over_train: float) -> Section:
     """The section with tests, and with what they allow set in bold."""
-    tests = []
-    if has_scipy():
-        for column in section.columns:
-            test = _test(section, column, test_over_train)
-            if test is not None:
-                tests.append(test)
+    found = (_test(section, column, test_over_train) for column in section.columns)
+    tests = [test for test in found if test is not None]
     bold = {(test.column.key, test.best.key) for test in tests if test.p < LEVEL}
     rows = [
         replace(

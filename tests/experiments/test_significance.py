@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy import stats
 
 from ekpnet_fast.experiments.significance import corrected_t_test
-
-stats = pytest.importorskip("scipy.stats", reason="needs scipy")
 
 
 def test_by_hand():

@@ -71,7 +71,6 @@ def test_a_new_model_appears_by_being_registered(table, monkeypatch):
 
 
 def test_bold_is_best_and_significant(table):
-    pytest.importorskip("scipy", reason="needs scipy")
     clear = {"ekp_no": [0.70, 0.71, 0.72], "ekpnet": [0.80, 0.81, 0.8201]}
     page = table("table4", clear, popularity=0.6)[".md"]
     _, rows = rows_of(page)
@@ -96,17 +95,7 @@ def test_otherwise_nothing_is_bold(table, aucs, popularity):
     assert not any("**" in row[0] for row in rows_of(page)[1].values())
 
 
-def test_without_scipy_nothing_is_bold_and_the_page_says_why(table, monkeypatch):
-    monkeypatch.setattr(tables, "has_scipy", lambda: False)
-    monkeypatch.setattr(report, "has_scipy", lambda: False)
-    aucs = {"ekp_no": [0.70, 0.71, 0.72], "ekpnet": [0.80, 0.81, 0.8201]}
-    page = table("table4", aucs, popularity=0.6)[".md"]
-    assert "**" not in page
-    assert "Nothing is bold, because the test needs scipy, which is missing" in page
-
-
 def test_p_values_are_told_with_the_names(table):
-    pytest.importorskip("scipy", reason="needs scipy")
     aucs = {"ekp_no": [0.4, 0.5, 0.6], "ekpnet": [0.5, 0.7, 0.9]}
     page = table("table4", aucs, popularity=0.3)[".md"]
     # 1 - sqrt(3/4), as in test_significance.
