@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ekpnet_fast.headings import COLUMNS, metric
 from ekpnet_fast.progress import Progress
 
 
@@ -71,43 +72,6 @@ class Display:
         if self._task is None:
             self._task = self._bar.add_task(name, total=progress.total_pairs, shown=shown)
         self._bar.update(self._task, completed=progress.pairs, shown=shown)
-
-
-COLUMNS = {
-    "ripplenet": {
-        "AUC": "auc",
-        "ACC": "acc",
-        "AUC c>=1": "auc_seen",
-        "GAUC": "gauc",
-        "NDCG@10": "ndcg@10",
-        "Recall@20": "recall@20",
-    },
-    "recbole": {
-        "MRR@10": "mrr@10",
-        "NDCG@10": "ndcg@10",
-        "Recall@10": "recall@10",
-        "Hit@10": "hit@10",
-        "Precision@10": "precision@10",
-    },
-}
-"""What a protocol reports, by heading: metrics of click prediction, and of lists at a K."""
-
-
-def metric(key: str, clicks: dict[str, Any] | None, ranking: dict[Any, Any] | None) -> float:
-    """A metric such as "auc" or "ndcg@10"; NaN where it was not measured.
-
-    Args:
-        key: as in `COLUMNS`.
-        clicks: `metrics["test"]`, or those of popularity.
-        ranking: `metrics["ranking"]`, by K as a number or, read back from JSON, as text.
-    """
-    name, at, k = key.partition("@")
-    if at:
-        lists = ranking or {}
-        value = (lists.get(int(k)) or lists.get(k) or {}).get(name)
-    else:
-        value = (clicks or {}).get(name)
-    return math.nan if value is None else float(value)
 
 
 def result_table(metrics: dict[str, Any]) -> Table:

@@ -39,8 +39,9 @@ _COMMANDS = {
 _EXTRAS = {
     "fetch": ("pooch", "downloading public data sets"),
     "serve": ("fastapi", "serving recommendations over HTTP"),
-    "report": ("matplotlib", "drawing figures and testing differences"),
+    "report": ("matplotlib", "drawing figures"),
     "track": ("tensorboard", "watching runs in TensorBoard"),
+    "tune": ("optuna", "searching for options"),
     "export": ("onnxruntime", "writing ONNX"),
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.stats import check, describe
-from ekpnet_fast.display import COLUMNS, metric
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.files import write_text
+from ekpnet_fast.headings import COLUMNS, metric
 
 __all__ = ["REPORT_FILE", "calibration", "check_available", "precision_recall", "roc", "write"]
 

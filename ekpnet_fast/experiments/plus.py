@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ekpnet_fast import __version__, display
+from ekpnet_fast import __version__, headings
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.experiments.cache import Store, code_version
@@ -123,7 +123,7 @@ def run_plus(
 def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Runner) -> list[Path]:
     """Write the table from the runs that are there."""
     settings = plan.settings
-    keys = {**display.COLUMNS[settings.protocol], "seconds": "seconds"}
+    keys = {**headings.COLUMNS[settings.protocol], "seconds": "seconds"}
     pages, lines = [], ["data,row,metric,values"]
     for dataset in settings.datasets:
         body = []
@@ -176,4 +176,4 @@ def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Run
 def _value(metrics: dict[str, Any], key: str) -> float:
     if key == "seconds":
         return float(metrics["seconds"]["total"])
-    return display.metric(key, metrics["test"], metrics["ranking"])
+    return headings.metric(key, metrics["test"], metrics["ranking"])

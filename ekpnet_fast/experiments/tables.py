@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
-from ekpnet_fast import display
+from ekpnet_fast import headings
 from ekpnet_fast.experiments import paper
 from ekpnet_fast.experiments.plan import (
     ABLATION,
@@ -138,7 +138,7 @@ def columns_of(experiment: str, plan: Plan) -> tuple[Column, ...]:
 
 def reported(protocol: str) -> tuple[Column, ...]:
     """What a protocol measures; models are chosen by, and drawn at, the first."""
-    return tuple(Column(key, label) for label, key in display.COLUMNS[protocol].items())
+    return tuple(Column(key, label) for label, key in headings.COLUMNS[protocol].items())
 
 
 def sections_of(experiment: str, plan: Plan, found: Found) -> list[Section]:
@@ -231,7 +231,7 @@ def _value(metrics: Metrics | None, key: str) -> float:
     if key in _TIMES:
         value = _TIMES[key](metrics)
         return math.nan if value is None else float(value)
-    return display.metric(key, metrics["test"], metrics["ranking"])
+    return headings.metric(key, metrics["test"], metrics["ranking"])
 
 
 def _stages(metrics: Metrics) -> list[float]:
