@@ -79,7 +79,7 @@ def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data:
         write_rates(info, seconds, samples=two(20, STEP).samples / 20)
         info["threads"] = 2
         # A request of many steps, so that waiting for the answer costs nothing.
-        against_one = alternate(partial(two, 20, STEP), partial(one, 20, STEP), rounds=9)
+        against_one = alternate(partial(two, 20, STEP), partial(one, 20, STEP), rounds=31)
     against_one.write(info, "1 thread")
     if data == "movielens":
         goals.reach(info, "threads", against_one)
