@@ -8,26 +8,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.files import write_text
 from ekpnet_fast.recommender import Fidelity
-from ekpnet_fast.recommender.command import add_run, add_subject, history_of, opened, set_threads
+from ekpnet_fast.recommender.command import (
+    add_run,
+    add_subject,
+    exit_code,
+    history_of,
+    opened,
+    set_threads,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         _check(options)
         set_threads(options.threads, default=1)
         if options.fidelity:
             _measure(options)
         else:
             _explain(options)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

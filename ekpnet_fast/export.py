@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.recommender.command import add_run, opened
+from ekpnet_fast.recommender.command import add_run, exit_code, opened
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,16 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_run(parser)
     parser.add_argument("out", type=Path, metavar="FILE.onnx", help="the file to write")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         difference = opened(options).export(options.out)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"Written to {options.out}: {options.out.stat().st_size / 2**20:.1f} MB; onnxruntime gives"
-        f" the same logits up to {difference:.1e}"
-    )
-    return 0
+        print(
+            f"Written to {options.out}: {options.out.stat().st_size / 2**20:.1f} MB; onnxruntime"
+            f" gives the same logits up to {difference:.1e}"
+        )
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender import Id, Recommendations, Recommender
 from ekpnet_fast.recommender.command import (
     add_run,
     add_subject,
+    exit_code,
     history_of,
     ids_of,
     opened,
@@ -31,16 +32,15 @@ AT_ONCE = 256  # users between two moves of the bar
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         _check(options)
         if options.output is not None:
             _write(options)
         else:
             _show(options)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -132,18 +132,7 @@ class EKPNet(Model):
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
         """Logits [B]: of eq. 18 in stage "train", else of eq. 15."""
-        z, match = backend.ripple_attention(
-            tables["entity"],
-            self.relation,
-            self.W_e,
-            self.b_e,
-            pairs.heads,
-            pairs.relations,
-            pairs.tails,
-            pairs.counts,
-            pairs.group_indptr,
-            pairs.items,
-        )
+        z, match = backend.ripple_attention(*self._propagated(tables, pairs))
         if stage == "pretrain":
             logit: Tensor = match
             return logit
@@ -154,7 +143,12 @@ class EKPNet(Model):
 
     def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
         """Of eq. 10."""
-        alpha: Tensor = backend.ripple_attention_weights(
+        alpha: Tensor = backend.ripple_attention_weights(*self._propagated(tables, pairs))
+        return alpha
+
+    def _propagated(self, tables: Mapping[str, Tensor], pairs: Pairs) -> tuple[Tensor, ...]:
+        """What the propagation of some pairs takes (eq. 6-15)."""
+        return (
             tables["entity"],
             self.relation,
             self.W_e,
@@ -166,7 +160,6 @@ class EKPNet(Model):
             pairs.group_indptr,
             pairs.items,
         )
-        return alpha
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str

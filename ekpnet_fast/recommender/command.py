@@ -1,15 +1,27 @@
-"""What the commands `recommend`, `explain` and `export` share."""
+"""What the commands `recommend`, `explain`, `export` and `serve` share."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.errors import ConfigError, EkpnetError
 from ekpnet_fast.recommender.recommender import Recommender
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do a command's work: 0, or 2 with a line on stderr for an error that the user can mend."""
+    try:
+        work()
+    except EkpnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

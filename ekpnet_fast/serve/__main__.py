@@ -8,9 +8,9 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.recommender.command import add_run, exit_code
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
 
@@ -18,13 +18,12 @@ MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; exit code 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         with _bound(options.host, options.port) as listener:
             _serve(options, listener)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,10 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ekpnet_fast.serve",
         description="Serve recommendations over HTTP, with a web page.",
     )
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a finished run, or of a saved recommender"
-    )
-    parser.add_argument("--data-root", type=Path, help="where the data sets lie now")
+    add_run(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (this machine alone)")
     parser.add_argument(
         "--port", type=_whole(0, 65535), default=8000, help="0 takes a free one and prints it"
@@ -56,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a name that the server may be called by, besides its addresses and localhost",
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
 
 
