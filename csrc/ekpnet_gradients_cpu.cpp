@@ -62,7 +62,7 @@ Gradients ekpnet_gradients_cpu(const Tensor& table, const Tensor& relation, cons
                                const Tensor& heads, const Tensor& relations, const Tensor& tails,
                                const Tensor& counts, const Tensor& group_indptr,
                                const Tensor& items, const Tensor& labels,
-                               const Tensor& triple_heads, const Tensor& triple_relations,
+                               const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
                                const Tensor& triple_tails, const Tensor& triple_labels,
                                int64_t activation, double lambda1, double lambda2, double lambda3) {
   return dispatch_float(table, "table", [&](auto zero) {
@@ -81,6 +81,7 @@ Gradients ekpnet_gradients_cpu(const Tensor& table, const Tensor& relation, cons
     const int64_t K = (H + 1) * D, triples = args.triples.num_triples;
     STD_TORCH_CHECK(B > 0, "items is empty, expected at least one pair");
     check_tensor(labels, "labels", dtype, {B});
+    if (offset) check_tensor(*offset, "offset", dtype, {B});
     args.deep = weights.has_value();
     STD_TORCH_CHECK(args.deep == biases.has_value() && args.deep == w_out.has_value() &&
                         args.deep == b_out.has_value(),
@@ -90,6 +91,7 @@ Gradients ekpnet_gradients_cpu(const Tensor& table, const Tensor& relation, cons
       args.layers = deep_score_args<T>(z, *weights, *biases, *w_out, *b_out, activation);
     }
     args.labels = data<T>(labels);
+    args.offset = offset ? data<T>(*offset) : nullptr;
     args.pair_weight = static_cast<T>(1.0 / B);
     args.triple_weight = static_cast<T>(lambda1 / 2 / B);
 

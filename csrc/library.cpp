@@ -87,11 +87,11 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   m.def(
       "ekpnet_gradients(Tensor table, Tensor relation, Tensor W_e, Tensor b_e, Tensor? weights, "
       "Tensor? biases, Tensor? w_out, Tensor? b_out, Tensor rows, Tensor heads, Tensor relations, "
-      "Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, Tensor labels, Tensor "
-      "triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, int "
-      "activation, float lambda1, float lambda2, float lambda3) -> (Tensor terms, Tensor dentity, "
-      "Tensor drelation, Tensor dW_e, Tensor db_e, Tensor dweights, Tensor dbiases, Tensor dw_out, "
-      "Tensor db_out)");
+      "Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, Tensor labels, Tensor? "
+      "offset, Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor "
+      "triple_labels, int activation, float lambda1, float lambda2, float lambda3) -> (Tensor "
+      "terms, Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, Tensor dweights, Tensor "
+      "dbiases, Tensor dw_out, Tensor db_out)");
 
   // Optimizer and ranking
   m.def(

@@ -503,6 +503,7 @@ def ekpnet_gradients(
     triple_tails: Tensor,  # [K] int32, positions in rows
     triple_labels: Tensor,  # [K] int8, 1 = true, 0 = corrupted
     *,
+    offset: Tensor | None = None,  # [B], added to the logits
     activation: str = "tanh",
     lambda1: float,
     lambda2: float,
@@ -523,7 +524,7 @@ def ekpnet_gradients(
     terms, drows, *dense = _ops.ekpnet_gradients.default(
         *(table, relation, W_e, b_e),
         *((None,) * 4 if layers is None else layers),
-        *(rows, heads, relations, tails, counts, group_indptr, items, labels),
+        *(rows, heads, relations, tails, counts, group_indptr, items, labels, offset),
         *(triple_heads, triple_relations, triple_tails, triple_labels),
         *(ACTIVATIONS.index(activation), lambda1, lambda2, lambda3),
     )
@@ -541,7 +542,7 @@ def _(
     w_out: Tensor | None,
     b_out: Tensor | None,
     rows: Tensor,
-    *batch: Tensor | int | float,
+    *batch: Tensor | int | float | None,
 ) -> Any:
     shared = [torch.empty_like(x) for x in (relation, W_e, b_e)]
     if weights is None or biases is None or w_out is None or b_out is None:

@@ -164,6 +164,7 @@ def ekpnet_gradients(
     triple_tails: Tensor,
     triple_labels: Tensor,
     *,
+    offset: Tensor | None = None,
     activation: str = "tanh",
     lambda1: float,
     lambda2: float,
@@ -179,6 +180,8 @@ def ekpnet_gradients(
         if layers is not None:
             weights, biases, w_out, b_out = shared[2:]
             logit = deep_score(z, weights, biases, w_out, b_out, activation)
+        if offset is not None:
+            logit = logit + offset
         bce = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
         triples = (triple_heads, triple_relations, triple_tails, triple_labels)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)

@@ -72,8 +72,8 @@ class StageTrainer:
         self.stage = stage
         self.backend = backend
         self.name = name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.m = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
+        self.v = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
         self.dense = [*model.relations(), *model.dense_weights(name)]
         self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
         # Native ops that find gradients by themselves are the CPU's.
@@ -118,7 +118,7 @@ class StageTrainer:
                 model.table(table),
                 self.m[table],
                 self.v[table],
-                batch.rows_of(model.tables[table]),
+                batch.rows_of(model.spaces[table]),
                 grad,
                 step=self.steps,
                 lr=stage.lr,
@@ -133,7 +133,7 @@ class StageTrainer:
         stage, model = self.stage, self.model
         rows = {
             table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
-            for table, space in model.tables.items()
+            for table, space in model.spaces.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
         if self.adam is not None:
@@ -184,7 +184,7 @@ def score_rows(
     backend: ModuleType, model: Model, ripple: RippleSets, rows: UserRows, *, stage: str
 ) -> NDArray[np.float32]:
     """Logits [N] of labelled rows, in the order of the table that `rows` came from."""
-    tables = {name: model.table(name) for name in model.tables}
+    tables = {name: model.table(name) for name in model.spaces}
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
@@ -214,7 +214,7 @@ def catalogue_scorer(
     What depends on the user alone is computed once and serves every item; features of pairs are in
     memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    tables = {name: model.table(name) for name in model.tables}
+    tables = {name: model.table(name) for name in model.spaces}
     items = torch.arange(num_items, dtype=torch.int32)
     users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
 

@@ -111,6 +111,18 @@ def test_activations(activation):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11)
 
 
+@sizes
+@hidden
+def test_offset(size, hidden):
+    problem = loss_problem(**size, hidden=hidden, dtype=torch.float64)
+    offset = torch.randn(len(problem[12]), dtype=torch.float64) * 3
+    found = found_by(ops, problem, offset=offset)
+    expected = found_by(reference, problem, offset=offset)
+    for name, x, y in zip(NAMES, found, expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert found[0][0] != found_by(ops, problem)[0][0]
+
+
 def test_terms_by_hand():
     # v_o and gamma are 1; psi(v_t) = 1 * (1 * 1), so xi . v_o = 1 whatever the weights are.
     one = torch.ones(1, 2, 1)
@@ -196,7 +208,11 @@ def test_instruction_sets(isa, tmp_path):
 def test_opcheck(hidden):
     problem = loss_problem(**SIZES["smallest"], hidden=hidden)
     problem[4:5] = problem[4] or [None] * 4
-    torch.library.opcheck(ops._ops.ekpnet_gradients.default, (*problem, 0, *WEIGHTS.values()))
+    for offset in (None, torch.ones(1)):
+        problem[16:16] = [offset]
+        arguments = (*problem, 0, *WEIGHTS.values())
+        torch.library.opcheck(ops._ops.ekpnet_gradients.default, arguments)
+        del problem[16]
 
 
 def changed(x, value):
@@ -225,6 +241,12 @@ def test_refused(name):
     problem[position] = change(problem[position])
     with pytest.raises(RuntimeError, match=message.replace("[n, C, D]", r"\[n, C, D\]")):
         found_by(ops, problem)
+
+
+def test_refuses_an_offset_of_another_shape():
+    problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
+    with pytest.raises(RuntimeError, match=r"offset has shape \[19\], expected \[20\]"):
+        found_by(ops, problem, offset=torch.zeros(19))
 
 
 def test_refuses_no_pairs_and_an_unknown_activation():

@@ -35,15 +35,17 @@ inline V log_one_plus(V e) {
   }
 }
 
-// Cross-entropy of P logits, summed; their gradient replaces them. `logit` has room for whole
-// vectors.
+// Cross-entropy of P logits plus their offsets, if any, summed; their gradient replaces them.
+// `logit` has room for whole vectors.
 template <class T>
-double cross_entropy(int64_t P, const T* labels, T weight, T* logit) {
+double cross_entropy(int64_t P, const T* labels, const T* offset, T weight, T* logit) {
   using V = Vector<T>;
   constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
   T losses[kGroupBlock + kLanes], y[kGroupBlock + kLanes];
   for (int64_t i = 0; i < round_up(P, kLanes); ++i) y[i] = i < P ? labels[i] : T(0);
   for (int64_t i = P; i < round_up(P, kLanes); ++i) logit[i] = T(0);
+  if (offset != nullptr)
+    for (int64_t i = 0; i < P; ++i) logit[i] += offset[i];
   for (int64_t i = 0; i < P; i += kLanes) {
     const V x = load<V>(logit + i), label = load<V>(y + i), one = V{} + T(1);
     const V e = exp_nonpositive<T>(x < V{} ? x : -x);
@@ -86,17 +88,18 @@ void run_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomi
       const int64_t stop = a.group_indptr[g + 1];
       for (int64_t begin = a.group_indptr[g]; begin < stop; begin += kGroupBlock) {
         const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
+        const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
         T* ditem = sums.attention.ditem + begin * D;
         if (args.deep) {
           worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
           stack.propagate(P);
           stack.write_logits(P, logit);
-          loss += cross_entropy(P, args.labels + begin, args.pair_weight, logit);
+          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
           const T* dz = stack.propagate_backward(P, logit);
           worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
         } else {
           worker.propagate(g, begin, P, nullptr, 0, logit);
-          loss += cross_entropy(P, args.labels + begin, args.pair_weight, logit);
+          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
           worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
         }
       }

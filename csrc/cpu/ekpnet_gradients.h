@@ -17,6 +17,7 @@ struct EkpnetArgs {
   bool deep;                // prediction by (18), else by (15)
   DeepScoreArgs<T> layers;  // z is null: it stays on chip
   const T* labels;          // [B]
+  const T* offset;          // [B], added to the logits; null for none
   TripleLossArgs<T> triples;
   T pair_weight;    // of a pair's cross-entropy
   T triple_weight;  // of a triple's loss (22)

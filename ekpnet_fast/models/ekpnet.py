@@ -177,6 +177,12 @@ class EKPNet(Model):
 
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
         """The loss (eq. 24) and its gradients in one pass."""
+        return self._gradients(batch, options, stage=stage)
+
+    def _gradients(
+        self, batch: Batch, options: StageConfig, *, stage: str, offset: Tensor | None = None
+    ) -> Gradients:
+        """`gradients`, with `offset` [B] added to the logits."""
         layers = None
         if stage == "train":
             layers = (self.weights, self.biases, self.w_out, self.b_out)
@@ -198,6 +204,7 @@ class EKPNet(Model):
             batch.triple_relations,
             batch.triple_tails,
             batch.triple_labels,
+            offset=offset,
             activation=self.shape.activation,
             lambda1=options.lambda1,
             lambda2=options.lambda2,

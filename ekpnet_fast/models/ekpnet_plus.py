@@ -97,7 +97,8 @@ class EKPNetPlus(EKPNet):
         options: EKPNetPlusOptions = self.options
         D = self.shape.width
         self.linear = LinearPart(options.signals, source)
-        self.add_table("item_bias", torch.zeros(source.num_items, 1))
+        if options.item_bias:
+            self.add_table("item_bias", torch.zeros(source.num_items, 1))
         self.register_buffer("identity", torch.eye(D), persistent=False)
         self.register_buffer("no_bias", torch.zeros(D), persistent=False)
         if options.clicked:
@@ -207,8 +208,10 @@ class EKPNetPlus(EKPNet):
         return (rho[:, 0] * item).sum(1)
 
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
-        """None: EKPNet's op takes no logit that is added."""
-        return None
+        """EKPNet's, the linear part's logits added; None with parts that are trained beside it."""
+        if self.options.item_bias or self.options.clicked:
+            return None
+        return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
 
     def dense_weights(self, stage: str) -> list[nn.Parameter]:
         """EKPNet's, and the matrix of hop 0."""

@@ -120,7 +120,7 @@ def test_shapes_and_finite_loss(model, stage):
         if batch.num_pairs:
             tables = {
                 name: trainer.model.table(name)[batch.rows_of(space).long()]
-                for name, space in trainer.model.tables.items()
+                for name, space in trainer.model.spaces.items()
             }
             logits = trainer.model.logits(ops, tables, batch, stage=stage)
             assert logits.shape == (batch.num_pairs,) and logits.dtype == torch.float32
@@ -137,9 +137,9 @@ def test_a_step_changes_the_touched_rows_only(model, stage):
     tiny = replace(STAGE, batch_size=4, triples=2)
     trainer, batches = start(config_of(model, pretrain=tiny, train=tiny), stage)
     built = trainer.model
-    before = {name: built.table(name).clone() for name in built.tables}
+    before = {name: built.table(name).clone() for name in built.spaces}
     trainer.step(batches[0])
-    for name, space in built.tables.items():
+    for name, space in built.spaces.items():
         rows = batches[0].rows_of(space)
         assert len(rows) == len(set(rows.tolist()))
         left = torch.ones(len(before[name]), dtype=torch.bool)
