@@ -95,7 +95,14 @@ class DKN(Model):
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
-            "movielens-1m": {"train.batch_size": 4096},
+            "movielens-1m": {
+                "shape.width": 8,
+                "dkn.filters": 32,
+                "train.epochs": 12,
+                "train.batch_size": 4096,
+                "train.lr": 7e-3,
+                "train.lambda3": 0.14,
+            },
         }
     }
 

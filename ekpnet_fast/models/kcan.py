@@ -84,9 +84,15 @@ class KCAN(Model):
                 "train.lambda3": 0.1,
             },
             "movielens-1m": {
-                "train.batch_size": 4096,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.01,
+                "train.group_size": 1,
+                "train.lr": 6.5e-3,
+                "train.lambda3": 1e-3,
+            },
+            "book-crossing": {
+                "shape.width": 4,
+                "train.group_size": 1,
+                "train.lr": 8e-3,
+                "train.lambda3": 5.5,
             },
             "last-fm": {"train.batch_size": 256, "train.lambda3": 1.0},
         }

@@ -72,16 +72,21 @@ class WideDeep(Model):
                 "pretrain.epochs": 4,
                 "pretrain.lambda1": 1.0,
                 "train.epochs": 30,
-                "train.lr": 1e-3,
-                "train.lambda2": 1.0,
-                "train.lambda3": 1.0,
+                "train.lr": 3e-3,
+                "train.lambda2": 0.25,
+                "train.lambda3": 0.03,
+                # In larger groups a user's rows move once an epoch, and stay near nothing.
+                "train.group_size": 1,
+                "shape.width": 32,
             },
             "movielens-1m": {
+                "train.epochs": 15,
                 "train.batch_size": 4096,
-                "train.lr": 2e-3,
-                "train.lambda3": 0.05,
+                "train.lr": 1.3e-2,
+                "train.lambda2": 0.08,
+                "train.lambda3": 0.09,
             },
-            "last-fm": {"train.batch_size": 256},
+            "last-fm": {"train.batch_size": 256, "train.lr": 7e-3, "train.lambda2": 0.01},
         }
     }
 
