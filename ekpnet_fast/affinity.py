@@ -32,8 +32,7 @@ DENSE_ITEMS, DENSE_CLICKS = 4096, 16
 PRODUCTS_AT_ONCE = 1 << 22
 NEAR = 60  # a tail that fewer items share says that they are alike
 FLOOR = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
-# Added to a history's mean affinity, as a share of the mean over all histories.
-STEADY_SQRT, STEADY_LOG = 0.2, 0.05
+STEADY = 0.05  # added to a history's mean affinity, as a share of the mean over all histories
 OVERSAMPLED, ROUNDS = 16, 6  # of the subspace iteration (Halko et al. 2011)
 
 
@@ -67,16 +66,12 @@ class SignalOptions:
 
 
 def feature_names(options: SignalOptions) -> tuple[str, ...]:
-    """What the columns of `Affinities.features` are called."""
+    """What the rows of `Affinities.features` are called."""
     return (
         "popularity",
         "KG neighbours' clicks",
-        *(f"{name}, {shape}" for name in FLOOR for shape in ("log", "sqrt")),
-        *(
-            f"{name} over the user's mean, {shape}"
-            for name in options.names
-            for shape in ("log", "sqrt")
-        ),
+        *FLOOR,
+        *(f"{name} over the user's mean" for name in options.names),
     )
 
 
@@ -219,7 +214,7 @@ class Affinities:
         items: NDArray[np.int32],  # [B]
         needed: NDArray[np.bool_] | None = None,  # [F], the others may stay 0
     ) -> Float:
-        """The features [B, F], named by `feature_names`, of the pairs of G groups."""
+        """The features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
         I = self.knowledge.num_items  # noqa: E741
         lengths = np.diff(group_indptr)
         groups = np.repeat(np.arange(len(histories)), lengths)
@@ -231,9 +226,9 @@ class Affinities:
         wanted = np.ones(len(names), dtype=bool) if needed is None else needed
         found[0], found[1] = self.popularity[items], self.neighbours[items]
         for number, (name, x) in enumerate(zip(self.options.names, self.affinities, strict=True)):
-            at = len(names) + 2 * (number - len(self.affinities))
-            absolute = names.index(f"{name}, log") if name in FLOOR else at
-            if not wanted[[at, at + 1, absolute, absolute + 1]].any():
+            at = len(names) - len(self.affinities) + number
+            absolute = names.index(name) if name in FLOOR else at
+            if not (wanted[at] or wanted[absolute]):
                 continue
             a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
             # Projections may fall below 0, where an item that nobody clicked has to be.
@@ -241,13 +236,9 @@ class Affinities:
             if name in FLOOR:
                 whole = a if name == "co-click" else a * root[groups]
                 np.log(whole + np.float32(FLOOR[name]), out=found[absolute])
-                np.sqrt(whole, out=found[absolute + 1])
-            mean = self._means(clicks, x)
-            for out, steady, shape in ((at, STEADY_LOG, np.log), (at + 1, STEADY_SQRT, np.sqrt)):
-                scale = (1 / (mean + steady * self.typical[number])).astype(np.float32)
-                ratio = a * scale[groups]
-                shape(ratio + np.float32(0.5) if shape is np.log else ratio, out=found[out])
-        return np.ascontiguousarray(found.T)
+            scale = 1 / (self._means(clicks, x) + STEADY * self.typical[number])
+            np.log(a * scale.astype(np.float32)[groups] + np.float32(0.5), out=found[at])
+        return found
 
     def leading(self, rank: int) -> torch.Tensor:
         """[I, r] leading eigenvectors of clicks and graph, by the root of their values."""

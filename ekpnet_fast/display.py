@@ -98,11 +98,11 @@ def result_table(metrics: dict[str, Any]) -> Table:
 
 
 def weights_text(weights: dict[str, float]) -> str:
-    """The linear part's weights on one line, largest first; what has none is counted."""
+    """The rises of the linear part's curves on one line, largest first; flat ones are counted."""
     shown = [f"{name} {value:.3f}" for name, value in weights.items() if value]
     unused = len(weights) - len(shown)
-    rest = f"; {unused} more have none" if unused else ""
-    return f"Weights of standardised features: {'; '.join(shown)}{rest}."
+    rest = f"; {unused} more do not" if unused else ""
+    return f"The logit rises over each feature by: {'; '.join(shown)}{rest}."
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,8 @@
-"""Logistic regression whose weights are not negative."""
+"""Logistic regression on features that may only raise the score: a sum of rising curves.
+
+The response to a feature is a line through P pieces, from quantile to quantile of what it was
+fitted to, none of which falls. Beyond the outermost quantiles the outermost pieces go on.
+"""
 
 from __future__ import annotations
 
@@ -8,62 +12,133 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
-__all__ = ["fit_nonnegative"]
+__all__ = ["curves", "fit_curves", "quantiles"]
 
-AT_ONCE = 1 << 16  # rows in float64 at a time
-ROUNDS = 30
-ENOUGH = 1e-5  # largest change of a weight after which it has converged
+AT_ONCE = 1 << 15  # rows in memory at a time
+IN_CACHE = 1 << 13  # and where little is kept of each
+SAMPLED = 1 << 16  # rows that the curvature of the loss is taken from, at most
+ROUNDS = 60
+NOTHING = 1e-6  # a rise of the logit that is none
+ENOUGH = 1e-4  # largest change of a weight after which it has converged
 
 
-def fit_nonnegative(
-    x: Tensor,  # [N, F] float32
-    labels: Tensor,  # [N] 0 or 1
-    l2: float = 1e-4,
-) -> tuple[NDArray[np.float64], float]:
-    """Weights [F], each at least 0, and bias of least mean cross-entropy + l2 / 2 |w|^2.
+def quantiles(
+    features: Tensor,  # [F, N]
+    pieces: int,
+) -> Tensor:
+    """Where the pieces of each feature begin and end, [F, P + 1], rising.
 
-    Newton's method: each round minimises the quadratic model under the bound by least squares on
-    the Cholesky factor of the Hessian (Kim et al. 2010, without the line search: the loss is
-    convex and close to quadratic for standardised columns; a round that does not improve it is
-    halved). Sums are in float64, in the order of the rows.
+    Quantiles that coincide, as those of a feature that is mostly 0, leave a piece without width,
+    which has no weight.
     """
-    N, F = x.shape
-    w = np.zeros(F + 1)
-    lower = np.concatenate([np.zeros(F), [-np.inf]])
-    penalty = np.concatenate([np.full(F, l2), [0.0]])
-    value, gradient, hessian = _terms(x, labels, w)
+    at = torch.linspace(0, features.shape[1] - 1, pieces + 1).round().long()
+    return torch.stack([x.sort().values[at] for x in features])
+
+
+def ramps(
+    features: Tensor,  # [F, B]
+    knots: Tensor,  # [F, P + 1]
+) -> Tensor:
+    """How far each piece is passed, [F, P, B]: from 0 at its begin to 1 at its end."""
+    begin, width = knots[:, :-1, None], knots.diff(dim=1)[:, :, None]
+    passed = (features[:, None] - begin) / torch.where(width > 0, width, torch.inf)
+    if knots.shape[1] > 2:
+        passed[:, 1:].clamp_(min=0)
+        passed[:, :-1].clamp_(max=1)
+    return passed
+
+
+def curves(
+    features: Tensor,  # [F, B]
+    knots: Tensor,  # [F, P + 1]
+    weight: Tensor,  # [F, P]
+) -> Tensor:
+    """The sum of the responses [B]."""
+    last = weight.shape[1] - 1
+    slopes = weight.double() / knots.double().diff(dim=1)
+    used = weight.nonzero().tolist()
+    # r_p = (x between begin and end, minus begin) / width; what does not depend on x goes first.
+    start = -sum(float(slopes[f, p] * knots[f, p].double()) for f, p in used)
+    total = torch.full((features.shape[1],), start, dtype=features.dtype)
+    room = torch.empty(min(IN_CACHE, len(total)))
+    for first in range(0, len(total), IN_CACHE):
+        block = total[first : first + IN_CACHE]
+        out = room[: len(block)]
+        for f, p in used:
+            low, high = (float(knots[f, p]) if p else None, float(knots[f, p + 1]))
+            x = features[f, first : first + IN_CACHE]
+            if p or last:
+                x = torch.clamp(x, low, high if p < last else None, out=out)
+            block.add_(x, alpha=float(slopes[f, p]))
+    return total
+
+
+def fit_curves(
+    features: Tensor,  # [F, N] float32
+    knots: Tensor,  # [F, P + 1]
+    labels: Tensor,  # [N] 0 or 1
+    l2: float = 1e-5,
+) -> tuple[NDArray[np.float64], float]:
+    """Weights [F, P], each at least 0, and bias of least mean cross-entropy + l2 / 2 |w|^2.
+
+    Newton's method, with the Hessian of every so many rows: each round minimises the quadratic
+    model under the bound by least squares on its Cholesky factor (Kim et al. 2010), and is halved
+    until it improves the loss. Sums are in float64, in the order of the rows.
+    """
+    F, N = features.shape
+    P = knots.shape[1] - 1
+    n = F * P
+    w = np.zeros(n + 1)
+    lower = np.concatenate([np.zeros(n), [-np.inf]])
+    penalty = np.concatenate([np.full(n, l2), [0.0]])
+
+    def objective(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        value, gradient = _terms(features, knots, labels, w)
+        return value / N + 0.5 * (penalty * w * w).sum(), gradient / N + penalty * w
+
+    every = -(-N // SAMPLED)
+    sample = features[:, ::every].contiguous()
+    loss, g = objective(w)
     for _ in range(ROUNDS):
-        loss = value / N + 0.5 * (penalty * w * w).sum()
-        g = gradient / N + penalty * w
-        H = hessian / N + np.diag(penalty + 1e-8)
+        H = _hessian(sample, knots, w) + np.diag(penalty + 1e-8)
         factor = np.linalg.cholesky(H).T
         target = factor @ w - np.linalg.solve(factor.T, g)
         step = np.maximum(lsq_linear(factor, target, (lower, np.inf), method="bvls").x, lower) - w
         for _ in range(8):
-            tried = w + step
-            value, gradient, hessian = _terms(x, labels, tried)
-            if value / N + 0.5 * (penalty * tried * tried).sum() <= loss + 1e-12:
+            tried, (after, gradient) = w + step, objective(w + step)
+            if after <= loss + 1e-12:
                 break
             step = step / 2
-        w = tried
+        w, loss, g = tried, after, gradient
         if np.abs(step).max() < ENOUGH:
             break
-    return w[:F], float(w[F])
+    # Least squares leaves a rest where there should be nothing, on pieces without width too.
+    return np.where(w[:n] > NOTHING, w[:n], 0.0).reshape(F, P), float(w[n])
 
 
 def _terms(
-    x: Tensor, labels: Tensor, w: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Summed cross-entropy, its gradient [F + 1] and Hessian [F + 1, F + 1], bias last."""
-    F = x.shape[1]
-    value, weights = 0.0, torch.from_numpy(w)
-    gradient = torch.zeros(F + 1, dtype=torch.float64)
-    hessian = torch.zeros(F + 1, F + 1, dtype=torch.float64)
-    for rows, y in zip(torch.split(x, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
-        design = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1).double()
-        z, y = design @ weights, y.double()
-        p = torch.sigmoid(z)
+    features: Tensor, knots: Tensor, labels: Tensor, w: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """Summed cross-entropy and its gradient [F P + 1], bias last."""
+    weight, bias = torch.from_numpy(w[:-1]), float(w[-1])
+    value, gradient = 0.0, torch.zeros(len(w), dtype=torch.float64)
+    blocks = zip(features.split(AT_ONCE, dim=1), labels.split(AT_ONCE), strict=True)
+    for x, y in blocks:
+        design, y = ramps(x, knots).flatten(0, 1), y.double()
+        z = (weight.float() @ design).double() + bias
         value += float((torch.nn.functional.softplus(z) - y * z).sum())
-        gradient += design.T @ (p - y)
-        hessian += (design * (p * (1 - p)).unsqueeze(1)).T @ design
-    return value, gradient.numpy(), hessian.numpy()
+        miss = torch.sigmoid(z) - y
+        gradient[:-1] += (design @ miss.float()).double()
+        gradient[-1] += miss.sum()
+    return value, gradient.numpy()
+
+
+def _hessian(sample: Tensor, knots: Tensor, w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean Hessian [F P + 1, F P + 1] of the rows of a sample."""
+    weight, bias = torch.from_numpy(w[:-1]).float(), float(w[-1])
+    hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
+    for x in sample.split(AT_ONCE, dim=1):
+        design = torch.cat([ramps(x, knots).flatten(0, 1), x.new_ones(1, x.shape[1])])
+        p = torch.sigmoid(weight @ design[:-1] + bias)
+        hessian += ((design * (p * (1 - p))) @ design.T).double()
+    return hessian.numpy() / sample.shape[1]

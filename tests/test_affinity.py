@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ekpnet_fast import affinity
 from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.histories import Histories
-from ekpnet_fast.logistic import fit_nonnegative
+from ekpnet_fast.logistic import curves, fit_curves, quantiles, ramps
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
 ALL = SignalOptions(ease=20.0)
@@ -89,11 +91,8 @@ def dense_features(A, table, options, history, item, scale=1.0):
         own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
         if name in affinity.FLOOR:
             whole = value * (1 if name == "co-click" else np.sqrt(n))
-            found[f"{name}, log"] = np.log(whole + affinity.FLOOR[name])
-            found[f"{name}, sqrt"] = np.sqrt(whole)
-        over = f"{name} over the user's mean"
-        found[f"{over}, log"] = np.log(value / (own + 0.05 * means[name]) + 0.5)
-        found[f"{over}, sqrt"] = np.sqrt(value / (own + 0.2 * means[name]))
+            found[name] = np.log(whole + affinity.FLOOR[name])
+        found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * means[name]) + 0.5)
     return found
 
 
@@ -110,10 +109,10 @@ def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
     asked = [[0, 1, 5], [2, 0], [], [8, 8, 39, 1], [11]]
     ends = np.cumsum([0, *map(len, asked)])
     items = np.array([i for some in asked for i in some], dtype=np.int32)
-    pairs = found.features(histories.of(ids), ends, items)
+    pairs = found.features(histories.of(ids), ends, items).T
     every = found.features(
         histories.of(ids), np.arange(6) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), 5)
-    ).reshape(5, ITEMS, -1)
+    ).T.reshape(5, ITEMS, -1)
     names = feature_names(ALL)
     assert pairs.shape == (len(items), len(names)) and pairs.dtype == np.float32
     for group, some in enumerate(asked):
@@ -130,12 +129,12 @@ def test_only_what_is_needed_is_computed(problem):
     _, histories, graph, _ = problem
     found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
     names = feature_names(ALL)
-    needed = np.array([name.startswith(("co-click,", "joint 32")) for name in names])
+    needed = np.array([name.startswith(("co-click", "joint 32")) for name in names])
     ends, items = np.array([0, 2]), np.array([5, 6], dtype=np.int32)
     one = histories.of(torch.tensor([0]))
     whole, some = found.features(one, ends, items), found.features(one, ends, items, needed)
-    assert np.array_equal(whole[:, needed], some[:, needed])
-    assert not some[:, [n.startswith("EASE") for n in names]].any()
+    assert np.array_equal(whole[needed], some[needed])
+    assert not some[[n.startswith("EASE") for n in names]].any()
 
 
 def test_nothing_is_below_an_item_that_nobody_clicked(problem):
@@ -144,7 +143,7 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
     every = found.features(
         histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
-    ).reshape(USERS, ITEMS, -1)
+    ).T.reshape(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
         if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE")):
             assert (every[:, 0, column] <= every[:, :, column].min(1) + 1e-3).all(), name
@@ -154,36 +153,65 @@ def test_names_follow_the_options():
     assert feature_names(SignalOptions(mixed=False, low_pass=(), joint=())) == (
         "popularity",
         "KG neighbours' clicks",
-        "co-click, log",
-        "co-click, sqrt",
-        "KG match, log",
-        "KG match, sqrt",
-        "co-click over the user's mean, log",
-        "co-click over the user's mean, sqrt",
-        "KG match over the user's mean, log",
-        "KG match over the user's mean, sqrt",
+        "co-click",
+        "KG match",
+        "co-click over the user's mean",
+        "KG match over the user's mean",
     )
 
 
 # ---- the regression ------------------------------------------------------------------------------
 
 
-def test_regression_meets_the_conditions_of_its_optimum():
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_regression_meets_the_conditions_of_its_optimum(pieces):
     stream = np.random.default_rng(1)
-    x = stream.normal(size=(4000, 5)).astype(np.float32)
-    x[:, 4] = x[:, 0] + 0.01 * x[:, 4]
-    logit = 1.5 * x[:, 0] + 0.5 * x[:, 1] - 2.0 * x[:, 2] + 0.3
+    x = stream.normal(size=(5, 4000)).astype(np.float32)
+    x[4] = x[0] + 0.01 * x[4]
+    logit = 1.5 * x[0] + 0.5 * x[1] - 2.0 * x[2] + 0.3
     y = (stream.random(4000) < 1 / (1 + np.exp(-logit))).astype(np.float32)
-    w, bias = fit_nonnegative(torch.from_numpy(x), torch.from_numpy(y), l2=1e-3)
-    p = 1 / (1 + np.exp(-(x @ w + bias)))
-    gradient = x.T @ (p - y) / len(y) + 1e-3 * w
-    assert (w >= 0).all() and w[2] == 0 and w[0] + w[4] > 0.8 and w[1] > 0.2
-    assert abs((p - y).mean()) < 1e-6
-    assert np.abs(gradient[w > 0]).max() < 1e-6 and gradient[w == 0].min() > -1e-6
+    features, labels = torch.from_numpy(x), torch.from_numpy(y)
+    knots = quantiles(features, pieces)
+    w, bias = fit_curves(features, knots, labels, l2=1e-3)
+    design = ramps(features, knots).flatten(0, 1).double().numpy()
+    p = 1 / (1 + np.exp(-(w.flatten() @ design + bias)))
+    gradient = (design @ (p - y) / len(y) + 1e-3 * w.flatten()).reshape(w.shape)
+    assert (w >= 0).all() and not w[2].any() and w[[0, 4]].sum() > 2 * w[1].sum() > 0
+    assert abs((p - y).mean()) < 1e-5
+    assert np.abs(gradient[w > 0]).max() < 1e-5 and gradient[w == 0].min() > -1e-5
+
+
+def test_curves_are_sums_of_ramps_that_go_on_outside():
+    """A response by hand: 1 over [0, 2], 4 over [2, 3], 0 over [3, 6] and 3 over [6, 7]."""
+    knots = torch.tensor([[0.0, 2.0, 3.0, 6.0, 7.0]])
+    weight = torch.tensor([[1.0, 4.0, 0.0, 3.0]])
+    x = torch.tensor([[-2.0, 0.0, 1.0, 2.5, 5.0, 6.0, 6.5, 8.0]])
+    expected = torch.tensor([-1.0, 0.0, 0.5, 3.0, 5.0, 5.0, 6.5, 11.0])
+    assert torch.allclose(curves(x, knots, weight), expected, atol=1e-6)
+    by_ramps = (weight.unsqueeze(2) * ramps(x, knots)).sum((0, 1))
+    assert torch.allclose(by_ramps, expected, atol=1e-6)
+    many = torch.randn(3, 20000, generator=torch.Generator().manual_seed(0)) * 3
+    knots, weight = quantiles(many, 4), torch.rand(3, 4)
+    by_ramps = (weight.unsqueeze(2) * ramps(many, knots)).sum((0, 1))
+    assert torch.allclose(curves(many, knots, weight), by_ramps, atol=1e-4)
+
+
+def test_curves_follow_what_is_not_a_line():
+    stream = np.random.default_rng(2)
+    x = stream.random((1, 20000)).astype(np.float32)
+    y = (stream.random(20000) < np.where(x[0] > 0.75, 0.9, 0.3)).astype(np.float32)
+    features, labels = torch.from_numpy(x), torch.from_numpy(y)
+    knots = quantiles(features, 8)
+    w, _ = fit_curves(features, knots, labels)
+    logit_of_step = math.log(9) - math.log(3 / 7)
+    assert w.sum() == pytest.approx(logit_of_step, rel=0.25) and w[0, 5:7].sum() > 0.7 * w.sum()
 
 
 def test_regression_survives_columns_that_tell_everything_or_nothing():
-    x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]]).repeat(50, 1)
-    y = (x[:, 1] > 0).float()
-    w, bias = fit_nonnegative(x, y)
-    assert w[0] == 0 and 1 < w[1] < 100 and abs(bias) < 1e-3
+    x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]]).repeat(50, 1).T
+    y = (x[1] > 0).float()
+    knots = quantiles(x, 4)
+    w, bias = fit_curves(x.contiguous(), knots, y)
+    assert not w[0].any() and 1 < w[1].sum() < 100
+    scores = curves(x.contiguous(), knots, torch.from_numpy(w).float()) + bias
+    assert ((scores > 0) == (y > 0)).all()

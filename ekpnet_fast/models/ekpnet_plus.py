@@ -44,6 +44,8 @@ class EKPNetPlusOptions(LinearOptions):
         low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
+            straight line.
         item_bias: whether there is a trained b_i.
         clicked: whether the clicked items themselves are attended to, as a hop 0.
         warm: whether item rows start from the joint projections, as smoothed rows do in LightGCN.
@@ -96,7 +98,7 @@ class EKPNetPlus(EKPNet):
         super().__init__(config, source)
         options: EKPNetPlusOptions = self.options
         D = self.shape.width
-        self.linear = LinearPart(options.signals, source)
+        self.linear = LinearPart(options.signals, options.pieces, source)
         if options.item_bias:
             self.add_table("item_bias", torch.zeros(source.num_items, 1))
         self.register_buffer("identity", torch.eye(D), persistent=False)

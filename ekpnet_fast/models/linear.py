@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
 from ekpnet_fast.data import PreparedData
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.fixed_order import one_thread
 from ekpnet_fast.histories import Histories
-from ekpnet_fast.logistic import fit_nonnegative
+from ekpnet_fast.logistic import curves, fit_curves, quantiles
 from ekpnet_fast.models.base import Model, Presets
 from ekpnet_fast.sampling import Inputs, Pairs, Request, Source, TrainingRows
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig
 
-MAX_RANK = 1024
+MAX_RANK, MAX_PIECES = 1024, 64
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 
@@ -38,23 +38,26 @@ def check_signals(model: str, options: Any) -> None:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
     if not 0 <= options.ease < float("inf"):
         raise ConfigError(f"--{model}.ease is {options.ease}, expected at least 0")
+    if not 1 <= options.pieces <= MAX_PIECES:
+        raise ConfigError(f"--{model}.pieces is {options.pieces}, expected 1 to {MAX_PIECES}")
 
 
 class LinearPart(nn.Module):
-    """sum_f w_f (x_f - mean_f) / sd_f + bias, w_f >= 0, of the features in `affinity.py`.
+    """bias + sum_fp w_fp r_fp(x_f), w_fp >= 0: rising curves of the features in `affinity.py`.
+
+    r_fp is how far the p-th of P pieces between quantiles of x_f is passed (see `logistic.py`).
 
     Attributes:
-        mean, scale, weight, bias: [F], [F], [F], [].
+        knots, weight, bias: [F, P + 1], [F, P], [].
         names: [F] what the features are called.
         affinities: by all train histories.
     """
 
-    mean: Tensor
-    scale: Tensor
+    knots: Tensor
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, signals: SignalOptions, source: Source) -> None:
+    def __init__(self, signals: SignalOptions, pieces: int, source: Source) -> None:
         super().__init__()
         if signals.ease > 0 and source.num_items > EASE_ITEMS:
             raise ConfigError(
@@ -64,9 +67,8 @@ class LinearPart(nn.Module):
         self.signals = signals
         self.names = feature_names(signals)
         F = len(self.names)
-        self.register_buffer("mean", torch.zeros(F))
-        self.register_buffer("scale", torch.ones(F))
-        self.register_buffer("weight", torch.zeros(F))
+        self.register_buffer("knots", torch.zeros(F, pieces + 1))
+        self.register_buffer("weight", torch.zeros(F, pieces))
         self.register_buffer("bias", torch.zeros(()))
         with one_thread():
             self.knowledge = Knowledge(source.graph, source.num_items)
@@ -76,10 +78,14 @@ class LinearPart(nn.Module):
         self._of_folds: list[Affinities] = []
 
     def fit(self, training: TrainingRows) -> None:
-        """Describe the training rows without their own folds, and fit the weights to them."""
+        """Describe the training rows without their own folds, and fit the weights to them.
+
+        Raises:
+            TrainingError: no item was clicked twice.
+        """
         rows, F, redraw = training.rows, training.folds, training.redraw
         items = rows.items if redraw is None else redraw(1)
-        found = torch.empty(len(items), len(self.names))
+        found = torch.empty(len(self.names), len(items))
         lengths = rows.indptr.diff()
         with one_thread():
             self._of_folds = []
@@ -96,12 +102,17 @@ class LinearPart(nn.Module):
                 features = affinities.features(
                     training.histories.of(ids), ends.numpy(), items[at].numpy()
                 )
-                found[at] = torch.from_numpy(features)
-            mean, spread = found.mean(0), found.std(0)
-            spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-            self.mean.copy_(mean)
-            self.scale.copy_(spread)
-            weight, bias = fit_nonnegative((found - mean) / spread, rows.labels)
+                found[:, at] = torch.from_numpy(features)
+            # Of an item that nobody else clicked the label says how the data were split.
+            known = found[0] > found.new_tensor(0.5).log()
+            of_known = found[:, known].contiguous()
+            if not known.any():
+                raise TrainingError(
+                    "no training row has an item with a click in another fold, expected some: every"
+                    " item has a single click, from which no affinity follows"
+                )
+            self.knots.copy_(quantiles(of_known, self.weight.shape[1]))
+            weight, bias = fit_curves(of_known, self.knots.cpu(), rows.labels[known])
             self.weight.copy_(torch.from_numpy(weight))
             self.bias.fill_(bias)
             self._of_rows = self._logits(found) if redraw is None else None
@@ -111,7 +122,7 @@ class LinearPart(nn.Module):
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
         logits = torch.empty(len(request.items))
-        needed = (self.weight > 0).cpu().numpy()
+        needed = (self.weight > 0).any(1).cpu().numpy()
         fold_of_group = ids % request.folds
         for fold in range(request.folds):
             groups = torch.nonzero(fold_of_group == fold).squeeze(1)
@@ -124,12 +135,14 @@ class LinearPart(nn.Module):
         return logits
 
     def _logits(self, features: Tensor) -> Tensor:
-        standard = (features - self.mean.cpu()) / self.scale.cpu()
-        return (standard * self.weight.cpu()).sum(1) + self.bias.cpu()
+        return curves(features, self.knots.cpu(), self.weight.cpu()) + self.bias.cpu()
 
     def weights(self) -> dict[str, float]:
-        """The weights by name, of features with standard deviation 1; largest first."""
-        named = zip(self.names, self.weight.tolist(), strict=True)
+        """By how much each feature raises the logit, from its lowest to its highest; largest first.
+
+        Lowest and highest in the training rows.
+        """
+        named = zip(self.names, self.weight.sum(1).tolist(), strict=True)
         return dict(sorted(named, key=lambda x: -x[1]))
 
 
@@ -149,12 +162,15 @@ class LinearOptions:
         low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
+            straight line.
     """
 
     mixed: bool = True
     low_pass: tuple[int, ...] = (32, 128)
     joint: tuple[int, ...] = (32, 128)
     ease: float = 0.0
+    pieces: int = 4
 
     @property
     def signals(self) -> SignalOptions:
@@ -163,14 +179,15 @@ class LinearOptions:
 
 
 class Linear(Model):
-    """logit = sum_f w_f (x_f - mean_f) / sd_f + bias, w_f >= 0, fitted to cross-fitted rows.
+    """logit = bias + sum_f c_f(x_f), c_f rising curves, fitted to cross-fitted rows.
 
     The features x_f (see `affinity.py`) are popularity, the clicks of neighbours in the graph, and
     affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the walk
     graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of Shen
     et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the clicks
-    of the item and no w_f is negative, so the response to popularity is monotone: what a split
-    gives away about items that nobody clicked in train cannot be learned.
+    of the item and no c_f falls, so the response to popularity is monotone. Rows whose item nobody
+    else clicked are not fitted: the catalogue has only items with a click somewhere, so that their
+    labels tell how the data were split. Such an item counts as one with a single click.
 
     Attributes:
         linear: the features' weights.
@@ -192,7 +209,7 @@ class Linear(Model):
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.linear = LinearPart(self.options.signals, source)
+        self.linear = LinearPart(self.options.signals, self.options.pieces, source)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:

@@ -213,11 +213,12 @@ def test_artefacts_of_the_split_are_not_learned(model):
     never = counts[test.items] == 0
     assert never.sum() > 200
     # The graph is noise, so it explains nothing of the items that nobody clicked.
-    assert metrics.auc(test.labels[never], scores[never]) == pytest.approx(0.5, abs=0.06)
+    assert metrics.auc(test.labels[never], scores[never]) < 0.56
     # They are not raised above those that were clicked once, as their label rate is.
     once = counts[test.items] == 1
-    assert np.median(scores[never]) <= np.median(scores[once])
-    assert found.auc < by_count.auc + 0.01 < looked_up
+    assert np.median(scores[never]) <= np.median(scores[once]) + 1e-3
+    as_once = metrics.auc(test.labels, np.maximum(counts[test.items], 1))
+    assert found.auc < as_once + 0.01 < looked_up
     assert found.auc_seen == pytest.approx(by_count.auc_seen, abs=0.03)
     assert found.auc_seen > 0.6
 
@@ -354,7 +355,7 @@ def test_warm_rows_are_the_joint_projections(fitted):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"item_bias": True}, {"clicked": True}, {"warm": True}, {"low_pass": ()}]
+    "changes", [{"item_bias": True}, {"clicked": True}, {"warm": True}, {"pieces": 1}]
 )
 def test_options_train(changes):
     prepared, graph = load()
@@ -372,6 +373,8 @@ def test_options_are_checked(model):
         with_options(model, low_pass=(0,))
     with pytest.raises(ConfigError, match=f"--{model}.ease is -1, expected at least 0"):
         with_options(model, ease=-1)
+    with pytest.raises(ConfigError, match=f"--{model}.pieces is 0, expected 1 to 64"):
+        with_options(model, pieces=0)
     with pytest.raises(ConfigError, match=r"--ekpnet_plus.draws is 0, expected 1 to 64"):
         with_options("ekpnet_plus", draws=0)
 
@@ -390,9 +393,9 @@ def test_both_have_the_same_linear_part():
 
 
 def test_weights_are_shown_by_name():
-    text = weights_text({"popularity": 0.75, "KG match, log": 0.25, "EASE": 0.0})
+    text = weights_text({"popularity": 0.75, "KG match": 0.25, "EASE": 0.0})
     assert text == (
-        "Weights of standardised features: popularity 0.750; KG match, log 0.250; 1 more have none."
+        "The logit rises over each feature by: popularity 0.750; KG match 0.250; 1 more do not."
     )
     shown = io.StringIO()
     Console(file=shown, width=200).print(text, highlight=False, markup=False)
