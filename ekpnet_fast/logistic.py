@@ -122,7 +122,7 @@ def _terms(
     """Summed cross-entropy and its gradient [F P + 1], bias last."""
     weight, bias = torch.from_numpy(w[:-1]), float(w[-1])
     value, gradient = 0.0, torch.zeros(len(w), dtype=torch.float64)
-    blocks = zip(features.split(AT_ONCE, dim=1), labels.split(AT_ONCE), strict=True)
+    blocks = zip(torch.split(features, AT_ONCE, dim=1), torch.split(labels, AT_ONCE), strict=True)
     for x, y in blocks:
         design, y = ramps(x, knots).flatten(0, 1), y.double()
         z = (weight.float() @ design).double() + bias
@@ -137,7 +137,7 @@ def _hessian(sample: Tensor, knots: Tensor, w: NDArray[np.float64]) -> NDArray[n
     """Mean Hessian [F P + 1, F P + 1] of the rows of a sample."""
     weight, bias = torch.from_numpy(w[:-1]).float(), float(w[-1])
     hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
-    for x in sample.split(AT_ONCE, dim=1):
+    for x in torch.split(sample, AT_ONCE, dim=1):
         design = torch.cat([ramps(x, knots).flatten(0, 1), x.new_ones(1, x.shape[1])])
         p = torch.sigmoid(weight @ design[:-1] + bias)
         hessian += ((design * (p * (1 - p))) @ design.T).double()

@@ -22,6 +22,7 @@ from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.files import write_text
+from ekpnet_fast.models.linear import EASE_ITEMS
 from ekpnet_fast.options import parse_run
 
 __all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]
@@ -31,11 +32,12 @@ FIRST_SEED = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: a model and what differs from its preset."""
+    """A row: a model and what differs from its preset, for data of up to `max_items`."""
 
     label: str
     model: str
     options: tuple[str, ...] = ()
+    max_items: int = 1 << 31
 
 
 VARIANTS = {
@@ -51,6 +53,9 @@ VARIANTS = {
         "ekpnet_plus",
         ("--ekpnet_plus.low_pass=[]", "--ekpnet_plus.joint=[]"),
     ),
+    "lines": Variant(
+        "EKPNet+, straight lines in place of curves", "ekpnet_plus", ("--ekpnet_plus.pieces=1",)
+    ),
     "no walk": Variant(
         "EKPNet+ without the walk over graph and clicks",
         "ekpnet_plus",
@@ -59,6 +64,19 @@ VARIANTS = {
     "item bias": Variant("EKPNet+, item bias", "ekpnet_plus", ("--ekpnet_plus.item_bias=true",)),
     "clicked": Variant(
         "EKPNet+, clicked items as hop 0", "ekpnet_plus", ("--ekpnet_plus.clicked=true",)
+    ),
+    "latent": Variant("EKPNet+, MF over clicked items", "ekpnet_plus", ("--ekpnet_plus.mf=16",)),
+    "ease": Variant("EKPNet+, EASE^R", "ekpnet_plus", ("--ekpnet_plus.ease=300",), EASE_ITEMS),
+    "clicked with": Variant(
+        "EKPNet+, attention over clicked-with triples",
+        "ekpnet_plus",
+        ("--ekpnet_plus.clicked_with=16",),
+    ),
+    "item side": Variant(
+        "EKPNet+, item-side ripple sets", "ekpnet_plus", ("--ekpnet_plus.item_side=8",)
+    ),
+    "contrast": Variant(
+        "EKPNet+, contrastive term", "ekpnet_plus", ("--ekpnet_plus.contrast=0.1",)
     ),
     "warm": Variant("EKPNet+, warm item rows", "ekpnet_plus", ("--ekpnet_plus.warm=true",)),
     "draws": Variant("EKPNet+, 4 ripple sets", "ekpnet_plus", ("--ekpnet_plus.draws=4",)),
@@ -83,6 +101,8 @@ class PlusPlan(Plan):
         self, settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str]
     ) -> None:
         super().__init__(settings, datasets)
+        loaded = zip(settings.datasets, datasets, strict=False)
+        self.num_items = {name: dataset.num_items for name, dataset in loaded}
         self.rows = [name for name in VARIANTS if not rows or name in rows]
 
     def cells(self, experiment: str) -> list[Cell]:
@@ -92,6 +112,7 @@ class PlusPlan(Plan):
             PlusCell(dataset, VARIANTS[name].model, seed, variant=name)
             for dataset in self.settings.datasets
             for name in self.rows
+            if self.num_items.get(dataset, 0) <= VARIANTS[name].max_items
             for seed in seeds
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -77,8 +77,12 @@ class LinearPart(nn.Module):
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
-    def fit(self, training: TrainingRows) -> None:
+    def fit(
+        self, training: TrainingRows, look: Callable[[Affinities], None] = lambda of_fold: None
+    ) -> None:
         """Describe the training rows without their own folds, and fit the weights to them.
+
+        `look` is shown what clicks outside each fold say, fold by fold.
 
         Raises:
             TrainingError: no item was clicked twice.
@@ -95,6 +99,7 @@ class LinearPart(nn.Module):
                 if F > 1:
                     histories = training.histories.of(ids)
                     affinities = Affinities(histories, self.knowledge, self.signals, F / (F - 1))
+                look(affinities)
                 if redraw is not None:
                     self._of_folds.append(affinities)
                 ids = ids[lengths[ids] > 0]

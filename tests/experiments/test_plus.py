@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ekpnet_fast.experiments.__main__ import main
 from ekpnet_fast.experiments.plan import Settings
 from ekpnet_fast.experiments.plus import FIRST_SEED, VARIANTS, PlusPlan
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.models.linear import EASE_ITEMS
 
 
 def plan(rows=(), **changes):
@@ -52,3 +54,13 @@ def test_the_command_writes_what_it_ran(tmp_path, data_root):
     assert 0.77 < popular < 0.81 and 0.84 < fitted < 0.87
     text = (tmp_path / "out" / "ripplenet" / "plus.csv").read_text()
     assert 'last-fm,"linear part alone",AUC,' in text
+
+
+def test_rows_that_a_data_set_is_too_large_for_are_left_out():
+    many = types.SimpleNamespace(num_items=EASE_ITEMS + 1, item_names=None)
+    settings = Settings(Path("unused"), datasets=("last-fm", "large"), seeds=1)
+    few = types.SimpleNamespace(num_items=EASE_ITEMS, item_names=None)
+    cells = PlusPlan(settings, (few, many), ("ease", "draws")).cells("plus")
+    assert [(cell.dataset, cell.variant) for cell in cells] == [
+        ("last-fm", "ease"), ("last-fm", "draws"), ("large", "draws")
+    ]  # fmt: skip

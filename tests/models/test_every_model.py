@@ -97,7 +97,8 @@ def test_declaration(model):
         "user": prepared.dataset.num_users,
         "item": prepared.dataset.num_items,
     }
-    for table, space in kind.tables.items():
+    assert built.spaces.items() <= kind.tables.items()
+    for table, space in built.spaces.items():
         rows = built.table(table)
         assert rows.dtype == torch.float32 and rows.is_contiguous()
         assert len(rows) == sizes.get(space, len(rows)), table
