@@ -215,29 +215,39 @@ class Affinities:
         needed: NDArray[np.bool_] | None = None,  # [F], the others may stay 0
     ) -> Float:
         """The features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
-        I = self.knowledge.num_items  # noqa: E741
-        lengths = np.diff(group_indptr)
-        groups = np.repeat(np.arange(len(histories)), lengths)
+        G, I = len(histories), self.knowledge.num_items  # noqa: E741
         clicks = _weighed(_clicks(histories, I))
         root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
-        every = len(items) * 4 > len(histories) * I
+        # Of all items of every group affinities are rows as they come, [G, I].
+        whole = len(items) == G * I and bool((items.reshape(G, I) == np.arange(I)).all())
+        every = len(items) * 4 > G * I
+        groups = None if whole else np.repeat(np.arange(G), np.diff(group_indptr))
+
+        def by_group(x: Float) -> Float:
+            return x[:, None] if groups is None else x[groups]
+
         names = feature_names(self.options)
         found = np.zeros((len(names), len(items)), dtype=np.float32)
+        shaped = found.reshape(-1, G, I) if whole else found
         wanted = np.ones(len(names), dtype=bool) if needed is None else needed
-        found[0], found[1] = self.popularity[items], self.neighbours[items]
+        items_of = slice(None) if whole else items
+        shaped[0], shaped[1] = self.popularity[items_of], self.neighbours[items_of]
         for number, (name, x) in enumerate(zip(self.options.names, self.affinities, strict=True)):
             at = len(names) - len(self.affinities) + number
             absolute = names.index(name) if name in FLOOR else at
             if not (wanted[at] or wanted[absolute]):
                 continue
-            a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
+            if groups is None:
+                a = x.all_items(clicks)
+            else:
+                a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
             # Projections may fall below 0, where an item that nobody clicked has to be.
-            np.maximum(a, 0, out=a)
+            a = np.maximum(a, 0)
             if name in FLOOR:
-                whole = a if name == "co-click" else a * root[groups]
-                np.log(whole + np.float32(FLOOR[name]), out=found[absolute])
+                total = a if name == "co-click" else a * by_group(root)
+                np.log(total + np.float32(FLOOR[name]), out=shaped[absolute])
             scale = 1 / (self._means(clicks, x) + STEADY * self.typical[number])
-            np.log(a * scale.astype(np.float32)[groups] + np.float32(0.5), out=found[at])
+            np.log(a * by_group(scale.astype(np.float32)) + np.float32(0.5), out=shaped[at])
         return found
 
     def leading(self, rank: int) -> torch.Tensor:

@@ -215,8 +215,8 @@ def catalogue_scorer(
     memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
     tables = {name: model.table(name) for name in model.spaces}
-    items = torch.arange(num_items, dtype=torch.int32)
     users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
+    items = torch.arange(num_items, dtype=torch.int32).repeat(users_at_once)
 
     @torch.no_grad()
     def score(users: NDArray[np.int32]) -> Tensor:
@@ -225,7 +225,7 @@ def catalogue_scorer(
             block = users[first : first + users_at_once]
             n = len(block)
             pairs = scored_pairs(
-                model, ripple, block, torch.arange(n + 1) * num_items, items.repeat(n)
+                model, ripple, block, torch.arange(n + 1) * num_items, items[: n * num_items]
             )
             scores[first : first + n] = model.logits(backend, tables, pairs, stage=stage).view(
                 n, num_items

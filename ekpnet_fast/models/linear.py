@@ -126,14 +126,18 @@ class LinearPart(nn.Module):
         """Logits [B] of a request whose groups are seen with histories `ids` [G]."""
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
-        logits = torch.empty(len(request.items))
         needed = (self.weight > 0).any(1).cpu().numpy()
+        if request.folds == 1:
+            features = self.affinities.features(
+                histories.of(ids), request.group_indptr.numpy(), request.items.numpy(), needed
+            )
+            return self._logits(torch.from_numpy(features))
+        logits = torch.empty(len(request.items))
         fold_of_group = ids % request.folds
         for fold in range(request.folds):
             groups = torch.nonzero(fold_of_group == fold).squeeze(1)
             at, ends = _places(request.group_indptr, groups)
-            affinities = self._of_folds[fold] if request.folds > 1 else self.affinities
-            features = affinities.features(
+            features = self._of_folds[fold].features(
                 histories.of(ids[groups]), ends.numpy(), request.items[at].numpy(), needed
             )
             logits[at] = self._logits(torch.from_numpy(features))
