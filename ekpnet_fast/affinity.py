@@ -30,6 +30,7 @@ Matrix = Any  # scipy.sparse.csr_matrix
 # Products of items lie in memory, 64 MiB each at most, where there are few items with many clicks.
 DENSE_ITEMS, DENSE_CLICKS = 4096, 16
 PRODUCTS_AT_ONCE = 1 << 22
+FAR, FAR_AT_ONCE = 3, 128  # products with the co-click in a far walk; histories at a time
 NEAR = 60  # a tail that fewer items share says that they are alike
 FLOOR = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
 STEADY = 0.05  # added to a history's mean affinity, as a share of the mean over all histories
@@ -45,12 +46,16 @@ class SignalOptions:
         low_pass: ranks of projections on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R; 0 leaves it out.
+        far: 7-hop co-click beside the 3-hop one.
+        relations: the match in the graph by each of so many relations, those of most items.
     """
 
     mixed: bool = True
     low_pass: tuple[int, ...] = (32, 128)
     joint: tuple[int, ...] = (32, 128)
     ease: float = 0.0
+    far: bool = False
+    relations: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,6 +67,8 @@ class SignalOptions:
             *(f"low-pass {rank}" for rank in self.low_pass),
             *(f"joint {rank}" for rank in self.joint),
             *(["EASE"] if self.ease > 0 else []),
+            *(["far co-click"] if self.far else []),
+            *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
         )
 
 
@@ -92,8 +99,8 @@ class Knowledge:
     def __init__(self, graph: Graph, num_items: int) -> None:
         ends = graph.indptr[: num_items + 1].numpy()
         heads = np.repeat(np.arange(num_items), np.diff(ends))
-        pair = graph.relations[: ends[-1]].numpy().astype(np.int64) * graph.num_entities
-        pair += graph.tails[: ends[-1]].numpy()
+        relations = graph.relations[: ends[-1]].numpy().astype(np.int64)
+        pair = relations * graph.num_entities + graph.tails[: ends[-1]].numpy()
         known, column = np.unique(pair, return_inverse=True)
         table = _csr(np.ones(len(heads)), heads, column, (num_items, len(known)))
         table.sum_duplicates()
@@ -101,13 +108,24 @@ class Knowledge:
         self.num_items = num_items
         degree = _sums(table, 0)
         weighed = _scaled(table, None, np.log(num_items / degree))
-        norm = np.sqrt(_sums(weighed.multiply(weighed), 1))
-        self.match = _scaled(weighed, _inverse(norm), None)
+        self.match = _unit_rows(weighed)
+        # Relations by how many items have them, ties by number; what each says alone.
+        pairs_of = known // graph.num_entities
+        self._weighed, self._pairs_of = weighed, pairs_of
+        by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
+        items_with = {r: int((_sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
+        self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
         chosen = (degree > 1) & (degree < NEAR)
         self.shared = table[:, chosen].tocsr()
         self.near = _scaled(
             self.shared, _inverse(np.sqrt(_sums(self.shared, 1))), degree[chosen] ** -0.5
         )
+
+    def match_by(self, rank: int) -> Matrix:
+        """[I, K_r] `match` by the pairs of one relation; by nothing where there are fewer."""
+        if rank > len(self._ranked):
+            return self._weighed[:, :0].tocsr()
+        return _unit_rows(self._weighed[:, self._pairs_of == self._ranked[rank - 1]].tocsr())
 
     @cached_property
     def alike(self) -> Matrix:
@@ -156,13 +174,8 @@ class _Affinity:
     def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
         """[B] of pairs (group, item)."""
         if self.product is not None:
-            found = np.empty(len(items), dtype=np.float32)
             step = max(1, PRODUCTS_AT_ONCE // len(self.product))
-            for first in range(0, clicks.shape[0], step):
-                begin, end = np.searchsorted(groups, (first, first + step))
-                block = self.all_items(clicks[first : first + step])
-                found[begin:end] = block[groups[begin:end] - first, items[begin:end]]
-            return found
+            return self._by_blocks(clicks, groups, items, step)
         reached = clicks @ self.left
         if sparse.issparse(reached):
             found = reached.tocsr()[groups].multiply(self.left[items])
@@ -170,9 +183,41 @@ class _Affinity:
         dots: Float = np.einsum("bf,bf->b", reached[groups], self.left[items])
         return dots
 
+    def _by_blocks(
+        self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32], step: int
+    ) -> Float:
+        found = np.empty(len(items), dtype=np.float32)
+        for first in range(0, clicks.shape[0], step):
+            begin, end = np.searchsorted(groups, (first, first + step))
+            block = self.all_items(clicks[first : first + step])
+            found[begin:end] = block[groups[begin:end] - first, items[begin:end]]
+        return found
+
     @cached_property
     def _left_by_column(self) -> Matrix:
         return self.left.T.tocsr()
+
+
+class _FarWalk(_Affinity):
+    """a = c S^3 e_i with S = left left^T, the co-click, by which `_Affinity` goes once."""
+
+    def __init__(self, left: Any) -> None:
+        self.left, self.product = left, None
+        mean = np.full((left.shape[0], 1), 1 / left.shape[0], dtype=np.float32)
+        for _ in range(FAR):
+            mean = left @ (left.T @ mean)
+        self.share = mean.ravel().astype(np.float64)
+
+    def all_items(self, clicks: Matrix) -> Float:
+        """[G, I] of all items."""
+        users = (clicks @ self.left).T.toarray()
+        for _ in range(FAR - 1):
+            users = self._left_by_column @ (self.left @ users)
+        return np.ascontiguousarray((self.left @ users).T)
+
+    def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
+        """[B] of pairs (group, item)."""
+        return self._by_blocks(clicks, groups, items, FAR_AT_ONCE)
 
 
 class Affinities:
@@ -219,7 +264,7 @@ class Affinities:
         clicks = _weighed(_clicks(histories, I))
         root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
         # Of all items of every group affinities are rows as they come, [G, I].
-        whole = len(items) == G * I and bool((items.reshape(G, I) == np.arange(I)).all())
+        whole = len(items) == G * I > 0 and bool((items.reshape(G, I) == np.arange(I)).all())
         every = len(items) * 4 > G * I
         groups = None if whole else np.repeat(np.arange(G), np.diff(group_indptr))
 
@@ -304,6 +349,12 @@ class Affinities:
                 made.append(_Affinity(vectors[:, :kept] * values[:kept] ** (power / 2)))
         if options.ease > 0:
             made.append(_Affinity(product=_ease(by_length, counts, options.ease)))
+        if options.far and together is not None:
+            made.append(_Affinity(product=together @ together @ together))
+        elif options.far:
+            made.append(_FarWalk(left))
+        for rank in range(1, options.relations + 1):
+            made.append(_Affinity(knowledge.match_by(rank)))
         return made
 
 
@@ -387,6 +438,11 @@ def _scaled(
     if columns is not None:
         found.data *= columns[found.indices]
     return found
+
+
+def _unit_rows(matrix: Matrix) -> Matrix:
+    """Every row scaled to norm 1."""
+    return _scaled(matrix, _inverse(np.sqrt(_sums(matrix.multiply(matrix), 1))), None)
 
 
 def _dense_product(reached: Float, left: Float) -> Float:

@@ -16,7 +16,7 @@ from ekpnet_fast.histories import Histories
 from ekpnet_fast.logistic import curves, fit_curves, quantiles, ramps
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0)
+ALL = SignalOptions(ease=20.0, far=True, relations=4)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,10 @@ def dense_affinities(A, table, options):
     """[I, I] by name: a(history, i) = sum over j in the history of the entry (j, i)."""
     scaled = safe(np.sqrt(A.sum(1)))[:, None] * A * safe(np.sqrt(A.sum(0)))
     C = scaled.T @ scaled
+    by_relation = table.reshape(ITEMS, 3, ENTITIES)
+    ranked = sorted(range(3), key=lambda r: (-(by_relation[:, r].sum(1) > 0).sum(), r))
     degree = table.sum(0)
+    relation_of = np.repeat(np.arange(3), ENTITIES)[degree > 0]
     table, degree = table[:, degree > 0], degree[degree > 0]
     weighed = table * np.log(ITEMS / degree)
     match = weighed * safe(np.linalg.norm(weighed, axis=1))[:, None]
@@ -69,6 +72,11 @@ def dense_affinities(A, table, options):
     B = -P / np.diag(P)
     np.fill_diagonal(B, 0)
     found["EASE"] = B
+    found["far co-click"] = C @ C @ C
+    for rank in range(1, options.relations + 1):
+        own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
+        own = own * safe(np.linalg.norm(own, axis=1))[:, None]
+        found[f"KG match by relation of rank {rank}"] = own @ own.T
     return found, table[:, chosen]
 
 
@@ -92,7 +100,8 @@ def dense_features(A, table, options, history, item, scale=1.0):
         if name in affinity.FLOOR:
             whole = value * (1 if name == "co-click" else np.sqrt(n))
             found[name] = np.log(whole + affinity.FLOOR[name])
-        found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * means[name]) + 0.5)
+        typical = max(means[name], 1e-12)
+        found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * typical) + 0.5)
     return found
 
 
@@ -103,6 +112,7 @@ def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
     monkeypatch.setattr(affinity, "DENSE_CLICKS", 0 if few else 10**9)
     monkeypatch.setattr(affinity, "ROUNDS", 60)  # small gaps between eigenvalues
     monkeypatch.setattr(affinity, "PRODUCTS_AT_ONCE", 3 * ITEMS)
+    monkeypatch.setattr(affinity, "FAR_AT_ONCE", 2)
     found = Affinities(histories, Knowledge(graph, ITEMS), ALL, scale=1.25)
     assert (found.affinities[0].product is not None) == few
     ids = torch.tensor([4, 3, 0, 7, 4])
@@ -145,7 +155,7 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
         histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
     ).T.reshape(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
-        if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE")):
+        if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE", "far")):
             assert (every[:, 0, column] <= every[:, :, column].min(1) + 1e-3).all(), name
 
 

@@ -56,6 +56,14 @@ VARIANTS = {
     "lines": Variant(
         "EKPNet+, straight lines in place of curves", "ekpnet_plus", ("--ekpnet_plus.pieces=1",)
     ),
+    "near": Variant("EKPNet+ without far co-click", "ekpnet_plus", ("--ekpnet_plus.far=false",)),
+    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", ("--ekpnet_plus.far=true",)),
+    "no relations": Variant(
+        "EKPNet+ without matches by relation", "ekpnet_plus", ("--ekpnet_plus.relations=0",)
+    ),
+    "relations": Variant(
+        "EKPNet+, matches by 4 relations", "ekpnet_plus", ("--ekpnet_plus.relations=4",)
+    ),
     "no walk": Variant(
         "EKPNet+ without the walk over graph and clicks",
         "ekpnet_plus",
@@ -106,15 +114,21 @@ class PlusPlan(Plan):
         self.rows = [name for name in VARIANTS if not rows or name in rows]
 
     def cells(self, experiment: str) -> list[Cell]:
-        """Every row's runs, data set by data set."""
+        """Every row's runs, data set by data set; not of rows that change nothing of the preset."""
         seeds = range(FIRST_SEED, FIRST_SEED + self.settings.seeds)
-        return [
-            PlusCell(dataset, VARIANTS[name].model, seed, variant=name)
-            for dataset in self.settings.datasets
-            for name in self.rows
-            if self.num_items.get(dataset, 0) <= VARIANTS[name].max_items
-            for seed in seeds
-        ]
+        cells: list[Cell] = []
+        for dataset in self.settings.datasets:
+            for name in self.rows:
+                variant = VARIANTS[name]
+                row = [PlusCell(dataset, variant.model, seed, variant=name) for seed in seeds]
+                fits = self.num_items.get(dataset, 0) <= variant.max_items
+                if fits and (not variant.options or self._differs(row[0])):
+                    cells += row
+        return cells
+
+    def _differs(self, cell: PlusCell) -> bool:
+        base = PlusCell(cell.dataset, cell.model, cell.seed, variant=cell.model)
+        return self.config(cell) != self.config(base)
 
     def config(self, cell: Cell) -> RunConfig:
         """The options of a run, without its output."""

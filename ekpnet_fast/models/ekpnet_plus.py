@@ -49,6 +49,8 @@ class EKPNetPlusOptions(LinearOptions):
         low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        far: whether 7-hop co-click is looked at beside the 3-hop one.
+        relations: match in the graph by each of so many relations, those that most items have.
         pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
             straight line.
         item_bias: whether there is a trained b_i.
@@ -135,11 +137,14 @@ class EKPNetPlus(EKPNet):
             **PRESETS["default"],
             "*": {"folds": 5, "pretrain.epochs": 0},
             "movielens-1m": {**PRESETS["default"]["movielens-1m"], "pretrain.epochs": 0},
+            "last-fm": {**PRESETS["default"]["last-fm"], "ekpnet_plus.far": True},
             # Here the projections get no weight.
             "book-crossing": {
                 **PRESETS["default"]["book-crossing"],
                 "ekpnet_plus.low_pass": (),
                 "ekpnet_plus.joint": (),
+                "ekpnet_plus.far": True,
+                "ekpnet_plus.relations": 4,
                 "train.lr": 1e-2,
             },
         }

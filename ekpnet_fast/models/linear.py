@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ from ekpnet_fast.sampling import Inputs, Pairs, Request, Source, TrainingRows
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig
 
-MAX_RANK, MAX_PIECES = 1024, 64
+MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 
@@ -38,6 +39,10 @@ def check_signals(model: str, options: Any) -> None:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
     if not 0 <= options.ease < float("inf"):
         raise ConfigError(f"--{model}.ease is {options.ease}, expected at least 0")
+    if not 0 <= options.relations <= MAX_RELATIONS:
+        raise ConfigError(
+            f"--{model}.relations is {options.relations}, expected 0 to {MAX_RELATIONS}"
+        )
     if not 1 <= options.pieces <= MAX_PIECES:
         raise ConfigError(f"--{model}.pieces is {options.pieces}, expected 1 to {MAX_PIECES}")
 
@@ -91,23 +96,29 @@ class LinearPart(nn.Module):
         items = rows.items if redraw is None else redraw(1)
         found = torch.empty(len(self.names), len(items))
         lengths = rows.indptr.diff()
+
+        def describe(fold: int) -> Affinities:
+            ids = torch.arange(fold, len(training.histories), F)
+            affinities = self.affinities
+            if F > 1:
+                histories = training.histories.of(ids)
+                affinities = Affinities(histories, self.knowledge, self.signals, F / (F - 1))
+            ids = ids[lengths[ids] > 0]
+            at, ends = _places(rows.indptr, ids)
+            features = affinities.features(
+                training.histories.of(ids), ends.numpy(), items[at].numpy()
+            )
+            found[:, at] = torch.from_numpy(features)
+            return affinities
+
+        threads = min(torch.get_num_threads(), F)
         with one_thread():
-            self._of_folds = []
-            for fold in range(F):
-                ids = torch.arange(fold, len(training.histories), F)
-                affinities = self.affinities
-                if F > 1:
-                    histories = training.histories.of(ids)
-                    affinities = Affinities(histories, self.knowledge, self.signals, F / (F - 1))
+            # A thread per fold, each by itself: what is found does not depend on their number.
+            with ThreadPoolExecutor(threads, "fold", torch.set_num_threads, (1,)) as pool:
+                of_folds = list(pool.map(describe, range(F)))
+            for affinities in of_folds:
                 look(affinities)
-                if redraw is not None:
-                    self._of_folds.append(affinities)
-                ids = ids[lengths[ids] > 0]
-                at, ends = _places(rows.indptr, ids)
-                features = affinities.features(
-                    training.histories.of(ids), ends.numpy(), items[at].numpy()
-                )
-                found[:, at] = torch.from_numpy(features)
+            self._of_folds = [] if redraw is None else of_folds
             # Of an item that nobody else clicked the label says how the data were split.
             known = found[0] > found.new_tensor(0.5).log()
             of_known = found[:, known].contiguous()
@@ -171,6 +182,8 @@ class LinearOptions:
         low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        far: whether 7-hop co-click is looked at beside the 3-hop one.
+        relations: match in the graph by each of so many relations, those that most items have.
         pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
             straight line.
     """
@@ -179,12 +192,16 @@ class LinearOptions:
     low_pass: tuple[int, ...] = (32, 128)
     joint: tuple[int, ...] = (32, 128)
     ease: float = 0.0
+    far: bool = False
+    relations: int = 0
     pieces: int = 4
 
     @property
     def signals(self) -> SignalOptions:
         """Which affinities there are."""
-        return SignalOptions(self.mixed, self.low_pass, self.joint, self.ease)
+        return SignalOptions(
+            self.mixed, self.low_pass, self.joint, self.ease, self.far, self.relations
+        )
 
 
 class Linear(Model):
@@ -211,8 +228,14 @@ class Linear(Model):
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"folds": 5},
+            "last-fm": {"linear.far": True},
             # Here the projections get no weight.
-            "book-crossing": {"linear.low_pass": (), "linear.joint": ()},
+            "book-crossing": {
+                "linear.low_pass": (),
+                "linear.joint": (),
+                "linear.far": True,
+                "linear.relations": 4,
+            },
         }
     }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from small_plus import CONFIG, STAGE, fit_linear, load, with_options
 
 from ekpnet_fast import metrics, ops, training
-from ekpnet_fast.affinity import Affinities, Knowledge
+from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions
 from ekpnet_fast.config import ModelConfig
 from ekpnet_fast.data import Dataset, Rows, make_synthetic, prepare
 from ekpnet_fast.display import weights_text
@@ -347,6 +347,8 @@ def test_options_are_checked(model):
         with_options(model, low_pass=(0,))
     with pytest.raises(ConfigError, match=f"--{model}.ease is -1, expected at least 0"):
         with_options(model, ease=-1)
+    with pytest.raises(ConfigError, match=f"--{model}.relations is 65, expected 0 to 64"):
+        with_options(model, relations=65)
     with pytest.raises(ConfigError, match=f"--{model}.pieces is 0, expected 1 to 64"):
         with_options(model, pieces=0)
     with pytest.raises(ConfigError, match=r"--ekpnet_plus.draws is 0, expected 1 to 64"):
@@ -364,6 +366,8 @@ def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
 
 def test_both_have_the_same_linear_part():
     assert EKPNetPlusOptions().signals == LinearOptions().signals
+    given = dict(mixed=False, low_pass=(3,), joint=(), ease=2.0, far=True, relations=5)
+    assert EKPNetPlusOptions(**given).signals == SignalOptions(**given)
 
 
 def test_weights_are_shown_by_name():
