@@ -153,6 +153,28 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
     assert_same_run(stopped, undisturbed)
 
 
+def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
+    """The linear part, which is fitted anew, folds, ripple sets and tables of its options."""
+    arguments = [
+        *SMALL,
+        "--model",
+        "ekpnet_plus",
+        "--folds",
+        "3",
+        "--ekpnet_plus.item_bias",
+        "true",
+    ]
+    arguments += ["--ekpnet_plus.clicked_with", "3", "--ekpnet_plus.low_pass", "[4]"]
+    undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
+    run.run(parse_run([*arguments, "--output", str(undisturbed)]))
+    with pytest.raises(Interrupted):
+        run.run(
+            parse_run([*arguments, "--output", str(output)]), after("train", 2, 2), signals=SIGNAL
+        )
+    resume(output, tell=lambda text: None)
+    assert_same_run(output, undisturbed)
+
+
 def test_it_goes_on_with_other_threads_elsewhere(stopped, undisturbed, tmp_path):
     moved = shutil.move(stopped, tmp_path / "moved")
     resume(moved, "--threads", "2", "--checkpoint-every", "2", tell=lambda text: None)
