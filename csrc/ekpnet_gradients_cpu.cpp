@@ -54,17 +54,15 @@ Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
 using Gradients =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients ekpnet_gradients_cpu(const Tensor& table, const Tensor& relation, const Tensor& W_e,
-                               const Tensor& b_e, const std::optional<Tensor>& weights,
-                               const std::optional<Tensor>& biases,
-                               const std::optional<Tensor>& w_out,
-                               const std::optional<Tensor>& b_out, const Tensor& rows,
-                               const Tensor& heads, const Tensor& relations, const Tensor& tails,
-                               const Tensor& counts, const Tensor& group_indptr,
-                               const Tensor& items, const Tensor& labels,
-                               const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
-                               const Tensor& triple_tails, const Tensor& triple_labels,
-                               int64_t activation, double lambda1, double lambda2, double lambda3) {
+Gradients ekpnet_gradients_cpu(
+    const Tensor& table, const Tensor& relation, const Tensor& W_e, const Tensor& b_e,
+    const std::optional<Tensor>& weights, const std::optional<Tensor>& biases,
+    const std::optional<Tensor>& w_out, const std::optional<Tensor>& b_out, const Tensor& rows,
+    const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
+    const Tensor& group_indptr, const Tensor& items, const Tensor& labels,
+    const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
+    const Tensor& triple_tails, const Tensor& triple_labels, int64_t activation, double lambda1,
+    double lambda2, double lambda3) {
   return dispatch_float(table, "table", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = table.scalar_type();

@@ -264,7 +264,9 @@ class Affinities:
         clicks = _weighed(_clicks(histories, I))
         root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
         # Of all items of every group affinities are rows as they come, [G, I].
-        whole = len(items) == G * I > 0 and bool((items.reshape(G, I) == np.arange(I)).all())
+        whole = len(items) == G * I > 0 and bool(
+            (np.diff(group_indptr) == I).all() and (items.reshape(G, I) == np.arange(I)).all()
+        )
         every = len(items) * 4 > G * I
         groups = None if whole else np.repeat(np.arange(G), np.diff(group_indptr))
 
@@ -350,7 +352,9 @@ class Affinities:
         if options.ease > 0:
             made.append(_Affinity(product=_ease(by_length, counts, options.ease)))
         if options.far and together is not None:
-            made.append(_Affinity(product=together @ together @ together))
+            made.append(
+                _Affinity(product=_dense_product(_dense_product(together, together), together))
+            )
         elif options.far:
             made.append(_FarWalk(left))
         for rank in range(1, options.relations + 1):

@@ -6,6 +6,8 @@ fitted to, none of which falls. Beyond the outermost quantiles the outermost pie
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,9 +17,9 @@ from torch import Tensor
 __all__ = ["curves", "fit_curves", "quantiles"]
 
 AT_ONCE = 1 << 15  # rows in memory at a time
-IN_CACHE = 1 << 13  # and where little is kept of each
+IN_CACHE = 1 << 14  # and where little is kept of each
 SAMPLED = 1 << 16  # rows that the curvature of the loss is taken from, at most
-ROUNDS = 60
+ROUNDS, HALVINGS = 60, 12
 NOTHING = 1e-6  # a rise of the logit that is none
 ENOUGH = 1e-4  # largest change of a weight after which it has converged
 
@@ -31,7 +33,7 @@ def quantiles(
     Quantiles that coincide, as those of a feature that is mostly 0, leave a piece without width,
     which has no weight.
     """
-    at = torch.linspace(0, features.shape[1] - 1, pieces + 1).round().long()
+    at = torch.linspace(0, features.shape[1] - 1, pieces + 1, dtype=torch.float64).round().long()
     return torch.stack([x.sort().values[at] for x in features])
 
 
@@ -57,19 +59,20 @@ def curves(
     last = weight.shape[1] - 1
     slopes = weight.double() / knots.double().diff(dim=1)
     used = weight.nonzero().tolist()
-    # r_p = (x between begin and end, minus begin) / width; what does not depend on x goes first.
-    start = -sum(float(slopes[f, p] * knots[f, p].double()) for f, p in used)
-    total = torch.full((features.shape[1],), start, dtype=features.dtype)
+    total = features.new_zeros(features.shape[1])
     room = torch.empty(min(IN_CACHE, len(total)))
     for first in range(0, len(total), IN_CACHE):
         block = total[first : first + IN_CACHE]
         out = room[: len(block)]
         for f, p in used:
-            low, high = (float(knots[f, p]) if p else None, float(knots[f, p + 1]))
-            x = features[f, first : first + IN_CACHE]
-            if p or last:
-                x = torch.clamp(x, low, high if p < last else None, out=out)
-            block.add_(x, alpha=float(slopes[f, p]))
+            begin, end = float(knots[f, p]), float(knots[f, p + 1])
+            torch.clamp(
+                features[f, first : first + IN_CACHE],
+                begin if p else -math.inf,
+                end if p < last else math.inf,
+                out=out,
+            )
+            block.add_(out.sub_(begin), alpha=float(slopes[f, p]))
     return total
 
 
@@ -101,15 +104,21 @@ def fit_curves(
     loss, g = objective(w)
     for _ in range(ROUNDS):
         H = _hessian(sample, knots, w) + np.diag(penalty + 1e-8)
-        factor = np.linalg.cholesky(H).T
-        target = factor @ w - np.linalg.solve(factor.T, g)
+        lower_factor = torch.linalg.cholesky(torch.from_numpy(H))
+        found = torch.linalg.solve_triangular(
+            lower_factor, torch.from_numpy(g).unsqueeze(1), upper=False
+        )
+        factor = lower_factor.numpy().T
+        target = factor @ w - found.squeeze(1).numpy()
         step = np.maximum(lsq_linear(factor, target, (lower, np.inf), method="bvls").x, lower) - w
-        for _ in range(8):
-            tried, (after, gradient) = w + step, objective(w + step)
+        for _ in range(HALVINGS):
+            after, gradient = objective(w + step)
             if after <= loss + 1e-12:
                 break
             step = step / 2
-        w, loss, g = tried, after, gradient
+        else:
+            break
+        w, loss, g = w + step, after, gradient
         if np.abs(step).max() < ENOUGH:
             break
     # Least squares leaves a rest where there should be nothing, on pieces without width too.

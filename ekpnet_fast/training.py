@@ -51,6 +51,9 @@ from ekpnet_fast.signals import Interrupted
 # what keeps a GPU busy.
 SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
+# Validation pairs up to which their inputs stay in memory from epoch to epoch.
+KEPT_PAIRS = 1 << 20
+
 BACKENDS: dict[str, ModuleType] = {"native": ops, "reference": reference}
 
 
@@ -181,9 +184,18 @@ def scored_pairs(
 
 @torch.no_grad()
 def score_rows(
-    backend: ModuleType, model: Model, ripple: RippleSets, rows: UserRows, *, stage: str
+    backend: ModuleType,
+    model: Model,
+    ripple: RippleSets,
+    rows: UserRows,
+    *,
+    stage: str,
+    kept: list[Pairs] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits [N] of labelled rows, in the order of the table that `rows` came from."""
+    """Logits [N] of labelled rows, in the order of the table that `rows` came from.
+
+    A list `kept` is filled with the pairs, and spares their making the next time.
+    """
     tables = {name: model.table(name) for name in model.spaces}
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
@@ -191,15 +203,24 @@ def score_rows(
     device = ripple.heads.device
     at_once = SCORED_PAIRS[device.type]
     logits = torch.empty(len(rows.items), device=device)
-    first = 0
-    while first < len(users):
-        start = int(indptr[users[first]])
-        last = max(first + 1, int(np.searchsorted(ends, start + at_once, side="right")))
-        stop = int(ends[last - 1])
-        group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
-        pairs = scored_pairs(model, ripple, users[first:last], group_indptr, rows.items[start:stop])
+    made = list(kept or ())
+    first = start = 0
+    while start < len(logits):
+        if made:
+            pairs = made.pop(0)
+            stop = start + pairs.num_pairs
+        else:
+            last = max(first + 1, int(np.searchsorted(ends, start + at_once, side="right")))
+            stop = int(ends[last - 1])
+            group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
+            pairs = scored_pairs(
+                model, ripple, users[first:last], group_indptr, rows.items[start:stop]
+            )
+            first = last
+            if kept is not None:
+                kept.append(pairs)
         logits[start:stop] = model.logits(backend, tables, pairs, stage=stage)
-        first = last
+        start = stop
     in_table_order = torch.empty(len(rows.items))
     in_table_order[rows.order] = logits.cpu()
     scores: NDArray[np.float32] = in_table_order.numpy()
@@ -334,6 +355,7 @@ class _Run:
             self.train_rows = self.folds.rows
             if redrawn is not None:
                 self.redraw = lambda epoch: redrawn(epoch)[kept]
+        self.valid_pairs: list[Pairs] = []  # what they are scored by, the same in every epoch
         self.valid_rows = UserRows.from_rows(prepared.valid, num_users)
         started = time.perf_counter()
         self.ripple = sample_ripple_sets(config, graph, prepared)
@@ -473,7 +495,15 @@ class _Run:
             )
             memory_mb = self.config.memory_mb
             return evaluate_ranking(scorer, prepared, (10,), memory_mb, "valid")[10]["mrr"]
-        scores = score_rows(self.backend, model, self.scored_ripple, self.valid_rows, stage=stage)
+        few = len(self.valid_rows.items) <= KEPT_PAIRS
+        scores = score_rows(
+            self.backend,
+            model,
+            self.scored_ripple,
+            self.valid_rows,
+            stage=stage,
+            kept=self.valid_pairs if few else None,
+        )
         return auc(prepared.valid.labels, scores)
 
 

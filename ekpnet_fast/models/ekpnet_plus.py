@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig, StageConfig
 
 FIRST_DRAW = 1 << 20  # epochs from here on key the further ripple sets of a prediction
-MAX_DRAWS, MAX_SLOTS = 64, 256
+MAX_DRAWS, MAX_SLOTS = 64, 64
 VIEWED_NEIGHBOURS, TEMPERATURE = 8, 0.2  # of the contrastive term
 
 
@@ -127,8 +127,8 @@ class EKPNetPlus(EKPNet):
         "with_tails": "entity",
         "item_heads": "entity",
         "item_tails": "entity",
-        "near": "entity",
-        "with": "entity",
+        "view_near": "entity",
+        "view_with": "entity",
     }
     resident = False
     live = False
@@ -174,6 +174,7 @@ class EKPNetPlus(EKPNet):
         if with_clicks:
             self._together = self.linear.affinities.clicked_with(with_clicks)
         self._together_outside: list[Graph] = []  # of the clicks outside each fold
+        self.resample = config.sampling.resample
         self._item_sets = ItemSets(source.graph, source.num_items, options.item_side, source.seed)
         if options.warm:
             with one_thread():
@@ -186,12 +187,18 @@ class EKPNetPlus(EKPNet):
         """Ranks, widths, weights and draws."""
         options = config.options
         check_signals(cls.name, options)
-        for name in ("mf", "clicked_with", "item_side"):
+        for name, limit in (("mf", 256), ("clicked_with", 256), ("item_side", MAX_SLOTS)):
             value = getattr(options, name)
-            if not 0 <= value <= MAX_SLOTS:
-                raise ConfigError(f"--{cls.name}.{name} is {value}, expected 0 to {MAX_SLOTS}")
+            if not 0 <= value <= limit:
+                raise ConfigError(f"--{cls.name}.{name} is {value}, expected 0 to {limit}")
         if not 0 <= options.contrast < float("inf"):
             raise ConfigError(f"--{cls.name}.contrast is {options.contrast}, expected at least 0")
+        for name, stage in (("pretrain", config.pretrain), ("train", config.train)):
+            if options.contrast and stage.epochs > 0 and stage.lambda1 == 0:
+                raise ConfigError(
+                    f"--{cls.name}.contrast is {options.contrast} but --{name}.lambda1 is 0,"
+                    " expected it above 0: it weighs the contrastive term too"
+                )
         if not 1 <= config.options.draws <= MAX_DRAWS:
             raise ConfigError(
                 f"--{cls.name}.draws is {config.options.draws}, expected 1 to {MAX_DRAWS}"
@@ -199,38 +206,41 @@ class EKPNetPlus(EKPNet):
 
     def begin(self, training: TrainingRows) -> None:
         """Fit the linear part, and keep what was clicked with what outside each fold."""
-        self._together_outside = []
+        outside: dict[int, Graph] = {}
 
-        def look(affinities: Affinities) -> None:
+        def look(fold: int, affinities: Affinities) -> None:
             if self.options.clicked_with:
-                together = affinities.clicked_with(self.options.clicked_with)
-                self._together_outside.append(together)
+                outside[fold] = affinities.clicked_with(self.options.clicked_with)
 
         self.linear.fit(training, look)
+        self._together_outside = [outside[fold] for fold in sorted(outside)]
 
     def inputs(self, request: Request) -> Inputs:
         """linear [B]: the linear part's logits; further ones as the options want (`plus_draws`).
 
         clicked [G, M], of each group's clicked items, clicked_counts [G], clicked_items the same
-        ids; with_* [G, 1, M], what was clicked with them; item_* of the items; near, with [n, S] in
+        ids; with_* [G, 1, M], what was clicked with them; item_* of the items; view_* [n, S] in
         training. In evaluation with more draws: heads, relations, tails [G, draws - 1, H, M] and
         counts.
         """
         histories, ids = self.seen(request)
         found = {"linear": self.linear.of(request, histories, ids)}
         options, M = self.options, self.shape.slots
-        key = (M, self.source.seed, request.epoch)
+        epoch = request.epoch if self.resample else 0
+        key = (M, self.source.seed, epoch)
+        # What fills masked slots: an id that the pairs name anyway.
+        first = request.items[request.group_indptr[:-1].clamp(max=len(request.items) - 1)]
         if options.draws_clicked:
-            items, counts = plus_draws.clicked(histories, ids, *key)
+            items, counts = plus_draws.clicked(histories, ids, first, *key)
             found |= {"clicked": items, "clicked_counts": counts}
             if options.mf:
                 found["clicked_items"] = items
         if options.clicked_with:
             graphs = self._together_outside if request.folds > 1 else [self._together]
-            sets = vars(plus_draws.clicked_with(graphs, histories, ids, *key))
+            sets = vars(plus_draws.clicked_with(graphs, histories, ids, first, *key))
             found |= {f"with_{name}": x for name, x in sets.items()}
         if options.item_side:
-            found |= self._item_sets.of(request.items, request.epoch)
+            found |= self._item_sets.of(request.items, epoch)
         if options.contrast and request.epoch > 0:
             found |= plus_draws.views(
                 self.source.graph,
@@ -238,7 +248,7 @@ class EKPNetPlus(EKPNet):
                 request.items,
                 VIEWED_NEIGHBOURS,
                 self.source.seed,
-                request.epoch,
+                epoch,
             )
         if request.epoch == 0 and options.draws > 1:
             found |= self._further_draws(histories.of(ids), ids.int())
@@ -338,7 +348,9 @@ class EKPNetPlus(EKPNet):
         entity, inputs = tables["entity"], pairs.inputs
         mean = mean_of(entity[:, 0], inputs["clicked"], inputs["clicked_counts"])
         # A user is one more row, of which only v is looked at.
-        users = torch.cat([mean.unsqueeze(1), torch.zeros_like(entity[: len(mean), 1:])], dim=1)
+        users = torch.cat(
+            [mean.unsqueeze(1), entity.new_zeros(len(mean), *entity[0, 1:].shape)], dim=1
+        )
         at = inputs["item_of"]
         order = torch.argsort(at, stable=True)
         lengths = at.bincount(minlength=len(inputs["item_counts"]))
@@ -357,12 +369,12 @@ class EKPNetPlus(EKPNet):
         loss = super().kg_sum(backend, tables, batch, stage=stage)
         if self.options.contrast:
             rows, inputs = tables["entity"][:, 0], batch.inputs
-            both = (inputs["near_counts"] > 0) & (inputs["with_counts"] > 0)
+            both = (inputs["view_near_counts"] > 0) & (inputs["view_with_counts"] > 0)
             near, together = (
                 functional.normalize(
                     mean_of(rows, inputs[name][both], inputs[f"{name}_counts"][both]), dim=1
                 )
-                for name in ("near", "with")
+                for name in ("view_near", "view_with")
             )
             alike = near @ together.T / TEMPERATURE
             nce = torch.logsumexp(alike, dim=1) - alike.diagonal()

@@ -83,11 +83,13 @@ class LinearPart(nn.Module):
         self._of_folds: list[Affinities] = []
 
     def fit(
-        self, training: TrainingRows, look: Callable[[Affinities], None] = lambda of_fold: None
+        self,
+        training: TrainingRows,
+        look: Callable[[int, Affinities], None] = lambda fold, affinities: None,
     ) -> None:
         """Describe the training rows without their own folds, and fit the weights to them.
 
-        `look` is shown what clicks outside each fold say, fold by fold.
+        `look` is shown what clicks outside each fold say, by several threads.
 
         Raises:
             TrainingError: no item was clicked twice.
@@ -97,7 +99,7 @@ class LinearPart(nn.Module):
         found = torch.empty(len(self.names), len(items))
         lengths = rows.indptr.diff()
 
-        def describe(fold: int) -> Affinities:
+        def describe(fold: int) -> Affinities | None:
             ids = torch.arange(fold, len(training.histories), F)
             affinities = self.affinities
             if F > 1:
@@ -109,18 +111,18 @@ class LinearPart(nn.Module):
                 training.histories.of(ids), ends.numpy(), items[at].numpy()
             )
             found[:, at] = torch.from_numpy(features)
-            return affinities
+            look(fold, affinities)
+            return affinities if redraw is not None else None
 
-        threads = min(torch.get_num_threads(), F)
+        # Of EASE^R every fold holds items beside each other, so one at a time.
+        threads = 1 if self.signals.ease > 0 else min(torch.get_num_threads(), F)
         with one_thread():
             # A thread per fold, each by itself: what is found does not depend on their number.
             with ThreadPoolExecutor(threads, "fold", torch.set_num_threads, (1,)) as pool:
                 of_folds = list(pool.map(describe, range(F)))
-            for affinities in of_folds:
-                look(affinities)
-            self._of_folds = [] if redraw is None else of_folds
+            self._of_folds = [affinities for affinities in of_folds if affinities is not None]
             # Of an item that nobody else clicked the label says how the data were split.
-            known = found[0] > found.new_tensor(0.5).log()
+            known = found[0] > 0  # log(count + 0.5)
             of_known = found[:, known].contiguous()
             if not known.any():
                 raise TrainingError(
@@ -213,7 +215,7 @@ class Linear(Model):
     et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the clicks
     of the item and no c_f falls, so the response to popularity is monotone. Rows whose item nobody
     else clicked are not fitted: the catalogue has only items with a click somewhere, so that their
-    labels tell how the data were split. Such an item counts as one with a single click.
+    labels tell how the data were split. Below what was fitted a curve goes on as its first piece.
 
     Attributes:
         linear: the features' weights.

@@ -18,20 +18,21 @@ VIEWED = 256  # items of a mini-batch that the contrastive term compares
 
 
 def clicked(
-    histories: Histories, ids: Tensor, slots: int, seed: int, epoch: int
+    histories: Histories, ids: Tensor, other: Tensor, slots: int, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
-    """Clicked items [G, M] and how many [G], of histories `ids` [G]."""
+    """Clicked items [G, M] and how many [G], of histories `ids` [G]; masked slots are `other`."""
     relations = torch.zeros(len(histories.items), dtype=torch.uint8)
     _, items, counts = ops.sample_neighbors(
         histories.indptr, relations, histories.items, ids.int(), slots, seed=seed, epoch=epoch
     )
-    return items, counts
+    return _filled(items, counts, other), counts
 
 
 def clicked_with(
     graphs: Sequence[Graph],  # [F] by fold, or one
     histories: Histories,
     ids: Tensor,  # [G]
+    other: Tensor,  # [G] int32, in masked slots
     slots: int,
     seed: int,
     epoch: int,
@@ -54,6 +55,7 @@ def clicked_with(
             users=ids[at].int(),
         )
         heads[at], tails[at], counts[at] = found.heads, found.tails, found.counts
+    heads, tails = _filled(heads, counts, other), _filled(tails, counts, other)
     return RippleSets(heads, torch.zeros_like(heads), tails, counts)
 
 
@@ -83,18 +85,31 @@ class ItemSets:
             )
             drawn = self._drawn = epoch, sets
         distinct, at = localize(items)
-        found = vars(drawn[1].of_users(distinct.long()))
-        return {**{f"item_{name}": x for name, x in found.items()}, "item_of": at.long()}
+        sets = drawn[1].of_users(distinct.long())
+        return {
+            "item_heads": _filled(sets.heads, sets.counts, distinct),
+            "item_relations": sets.relations,
+            "item_tails": _filled(sets.tails, sets.counts, distinct),
+            "item_counts": sets.counts,
+            "item_of": at.long(),
+        }
 
 
 def views(
     graph: Graph, together: Graph, items: Tensor, slots: int, seed: int, epoch: int
 ) -> dict[str, Tensor]:
-    """near, with [n, S] and their counts [n]: neighbours of n items by the graph and by clicks."""
-    distinct, _ = localize(items)
-    found = {}
-    for name, by in (("near", graph), ("with", together)):
-        _, found[name], found[f"{name}_counts"] = ops.sample_neighbors(
-            by.indptr, by.relations, by.tails, distinct[:VIEWED], slots, seed=seed, epoch=epoch
+    """view_near, view_with [n, S], view_*_counts [n]: neighbours of n items by graph and clicks."""
+    distinct = localize(items)[0][:VIEWED]
+    found: dict[str, Tensor] = {}
+    for name, by in (("view_near", graph), ("view_with", together)):
+        _, ids, counts = ops.sample_neighbors(
+            by.indptr, by.relations, by.tails, distinct, slots, seed=seed, epoch=epoch
         )
+        found |= {name: _filled(ids, counts, distinct), f"{name}_counts": counts}
     return found
+
+
+def _filled(ids: Tensor, counts: Tensor, other: Tensor) -> Tensor:
+    """Ids [n, ..., M] with `other` [n] in the masked slots, so that they touch no row besides."""
+    valid = torch.arange(ids.shape[-1]) < counts.unsqueeze(-1)
+    return torch.where(valid, ids, other.view(-1, *[1] * (ids.dim() - 1)).to(ids.dtype))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from small_plus import fit_linear, load, with_options
 
 from ekpnet_fast import ops, reference, training
 from ekpnet_fast.affinity import Affinities, Knowledge
+from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.histories import Histories
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
@@ -156,14 +159,14 @@ def test_the_contrastive_term_is_info_nce(fitted):
             triple_tails=nothing, triple_labels=nothing.to(torch.int8),
         )  # fmt: skip
         losses[weight] = model.kg_sum(ops, {"entity": model.entity}, batch, stage="train").item()
-    assert losses[0.0] == 0 and "near" in inputs
+    assert losses[0.0] == 0 and "view_near" in inputs
     v = model.entity[:, 0].double()
     near, together = [], []
-    for row in range(len(inputs["near"])):
-        n, m = int(inputs["near_counts"][row]), int(inputs["with_counts"][row])
+    for row in range(len(inputs["view_near"])):
+        n, m = int(inputs["view_near_counts"][row]), int(inputs["view_with_counts"][row])
         if n and m:
-            near.append(v[inputs["near"][row, :n].long()].mean(0))
-            together.append(v[inputs["with"][row, :m].long()].mean(0))
+            near.append(v[inputs["view_near"][row, :n].long()].mean(0))
+            together.append(v[inputs["view_with"][row, :m].long()].mean(0))
     a, b = (torch.nn.functional.normalize(torch.stack(x), dim=1) for x in (near, together))
     target = torch.arange(len(a))
     expected = torch.nn.functional.cross_entropy(a @ b.T / 0.2, target, reduction="sum")
@@ -171,7 +174,10 @@ def test_the_contrastive_term_is_info_nce(fitted):
     assert losses[0.5] == pytest.approx(losses[1.0] / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("changes", [*DRAWING.values(), {"contrast": 0.5}])
+ALL = {"clicked": True, "contrast": 0.5, "mf": 4, "clicked_with": 3, "item_side": 5}
+
+
+@pytest.mark.parametrize("changes", [*DRAWING.values(), {"contrast": 0.5}, ALL])
 def test_options_that_draw_train_the_same_bits_at_any_number_of_threads(changes):
     prepared, graph = load()
     config = with_options("ekpnet_plus", **changes)
@@ -183,3 +189,38 @@ def test_options_that_draw_train_the_same_bits_at_any_number_of_threads(changes)
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
     assert not torch.equal(found[0]["entity"], default.entity)
+
+
+def test_items_are_asked_for_by_more_users_than_there_are_rows(fitted):
+    _, prepared, graph, folds = fitted
+    config = with_options("ekpnet_plus", item_side=4)
+    model = training.build_model(config, prepared, graph)
+    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    G = graph.num_entities + 5
+    users = np.arange(G, dtype=np.int32) % prepared.dataset.num_users
+    items = torch.zeros(G, dtype=torch.int32)
+    found, _ = scored(model, config, prepared, graph, users, torch.arange(G + 1), items)
+    assert found.isfinite().all() and found.shape == (G,)
+
+
+def test_masked_slots_touch_nothing_besides(fitted):
+    """Every id that the options give is of an item or entity that some valid slot or pair names."""
+    _, prepared, graph, folds = fitted
+    model = training.build_model(with_options("ekpnet_plus", **ALL), prepared, graph)
+    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    items = torch.arange(10, 18).int()
+    request = Request(torch.arange(4).int(), torch.arange(5) * 2, items, 1)
+    inputs = model.inputs(request)
+    for name in model.input_spaces:
+        of = "clicked" if name == "clicked_items" else re.sub("_(heads|tails)$", "", name)
+        counts = inputs[f"{of}_counts"]
+        valid = torch.arange(inputs[name].shape[-1]) < counts.unsqueeze(-1)
+        assert set(inputs[name][~valid].tolist()) <= set(items.tolist()), name
+
+
+def test_contrast_needs_a_weight():
+    with pytest.raises(ConfigError, match=r"contrast is 0.5 but --train.lambda1 is 0, expected"):
+        config = with_options("ekpnet_plus", contrast=0.5)
+        replace(config, train=replace(config.train, lambda1=0.0)).resolved()
+    with pytest.raises(ConfigError, match=r"--ekpnet_plus.item_side is 65, expected 0 to 64"):
+        with_options("ekpnet_plus", item_side=65)
