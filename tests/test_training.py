@@ -465,9 +465,9 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         used.append(ripple)
         return epoch(stream, number, ripple, **skipped)
 
-    def remember_scores(backend, model, ripple, rows, *, stage):
+    def remember_scores(backend, model, ripple, rows, *, stage, kept):
         evaluated.append(ripple)
-        return score_rows(backend, model, ripple, rows, stage=stage)
+        return score_rows(backend, model, ripple, rows, stage=stage, kept=kept)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
     monkeypatch.setattr(training, "score_rows", remember_scores)
