@@ -100,7 +100,9 @@ def rows(browser):
 
 
 def rows_become(browser, expected):
-    wait(browser, lambda: rows(browser) == expected)
+    """And stand still: a row that moves may pass over the one that is clicked next."""
+    moving = "return document.getAnimations().some(x => x.playState === 'running')"
+    wait(browser, lambda: rows(browser) == expected and not browser.execute_script(moving))
 
 
 def names_of(served, **asked):
