@@ -31,9 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ekpnet_fast import __version__, tensor_file
+from ekpnet_fast import tensor_file
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.files import plain, write_text, write_whole
+from ekpnet_fast.native.build import __version__
 
 __all__ = ["Checkpoint", "Keeper", "latest", "remove_all"]
 

@@ -6,9 +6,9 @@ import re
 
 import torch
 
-from ekpnet_fast import build_info
-from ekpnet_fast._library import same_cuda
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.native.build import build_info
+from ekpnet_fast.native.loading import same_cuda
 
 
 def resolve_device(name: str) -> torch.device:

@@ -120,7 +120,7 @@ def _package(name: str, purpose: str, missing: Status) -> Check:
 
 def _build() -> list[Check]:
     try:
-        from ekpnet_fast._library import build_info
+        from ekpnet_fast.native.build import build_info
 
         info = build_info()
     except Exception as error:  # anything that a foreign or damaged binary raises

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ekpnet_fast._library import load_ops
+from ekpnet_fast.native.loading import load_ops
 
 load_ops()
 

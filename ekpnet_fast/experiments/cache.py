@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 
-from ekpnet_fast import _library, results
+from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.files import write_text
+from ekpnet_fast.native import build
 
 __all__ = ["Store", "code_version"]
 
@@ -45,7 +46,7 @@ def code_version() -> str:
     digest = hashlib.sha256(torch.__version__.encode())
     package = Path(__file__).parents[1]
     sources = (p for p in package.rglob("*.py") if Path(__file__).parent not in p.parents)
-    for path in [*sorted(sources), *sorted(_library.HERE.glob("libekpnet_*.so"))]:
+    for path in [*sorted(sources), *sorted(build.HERE.glob("libekpnet_*.so"))]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

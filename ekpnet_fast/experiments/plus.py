@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ekpnet_fast import __version__, headings
+from ekpnet_fast import headings
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.experiments.cache import Store, code_version
@@ -23,6 +23,7 @@ from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.files import write_text
 from ekpnet_fast.models.linear import EASE_ITEMS
+from ekpnet_fast.native.build import __version__
 from ekpnet_fast.options import parse_run
 
 __all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]

@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ekpnet_fast import __version__
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.data.stats import PAPER_TABLE_1, describe
 from ekpnet_fast.experiments import figures, paper
@@ -24,6 +23,7 @@ from ekpnet_fast.experiments.render import (
 from ekpnet_fast.experiments.significance import LEVEL
 from ekpnet_fast.experiments.tables import TEST_OVER_TRAIN, Section
 from ekpnet_fast.files import write_text
+from ekpnet_fast.native.build import __version__
 
 __all__ = ["PROTOCOLS", "write_statistics", "write_table"]
 

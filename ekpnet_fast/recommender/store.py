@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from ekpnet_fast import __version__, results, tensor_file, training
+from ekpnet_fast import results, tensor_file, training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.data.ids import Ids, id_maps
@@ -33,6 +33,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.files import write_text
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.native.build import __version__
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.sampling import Source, history_tensors
