@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.fixed_order import UNSPLIT, fixed_order_sum
 from ekpnet_fast.models.base import Model
+from ekpnet_fast.ops.deterministic import UNSPLIT, fixed_order_sum
 from ekpnet_fast.sampling import Batch
 
 TERMS = ("bce", "kg", "weights", "rows")

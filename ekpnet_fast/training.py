@@ -14,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
 from ekpnet_fast.checkpoint import Keeper
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.fixed_order import fixed_order_sum
 from ekpnet_fast.folds import DrawnRippleSets, Folds
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.histories import Histories
@@ -29,6 +27,9 @@ from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.native.device import resolve_device
+from ekpnet_fast.ops import reference
+from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.ranking import evaluate_ranking
 from ekpnet_fast.redrawn import RedrawnNegatives

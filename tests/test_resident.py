@@ -14,10 +14,11 @@ import torch
 from problems import assert_same_bits
 from test_training import CONFIG, SYNTHETIC, one_thread, start, train
 
-from ekpnet_fast import ops, reference, resident, training
+from ekpnet_fast import ops, resident, training
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
+from ekpnet_fast.ops import reference
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer, localize
 from ekpnet_fast.sampling import RippleSets
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ekpnet_fast import fixed_order, losses, ops, reference, run, training
+from ekpnet_fast import losses, ops, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.graph import Graph
+from ekpnet_fast.ops import deterministic, reference
 from ekpnet_fast.sampling import BatchStream, UserRows
 
 SYNTHETIC = SyntheticConfig(
@@ -326,7 +327,7 @@ def test_fixed_order_sum(n, threads):
     found = []
     for count in (1, 2, 8):
         threads(count)
-        found.append(float(fixed_order.fixed_order_sum(x)))
+        found.append(float(deterministic.fixed_order_sum(x)))
     assert found[0] == found[1] == found[2]
     assert found[0] == pytest.approx(float(x.double().sum()), abs=1e-2)
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.timing import seconds
-from ekpnet_fast import ops, ranking, reference, training
+from ekpnet_fast import ops, ranking, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows, SyntheticConfig, load_dataset, make_synthetic
 from ekpnet_fast.data import prepare as split
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.ops import reference
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
 from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.options import parse_run
 
 __all__ = [

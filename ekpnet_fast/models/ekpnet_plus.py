@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from ekpnet_fast.affinity import Affinities
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import gather, linear, one_thread
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.histories import Histories
 from ekpnet_fast.models import plus_draws
@@ -22,6 +21,7 @@ from ekpnet_fast.models.base import Gradients, Presets, initial_rows
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.models.plus_draws import ItemSets
+from ekpnet_fast.ops.deterministic import gather, linear, one_thread
 from ekpnet_fast.sampling import (
     Batch,
     Inputs,

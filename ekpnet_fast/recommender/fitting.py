@@ -12,8 +12,8 @@ import torch
 from ekpnet_fast import training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, load_dataset
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.progress import Progress
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import checkpoint, metrics, ops, reference, run, training
+from ekpnet_fast import checkpoint, metrics, ops, run, training
 from ekpnet_fast.checkpoint import Keeper
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling import BatchStream
 from ekpnet_fast.signals import Interrupted
 

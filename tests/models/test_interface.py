@@ -12,9 +12,9 @@ from test_training import CONFIG, STAGE, load
 
 from ekpnet_fast import ops, run, training
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import fixed_order_sum, gather
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.base import Model, initial_rows
+from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
 from ekpnet_fast.sampling import BatchStream, Plan
 
 CROSSES = 50

@@ -8,9 +8,10 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, reference, training
+from ekpnet_fast import ops, training
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.ripp_mkr import RippMKROptions
+from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling import BatchStream
 
 
