@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast import ops, tensor_file
+from ekpnet_fast import ops
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.storage import tensor_file
 
 
 @dataclass(frozen=True)

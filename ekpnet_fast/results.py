@@ -1,7 +1,7 @@
 """What a run leaves in its folder, and how it is read back.
 
 `config.yaml`        every option of the run, resolved, written first; `--config` takes it.
-`checkpoint-*`       while it is not finished: see `ekpnet_fast.checkpoint`.
+`checkpoint-*`       while it is not finished: see `ekpnet_fast.storage.checkpoint`.
 `model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
 `report.html`        with --report: the run on one page.
 `metrics.json`       written last, so a folder without it holds no result:
@@ -42,11 +42,11 @@ from typing import Any
 
 import yaml
 
-from ekpnet_fast import checkpoint, tensor_file
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.files import plain, remove_leftovers, write_text, write_whole
 from ekpnet_fast.models import Model
+from ekpnet_fast.storage import checkpoint, tensor_file
+from ekpnet_fast.storage.files import plain, remove_leftovers, write_text, write_whole
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 RUN_FORMAT = "ekpnet_fast.run"

@@ -18,13 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ekpnet_fast import checkpoint, results, training
 from ekpnet_fast import report as html
-from ekpnet_fast.checkpoint import Checkpoint, Keeper
+from ekpnet_fast import results, training
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-from ekpnet_fast.files import plain
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.metrics import auc, click_metrics, popularity_click_metrics
 from ekpnet_fast.native.build import __version__, build_info
@@ -33,6 +31,9 @@ from ekpnet_fast.progress import Outcome, Progress, records_as_dicts
 from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.saved import Saved
 from ekpnet_fast.signals import Signals
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.storage.files import plain
 from ekpnet_fast.track import tracking
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ekpnet_fast.checkpoint import Checkpoint, Keeper
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.losses import TERMS
 from ekpnet_fast.progress import EpochRecord, Outcome, Position, records_as_dicts
+from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
 
 __all__ = ["Saved", "adam_state", "load_adam_state"]
 

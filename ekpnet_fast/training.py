@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast import ops
-from ekpnet_fast.checkpoint import Keeper
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.errors import TrainingError
@@ -47,6 +46,7 @@ from ekpnet_fast.sampling import (
 )
 from ekpnet_fast.saved import Saved, adam_state, load_adam_state
 from ekpnet_fast.signals import Interrupted
+from ekpnet_fast.storage.checkpoint import Keeper
 
 # Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
 # what keeps a GPU busy.

@@ -20,11 +20,12 @@ import small_run
 import torch
 import yaml
 
-from ekpnet_fast import checkpoint, results, run, tensor_file, train
-from ekpnet_fast.checkpoint import Keeper
+from ekpnet_fast import results, run, train
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.options import parse_command, parse_run
 from ekpnet_fast.signals import Interrupted, Signals
+from ekpnet_fast.storage import checkpoint, tensor_file
+from ekpnet_fast.storage.checkpoint import Keeper
 
 ROOT = Path(__file__).parents[1]
 

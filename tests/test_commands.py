@@ -15,10 +15,11 @@ import pytest
 import torch
 import yaml
 
-from ekpnet_fast import __version__, build_info, evaluate, run, tensor_file, train
+from ekpnet_fast import __version__, build_info, evaluate, run, train
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.metrics import DEFAULT_KS
 from ekpnet_fast.options import parse_run
+from ekpnet_fast.storage import tensor_file
 
 ROOT = Path(__file__).parents[1]
 

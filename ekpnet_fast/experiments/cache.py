@@ -28,8 +28,8 @@ from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
-from ekpnet_fast.files import write_text
 from ekpnet_fast.native import build
+from ekpnet_fast.storage.files import write_text
 
 __all__ = ["Store", "code_version"]
 

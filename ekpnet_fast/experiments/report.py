@@ -22,8 +22,8 @@ from ekpnet_fast.experiments.render import (
 )
 from ekpnet_fast.experiments.significance import LEVEL
 from ekpnet_fast.experiments.tables import TEST_OVER_TRAIN, Section
-from ekpnet_fast.files import write_text
 from ekpnet_fast.native.build import __version__
+from ekpnet_fast.storage.files import write_text
 
 __all__ = ["PROTOCOLS", "write_statistics", "write_table"]
 

@@ -22,14 +22,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from ekpnet_fast import results, tensor_file, training
+from ekpnet_fast import results, training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Int32, Rows
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.files import write_text
 from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
@@ -37,6 +36,8 @@ from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.sampling import Source, history_tensors
+from ekpnet_fast.storage import tensor_file
+from ekpnet_fast.storage.files import write_text
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 1
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"

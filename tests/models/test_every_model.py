@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import checkpoint, metrics, ops, run, training
-from ekpnet_fast.checkpoint import Keeper
+from ekpnet_fast import metrics, ops, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.graph import Graph
@@ -19,6 +18,8 @@ from ekpnet_fast.models import MODELS
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling import BatchStream
 from ekpnet_fast.signals import Interrupted
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import Keeper
 
 STAGE = StageConfig(
     epochs=2, batch_size=64, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,

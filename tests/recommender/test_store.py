@@ -14,7 +14,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.options import parse_run
 from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.tensor_file import read, write
+from ekpnet_fast.storage.tensor_file import read, write
 
 WORDS = ["--epochs", "1", "--shape.width", "4", "--shape.slots", "8", "--ranking", "false"]
 

@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ekpnet_fast import tensor_file
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.files import plain, write_text, write_whole
 from ekpnet_fast.native.build import __version__
+from ekpnet_fast.storage import tensor_file
+from ekpnet_fast.storage.files import plain, write_text, write_whole
 
 __all__ = ["Checkpoint", "Keeper", "latest", "remove_all"]
 
