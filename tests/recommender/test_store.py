@@ -9,7 +9,7 @@ import pytest
 from cinema import cinema, fitted
 
 from ekpnet_fast import run
-from ekpnet_fast.data.formats_imported import write_imported
+from ekpnet_fast.data.formats.imported import write_imported
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.options import parse_run

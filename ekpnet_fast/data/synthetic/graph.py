@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.synthetic_config import SyntheticConfig
+from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.tables import Int32
 
 __all__ = ["LATENT_UNIT", "SyntheticGraph", "make_graph"]

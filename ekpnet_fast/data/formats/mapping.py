@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ekpnet_fast.data.parse import Column, line_of, to_numpy
+from ekpnet_fast.data.formats.parse import Column, line_of, to_numpy
 from ekpnet_fast.data.tables import Int32, Interactions, Rows
 from ekpnet_fast.errors import DataError
 

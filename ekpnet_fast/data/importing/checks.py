@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.assemble import Assembled
-from ekpnet_fast.data.mapping import Sheet
+from ekpnet_fast.data.formats.assemble import Assembled
+from ekpnet_fast.data.formats.mapping import Sheet
 from ekpnet_fast.data.stats import Finding, check
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import quote

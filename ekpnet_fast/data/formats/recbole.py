@@ -14,9 +14,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ekpnet_fast.data.assemble import assemble
-from ekpnet_fast.data.mapping import LABEL, Sheet
-from ekpnet_fast.data.parse import Column, read_first_line, read_table
+from ekpnet_fast.data.formats.assemble import assemble
+from ekpnet_fast.data.formats.mapping import LABEL, Sheet
+from ekpnet_fast.data.formats.parse import Column, read_first_line, read_table
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from ekpnet_fast.data.assemble import Assembled, assemble
-from ekpnet_fast.data.columns import TABLES
-from ekpnet_fast.data.formats_imported import expect_free, write_imported
-from ekpnet_fast.data.formats_recbole import default_threshold
-from ekpnet_fast.data.import_checks import Stop, examine
-from ekpnet_fast.data.sources import Reading, read_source
+from ekpnet_fast.data.formats.assemble import Assembled, assemble
+from ekpnet_fast.data.formats.imported import expect_free, write_imported
+from ekpnet_fast.data.formats.recbole import default_threshold
+from ekpnet_fast.data.importing.checks import Stop, examine
+from ekpnet_fast.data.importing.columns import TABLES
+from ekpnet_fast.data.importing.sources import Reading, read_source
 from ekpnet_fast.data.stats import Finding
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError

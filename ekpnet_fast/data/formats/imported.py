@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ekpnet_fast.data.formats.parse import to_numpy
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
-from ekpnet_fast.data.parse import to_numpy
 from ekpnet_fast.data.tables import Dataset, Int32, Interactions, Rows
 from ekpnet_fast.errors import ConfigError, DataError
 

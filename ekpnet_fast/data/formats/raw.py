@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ekpnet_fast.data.formats_final import read_names
-from ekpnet_fast.data.mapping import (
+from ekpnet_fast.data.formats.final import read_names
+from ekpnet_fast.data.formats.mapping import (
     Graph,
     Links,
     Sheet,
@@ -28,7 +28,7 @@ from ekpnet_fast.data.mapping import (
     index_of,
     link_items,
 )
-from ekpnet_fast.data.parse import (
+from ekpnet_fast.data.formats.parse import (
     Column,
     Kind,
     guess_separator,

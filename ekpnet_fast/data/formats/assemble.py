@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ekpnet_fast.data.mapping import (
+from ekpnet_fast.data.formats.mapping import (
     Links,
     Sheet,
     build_graph,

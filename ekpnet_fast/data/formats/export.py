@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ekpnet_fast.data.formats_recbole import default_threshold
+from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast.data.splits import SYNTHETIC, draw_negatives, random_stream
-from ekpnet_fast.data.synthetic_config import SyntheticConfig
-from ekpnet_fast.data.synthetic_graph import LATENT_UNIT, SyntheticGraph, make_graph
+from ekpnet_fast.data.synthetic.config import SyntheticConfig
+from ekpnet_fast.data.synthetic.graph import LATENT_UNIT, SyntheticGraph, make_graph
 from ekpnet_fast.data.tables import Dataset, Int32, Interactions, Rows
 
 __all__ = ["SyntheticConfig", "make_synthetic"]

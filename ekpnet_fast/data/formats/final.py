@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.data.parse import Column, line_of, load_array, read_lines, read_table, to_numpy
+from ekpnet_fast.data.formats.parse import (
+    Column,
+    line_of,
+    load_array,
+    read_lines,
+    read_table,
+    to_numpy,
+)
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Rows
 from ekpnet_fast.errors import DataError
 

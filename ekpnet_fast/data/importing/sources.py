@@ -9,11 +9,17 @@ from typing import Any
 
 import polars as pl
 
-from ekpnet_fast.data.columns import Match, has_header, match_columns
-from ekpnet_fast.data.formats_recbole import read_header
-from ekpnet_fast.data.mapping import LABEL, Sheet
-from ekpnet_fast.data.ntriples import read_ntriples
-from ekpnet_fast.data.parse import Column, Kind, read_first_line, read_first_records, read_table
+from ekpnet_fast.data.formats.mapping import LABEL, Sheet
+from ekpnet_fast.data.formats.ntriples import read_ntriples
+from ekpnet_fast.data.formats.parse import (
+    Column,
+    Kind,
+    read_first_line,
+    read_first_records,
+    read_table,
+)
+from ekpnet_fast.data.formats.recbole import read_header
+from ekpnet_fast.data.importing.columns import Match, has_header, match_columns
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = ["Reading", "read_source"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ekpnet_fast.data.parse import numbered_lines
+from ekpnet_fast.data.formats.parse import numbered_lines
 from ekpnet_fast.errors import DataError
 
 __all__ = ["NTriples", "read_ntriples"]
