@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.sampling import history_tensors
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import history_tensors
 
 # RippleNet's full graph of MovieLens-1M, whose files are not public: drawn at its size.
 MOVIELENS_ENTITIES, MOVIELENS_TRIPLES, MOVIELENS_RELATIONS = 182_011, 1_241_995, 12

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["Affinities", "Knowledge", "SignalOptions", "feature_names"]
 

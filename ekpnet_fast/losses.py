@@ -15,7 +15,7 @@ from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.ops.deterministic import UNSPLIT, fixed_order_sum
-from ekpnet_fast.sampling import Batch
+from ekpnet_fast.sampling.pairs import Batch
 
 TERMS = ("bce", "kg", "weights", "rows")
 _WEIGHT_OF = {"kg": "lambda1", "weights": "lambda2", "rows": "lambda3"}

@@ -23,7 +23,9 @@ from torch import Tensor
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
 from ekpnet_fast.models.ekpnet import EKPNet
-from ekpnet_fast.sampling import Batch, BatchStream, RippleSets
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Batch
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.saved import adam_state, load_adam_state
 
 GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers

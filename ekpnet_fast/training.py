@@ -18,9 +18,6 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.folds import DrawnRippleSets, Folds
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
 from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
 from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
@@ -31,19 +28,15 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.ranking import evaluate_ranking
-from ekpnet_fast.redrawn import RedrawnNegatives
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
-from ekpnet_fast.sampling import (
-    Batch,
-    BatchStream,
-    Pairs,
-    Request,
-    RippleSets,
-    Source,
-    TrainingRows,
-    UserRows,
-    history_tensors,
-)
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.negatives import RedrawnNegatives
+from ekpnet_fast.sampling.pairs import Batch, Pairs, Request, Source, history_tensors
+from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.rows import TrainingRows, UserRows
 from ekpnet_fast.saved import Saved, adam_state, load_adam_state
 from ekpnet_fast.signals import Interrupted
 from ekpnet_fast.storage.checkpoint import Keeper

@@ -30,10 +30,10 @@ from ekpnet_fast import results, training
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.options import named, parse_run
 from ekpnet_fast.run import Stopwatch, load
+from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.files import plain, write_text
 
 if TYPE_CHECKING:

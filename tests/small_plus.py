@@ -7,10 +7,10 @@ from dataclasses import replace
 from ekpnet_fast import training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.folds import Folds
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.sampling import TrainingRows
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.rows import TrainingRows
 
 STAGE = StageConfig(epochs=2, batch_size=64, group_size=8, triples=16, lr=0.01)
 CONFIG = RunConfig(

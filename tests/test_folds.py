@@ -17,12 +17,15 @@ from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConf
 from ekpnet_fast.data import Rows, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.display import Display
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.folds import DrawnRippleSets, Folds
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories, fold_of, virtual_histories
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.redrawn import RedrawnNegatives
-from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.sampling.negatives import RedrawnNegatives
+from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.rows import UserRows
 
 SMALL = SyntheticConfig(
     users=40, items=80, positives=8, attributes=16, parents=4, triples=435, item_links=4

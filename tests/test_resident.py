@@ -20,7 +20,7 @@ from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.ops import reference
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer, localize
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 assert one_thread  # for this module too
 

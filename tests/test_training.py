@@ -14,9 +14,10 @@ from ekpnet_fast import losses, ops, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.ops import deterministic, reference
-from ekpnet_fast.sampling import BatchStream, UserRows
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.rows import UserRows
 
 SYNTHETIC = SyntheticConfig(
     users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4

@@ -21,11 +21,14 @@ from ekpnet_fast import ops, ranking, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows, SyntheticConfig, load_dataset, make_synthetic
 from ekpnet_fast.data import prepare as split
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
-from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.rows import UserRows
 
 EPOCHS = 10  # of each stage: 20 in all, none left out by patience
 

@@ -64,17 +64,9 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.data import Dataset, PreparedData
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.sampling import (
-    Batch,
-    Inputs,
-    Pairs,
-    Plan,
-    Reads,
-    Request,
-    Source,
-    TrainingRows,
-)
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+from ekpnet_fast.sampling.rows import TrainingRows
 
 if TYPE_CHECKING:  # config.py asks the registry for its models
     from ekpnet_fast.config import RunConfig, StageConfig

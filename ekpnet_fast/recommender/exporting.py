@@ -19,7 +19,7 @@ from ekpnet_fast.models import Model
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender.state import Query, State
-from ekpnet_fast.sampling import Pairs
+from ekpnet_fast.sampling.pairs import Pairs
 
 INPUTS = ("heads", "relations", "tails", "counts", "items")
 MISSING = (

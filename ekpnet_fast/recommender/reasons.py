@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
 from ekpnet_fast.recommender.state import Query, State
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import BACKENDS
 
 

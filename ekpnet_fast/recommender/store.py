@@ -29,13 +29,13 @@ from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Int32, Rows
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
-from ekpnet_fast.sampling import Source, history_tensors
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Source, history_tensors
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_text
 

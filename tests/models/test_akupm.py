@@ -11,7 +11,7 @@ from test_training import CONFIG, load
 
 from ekpnet_fast import ops, training
 from ekpnet_fast.models.akupm import AKUPMOptions
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
 
 
 def start(options):

@@ -10,7 +10,7 @@ import torch
 from test_training import CONFIG, load
 
 from ekpnet_fast import ops, training
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
 from ekpnet_fast.options import parse_run
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
 
 OPTIONS = DKNOptions(words=2, widths=3, filters=4, history=3, neighbors=2, hidden=5)
 

@@ -17,12 +17,13 @@ from ekpnet_fast.config import ModelConfig
 from ekpnet_fast.data import Dataset, Rows, make_synthetic, prepare
 from ekpnet_fast.display import weights_text
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
-from ekpnet_fast.sampling import Request, Source, TrainingRows
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Request, Source
+from ekpnet_fast.sampling.rows import TrainingRows
 
 both = pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
 

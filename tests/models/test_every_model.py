@@ -13,10 +13,10 @@ import torch
 from ekpnet_fast import metrics, ops, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.ops import reference
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.signals import Interrupted
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Keeper

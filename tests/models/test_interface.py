@@ -15,7 +15,8 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.base import Model, initial_rows
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
-from ekpnet_fast.sampling import BatchStream, Plan
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Plan
 
 CROSSES = 50
 

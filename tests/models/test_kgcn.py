@@ -14,7 +14,8 @@ from ekpnet_fast import ops, training
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.kgcn import KGCNOptions
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
 K = 3

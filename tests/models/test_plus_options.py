@@ -15,12 +15,13 @@ from small_plus import fit_linear, load, with_options
 from ekpnet_fast import ops, training
 from ekpnet_fast.affinity import Affinities, Knowledge
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
 from ekpnet_fast.ops import reference
-from ekpnet_fast.sampling import Request, TrainingRows
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.rows import TrainingRows
 
 DRAWING = {"mf": {"mf": 4}, "clicked_with": {"clicked_with": 3}, "item_side": {"item_side": 5}}
 

@@ -12,7 +12,7 @@ from ekpnet_fast import ops, training
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.ripp_mkr import RippMKROptions
 from ekpnet_fast.ops import reference
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
 
 
 def start(**options):

@@ -12,7 +12,7 @@ from test_training import CONFIG, load
 from ekpnet_fast import ops, training
 from ekpnet_fast.models.ripplenet import RippleNetOptions
 from ekpnet_fast.ops import reference
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
 
 UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 

@@ -11,7 +11,8 @@ from test_training import CONFIG, load
 from ekpnet_fast import ops, training
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.wide_deep import WideDeepOptions
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
 
 
 @pytest.fixture(autouse=True)

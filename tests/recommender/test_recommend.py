@@ -15,7 +15,7 @@ from ekpnet_fast.data import Interactions, prepare
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 def evaluated(recommender):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.data.splits import items_of_ranks
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.sampling import UserRows
+from ekpnet_fast.sampling.rows import UserRows
 
 __all__ = ["RedrawnNegatives"]
 

@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories, fold_of, virtual_histories
-from ekpnet_fast.sampling import RippleSets, UserRows
-
-__all__ = ["DrawnRippleSets", "Folds"]
+from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.sampling.rows import UserRows
 
 
 @dataclass(frozen=True)
@@ -62,34 +59,3 @@ class Folds:
             order=rows.order[kept],
         )
         return cls(count, histories, by_owner, kept)
-
-
-@dataclass(frozen=True)
-class DrawnRippleSets:
-    """Ripple sets that are drawn where they are asked for, because U * F of them may not fit.
-
-    A draw is a hash of (seed, epoch, virtual user), so asking twice gives the same.
-    """
-
-    graph: Graph
-    histories: Histories
-    hops: int
-    slots: int
-    seed: int
-    epoch: int
-    repeat: bool
-
-    def of_users(self, ids: Tensor) -> RippleSets:
-        """The sets of some histories, [G] ids."""
-        found = self.histories.of(ids)
-        return RippleSets.sample(
-            self.graph,
-            found.indptr,
-            found.items,
-            users=ids.int(),
-            hops=self.hops,
-            slots=self.slots,
-            seed=self.seed,
-            epoch=self.epoch,
-            repeat=self.repeat,
-        )
