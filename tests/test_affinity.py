@@ -9,9 +9,9 @@ import pytest
 import torch
 from graphs import csr
 
-from ekpnet_fast import affinity
-from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
-from ekpnet_fast.logistic import curves, fit_curves, quantiles, ramps
+from ekpnet_fast.models.wide import affinity
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 

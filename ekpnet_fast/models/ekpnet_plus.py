@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ekpnet_fast.affinity import Affinities
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import plus_draws
 from ekpnet_fast.models.attend import attend
@@ -19,6 +18,7 @@ from ekpnet_fast.models.base import Gradients, Presets, initial_rows
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.models.plus_draws import ItemSets
+from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.ops.deterministic import gather, linear, one_thread
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories

@@ -13,10 +13,10 @@ from problems import threads
 from small_plus import fit_linear, load, with_options
 
 from ekpnet_fast import ops, training
-from ekpnet_fast.affinity import Affinities, Knowledge
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
