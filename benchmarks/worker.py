@@ -17,7 +17,7 @@ from benchmarks.op_calls import OPS, problem_of
 from benchmarks.serve import serve
 from benchmarks.stepping import Training
 from ekpnet_fast import build_info, ops
-from ekpnet_fast.ranking import rank_all, ranking_task
+from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.training import build_model, catalogue_scorer, sample_ripple_sets
 
 TOP = 100

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ekpnet_fast.headings import COLUMNS, metric
+from ekpnet_fast.evaluation.columns import COLUMNS, metric
 from ekpnet_fast.progress import Progress
 
 

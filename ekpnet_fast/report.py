@@ -24,7 +24,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.stats import check, describe
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.headings import COLUMNS, metric
+from ekpnet_fast.evaluation.columns import COLUMNS, metric
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["REPORT_FILE", "calibration", "check_available", "precision_recall", "roc", "write"]

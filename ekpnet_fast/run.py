@@ -23,11 +23,11 @@ from ekpnet_fast import results, training
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-from ekpnet_fast.metrics import auc, click_metrics, popularity_click_metrics
+from ekpnet_fast.evaluation.metrics import auc, click_metrics, popularity_click_metrics
+from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
 from ekpnet_fast.progress import Outcome, Progress, records_as_dicts
-from ekpnet_fast.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.saved import Saved
 from ekpnet_fast.signals import Signals

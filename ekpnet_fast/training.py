@@ -18,8 +18,9 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows
 from ekpnet_fast.errors import TrainingError
+from ekpnet_fast.evaluation.metrics import auc
+from ekpnet_fast.evaluation.ranking import evaluate_ranking
 from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
-from ekpnet_fast.metrics import auc
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.models.ekpnet import EKPNet
@@ -27,7 +28,6 @@ from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import reference
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.progress import EpochRecord, Outcome, Position, Progress, stalled
-from ekpnet_fast.ranking import evaluate_ranking
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.folds import Folds

@@ -17,7 +17,7 @@ import yaml
 
 from ekpnet_fast import __version__, build_info, evaluate, run, train
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.metrics import DEFAULT_KS
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS
 from ekpnet_fast.options import parse_run
 from ekpnet_fast.storage import tensor_file
 

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ekpnet_fast import metrics, report, run, train
+from ekpnet_fast import report, run, train
+from ekpnet_fast.evaluation import metrics
 from ekpnet_fast.options import parse_run
 
 SMALL = [

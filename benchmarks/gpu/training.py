@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.timing import seconds
-from ekpnet_fast import ops, ranking, training
+from ekpnet_fast import ops, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows, SyntheticConfig, load_dataset, make_synthetic
 from ekpnet_fast.data import prepare as split
+from ekpnet_fast.evaluation import ranking
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.resident import HostEpoch, ResidentTrainer

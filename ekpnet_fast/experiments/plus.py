@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ekpnet_fast import headings
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
+from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
@@ -159,7 +159,7 @@ def run_plus(
 def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Runner) -> list[Path]:
     """Write the table from the runs that are there."""
     settings = plan.settings
-    keys = {**headings.COLUMNS[settings.protocol], "seconds": "seconds"}
+    keys = {**columns.COLUMNS[settings.protocol], "seconds": "seconds"}
     pages, lines = [], ["data,row,metric,values"]
     for dataset in settings.datasets:
         body = []
@@ -212,4 +212,4 @@ def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Run
 def _value(metrics: dict[str, Any], key: str) -> float:
     if key == "seconds":
         return float(metrics["seconds"]["total"])
-    return headings.metric(key, metrics["test"], metrics["ranking"])
+    return columns.metric(key, metrics["test"], metrics["ranking"])

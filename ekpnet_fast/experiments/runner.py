@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from ekpnet_fast import headings, run
+from ekpnet_fast import run
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import Cell, Plan
 from ekpnet_fast.experiments.tables import reported
@@ -113,7 +114,7 @@ class Runner:
             return f"{cell}: failed: {error}"
         self.found[cell] = metrics
         first = reported(self.plan.settings.protocol)[0]
-        score = headings.metric(first.key, metrics["test"], metrics["ranking"])
+        score = columns.metric(first.key, metrics["test"], metrics["ranking"])
         return f"{cell}: {first.label} {score:.4f}, {metrics['seconds']['total']:.1f} s"
 
     def _done(self) -> int:

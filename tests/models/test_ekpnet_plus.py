@@ -11,11 +11,12 @@ import torch
 from rich.console import Console
 from small_plus import CONFIG, STAGE, fit_linear, load, with_options
 
-from ekpnet_fast import metrics, ops, training
+from ekpnet_fast import ops, training
 from ekpnet_fast.config import ModelConfig
-from ekpnet_fast.data import Dataset, Rows, make_synthetic, prepare
+from ekpnet_fast.data import Dataset, Rows, make_synthetic, popularity, prepare
 from ekpnet_fast.display import weights_text
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.evaluation import metrics
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
@@ -164,7 +165,7 @@ def test_artefacts_of_the_split_are_not_learned(model):
     """A look-up of the label rate by count gains from them, and that is what is not gained here."""
     prepared = prepare(planted(), 0)
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    counts = metrics.popularity(prepared.history_items, prepared.dataset.num_items)
+    counts = popularity.popularity(prepared.history_items, prepared.dataset.num_items)
     valid, test = prepared.valid, prepared.test
     # The artefact is there: nothing but counts is looked at, and rates are learned on validation.
     rate = np.array(
@@ -408,7 +409,7 @@ def test_histories_are_never_empty_lists_of_the_wrong_user(fitted):
         histories=nobody, ids=torch.zeros(1, dtype=torch.int32),
     )  # fmt: skip
     logits = model.inputs(request)["linear"].numpy()
-    counts = metrics.popularity(prepared.history_items, I)
+    counts = popularity.popularity(prepared.history_items, I)
     popular = model.linear.weights()["popularity"]
     assert np.isfinite(logits).all()
     if popular > 0:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import metrics, ops, run, training
+from ekpnet_fast import ops, run, training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.evaluation import metrics
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.batches import BatchStream

@@ -15,23 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ekpnet_fast.data.popularity import best_threshold, checked_positives, popularity
 from ekpnet_fast.data.tables import PreparedData, Rows
-from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-
-__all__ = [
-    "DEFAULT_KS",
-    "ClickMetrics",
-    "accuracy",
-    "auc",
-    "auc_seen",
-    "best_threshold",
-    "click_metrics",
-    "gauc",
-    "popularity",
-    "popularity_click_metrics",
-    "seen_mask",
-    "topk_metrics",
-]
+from ekpnet_fast.errors import ConfigError, DataError
 
 DEFAULT_KS = (1, 2, 5, 10, 20, 50, 100)
 """Lengths of the lists in Figures 4-6 of the paper."""
@@ -65,7 +51,7 @@ def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
         DataError: columns of different length.
         TrainingError: scores that are NaN; says how many.
     """
-    positive = _checked(labels, scores)
+    positive = checked_positives(labels, scores)
     return _auc(positive, scores)
 
 
@@ -84,7 +70,7 @@ def accuracy(labels: NDArray[Any], probabilities: NDArray[Any], threshold: float
         DataError: columns of different length.
         TrainingError: probabilities that are NaN; says how many.
     """
-    positive = _checked(labels, probabilities)
+    positive = checked_positives(labels, probabilities)
     return _accuracy(positive, probabilities, threshold)
 
 
@@ -109,7 +95,7 @@ def gauc(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any]) -> flo
         DataError: columns of different length.
         TrainingError: scores that are NaN; says how many.
     """
-    positive = _checked(labels, scores)
+    positive = checked_positives(labels, scores)
     if len(users) != len(scores):
         raise DataError(f"users: found {len(users)} for {len(scores)} scores, expected as many")
     return _gauc(users, positive, scores)
@@ -146,52 +132,10 @@ def auc_seen(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
         DataError: columns of different length.
         TrainingError: scores that are NaN, on whichever rows; says how many.
     """
-    positive = _checked(labels, scores)
+    positive = checked_positives(labels, scores)
     if len(seen) != len(scores):
         raise DataError(f"seen: found {len(seen)} for {len(scores)} scores, expected as many")
     return _auc(positive[seen], scores[seen])
-
-
-def popularity(items_of_train_positives: NDArray[Any], num_items: int) -> Int64:
-    """Train positives per item [I]: the score that the first row of every table ranks by.
-
-    Args:
-        items_of_train_positives: [p] item of each train positive.
-        num_items: I.
-
-    Raises:
-        DataError: an item that is not from 0 to `num_items` - 1.
-    """
-    items = items_of_train_positives
-    if len(items) and (items.min() < 0 or items.max() >= num_items):
-        found = items.min() if items.min() < 0 else items.max()
-        raise DataError(f"found item {found}, expected ids from 0 to {num_items - 1}")
-    return np.bincount(items, minlength=num_items).astype(np.int64, copy=False)
-
-
-def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """The threshold that gives the highest accuracy; the lowest one where several do.
-
-    Tried are the scores themselves and infinity (no row positive): with `score >= threshold`
-    nothing in between makes a difference. Choose it on validation rows, never on test.
-
-    Args:
-        labels: [n], 1 = positive.
-        scores: [n], any real dtype.
-
-    Raises:
-        DataError: columns of different length.
-        TrainingError: scores that are NaN; says how many.
-    """
-    positive = _checked(labels, scores)
-    values, group = np.unique(scores, return_inverse=True)
-    positives = np.bincount(group[positive], minlength=len(values) + 1)
-    negatives = np.bincount(group[~positive], minlength=len(values) + 1)
-    # Correct at threshold values[j]: positives from j on, and negatives before j.
-    before = np.cumsum(negatives) - negatives
-    from_here = np.cumsum(positives[::-1])[::-1]
-    best = int(np.argmax(before + from_here))
-    return float(values[best]) if best < len(values) else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +163,7 @@ def click_metrics(
         DataError: `logits` and `rows` of different length.
         TrainingError: logits that are NaN; says how many.
     """
-    positive = _checked(rows.labels, logits)
+    positive = checked_positives(rows.labels, logits)
     seen = seen_mask(rows.items, prepared.history_items, prepared.dataset.num_items)
     return ClickMetrics(
         auc=_auc(positive, logits),
@@ -344,23 +288,6 @@ def _is_relevant(ranked: NDArray[Any], users: Int64, relevant: Int64, stride: in
     place = np.minimum(np.searchsorted(relevant, keys), len(relevant) - 1)
     found: Bool = (relevant[place] == keys) & (ranked >= 0)
     return found
-
-
-# ---- the arithmetic, on checked columns --------------------------------------------------------
-
-
-def _checked(labels: NDArray[Any], scores: NDArray[Any]) -> Bool:
-    """Which rows [n] are positive, after the checks that all click metrics share."""
-    if labels.ndim != 1 or labels.shape != scores.shape:
-        raise DataError(
-            f"found labels of shape {labels.shape} and scores of shape {scores.shape},"
-            " expected two columns of one length"
-        )
-    bad = int(np.count_nonzero(np.isnan(scores)))
-    if bad:
-        raise TrainingError(f"found {bad} NaN among {len(scores)} scores, expected numbers")
-    positive: Bool = labels == 1
-    return positive
 
 
 def _auc(positive: Bool, scores: NDArray[Any]) -> float:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast import ops
+from ekpnet_fast.data.popularity import popularity
 from ekpnet_fast.data.tables import Int32, PreparedData, Rows
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-from ekpnet_fast.metrics import DEFAULT_KS, check_ks, popularity, topk_metrics
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS, check_ks, topk_metrics
 
 __all__ = [
     "RankingTask",
