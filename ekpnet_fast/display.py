@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ekpnet_fast.evaluation.columns import COLUMNS, metric
-from ekpnet_fast.progress import Progress
+from ekpnet_fast.training.progress import Progress
 
 
 class Display:

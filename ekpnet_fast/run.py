@@ -19,22 +19,26 @@ import torch
 from numpy.typing import NDArray
 
 from ekpnet_fast import report as html
-from ekpnet_fast import results, training
+from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.evaluation.metrics import auc, click_metrics, popularity_click_metrics
 from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
+from ekpnet_fast.models import build
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
-from ekpnet_fast.progress import Outcome, Progress, records_as_dicts
+from ekpnet_fast.ops import backends
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.saved import Saved
-from ekpnet_fast.signals import Signals
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
 from ekpnet_fast.storage.files import plain
 from ekpnet_fast.track import tracking
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.progress import Outcome, Progress, records_as_dicts
+from ekpnet_fast.training.signals import Signals
+from ekpnet_fast.training.snapshot import Saved
 
 
 @dataclass
@@ -105,10 +109,10 @@ def evaluate(
     Under the protocol "recbole" there are no negative rows, hence no click metrics; else `scored`
     is told the logits of the test rows [N].
     """
-    backend = training.BACKENDS[config.backend]
+    backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)
     outcome.model.to(device)
-    ripple = training.sample_ripple_sets(config, graph, prepared).to(device)
+    ripple = build.sample_ripple_sets(config, graph, prepared).to(device)
     found: dict[str, Any] = {
         "test": None,
         "popularity": None,
@@ -118,8 +122,8 @@ def evaluate(
         "popularity_ranking": None,
     }
     if config.protocol == "ripplenet":
-        test_rows = training.rows_by_user(prepared.test, prepared)
-        scores = training.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
+        test_rows = scoring.rows_by_user(prepared.test, prepared)
+        scores = scoring.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
         scored(scores)
         popularity = popularity_click_metrics(prepared.test, prepared)
         found["test"] = asdict(click_metrics(prepared.test, scores, prepared))
@@ -128,7 +132,7 @@ def evaluate(
     if prepared.oracle_test is not None:
         found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
     if config.ranking:
-        scorer = training.catalogue_scorer(
+        scorer = scoring.catalogue_scorer(
             backend, outcome.model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
         found["ranking"] = evaluate_ranking(scorer, prepared, memory_mb=config.memory_mb)
@@ -240,7 +244,7 @@ def _run(
         if config.track is not None:
             first = 1 if start is None else Saved.of(start).position.epochs_done + 1
             report = stack.enter_context(tracking(config.track, report, first))
-        outcome = training.train(config, prepared, graph, report, keeper)
+        outcome = loop.train(config, prepared, graph, report, keeper)
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):
@@ -319,7 +323,7 @@ def evaluate_run(
         arguments += ["--device", device]
     config = parse_run(arguments)
     prepared, graph = load(config, Stopwatch())
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stage, data_hash = results.load_model(output, model)
     if prepared.hash != data_hash:
         raise DataError(

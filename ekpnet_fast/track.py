@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.progress import Progress
+from ekpnet_fast.training.progress import Progress
 
 __all__ = ["tracking"]
 

@@ -11,7 +11,7 @@ from ekpnet_fast.display import Display, result_table, weights_text
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.options import Command, parse_command
 from ekpnet_fast.run import run
-from ekpnet_fast.signals import Interrupted, Signals
+from ekpnet_fast.training.signals import Interrupted, Signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

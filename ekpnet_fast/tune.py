@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ekpnet_fast import results, training
+from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
@@ -35,6 +35,7 @@ from ekpnet_fast.options import named, parse_run
 from ekpnet_fast.run import Stopwatch, load
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.files import plain, write_text
+from ekpnet_fast.training import loop
 
 if TYPE_CHECKING:
     import optuna
@@ -298,7 +299,7 @@ def _try(
         run = _with(arguments, trial.params)
         if run.sampling.inverse != config.sampling.inverse:
             graph = Graph.from_dataset(prepared.dataset, inverse=run.sampling.inverse)
-        outcome = training.train(run, prepared, graph)
+        outcome = loop.train(run, prepared, graph)
         value = max(record.valid for record in outcome.records if record.stage == outcome.stage)
     except (ConfigError, TrainingError) as error:
         # Options that do not go together, or a loss that diverges: no reason to stop the search.

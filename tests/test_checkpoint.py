@@ -23,9 +23,9 @@ import yaml
 from ekpnet_fast import results, run, train
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.options import parse_command, parse_run
-from ekpnet_fast.signals import Interrupted, Signals
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.training.signals import Interrupted, Signals
 
 ROOT = Path(__file__).parents[1]
 
@@ -219,7 +219,7 @@ def test_a_signal_to_the_command(capsys, monkeypatch, undisturbed, tmp_path):
 def test_a_second_signal_ends_at_once():
     text = (
         "import os, signal\n"
-        "from ekpnet_fast.signals import Signals\n"
+        "from ekpnet_fast.training.signals import Signals\n"
         "with Signals() as signals, signals.deferred():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print(signals.caught, flush=True)\n"

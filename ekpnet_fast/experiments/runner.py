@@ -18,7 +18,7 @@ from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import Cell, Plan
 from ekpnet_fast.experiments.tables import reported
-from ekpnet_fast.progress import Progress
+from ekpnet_fast.training.progress import Progress
 
 __all__ = ["Runner", "duration", "expected_seconds"]
 

@@ -22,14 +22,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from ekpnet_fast import results, training
+from ekpnet_fast import results
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Int32, Rows
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.models import MODELS, Model, build
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
@@ -195,7 +195,7 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     )
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stage, data_hash = results.load_model(folder, model)
     if prepared.hash != data_hash:
         raise DataError(

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ekpnet_fast.config import StageConfig
-from ekpnet_fast.losses import TERMS
 from ekpnet_fast.models import Model
+from ekpnet_fast.training.losses import TERMS
 
 __all__ = ["EpochRecord", "Outcome", "Position", "Progress", "records_as_dicts", "stalled"]
 

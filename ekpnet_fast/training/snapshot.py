@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.losses import TERMS
-from ekpnet_fast.progress import EpochRecord, Outcome, Position, records_as_dicts
 from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.training.losses import TERMS
+from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
 
 __all__ = ["Saved", "adam_state", "load_adam_state"]
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.config import StageConfig
-from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.saved import adam_state, load_adam_state
+from ekpnet_fast.training.losses import TERMS, LossWatch, loss_terms
+from ekpnet_fast.training.snapshot import adam_state, load_adam_state
 
 GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
 REFERENCES_AT_ONCE = 1 << 23  # ids of batches that are on the device in terms of their rows

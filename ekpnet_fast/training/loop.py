@@ -4,275 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
-from ekpnet_fast.data import PreparedData, Rows
+from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation.metrics import auc
 from ekpnet_fast.evaluation.ranking import evaluate_ranking
-from ekpnet_fast.losses import TERMS, LossWatch, loss_terms
-from ekpnet_fast.models import MODELS, Model
-from ekpnet_fast.models.base import Gradients
+from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_rows
+from ekpnet_fast.models.build import build_model, sample_ripple_sets
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.native.device import resolve_device
-from ekpnet_fast.ops import reference
-from ekpnet_fast.ops.deterministic import fixed_order_sum
-from ekpnet_fast.progress import EpochRecord, Outcome, Position, Progress, stalled
-from ekpnet_fast.resident import HostEpoch, ResidentTrainer
+from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Request, Source, history_tensors
+from ekpnet_fast.sampling.pairs import Pairs, history_tensors
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import TrainingRows, UserRows
-from ekpnet_fast.saved import Saved, adam_state, load_adam_state
-from ekpnet_fast.signals import Interrupted
 from ekpnet_fast.storage.checkpoint import Keeper
-
-# Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
-# what keeps a GPU busy.
-SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
-
-# Validation pairs up to which their inputs stay in memory from epoch to epoch.
-KEPT_PAIRS = 1 << 20
-
-BACKENDS: dict[str, ModuleType] = {"native": ops, "reference": reference}
-
-
-class StageTrainer:
-    """One stage: its optimizer state and its steps.
-
-    Adam runs on the touched rows of the model's tables and densely on the rest; both start anew in
-    each stage, as Algorithms 1 and 2 do.
-
-    Args:
-        model: the model.
-        stage: its options.
-        backend: `ops` or `reference`.
-        name: the stage's name.
-    """
-
-    def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
-        self.model = model
-        self.stage = stage
-        self.backend = backend
-        self.name = name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
-        self.dense = [*model.relations(), *model.dense_weights(name)]
-        self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
-        # Native ops that find gradients by themselves are the CPU's.
-        self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
-        self.steps = 0
-        self.watch = LossWatch(stage, name)
-
-    def state(self) -> dict[str, Tensor]:
-        """What steps change besides the model, by name; the tensors themselves."""
-        moments = {"m": self.m, "v": self.v}
-        tables = {f"{name}.{t}": x for name, of in moments.items() for t, x in of.items()}
-        steps = torch.tensor(self.steps)
-        return {**tables, **adam_state(self.adam), "steps": steps}
-
-    def load_state(self, state: Mapping[str, Tensor], watch: Mapping[str, Any]) -> None:
-        """Go on from a `state` and that of the watch.
-
-        Raises:
-            RuntimeError: tensors of another shape.
-        """
-        for table in self.m:
-            self.m[table].copy_(state[f"m.{table}"])
-            self.v[table].copy_(state[f"v.{table}"])
-        load_adam_state(self.adam, state)
-        self.steps = int(state["steps"])
-        self.watch = LossWatch(self.stage, self.name, watch)
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One step; returns the terms of the loss before it.
-
-        Raises:
-            TrainingError: the loss is not finite or diverges; names the term and the step.
-        """
-        self.steps += 1
-        stage, model = self.stage, self.model
-        found = model.gradients(batch, stage, stage=self.name) if self.native else None
-        values, grads = self._by_autograd(batch) if found is None else self._taken(found)
-        self.watch.check(values, self.steps)
-        l2 = stage.lambda3 / batch.size
-        for table, grad in grads.items():
-            self.backend.row_adam_(
-                model.table(table),
-                self.m[table],
-                self.v[table],
-                batch.rows_of(model.spaces[table]),
-                grad,
-                step=self.steps,
-                lr=stage.lr,
-                l2=0.0 if table in model.undecayed else l2,
-            )
-        if self.adam is not None:
-            self.adam.step()
-        return values
-
-    def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The terms of the loss, and by table the gradients of rows; those of the rest are set."""
-        stage, model = self.stage, self.model
-        rows = {
-            table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
-            for table, space in model.spaces.items()
-        }
-        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
-        if self.adam is not None:
-            self.adam.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        # A table that the loss did not look at, as in a stage of triples, stays as it is.
-        grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
-        if stage.lambda3 > 0:
-            for table in [table for table in grads if table not in model.undecayed]:
-                norms = rows[table].detach().square().flatten(1)
-                norm = float(fixed_order_sum(norms.sum(1))) * stage.lambda3 / batch.size / 2
-                values["rows"] = values.get("rows", 0.0) + norm
-        return values, grads
-
-    def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The same from what a native op has found."""
-        for parameter, gradient in zip(self.dense, found.dense, strict=True):
-            parameter.grad = gradient
-        weights = (1.0, self.stage.lambda1, self.stage.lambda2, self.stage.lambda3)
-        terms = zip(TERMS, found.terms.tolist(), weights, strict=True)
-        return {name: value for name, value, weight in terms if weight > 0}, found.rows
-
-
-def scored_pairs(
-    model: Model,
-    ripple: RippleSets,
-    users: NDArray[np.integer[Any]],  # [G]
-    group_indptr: Tensor,  # [G + 1] int64
-    items: Tensor,  # [B] int32
-) -> Pairs:
-    """Pairs to score against whole tables, on the device of the ripple sets."""
-    ids = torch.from_numpy(users.astype(np.int32))
-    device = ripple.heads.device
-    sets = ripple.of_users(ids.long().to(device))
-    return Pairs(
-        **vars(sets),
-        group_indptr=group_indptr,
-        items=items,
-        users=ids,
-        free_items=items,
-        inputs=model.inputs(Request(ids, group_indptr, items, epoch=0)),
-    ).to(device)
-
-
-@torch.no_grad()
-def score_rows(
-    backend: ModuleType,
-    model: Model,
-    ripple: RippleSets,
-    rows: UserRows,
-    *,
-    stage: str,
-    kept: list[Pairs] | None = None,
-) -> NDArray[np.float32]:
-    """Logits [N] of labelled rows, in the order of the table that `rows` came from.
-
-    A list `kept` is filled with the pairs, and spares their making the next time.
-    """
-    tables = {name: model.table(name) for name in model.spaces}
-    indptr = rows.indptr.numpy()
-    users = np.flatnonzero(np.diff(indptr))
-    ends = indptr[users + 1]
-    device = ripple.heads.device
-    at_once = SCORED_PAIRS[device.type]
-    logits = torch.empty(len(rows.items), device=device)
-    made = list(kept or ())
-    first = start = 0
-    while start < len(logits):
-        if made:
-            pairs = made.pop(0)
-            stop = start + pairs.num_pairs
-        else:
-            last = max(first + 1, int(np.searchsorted(ends, start + at_once, side="right")))
-            stop = int(ends[last - 1])
-            group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
-            pairs = scored_pairs(
-                model, ripple, users[first:last], group_indptr, rows.items[start:stop]
-            )
-            first = last
-            if kept is not None:
-                kept.append(pairs)
-        logits[start:stop] = model.logits(backend, tables, pairs, stage=stage)
-        start = stop
-    in_table_order = torch.empty(len(rows.items))
-    in_table_order[rows.order] = logits.cpu()
-    scores: NDArray[np.float32] = in_table_order.numpy()
-    return scores
-
-
-def catalogue_scorer(
-    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
-) -> Callable[[NDArray[np.int32]], Tensor]:
-    """Scores [b, I] of all items for users [b], as `ranking.rank_all` asks for them.
-
-    What depends on the user alone is computed once and serves every item; features of pairs are in
-    memory for `SCORED_PAIRS` pairs, or one user, at a time.
-    """
-    tables = {name: model.table(name) for name in model.spaces}
-    users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
-    items = torch.arange(num_items, dtype=torch.int32).repeat(users_at_once)
-
-    @torch.no_grad()
-    def score(users: NDArray[np.int32]) -> Tensor:
-        scores = torch.empty(len(users), num_items, device=ripple.heads.device)
-        for first in range(0, len(users), users_at_once):
-            block = users[first : first + users_at_once]
-            n = len(block)
-            pairs = scored_pairs(
-                model, ripple, block, torch.arange(n + 1) * num_items, items[: n * num_items]
-            )
-            scores[first : first + n] = model.logits(backend, tables, pairs, stage=stage).view(
-                n, num_items
-            )
-        return scores
-
-    return score
-
-
-def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
-    """The untrained model of a run."""
-    return MODELS[config.model](config, Source.of(prepared, graph, config.seed))
-
-
-def sample_ripple_sets(
-    config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
-) -> RippleSets:
-    """The ripple sets of a run; those of epoch 0 serve evaluation.
-
-    Empty for a model that does not look at them.
-    """
-    if not MODELS[config.model].ripple:
-        return RippleSets.none(prepared.dataset.num_users)
-    return RippleSets.sample(
-        graph,
-        *history_tensors(prepared),
-        hops=config.shape.hops,
-        slots=config.shape.slots,
-        seed=config.seed,
-        epoch=epoch,
-        repeat=config.sampling.padding == "repeat",
-    )
+from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer
+from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, Progress, stalled
+from ekpnet_fast.training.signals import Interrupted
+from ekpnet_fast.training.snapshot import Saved
+from ekpnet_fast.training.step import StageTrainer
 
 
 def train(
@@ -576,8 +337,3 @@ class _ResidentEpochs:
             self._ahead = self._pool.submit(self._prepare, host.number + 1, groups)
         sums = self.trainer.epoch(host)
         return sums, time.perf_counter() - started
-
-
-def rows_by_user(rows: Rows, prepared: PreparedData) -> UserRows:
-    """Rows of a prepared data set, grouped by user."""
-    return UserRows.from_rows(rows, prepared.dataset.num_users)
