@@ -62,7 +62,7 @@ def data_root() -> Path:
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """A real data set with a preset; its own graph, walked both ways, unless one is given."""
     # A machine that only measures what is drawn need not have what parses options.
-    from ekpnet_fast.options import parse_run
+    from ekpnet_fast.runs.options import parse_run
 
     options = ["--dataset", name, "--data-root", str(data_root), "--preset", preset]
     prepared = prepare(load_dataset(name, data_root), seed=0)

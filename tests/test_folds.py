@@ -14,10 +14,10 @@ from rich.console import Console
 
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import Rows, SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.display import Display
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.runs.display import Display
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ekpnet_fast import ops, run
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.ops import deterministic, reference
+from ekpnet_fast.runs import evaluate
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.rows import UserRows
@@ -577,7 +578,7 @@ def test_the_graph_helps():
 
     def test_auc(change):
         prepared, graph = load(config, change)
-        found = run.evaluate(config, prepared, graph, loop.train(config, prepared, graph))
+        found = evaluate.evaluate(config, prepared, graph, loop.train(config, prepared, graph))
         return found["test"]["auc"], found["popularity_auc"], found["oracle_auc"]
 
     true, popularity, oracle = test_auc(lambda dataset: dataset)

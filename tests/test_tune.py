@@ -10,13 +10,14 @@ import pytest
 import yaml
 from small_run import SMALL
 
-from ekpnet_fast import run, train, tune
+from ekpnet_fast import train
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.runs import runner, tune
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.tune import Range, default_space, read_space
 from ekpnet_fast.training import loop
-from ekpnet_fast.tune import Range, default_space, read_space
 
 optuna = pytest.importorskip("optuna")
 
@@ -65,7 +66,7 @@ def test_the_best_run_validates_as_its_trial_did(tmp_path):
     assert config.output is None
     assert config.pretrain.lr == best.options["pretrain.lr"]
     assert config.shape.hops == best.options["shape.hops"]
-    epochs = run.run(config)["epochs"]
+    epochs = runner.run(config)["epochs"]
     assert max(record["valid_auc"] for record in epochs) == best.value
 
 

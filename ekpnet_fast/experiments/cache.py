@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
@@ -145,14 +144,14 @@ class Store:
         Raises:
             DataError: the folder holds something else under that name.
         """
-        if not (folder / results.METRICS_FILE).exists():
+        if not (folder / folder.METRICS_FILE).exists():
             return None
-        metrics = results.load_metrics(folder)
+        metrics = folder.load_metrics(folder)
         expected = {"model": cell.model, "seed": cell.seed, "data_hash": data_hash}
         for name, value in expected.items():
             if metrics.get(name) != value:
                 raise DataError.at(
-                    folder / results.METRICS_FILE,
+                    folder / folder.METRICS_FILE,
                     None,
                     f"{name} {metrics.get(name)!r}",
                     f"{value!r}; remove the folder to run the cell again",
@@ -163,7 +162,7 @@ class Store:
     def has_other_code(folder: Path) -> bool:
         """Whether the same cell was finished by another version of the package."""
         stem = folder.name.removesuffix(code_version())
-        return any(folder.parent.glob(f"{stem}*/{results.METRICS_FILE}"))
+        return any(folder.parent.glob(f"{stem}*/{folder.METRICS_FILE}"))
 
 
 def _plain(name: str) -> str:

@@ -23,7 +23,7 @@ from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.models.linear import EASE_ITEMS
 from ekpnet_fast.native.build import __version__
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.runs.options import parse_run
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]

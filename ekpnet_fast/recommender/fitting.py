@@ -15,7 +15,7 @@ from ekpnet_fast.errors import DataError
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
-from ekpnet_fast.run import prepare_run
+from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress
 
@@ -57,7 +57,7 @@ def fit(
 
 def _config(name: str, model: str, options: Mapping[str, Any]) -> RunConfig:
     # Only here, because its parser takes a while to import.
-    from ekpnet_fast.options import parse_run
+    from ekpnet_fast.runs.options import parse_run
 
     words = ["--dataset", name, "--model", model]
     for option, value in options.items():

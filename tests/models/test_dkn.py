@@ -8,13 +8,14 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, run
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_run
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.sampling.ripple_sets import RippleSets
@@ -191,10 +192,10 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 def test_movielens(data_root):
     """Three epochs of the default preset, above item popularity (0.891); Last.FM has no titles."""
     given = ["--model", "dkn", "--dataset", "movielens-1m", "--data-root", str(data_root)]
-    found = run.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
+    found = runner.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
     assert found["test"]["auc"] == pytest.approx(0.8936, abs=0.002)
     with pytest.raises(DataError, match="--model dkn reads the words of items: found a data set"):
-        run.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
+        runner.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
 
 
 # ---- titles --------------------------------------------------------------------------------------

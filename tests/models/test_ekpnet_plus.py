@@ -14,13 +14,13 @@ from small_plus import CONFIG, STAGE, fit_linear, load, with_options
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig
 from ekpnet_fast.data import Dataset, Rows, make_synthetic, popularity, prepare
-from ekpnet_fast.display import weights_text
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
 from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions
+from ekpnet_fast.runs.display import weights_text
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Request, Source

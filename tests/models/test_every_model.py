@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import ops, run
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
+from ekpnet_fast.runs import evaluate, runner
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import checkpoint
@@ -336,11 +337,11 @@ def test_a_finished_run_is_evaluated_to_the_same_numbers(model, tmp_path, thread
     config = config_of(
         model, pretrain=quick, train=quick, threads=1, output=tmp_path / "run", device="cpu"
     )
-    written = run.run(config)
+    written = runner.run(config)
     assert written["model"] == model
     assert 0 <= written["test"]["auc"] <= 1 and written["ranking"] is not None
-    found, stored = run.evaluate_run(tmp_path / "run")
-    assert run.same_metrics(found, stored)
+    found, stored = evaluate.evaluate_run(tmp_path / "run")
+    assert evaluate.same_metrics(found, stored)
 
 
 # ---- devices -------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 import torch
 from test_training import CONFIG, STAGE, load
 
-from ekpnet_fast import ops, run
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.base import Model, initial_rows
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
+from ekpnet_fast.runs import evaluate, runner
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Plan
 from ekpnet_fast.training import loop, step
@@ -211,10 +212,10 @@ def test_what_is_not_decayed():
 
 def test_whole_run(tmp_path):
     config = config_of(output=tmp_path / "run", ranking=True, threads=1).resolved()
-    written = run.run(config)
+    written = runner.run(config)
     assert [r["stage"] for r in written["epochs"]] == ["pretrain"] * 3 + ["train"] * 3
-    found, stored = run.evaluate_run(tmp_path / "run")
-    assert run.same_metrics(found, stored)
+    found, stored = evaluate.evaluate_run(tmp_path / "run")
+    assert evaluate.same_metrics(found, stored)
     assert stored["epochs"][0]["valid_auc"] is None
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import run
+from ekpnet_fast.runs import evaluate
 from ekpnet_fast.training import loop
 
 
@@ -16,7 +16,7 @@ def test_is_the_popularity_row():
     config = replace(CONFIG, model="popularity", ranking=True).resolved()
     prepared, graph = load(config)
     outcome = loop.train(config, prepared, graph)
-    found = run.evaluate(config, prepared, graph, outcome)
+    found = evaluate.evaluate(config, prepared, graph, outcome)
     assert outcome.records == []
     assert found["test"] == found["popularity"]
     assert found["ranking"] == found["popularity_ranking"]

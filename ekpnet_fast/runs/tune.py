@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ekpnet_fast import results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.options import named, parse_run
-from ekpnet_fast.run import Stopwatch, load
+from ekpnet_fast.runs import folder
+from ekpnet_fast.runs.evaluate import Stopwatch, load
+from ekpnet_fast.runs.options import named, parse_run
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.files import plain, write_text
 from ekpnet_fast.training import loop
@@ -182,7 +182,7 @@ def tune(
         }
     _check_space(arguments, space)
     assert config.output is not None
-    with results.open_output(config.output, overwrite=config.overwrite):
+    with folder.open_output(config.output, overwrite=config.overwrite):
         journal = config.output / STUDY_FILE
         if config.overwrite:
             journal.unlink(missing_ok=True)

@@ -319,7 +319,7 @@ def _plot(
 ) -> str:
     from matplotlib.figure import Figure
 
-    from ekpnet_fast.experiments.figures import COLOURS, MARKERS
+    from ekpnet_fast.runs.plotting import COLOURS, MARKERS
 
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     axes = figure.add_subplot()
@@ -340,7 +340,7 @@ def _plot(
 def _bars(title: str, rows: Sequence[tuple[str, float]], drawn: Iterator[int]) -> str:
     from matplotlib.figure import Figure
 
-    from ekpnet_fast.experiments.figures import COLOURS
+    from ekpnet_fast.runs.plotting import COLOURS
 
     figure = Figure(figsize=(6.5, 0.6 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
