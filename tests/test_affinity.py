@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from graphs import csr
 
 from ekpnet_fast.models.wide import affinity
 from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
 ALL = SignalOptions(ease=20.0, far=True, relations=4)

@@ -9,7 +9,6 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 import torch
-from graphs import assert_frequencies, csr, isolated, numbered, path
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import Rows
@@ -17,6 +16,7 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
+from support.graphs import assert_frequencies, csr, isolated, numbered, path
 
 
 def ids(*values):

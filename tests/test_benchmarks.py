@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -16,8 +15,7 @@ from benchmarks import goals, render, results, serve, work
 from benchmarks.compare import Comparison, alternate
 from benchmarks.peers import plain_torch
 from ekpnet_fast.ops import reference
-
-ROOT = Path(__file__).parents[1]
+from support.places import ROOT
 
 MACHINE = {
     "processor": "Some CPU",

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import ekpnet_fast
+from support.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Modules that only reading files, options and progress need.
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['polars', 'jsonargparse', 'rich']));"
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import small_run
 import torch
 import yaml
 
@@ -27,8 +26,8 @@ from ekpnet_fast.runs.options import parse_command, parse_run
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import Keeper
 from ekpnet_fast.training.signals import Interrupted, Signals
-
-ROOT = Path(__file__).parents[1]
+from support import small_run
+from support.places import ROOT, SUPPORT
 
 SMALL = [
     *small_run.SMALL,
@@ -129,7 +128,7 @@ def refused(capsys, *arguments):
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL strikes 20 times: while loading, in a step, half a checkpoint, evaluation."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "killing.py", tmp_path, "20", "8", "7", *SMALL],
+        [sys.executable, SUPPORT / "killing.py", tmp_path, "20", "8", "7", *SMALL],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

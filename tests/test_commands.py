@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +20,7 @@ from ekpnet_fast.evaluation.metrics import DEFAULT_KS
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_run
 from ekpnet_fast.storage import tensor_file
-
-ROOT = Path(__file__).parents[1]
+from support.places import ROOT
 
 MODEL = [
     *["--epochs", "1", "--threads", "1", "--shape.width", "4", "--shape.slots", "8"],

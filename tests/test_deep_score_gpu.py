@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpus import under_other_order
-from problems import (
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.gpus import under_other_order
+from support.problems import (
     assert_accurate,
     assert_matches_reference,
     assert_same_bits,
@@ -14,9 +17,6 @@ from problems import (
     to_float64,
 )
 from test_deep_score import SIZES, SMALL, assert_close64, deep_problem, specified
-
-from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
 
 # Besides the sizes of the CPU: more tiles than one block takes, weights and activations that do
 # not fit into shared memory.

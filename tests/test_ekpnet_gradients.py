@@ -6,7 +6,10 @@ import math
 
 import pytest
 import torch
-from problems import (
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.problems import (
     ISAS,
     THREAD_COUNTS,
     assert_accurate,
@@ -17,9 +20,6 @@ from problems import (
     under_isa,
 )
 from test_deep_score import deep_problem
-
-from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
 
 WEIGHTS = dict(lambda1=0.3, lambda2=0.2, lambda3=0.1)
 NAMES = ["terms", "drows", "drelation", "dW_e", "db_e", "dweights", "dbiases", "dw_out", "db_out"]

@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from graphs import csr, path
 from rich.console import Console
 
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
@@ -27,6 +26,7 @@ from ekpnet_fast.sampling.pairs import Source
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
+from support.graphs import csr, path
 
 SMALL = SyntheticConfig(
     users=40, items=80, positives=8, attributes=16, parents=4, triples=435, item_links=4

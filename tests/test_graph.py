@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import cycle, isolated, numbered, path, star
 from safetensors.torch import save_file
 
 from ekpnet_fast.data.tables import Dataset, Rows
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import tensor_file
+from support.graphs import cycle, isolated, numbered, path, star
 
 
 def triples_of(graph):

@@ -15,9 +15,7 @@ import torch
 
 import ekpnet_fast
 from ekpnet_fast import build_info, cuda_kernels
-
-ROOT = Path(__file__).parents[1]
-PACKAGE = Path(ekpnet_fast.__file__).parent
+from support.places import PACKAGE, ROOT
 
 
 def run(command, folder=None, **changes):

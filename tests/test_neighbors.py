@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import assert_frequencies, cycle, isolated, numbered, path, star
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.graph import Graph
+from support.graphs import assert_frequencies, cycle, isolated, numbered, path, star
 
 
 def sample(graph, nodes, count, op=ops, **options):

@@ -6,13 +6,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from problems import assert_same_bits
-from test_training import CONFIG, SYNTHETIC, one_thread, start, train
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
@@ -22,8 +19,15 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import cuda_graph, loop
 from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer, localize
+from support.places import ROOT, SUPPORT
+from support.problems import assert_same_bits
+from support.small_training import CONFIG, SYNTHETIC, start, train
 
-assert one_thread  # for this module too
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
 
 ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
 devices = pytest.mark.parametrize("device", ["cpu", ON_GPU])
@@ -302,13 +306,12 @@ def test_epoch_waits_once():
 
 SANITIZED = """
 import sys
-sys.path[:0] = sys.argv[1:]
-import test_resident
+sys.path[:0] = sys.argv[2:]
+from support.places import module_of
+tests = module_of(sys.argv[1])
 for deep in (False, True):
-    trainer, ripple = test_resident.start_resident(
-        test_resident.SANITIZED_CONFIG, deep, device="cuda"
-    )
-    test_resident.train_resident(trainer, ripple, 1)
+    trainer, ripple = tests.start_resident(tests.SANITIZED_CONFIG, deep, device="cuda")
+    tests.train_resident(trainer, ripple, 1)
 """
 SANITIZED_CONFIG = replace(
     CONFIG,
@@ -328,12 +331,11 @@ def test_compute_sanitizer(tool):
     )
     if sanitizer is None:
         pytest.skip("no compute-sanitizer here")
-    tests = Path(__file__).parent
     done = subprocess.run(
         [
             *(sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-name"),
             *("kernel_substring=ekpnet", sys.executable, "-c", SANITIZED),
-            *(str(tests), str(tests.parent)),
+            *(__file__, str(SUPPORT.parent), str(ROOT)),
         ],
         capture_output=True,
         text=True,

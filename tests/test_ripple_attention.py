@@ -6,7 +6,10 @@ import math
 
 import pytest
 import torch
-from problems import (
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.problems import (
     ISAS,
     THREAD_COUNTS,
     AttentionProblem,
@@ -19,9 +22,6 @@ from problems import (
     to_float64,
     under_isa,
 )
-
-from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
 
 # Sizes beside, at and between the vector widths (4, 8, 16 lanes) and the blocks of 16 pairs.
 SIZES = {

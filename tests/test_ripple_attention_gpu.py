@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpus import under_other_order
-from problems import (
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.gpus import under_other_order
+from support.problems import (
     assert_accurate,
     assert_matches_reference,
     assert_same_bits,
@@ -15,9 +18,6 @@ from problems import (
     to_float64,
 )
 from test_ripple_attention import REFUSED, SIZES, SMALL, by_hand
-
-from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
 
 # Besides the sizes of the CPU: every specialised width, groups from one pair to all, packed by
 # four to a block and alone, one tile for keys and values where memory is short.

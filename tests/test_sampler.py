@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from graphs import assert_frequencies, csr, cycle, isolated, numbered, path, star
 
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
+from support.graphs import assert_frequencies, csr, cycle, isolated, numbered, path, star
 
 
 def sample(graph, histories, *, hops=1, slots=1, seed=0, **options):

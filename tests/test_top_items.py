@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from graphs import csr
 
 from ekpnet_fast import ops
+from support.graphs import csr
 
 
 def top(scores, seen=None, k=1):

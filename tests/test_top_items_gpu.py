@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import csr
+
+from support.graphs import csr
 from test_top_items import random_case, sorted_items
 
 KINDS = ["distinct", "normal", "ties", "equal", "rising", "falling", "special"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import (
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.problems import (
     ISAS,
     THREAD_COUNTS,
     assert_matches_reference,
@@ -15,9 +18,6 @@ from problems import (
     to_float64,
     under_isa,
 )
-
-from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
 
 SIZES = {
     "smallest": dict(triples=1, width=1, channels=1),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpus import under_other_order
-from problems import (
+
+from ekpnet_fast.ops import reference
+from support.gpus import under_other_order
+from support.problems import (
     assert_accurate,
     assert_matches_reference,
     assert_same_bits,
@@ -14,8 +16,6 @@ from problems import (
     to_float64,
 )
 from test_triple_loss import SIZES, SMALL, sizes, specified, triple_problem
-
-from ekpnet_fast.ops import reference
 
 
 def triple_loss(gpu):

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import yaml
-from small_run import SMALL
 
 from ekpnet_fast import train
 from ekpnet_fast.config import RunConfig
@@ -18,6 +17,7 @@ from ekpnet_fast.runs import runner, tune
 from ekpnet_fast.runs.options import parse_run
 from ekpnet_fast.runs.tune import Range, default_space, read_space
 from ekpnet_fast.training import loop
+from support.small_run import SMALL
 
 optuna = pytest.importorskip("optuna")
 

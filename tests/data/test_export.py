@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import shop
 
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
 from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
 from ekpnet_fast.data.importing.importer import import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
+from support import shop
 
 
 def back(folder, out, threshold=None):

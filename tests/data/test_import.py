@@ -8,7 +8,6 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-import shop
 
 from ekpnet_fast import train
 from ekpnet_fast.data import load_dataset, prepare
@@ -17,6 +16,7 @@ from ekpnet_fast.data.formats.imported import read_ids
 from ekpnet_fast.data.ids import id_maps
 from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
+from support import shop
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from cinema import SMALL, fitted
 
 from ekpnet_fast.data import Dataset, SyntheticConfig, make_synthetic
 from ekpnet_fast.recommender import Recommender
+from support.cinema import SMALL, fitted
 
 WIDER_BATCHES = {**SMALL, "pretrain.batch_size": 256, "train.batch_size": 256}
 

@@ -8,18 +8,16 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
-from cinema import fitted
 
 import ekpnet_fast
 from ekpnet_fast import cli, doctor, explain, recommend
 from ekpnet_fast.recommender import Recommender
-
-ROOT = Path(__file__).parents[2]
+from support.cinema import fitted
+from support.places import ROOT
 
 
 @pytest.fixture(scope="module")

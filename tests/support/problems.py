@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 import ekpnet_fast
+from support.places import ROOT
 
 THREAD_COUNTS = (1, 2, 8)
 ISAS = ekpnet_fast.build_info().isas_built
@@ -179,9 +179,17 @@ def under_isa(isa, directory, function, argument):
     torch.save(argument, given)
     package_root = str(Path(ekpnet_fast.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    module = function.__code__.co_filename
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); from support.places import module_of;"
+        "import ekpnet_fast; module = module_of(sys.argv[2]);"
+        "value = getattr(module, sys.argv[3])(torch.load(sys.argv[4]));"
+        "torch.save((ekpnet_fast.build_info().isa, value), sys.argv[5])"
+    )
     done = subprocess.run(
-        [sys.executable, __file__, module, function.__name__, given, result],
+        [
+            *(sys.executable, "-c", code, str(ROOT / "tests")),
+            *(function.__code__.co_filename, function.__name__, str(given), str(result)),
+        ],
         env={**os.environ, "EKPNET_CPU_ISA": isa, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -191,15 +199,3 @@ def under_isa(isa, directory, function, argument):
     used, value = torch.load(result)
     assert used == isa
     return value
-
-
-def _run_in_child(module, name, given, result):
-    spec = importlib.util.spec_from_file_location("module_under_isa", module)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    value = getattr(loaded, name)(torch.load(given))
-    torch.save((ekpnet_fast.build_info().isa, value), result)
-
-
-if __name__ == "__main__":
-    _run_in_child(*sys.argv[1:])

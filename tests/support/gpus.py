@@ -18,8 +18,7 @@ from torch import Tensor
 
 import ekpnet_fast
 from ekpnet_fast import ops
-
-ROOT = Path(__file__).parents[1]
+from support.places import ROOT
 
 # Ops with a gradient, and how many of their first arguments have one.
 DIFFERENTIABLE = {"ripple_attention": 4, "deep_score": 5, "triple_loss": 2}
@@ -124,8 +123,8 @@ def under_other_order(library, directory, function, argument):
     package_root = str(Path(ekpnet_fast.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     code = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1]); import importlib, gpus;"
-        "module = importlib.import_module(sys.argv[2]);"
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); from support import gpus, places;"
+        "module = places.module_of(sys.argv[2]);"
         "gpu = gpus.EmulatedGpu(sys.argv[4]);"
         "value = getattr(module, sys.argv[3])(gpu, torch.load(sys.argv[5]));"
         "torch.save(value, sys.argv[6])"
@@ -133,7 +132,7 @@ def under_other_order(library, directory, function, argument):
     done = subprocess.run(
         [
             *(sys.executable, "-c", code, str(ROOT / "tests")),
-            *(Path(function.__code__.co_filename).stem, function.__name__, str(library)),
+            *(function.__code__.co_filename, function.__name__, str(library)),
             *(str(given), str(result)),
         ],
         env={**os.environ, "EKPNET_EMULATION_ORDER": "backwards", "PYTHONPATH": path},
