@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_triple_loss import SIZES, SMALL, sizes, specified, triple_problem
 
 from ekpnet_fast.ops import reference
 from support.gpus import under_other_order
@@ -15,7 +16,6 @@ from support.problems import (
     outputs_and_gradients,
     to_float64,
 )
-from test_triple_loss import SIZES, SMALL, sizes, specified, triple_problem
 
 
 def triple_loss(gpu):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_deep_score import SIZES, SMALL, assert_close64, deep_problem, specified
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -16,7 +17,6 @@ from support.problems import (
     outputs_and_gradients,
     to_float64,
 )
-from test_deep_score import SIZES, SMALL, assert_close64, deep_problem, specified
 
 # Besides the sizes of the CPU: more tiles than one block takes, weights and activations that do
 # not fit into shared memory.

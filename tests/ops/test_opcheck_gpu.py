@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from ekpnet_fast import ops
-from support.problems import attention_problem, differentiable
 from test_deep_score import SMALL as SMALL_LAYERS
 from test_deep_score import deep_problem
 from test_ripple_attention import SMALL as SMALL_ATTENTION
 from test_triple_loss import SMALL as SMALL_TRIPLES
 from test_triple_loss import triple_problem
+
+from ekpnet_fast import ops
+from support.problems import attention_problem, differentiable
 
 assert ops is not None  # loads the library
 LIBRARY = torch.ops.ekpnet

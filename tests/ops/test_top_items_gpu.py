@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_top_items import random_case, sorted_items
 
 from support.graphs import csr
-from test_top_items import random_case, sorted_items
 
 KINDS = ["distinct", "normal", "ties", "equal", "rising", "falling", "special"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_row_adam import ROWS, adam_problem, after_steps, specified, to_float64
 
 from ekpnet_fast.ops import reference
 from support.problems import assert_accurate, assert_same_bits
-from test_row_adam import ROWS, adam_problem, after_steps, specified, to_float64
 
 rows_shapes = pytest.mark.parametrize("row", ROWS, ids=str)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_ripple_attention import REFUSED, SIZES, SMALL, by_hand
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -17,7 +18,6 @@ from support.problems import (
     outputs_and_gradients,
     to_float64,
 )
-from test_ripple_attention import REFUSED, SIZES, SMALL, by_hand
 
 # Besides the sizes of the CPU: every specialised width, groups from one pair to all, packed by
 # four to a block and alone, one tile for keys and values where memory is short.

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from test_deep_score import deep_problem
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -19,7 +20,6 @@ from support.problems import (
     to_float64,
     under_isa,
 )
-from test_deep_score import deep_problem
 
 WEIGHTS = dict(lambda1=0.3, lambda2=0.2, lambda3=0.1)
 NAMES = ["terms", "drows", "drelation", "dW_e", "db_e", "dweights", "dbiases", "dw_out", "db_out"]
