@@ -17,6 +17,7 @@ import ekpnet_fast
 from ekpnet_fast import cli, doctor, explain, recommend
 from ekpnet_fast.recommender import Recommender
 from support.cinema import fitted
+from support.numbered import fitted_to_numbers, numbered_dataset
 from support.places import ROOT
 
 
@@ -116,8 +117,8 @@ def test_lists_for_everybody(command, folder, expected, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["lists.parquet"]
 
 
-def test_lists_for_some_with_numbers(command, numbered, tmp_path):
-    numbered.save(tmp_path / "r")
+def test_lists_for_some_with_numbers(command, tmp_path):
+    fitted_to_numbers(numbered_dataset()).save(tmp_path / "r")
     (tmp_path / "users").write_text("7\n3\n")
     words = ["--users", tmp_path / "users", "--output", tmp_path / "lists.parquet"]
     assert command(recommend.main, tmp_path / "r", *words)[0] == 0

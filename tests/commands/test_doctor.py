@@ -7,14 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import ekpnet_fast
 from ekpnet_fast import build_info, doctor
-
-PACKAGE = Path(ekpnet_fast.__file__).parent
+from support.places import PACKAGE, ROOT
 
 
 def ask(path, *options, code=None, **changes):
@@ -105,7 +102,7 @@ def test_wrong_numbers_are_broken(monkeypatch):
 
 
 def test_every_extra_is_explained():
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     block = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     extras = {line.split(" = ")[0] for line in block.splitlines() if " = [" in line}
     assert extras == set(doctor._EXTRAS)

@@ -33,12 +33,6 @@ DATA = [
 SMALL = MODEL + DATA
 
 
-@pytest.fixture(autouse=True)
-def surroundings(threads, monkeypatch):
-    """Commands set torch's threads and look at EKPNET_DATA."""
-    monkeypatch.delenv("EKPNET_DATA", raising=False)
-
-
 @pytest.fixture
 def command(capsys):
     """Runs a command in this process: exit code, what it printed, what it said on stderr."""
