@@ -32,7 +32,7 @@ TORCH_CUDA_ARCH_LIST="$arch" cmake -S . -B build/gpu-native -G Ninja -DEKPNET_CU
 
 echo "== test"
 tests=0
-timeout 200 "$python" -m pytest -q -n 4 -m cuda tests/test_*_gpu.py tests/test_resident.py \
+timeout 200 "$python" -m pytest -q -n 4 -m cuda tests/ops tests/training \
   tests/models/test_every_model.py >"$out/tests.log" 2>&1 || tests=$?
 tail -n 25 "$out/tests.log"
 

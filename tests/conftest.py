@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpus import EmulatedGpu, RealGpu, build_emulated_gpu
+
+from support.gpus import EmulatedGpu, RealGpu, build_emulated_gpu
+from support.places import ROOT
 
 # For the tests of benchmarks/; last, so that an installed ekpnet_fast stays the one that is tested.
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(ROOT))
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data sets; skips where there is none."""
     named = os.environ.get("EKPNET_DATA")
-    root = Path(named) if named else Path(__file__).parents[1].parent / "shared" / "data"
+    root = Path(named) if named else ROOT.parent / "shared" / "data"
     if not root.is_dir():
         pytest.skip(f"no real data: {root} is no folder (set EKPNET_DATA)")
     return root

@@ -16,18 +16,18 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import shop
-from small_run import SYNTHETIC
 
 from ekpnet_fast import cli
 from ekpnet_fast.runs.options import parse_command, run_parser
+from support import shop
+from support.places import ROOT
+from support.small_run import SYNTHETIC
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # comes with pytest there
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = [

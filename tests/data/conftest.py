@@ -1,22 +1,11 @@
-"""Folders of real data, and small hand-made ones."""
+"""Small hand-made folders."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """Folder of the real data sets; skips where there is none."""
-    named = os.environ.get("EKPNET_DATA")
-    root = Path(named) if named else Path(__file__).parents[2].parent / "shared" / "data"
-    if not root.is_dir():
-        pytest.skip(f"no real data: {root} is no folder (set EKPNET_DATA)")
-    return root
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,7 @@ from ekpnet_fast.experiments import cache
 from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.experiments.runner import duration, expected_seconds
 from ekpnet_fast.runs import plotting, runner
-
-ROOT = Path(__file__).parents[2]
+from support.places import ROOT
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.training import loop
+from support.small_training import CONFIG, load
 
 
 @pytest.fixture(autouse=True)

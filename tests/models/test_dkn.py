@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError, DataError
@@ -20,6 +19,7 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import loop
+from support.small_training import CONFIG, load
 
 OPTIONS = DKNOptions(words=2, widths=3, filters=4, history=3, neighbors=2, hidden=5)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small_plus import CONFIG, STAGE, fit_linear, load, with_options
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig
@@ -26,6 +25,7 @@ from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
+from support.small_plus import CONFIG, STAGE, fit_linear, load, with_options
 
 both = pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
 

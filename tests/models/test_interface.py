@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_training import CONFIG, STAGE, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
@@ -20,6 +19,7 @@ from ekpnet_fast.runs import evaluate, runner
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Plan
 from ekpnet_fast.training import loop, step
+from support.small_training import CONFIG, STAGE, load
 
 CROSSES = 50
 

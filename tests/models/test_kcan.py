@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
@@ -15,6 +14,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.models.kcan import KCANOptions
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
+from support.small_training import CONFIG, load
 
 
 def start(hops=2, options=None):

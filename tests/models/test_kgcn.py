@@ -8,7 +8,6 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
@@ -18,6 +17,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
+from support.small_training import CONFIG, load
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
 K = 3

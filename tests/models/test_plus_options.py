@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import threads
-from small_plus import fit_linear, load, with_options
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
@@ -25,6 +23,8 @@ from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
+from support.problems import threads
+from support.small_plus import fit_linear, load, with_options
 
 DRAWING = {"mf": {"mf": 4}, "clicked_with": {"clicked_with": 3}, "item_side": {"item_side": 5}}
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast.runs import evaluate
 from ekpnet_fast.training import loop
+from support.small_training import CONFIG, load
 
 
 def test_is_the_popularity_row():

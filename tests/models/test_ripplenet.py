@@ -7,7 +7,6 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import scoring
@@ -15,6 +14,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.models.ripplenet import RippleNetOptions
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.batches import BatchStream
+from support.small_training import CONFIG, load
 
 UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import CONFIG, load
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
@@ -16,6 +15,7 @@ from ekpnet_fast.models.wide_deep import WideDeepOptions
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.training import loop
+from support.small_training import CONFIG, load
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from cinema import SMALL, fitted
 
-from ekpnet_fast.data import Dataset, SyntheticConfig, make_synthetic
+from ekpnet_fast.data import Dataset
 from ekpnet_fast.recommender import Recommender
-
-WIDER_BATCHES = {**SMALL, "pretrain.batch_size": 256, "train.batch_size": 256}
+from support import numbered as by_number
+from support.cinema import fitted
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +23,9 @@ def recommender() -> Recommender:
 
 @pytest.fixture(scope="session")
 def numbered_dataset() -> Dataset:
-    """A data set whose files hold numbers."""
-    sizes = {"users": 60, "items": 80, "positives": 10, "attributes": 16, "parents": 4}
-    return make_synthetic(SyntheticConfig(**sizes, triples=435))
+    return by_number.numbered_dataset()
 
 
 @pytest.fixture
 def numbered(numbered_dataset: Dataset) -> Recommender:
-    return Recommender.fit(numbered_dataset, epochs=1, options=WIDER_BATCHES, device="cpu")
+    return by_number.fitted_to_numbers(numbered_dataset)

@@ -7,7 +7,6 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from cinema import FILMS, fitted
 
 from ekpnet_fast import export, ops
 from ekpnet_fast.errors import ConfigError
@@ -15,6 +14,7 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.recommender.exporting import INPUTS, ScoringGraph
 from ekpnet_fast.sampling.pairs import Pairs
+from support.cinema import FILMS, fitted
 
 FAMILY = ["ekpnet", "ekp_att", "ekp_frame", "ekp_no"]
 HISTORY = ["alien", "casablanca"]

@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from cinema import TRIPLES, cinema, fitted
 
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.sampling.graph import Graph
+from support.cinema import TRIPLES, cinema, fitted
 
 
 def graph_of(triples, entities=10):

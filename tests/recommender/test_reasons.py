@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from cinema import NAMES, cinema, fitted
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
@@ -19,6 +18,7 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.recommender.reasons import masked_logits, paths_of
 from ekpnet_fast.sampling.ripple_sets import RippleSets
+from support.cinema import NAMES, cinema, fitted
 
 RIPPLE = [name for name in MODELS if MODELS[name].ripple]
 

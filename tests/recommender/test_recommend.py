@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cinema import FILMS, SMALL, cinema, fitted
 
 from ekpnet_fast.data import Interactions, prepare
 from ekpnet_fast.errors import ConfigError, DataError
@@ -17,6 +16,7 @@ from ekpnet_fast.models import MODELS
 from ekpnet_fast.ops import backends
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.sampling.ripple_sets import RippleSets
+from support.cinema import FILMS, SMALL, cinema, fitted
 
 
 def evaluated(recommender):

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-from cinema import cinema, fitted
 
 from ekpnet_fast.data.formats.imported import write_imported
 from ekpnet_fast.errors import ConfigError, DataError
@@ -15,6 +14,7 @@ from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_run
 from ekpnet_fast.storage.tensor_file import read, write
+from support.cinema import cinema, fitted
 
 WORDS = ["--epochs", "1", "--shape.width", "4", "--shape.slots", "8", "--ranking", "false"]
 

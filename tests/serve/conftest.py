@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 pytest.importorskip("httpx", reason="its tests need httpx")
 
-from cinema import fitted
 from fastapi.testclient import TestClient
 
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.serve.app import Limits, create_app
 from ekpnet_fast.serve.engine import RecommenderEngine
+from support.cinema import fitted
 
 
 @pytest.fixture(autouse=True)

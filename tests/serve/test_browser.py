@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from cinema import NAMES, SMALL, cinema
 
 from benchmarks.served import Served
 from ekpnet_fast.recommender import Recommender
+from support.cinema import NAMES, SMALL, cinema
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")
 

@@ -1,0 +1,227 @@
+"""Affinities between histories and items, against dense NumPy; and the regression on them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ekpnet_fast.models.wide import affinity
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from support.graphs import csr
+
+USERS, ITEMS, ENTITIES = 30, 40, 60
+ALL = SignalOptions(ease=20.0, far=True, relations=4)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Clicks (item 0 has none), a graph (item 1 has no triple, one triple stands twice)."""
+    stream = np.random.default_rng(0)
+    clicks = stream.random((USERS, ITEMS)) < 0.15
+    clicks[:, 0] = False
+    clicks[3] = False
+    heads = stream.integers(2, ITEMS, 120)
+    tails = stream.integers(ITEMS, ENTITIES, 120)
+    relations = stream.integers(0, 3, 120)
+    heads[1], tails[1], relations[1] = heads[0], tails[0], relations[0]
+    graph = Graph.from_triples(
+        heads.astype(np.int32), relations.astype(np.int32), tails.astype(np.int32), ENTITIES, 3
+    )
+    lists = [np.flatnonzero(row).tolist() for row in clicks]
+    table = np.zeros((ITEMS, 3 * ENTITIES))
+    table[heads, relations * ENTITIES + tails] = 1
+    return clicks.astype(float), Histories(*csr(lists)), graph, table
+
+
+def safe(x):
+    return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
+
+
+def dense_affinities(A, table, options):
+    """[I, I] by name: a(history, i) = sum over j in the history of the entry (j, i)."""
+    scaled = safe(np.sqrt(A.sum(1)))[:, None] * A * safe(np.sqrt(A.sum(0)))
+    C = scaled.T @ scaled
+    by_relation = table.reshape(ITEMS, 3, ENTITIES)
+    ranked = sorted(range(3), key=lambda r: (-(by_relation[:, r].sum(1) > 0).sum(), r))
+    degree = table.sum(0)
+    relation_of = np.repeat(np.arange(3), ENTITIES)[degree > 0]
+    table, degree = table[:, degree > 0], degree[degree > 0]
+    weighed = table * np.log(ITEMS / degree)
+    match = weighed * safe(np.linalg.norm(weighed, axis=1))[:, None]
+    chosen = (degree > 1) & (degree < 60)
+    near = table[:, chosen] * safe(np.sqrt(table[:, chosen].sum(1)))[:, None]
+    near /= np.sqrt(degree[chosen])
+    N = near @ near.T
+    found = {"co-click": C, "KG match": match @ match.T, "KG-click-KG": N @ C @ N}
+    for rank in options.low_pass:
+        values, vectors = np.linalg.eigh(C)
+        V = vectors[:, ::-1][:, : min(rank, ITEMS // 4)]
+        found[f"low-pass {rank}"] = V @ V.T
+    for rank in options.joint:
+        values, vectors = np.linalg.eigh(C + N)
+        kept = min(rank, ITEMS // 4)
+        V, s = vectors[:, ::-1][:, :kept], values[::-1][:kept]
+        found[f"joint {rank}"] = V @ np.diag(s) @ V.T
+    P = np.linalg.inv(A.T @ A + options.ease * np.eye(ITEMS))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    found["EASE"] = B
+    found["far co-click"] = C @ C @ C
+    for rank in range(1, options.relations + 1):
+        own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
+        own = own * safe(np.linalg.norm(own, axis=1))[:, None]
+        found[f"KG match by relation of rank {rank}"] = own @ own.T
+    return found, table[:, chosen]
+
+
+def dense_features(A, table, options, history, item, scale=1.0):
+    """The features of one pair, by name."""
+    affinities, shared = dense_affinities(A, table, options)
+    counts = A.sum(0)
+    found = {"popularity": np.log(counts[item] * scale + 0.5)}
+    others = [j for j in range(ITEMS) if j != item]
+    common = shared[others] @ shared[item]
+    clicked = (common * counts[others]).sum() * scale
+    found["KG neighbours' clicks"] = np.log((clicked + counts.mean()) / (common.sum() + 1))
+    n = max(len(history), 1)
+    means = {
+        name: np.maximum((A @ x).mean(1) * safe(np.sqrt(A.sum(1))), 0)[A.sum(1) > 0].mean()
+        for name, x in affinities.items()
+    }
+    for name, x in affinities.items():
+        value = max(x[history, item].sum(), 0) / np.sqrt(n)
+        own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
+        if name in affinity.FLOOR:
+            whole = value * (1 if name == "co-click" else np.sqrt(n))
+            found[name] = np.log(whole + affinity.FLOOR[name])
+        typical = max(means[name], 1e-12)
+        found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * typical) + 0.5)
+    return found
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
+    """By products of items in memory, and by sparse walks; all items at once, and pairs."""
+    A, histories, graph, table = problem
+    monkeypatch.setattr(affinity, "DENSE_CLICKS", 0 if few else 10**9)
+    monkeypatch.setattr(affinity, "ROUNDS", 60)  # small gaps between eigenvalues
+    monkeypatch.setattr(affinity, "PRODUCTS_AT_ONCE", 3 * ITEMS)
+    monkeypatch.setattr(affinity, "FAR_AT_ONCE", 2)
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL, scale=1.25)
+    assert (found.affinities[0].product is not None) == few
+    ids = torch.tensor([4, 3, 0, 7, 4])
+    asked = [[0, 1, 5], [2, 0], [], [8, 8, 39, 1], [11]]
+    ends = np.cumsum([0, *map(len, asked)])
+    items = np.array([i for some in asked for i in some], dtype=np.int32)
+    pairs = found.features(histories.of(ids), ends, items).T
+    every = found.features(
+        histories.of(ids), np.arange(6) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), 5)
+    ).T.reshape(5, ITEMS, -1)
+    names = feature_names(ALL)
+    assert pairs.shape == (len(items), len(names)) and pairs.dtype == np.float32
+    for group, some in enumerate(asked):
+        history = np.flatnonzero(A[ids[group]])
+        for place, item in enumerate(some):
+            expected = dense_features(A, table, ALL, history, item, 1.25)
+            assert set(expected) == set(names)
+            row = [expected[name] for name in names]
+            assert pairs[ends[group] + place] == pytest.approx(row, rel=2e-3, abs=2e-3)
+            assert every[group, item] == pytest.approx(row, rel=2e-3, abs=2e-3)
+
+
+def test_only_what_is_needed_is_computed(problem):
+    _, histories, graph, _ = problem
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    names = feature_names(ALL)
+    needed = np.array([name.startswith(("co-click", "joint 32")) for name in names])
+    ends, items = np.array([0, 2]), np.array([5, 6], dtype=np.int32)
+    one = histories.of(torch.tensor([0]))
+    whole, some = found.features(one, ends, items), found.features(one, ends, items, needed)
+    assert np.array_equal(whole[needed], some[needed])
+    assert not some[[n.startswith("EASE") for n in names]].any()
+
+
+def test_nothing_is_below_an_item_that_nobody_clicked(problem):
+    """Item 0 has no click, so by every affinity of clicks alone it is among the lowest."""
+    _, histories, graph, _ = problem
+    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    every = found.features(
+        histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
+    ).T.reshape(USERS, ITEMS, -1)
+    for column, name in enumerate(feature_names(ALL)):
+        if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE", "far")):
+            assert (every[:, 0, column] <= every[:, :, column].min(1) + 1e-3).all(), name
+
+
+def test_names_follow_the_options():
+    assert feature_names(SignalOptions(mixed=False, low_pass=(), joint=())) == (
+        "popularity",
+        "KG neighbours' clicks",
+        "co-click",
+        "KG match",
+        "co-click over the user's mean",
+        "KG match over the user's mean",
+    )
+
+
+# ---- the regression ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_regression_meets_the_conditions_of_its_optimum(pieces):
+    stream = np.random.default_rng(1)
+    x = stream.normal(size=(5, 4000)).astype(np.float32)
+    x[4] = x[0] + 0.01 * x[4]
+    logit = 1.5 * x[0] + 0.5 * x[1] - 2.0 * x[2] + 0.3
+    y = (stream.random(4000) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    features, labels = torch.from_numpy(x), torch.from_numpy(y)
+    knots = quantiles(features, pieces)
+    w, bias = fit_curves(features, knots, labels, l2=1e-3)
+    design = ramps(features, knots).flatten(0, 1).double().numpy()
+    p = 1 / (1 + np.exp(-(w.flatten() @ design + bias)))
+    gradient = (design @ (p - y) / len(y) + 1e-3 * w.flatten()).reshape(w.shape)
+    assert (w >= 0).all() and not w[2].any() and w[[0, 4]].sum() > 2 * w[1].sum() > 0
+    assert abs((p - y).mean()) < 1e-5
+    assert np.abs(gradient[w > 0]).max() < 1e-5 and gradient[w == 0].min() > -1e-5
+
+
+def test_curves_are_sums_of_ramps_that_go_on_outside():
+    """A response by hand: 1 over [0, 2], 4 over [2, 3], 0 over [3, 6] and 3 over [6, 7]."""
+    knots = torch.tensor([[0.0, 2.0, 3.0, 6.0, 7.0]])
+    weight = torch.tensor([[1.0, 4.0, 0.0, 3.0]])
+    x = torch.tensor([[-2.0, 0.0, 1.0, 2.5, 5.0, 6.0, 6.5, 8.0]])
+    expected = torch.tensor([-1.0, 0.0, 0.5, 3.0, 5.0, 5.0, 6.5, 11.0])
+    assert torch.allclose(curves(x, knots, weight), expected, atol=1e-6)
+    by_ramps = (weight.unsqueeze(2) * ramps(x, knots)).sum((0, 1))
+    assert torch.allclose(by_ramps, expected, atol=1e-6)
+    many = torch.randn(3, 20000, generator=torch.Generator().manual_seed(0)) * 3
+    knots, weight = quantiles(many, 4), torch.rand(3, 4)
+    by_ramps = (weight.unsqueeze(2) * ramps(many, knots)).sum((0, 1))
+    assert torch.allclose(curves(many, knots, weight), by_ramps, atol=1e-4)
+
+
+def test_curves_follow_what_is_not_a_line():
+    stream = np.random.default_rng(2)
+    x = stream.random((1, 20000)).astype(np.float32)
+    y = (stream.random(20000) < np.where(x[0] > 0.75, 0.9, 0.3)).astype(np.float32)
+    features, labels = torch.from_numpy(x), torch.from_numpy(y)
+    knots = quantiles(features, 8)
+    w, _ = fit_curves(features, knots, labels)
+    logit_of_step = math.log(9) - math.log(3 / 7)
+    assert w.sum() == pytest.approx(logit_of_step, rel=0.25) and w[0, 5:7].sum() > 0.7 * w.sum()
+
+
+def test_regression_survives_columns_that_tell_everything_or_nothing():
+    x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -2.0]]).repeat(50, 1).T
+    y = (x[1] > 0).float()
+    knots = quantiles(x, 4)
+    w, bias = fit_curves(x.contiguous(), knots, y)
+    assert not w[0].any() and 1 < w[1].sum() < 100
+    scores = curves(x.contiguous(), knots, torch.from_numpy(w).float()) + bias
+    assert ((scores > 0) == (y > 0)).all()

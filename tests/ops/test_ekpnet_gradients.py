@@ -1,0 +1,258 @@
+"""The whole loss and its gradients in one pass, against autograd over its parts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_deep_score import deep_problem
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.problems import (
+    ISAS,
+    THREAD_COUNTS,
+    assert_accurate,
+    assert_same_bits,
+    attention_problem,
+    threads,
+    to_float64,
+    under_isa,
+)
+
+WEIGHTS = dict(lambda1=0.3, lambda2=0.2, lambda3=0.1)
+NAMES = ["terms", "drows", "drelation", "dW_e", "db_e", "dweights", "dbiases", "dw_out", "db_out"]
+
+# Beside and at the vector widths and the blocks of 16 pairs; groups without pairs; hops without
+# slots; all widths that are compiled apart, and others.
+SIZES = {
+    "smallest": dict(pairs=1, groups=1, hops=1, slots=1, width=1, rows=1, relations=1),
+    "usual": dict(pairs=200, groups=9, hops=2, slots=32, width=16, rows=60),
+    "book-crossing": dict(pairs=90, groups=25, hops=3, slots=32, width=4),
+    "odd": dict(pairs=67, groups=5, hops=4, slots=7, width=13),
+    "eight": dict(pairs=33, groups=3, hops=2, slots=33, width=8),
+    "wide": dict(pairs=40, groups=4, hops=2, slots=9, width=40, rows=1030),
+}
+sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
+channels = pytest.mark.parametrize("channels", [1, 2])
+hidden = pytest.mark.parametrize("hidden", [None, 0, 2], ids=["match", "no-hidden", "deep"])
+
+
+def loss_problem(*, hidden=2, channels=2, triples=70, dtype=torch.float32, seed=0, **size):
+    """Arguments of `ekpnet_gradients`; of the table's rows, more than there are, some are named."""
+    size = {"rows": 40, **size}
+    entity, relation, W_e, b_e, *batch = attention_problem(
+        seed, channels=channels, dtype=dtype, **size
+    )
+    stream = torch.Generator().manual_seed(seed + 1)
+    n, B = size["rows"], len(batch[-1])
+    E = 3 * n
+    rows = torch.randperm(E, generator=stream)[:n].int()
+    table = torch.randn(E, *entity.shape[1:], generator=stream).to(dtype)
+    table[rows.long()] = entity
+
+    def ids(limit):
+        return torch.randint(limit, (2 * triples,), generator=stream, dtype=torch.int32)
+
+    layers = None
+    if hidden is not None:
+        K = (size["hops"] + 1) * size["width"]
+        layers = tuple(deep_problem(layers=hidden + 1, width=K, dtype=dtype)[1:-1])
+    labels = torch.randint(2, (B,), generator=stream).to(dtype)
+    signs = (torch.arange(2 * triples) < triples).to(torch.int8)
+    drawn = (ids(n), ids(len(relation)), ids(n), signs)
+    return [table, relation, W_e, b_e, layers, rows, *batch, labels, *drawn]
+
+
+def in_float64(problem):
+    """The same numbers in float64."""
+    found = to_float64(problem)
+    if found[4] is not None:
+        found[4] = tuple(to_float64(found[4]))
+    return found
+
+
+def found_by(module, problem, **options):
+    """All results as a list, in the order of NAMES."""
+    terms, drows, dense = module.ekpnet_gradients(*problem, **{**WEIGHTS, **options})
+    assert terms.dtype == torch.float64
+    return [terms, drows, *dense]
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+@sizes
+@channels
+@hidden
+def test_float64_equals_the_specification(size, channels, hidden):
+    problem = loss_problem(**size, channels=channels, hidden=hidden, dtype=torch.float64)
+    found, expected = found_by(ops, problem), found_by(reference, problem)
+    for name, x, y in zip(NAMES, found, expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert len(found) == len(expected) == (5 if hidden is None else 9)
+
+
+@sizes
+@hidden
+def test_float32_is_as_accurate_as_eager(size, hidden):
+    problem = loss_problem(**size, hidden=hidden)
+    exact = found_by(reference, in_float64(problem))
+    native, eager = found_by(ops, problem), found_by(reference, problem)
+    torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
+    assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+def test_activations(activation):
+    problem = loss_problem(**SIZES["usual"], dtype=torch.float64)
+    found = found_by(ops, problem, activation=activation)
+    for x, y in zip(found, found_by(reference, problem, activation=activation), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11)
+
+
+@sizes
+@hidden
+def test_offset(size, hidden):
+    problem = loss_problem(**size, hidden=hidden, dtype=torch.float64)
+    offset = torch.randn(len(problem[12]), dtype=torch.float64) * 3
+    found = found_by(ops, problem, offset=offset)
+    expected = found_by(reference, problem, offset=offset)
+    for name, x, y in zip(NAMES, found, expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert found[0][0] != found_by(ops, problem)[0][0]
+
+
+def test_terms_by_hand():
+    # v_o and gamma are 1; psi(v_t) = 1 * (1 * 1), so xi . v_o = 1 whatever the weights are.
+    one = torch.ones(1, 2, 1)
+    zero, empty = torch.zeros(1, 1, 1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
+    problem = [
+        *(one, one, torch.full((1, 1), 2.0), torch.full((1,), 3.0), None, zero.view(1)),
+        *(zero, zero, zero, torch.ones(1, 1, dtype=torch.int32), torch.tensor([0, 2])),
+        *(torch.zeros(2, dtype=torch.int32), torch.tensor([1.0, 0.0])),
+        *(empty, empty, empty, empty.to(torch.int8)),
+    ]
+    for module in (ops, reference):
+        terms = module.ekpnet_gradients(*problem, lambda1=1.0, lambda2=0.5, lambda3=0.1)[0]
+        bce = (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2
+        expected = [bce, 0.0, 0.5 / 2 * (4 + 9) / 2, 0.1 / 2 * (2 + 2) / 2]
+        assert terms.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_extreme_logits():
+    problem = loss_problem(**SIZES["usual"])
+    problem[4][2].mul_(1000)
+    exact = found_by(reference, in_float64(problem))
+    found = found_by(ops, problem)
+    assert exact[0][0] > 50
+    torch.testing.assert_close(found[0], exact[0], rtol=1e-5, atol=0)
+    assert all(x.isfinite().all() for x in found)
+
+
+def test_without_triples_or_weights():
+    problem = loss_problem(**SIZES["odd"], dtype=torch.float64)
+    options = dict(lambda1=0.0, lambda2=0.0, lambda3=0.0)
+    found, expected = found_by(ops, problem, **options), found_by(reference, problem, **options)
+    assert (found[0][1:] == 0).all()
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11)
+
+
+def test_relations_that_the_batch_does_not_name_do_not_decay():
+    problem = loss_problem(**SIZES["usual"], triples=0, relations=9)
+    problem[7].clamp_(max=4)  # of the slots
+    drelation = found_by(ops, problem)[2]
+    assert (drelation[5:] == 0).all() and (drelation[:5] != 0).any(-1).all()
+
+
+def test_nan_does_not_vanish():
+    problem = loss_problem(**SIZES["usual"])
+    problem[0][problem[5][problem[11][0].long()].long()] = math.nan
+    assert found_by(ops, problem)[0][0].isnan()
+
+
+# ---- contract ----------------------------------------------------------------------------------
+
+
+@hidden
+def test_same_bits_for_any_thread_count(hidden):
+    problem = loss_problem(
+        pairs=3000, groups=150, hops=2, slots=16, width=8, rows=2000, triples=400, hidden=hidden
+    )
+    found = []
+    for count in THREAD_COUNTS:
+        with threads(count):
+            found.append(found_by(ops, problem))
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
+def isa_results(problems):
+    """Native results of each problem."""
+    return [found_by(ops, problem) for problem in problems]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_instruction_sets(isa, tmp_path):
+    problems = [loss_problem(**size) for size in SIZES.values()]
+    for problem, native in zip(
+        problems, under_isa(isa, tmp_path, isa_results, problems), strict=True
+    ):
+        eager, exact = found_by(reference, problem), found_by(reference, in_float64(problem))
+        torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
+        assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@hidden
+def test_opcheck(hidden):
+    problem = loss_problem(**SIZES["smallest"], hidden=hidden)
+    problem[4:5] = problem[4] or [None] * 4
+    for offset in (None, torch.ones(1)):
+        problem[16:16] = [offset]
+        arguments = (*problem, 0, *WEIGHTS.values())
+        torch.library.opcheck(ops._ops.ekpnet_gradients.default, arguments)
+        del problem[16]
+
+
+def changed(x, value):
+    x = x.clone()
+    x.view(-1)[-1] = value
+    return x
+
+
+REFUSED = {
+    "rows": (5, lambda x: changed(x, 120), "rows holds id 120 at position 39"),
+    "heads": (6, lambda x: torch.full_like(x, 40), "heads holds id 40"),
+    "items": (11, lambda x: changed(x, -1), "items holds id -1"),
+    "no pairs": (11, lambda x: x[:0], "group_indptr ends with 20, expected 0"),
+    "labels": (12, lambda x: x[1:], r"labels has shape \[19\], expected \[20\]"),
+    "triples": (13, lambda x: changed(x, 40), "heads holds id 40"),
+    "triple labels": (16, lambda x: x.int(), "labels is int32, expected int8"),
+    "layers": (4, lambda x: (x[0], x[1], x[2], x[3].double()), "b_out is float64"),
+    "table": (0, lambda x: x[:, :, 0], "expected [n, C, D]"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
+    position, change, message = REFUSED[name]
+    problem[position] = change(problem[position])
+    with pytest.raises(RuntimeError, match=message.replace("[n, C, D]", r"\[n, C, D\]")):
+        found_by(ops, problem)
+
+
+def test_refuses_an_offset_of_another_shape():
+    problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
+    with pytest.raises(RuntimeError, match=r"offset has shape \[19\], expected \[20\]"):
+        found_by(ops, problem, offset=torch.zeros(19))
+
+
+def test_refuses_no_pairs_and_an_unknown_activation():
+    problem = loss_problem(pairs=0, groups=4, hops=2, slots=5, width=4)
+    with pytest.raises(RuntimeError, match="items is empty"):
+        found_by(ops, problem)
+    with pytest.raises(RuntimeError, match="activation is 'gelu'"):
+        found_by(ops, problem, activation="gelu")

@@ -1,0 +1,291 @@
+"""The row optimizer against torch.optim.Adam and its specification."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from support.problems import (
+    ISAS,
+    THREAD_COUNTS,
+    assert_accurate,
+    assert_same_bits,
+    threads,
+    under_isa,
+)
+
+HYPER = dict(lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-8, l2=1e-3)
+# Row shapes: entity rows of one and two channels, below and beside whole vectors; plain rows.
+ROWS = [(2, 16), (1, 1), (2, 3), (2, 17), (64,), (5,), ()]
+rows_shapes = pytest.mark.parametrize("row", ROWS, ids=str)
+
+
+def adam_problem(row=(2, 17), *, rows=30, touched=None, steps=5, dtype=torch.float32, seed=0):
+    """A table, and per step the touched rows with their gradients."""
+    stream = torch.Generator().manual_seed(seed)
+
+    def reals(*shape):
+        return torch.randn(shape, generator=stream).to(dtype)
+
+    touched = rows if touched is None else touched
+    table = reals(rows, *row)
+    batches = []
+    for _ in range(steps):
+        at = torch.randperm(rows, generator=stream)[:touched].to(torch.int32)
+        batches.append((at, reals(touched, *row)))
+    return table, batches
+
+
+def after_steps(step_op, problem, first_step=1):
+    """Table and both moments after all batches."""
+    table, batches = problem
+    table = table.clone()
+    m, v = torch.zeros_like(table), torch.zeros_like(table)
+    for step, (at, grad) in enumerate(batches, first_step):
+        step_op(table, m, v, at, grad, step=step, **HYPER)
+    return [table, m, v]
+
+
+def native(problem):
+    return after_steps(ops.row_adam_, problem)
+
+
+def specified(problem):
+    return after_steps(reference.row_adam_, problem)
+
+
+def by_torch(problem):
+    table, batches = problem
+    parameter = torch.nn.Parameter(table.clone())
+    adam = torch.optim.Adam(
+        [parameter],
+        lr=HYPER["lr"],
+        betas=(HYPER["beta1"], HYPER["beta2"]),
+        eps=HYPER["eps"],
+        weight_decay=HYPER["l2"],
+    )
+    for at, grad in batches:
+        parameter.grad = torch.zeros_like(table)
+        parameter.grad[at.long()] = grad
+        adam.step()
+    state = adam.state[parameter]
+    return [parameter.detach(), state["exp_avg"], state["exp_avg_sq"]]
+
+
+def to_float64(problem):
+    table, batches = problem
+    return table.double(), [(at, grad.double()) for at, grad in batches]
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+@rows_shapes
+def test_all_rows_touched_is_adam(row):
+    problem = adam_problem(row)
+    assert_accurate(native(problem), by_torch(problem), by_torch(to_float64(problem)), factor=2)
+
+
+@rows_shapes
+def test_float64_is_adam(row):
+    problem = adam_problem(row, dtype=torch.float64)
+    for x, y in zip(native(problem), by_torch(problem), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
+
+@rows_shapes
+def test_some_rows_touched(row):
+    problem = adam_problem(row, touched=7)
+    exact = to_float64(problem)
+    assert_accurate(native(problem), specified(problem), specified(exact), factor=2)
+    for x, y in zip(native(exact), specified(exact), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
+def test_step_by_hand(op):
+    # g = 3 + 0.5 * 2 = 4; m = 0.5 * 2 + 0.5 * 4 = 3, v = 0.75 * 0 + 0.25 * 16 = 4. At step 2 the
+    # corrections are 1 - 1/4 and 1 - 9/16: m^ = 4, v^ = 64/7.
+    table, m, v = (torch.tensor([[7.0], [x]], dtype=torch.float64) for x in (2, 2, 0))
+    rows, grad = torch.tensor([1], dtype=torch.int32), torch.tensor([[3.0]], dtype=torch.float64)
+    op(table, m, v, rows, grad, step=2, lr=0.1, beta1=0.5, beta2=0.75, eps=1.0, l2=0.5)
+    assert m.tolist() == [[7.0], [3.0]] and v.tolist() == [[7.0], [4.0]]
+    expected = torch.tensor([[7.0], [2 - 0.1 * 4 / ((64 / 7) ** 0.5 + 1)]], dtype=torch.float64)
+    torch.testing.assert_close(table, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_untouched_rows_keep_their_bits(dtype):
+    table, batches = adam_problem(touched=7, steps=1, dtype=dtype)
+    m, v = torch.randn_like(table), torch.rand_like(table)
+    (at, grad), before = batches[0], [x.clone() for x in (table, m, v)]
+    ops.row_adam_(table, m, v, at, grad, step=3, **HYPER)
+    away = torch.ones(len(table), dtype=torch.bool)
+    away[at.long()] = False
+    for x, y in zip(before, (table, m, v), strict=True):
+        assert torch.equal(x[away], y[away])
+        assert (x[~away] != y[~away]).all()
+
+
+def test_no_rows():
+    table, batches = adam_problem(touched=0)
+    assert_same_bits(native((table, batches))[:1], [table])
+    empty = torch.zeros(0, 2, 3)
+    no_ids = torch.zeros(0, dtype=torch.int32)
+    ops.row_adam_(empty, empty.clone(), empty.clone(), no_ids, empty.clone(), step=1, lr=0.1)
+
+
+@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
+def test_skipped_rows(op):
+    table, [(at, grad)] = adam_problem(touched=7, steps=1)
+    padded = torch.cat([at[:3], torch.tensor([-1, -1], dtype=torch.int32), at[3:]])
+    wide = torch.cat([grad[:3], torch.full((2, 2, 17), torch.nan), grad[3:]])
+    assert_same_bits(
+        after_steps(op, (table, [(padded, wide)])), after_steps(op, (table, [(at, grad)]))
+    )
+
+
+@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
+def test_step_and_l2_as_tensors(op):
+    problem = adam_problem()
+
+    def by_tensor(*arguments, step, l2, **hyper):
+        l2 = torch.tensor(l2, dtype=torch.float64)
+        op(*arguments, step=torch.tensor(step), l2=l2, **hyper)
+
+    for one, other in zip(after_steps(by_tensor, problem), after_steps(op, problem), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_zero_gradient_does_not_move():
+    table, _ = adam_problem()
+    before, at = table.clone(), torch.arange(30, dtype=torch.int32)
+    zeros = [torch.zeros_like(table) for _ in range(3)]
+    ops.row_adam_(table, zeros[0], zeros[1], at, zeros[2], step=1, lr=0.1)
+    assert torch.equal(table, before)
+
+
+def test_late_step():
+    problem = adam_problem()
+    exact = after_steps(reference.row_adam_, to_float64(problem), first_step=100_000)
+    eager = after_steps(reference.row_adam_, problem, first_step=100_000)
+    assert_accurate(after_steps(ops.row_adam_, problem, first_step=100_000), eager, exact, factor=2)
+
+
+# ---- the same bits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_same_bits_for_any_thread_count(dtype):
+    # About five tasks of 2^14 elements.
+    problem = adam_problem((2, 17), rows=3000, touched=2500, steps=2, dtype=dtype)
+    results = []
+    for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
+        with threads(count):
+            results.append(native(problem))
+    for other in results[1:]:
+        assert_same_bits(results[0], other)
+
+
+def isa_results(problems):
+    return [native(problem) for problem in problems]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_instruction_sets(isa, tmp_path):
+    problems = [adam_problem(row, touched=11) for row in ROWS]
+    exact = [to_float64(problem) for problem in problems]
+    results = under_isa(isa, tmp_path, isa_results, problems + exact)
+    truths = [specified(problem) for problem in exact]
+    for problem, result, truth in zip(problems, results, truths, strict=False):
+        assert_accurate(result, specified(problem), truth, factor=2)
+    for result, truth in zip(results[len(problems) :], truths, strict=True):
+        for x, y in zip(result, truth, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
+
+# ---- torch's contracts -------------------------------------------------------------------------
+
+
+def test_opcheck():
+    table, batches = adam_problem((2, 3), rows=6, touched=4, steps=1)
+    moments = torch.zeros_like(table), torch.ones_like(table)
+    torch.library.opcheck(
+        torch.ops.ekpnet.row_adam_.default,
+        (
+            *(table, *moments, *batches[0]),
+            *(torch.tensor(2), torch.tensor(1e-3, dtype=torch.float64)),
+            *(1e-2, 0.9, 0.999, 1e-8),
+        ),
+    )
+
+
+def test_compiled_equals_eager():
+    problem = adam_problem(steps=1)
+
+    def step(table, m, v, at, grad):
+        ops.row_adam_(table, m, v, at, 2 * grad, step=1, **HYPER)
+        return table.sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    results = []
+    for call in (step, compiled):
+        state = [problem[0].clone(), torch.zeros_like(problem[0]), torch.zeros_like(problem[0])]
+        total = call(*state, *problem[1][0])
+        results.append([*state, total])
+    assert_same_bits(*results)
+    torch.compiler.reset()
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+def _row(value):
+    def change(rows):
+        rows[2] = value
+        return rows
+
+    return change
+
+
+REFUSED = {
+    "step 0": ({"step": lambda x: 0}, r"step is 0, expected at least 1"),
+    "row beyond": ({"rows": _row(6)}, r"rows holds id 6 at position 2, expected 0 <= id < 6"),
+    "row negative": ({"rows": _row(-2)}, r"rows holds id -2 at position 2.*rows of table"),
+    "int64 rows": ({"rows": lambda x: x.long()}, r"rows is int64, expected int32"),
+    "grad rows": ({"grad": lambda x: x[:3]}, r"grad has shape \[3, 2, 3\], expected \[4, 2, 3\]"),
+    "grad row shape": ({"grad": lambda x: x.view(4, 6)}, r"grad has shape \[4, 6\], expected"),
+    "grad dtype": ({"grad": lambda x: x.double()}, r"grad .* of the table's dtype"),
+    "m shape": (
+        {"m": lambda x: x[:5]},
+        r"m has shape \[5, 2, 3\] of float32, expected \[6, 2, 3\]",
+    ),
+    "v dtype": ({"v": lambda x: x.double()}, r"v has shape .* of float64, expected .* of float32"),
+    "strided table": ({"table": lambda x: x.mT}, r"table must be contiguous"),
+    "half": (
+        dict.fromkeys(("table", "m", "v", "grad"), lambda x: x.half()),
+        r"table is float16, expected float32 or float64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(changes, message):
+    table, batches = adam_problem((2, 3), rows=6, touched=4, steps=1)
+    arguments = dict(
+        table=table,
+        m=torch.zeros_like(table),
+        v=torch.zeros_like(table),
+        rows=batches[0][0],
+        grad=batches[0][1],
+        step=1,
+    )
+    before = table.clone()
+    for name, change in changes.items():
+        arguments[name] = change(arguments[name])
+    with pytest.raises(RuntimeError, match=message):
+        ops.row_adam_(**arguments, lr=0.1)
+    assert torch.equal(table, before)

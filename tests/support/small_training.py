@@ -1,0 +1,57 @@
+"""A small training: its options, its data, a whole run, a trainer of an untrained model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ekpnet_fast import ops
+from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
+from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.training import loop, step
+
+SYNTHETIC = SyntheticConfig(
+    users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
+)
+STAGE = StageConfig(
+    epochs=2, batch_size=64, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
+    triples=32,
+)  # fmt: skip
+CONFIG = RunConfig(
+    shape=ModelConfig(width=6, hops=2, slots=8, layers=3),
+    pretrain=STAGE,
+    train=replace(STAGE, lr=0.01),
+    sampling=SamplingConfig(inverse=True, resample=False),
+    synthetic=SYNTHETIC,
+    ranking=False,
+)
+
+
+def load(config, change=lambda dataset: dataset):
+    dataset = change(make_synthetic(config.synthetic))
+    prepared = prepare(dataset, config.seed, config.protocol)
+    return prepared, Graph.from_dataset(dataset, inverse=config.sampling.inverse)
+
+
+def train(config, report=lambda progress: None):
+    return loop.train(config, *load(config), report)
+
+
+def start(config, deep, backend=ops):
+    """A trainer of an untrained model, and its stream of batches."""
+    prepared, graph = load(config)
+    model = build.build_model(config, prepared, graph)
+    stage = config.train if deep else config.pretrain
+    trainer = step.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
+    stream = BatchStream(
+        graph,
+        scoring.rows_by_user(prepared.train, prepared),
+        batch_size=stage.batch_size,
+        group_size=stage.group_size,
+        triples=stage.triples if stage.lambda1 > 0 else 0,
+        seed=config.seed,
+    )
+    return trainer, stream, build.sample_ripple_sets(config, graph, prepared)
