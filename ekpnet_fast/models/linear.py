@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -82,14 +82,8 @@ class LinearPart(nn.Module):
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
-    def fit(
-        self,
-        training: TrainingRows,
-        look: Callable[[int, Affinities], None] = lambda fold, affinities: None,
-    ) -> None:
+    def fit(self, training: TrainingRows) -> None:
         """Describe the training rows without their own folds, and fit the weights to them.
-
-        `look` is shown what clicks outside each fold say, by several threads.
 
         Raises:
             TrainingError: no item was clicked twice.
@@ -111,7 +105,6 @@ class LinearPart(nn.Module):
                 training.histories.of(ids), ends.numpy(), items[at].numpy()
             )
             found[:, at] = torch.from_numpy(features)
-            look(fold, affinities)
             return affinities if redraw is not None else None
 
         # Of EASE^R every fold holds items beside each other, so one at a time.
