@@ -42,12 +42,12 @@ class SignalOptions:
     """Which affinities there are.
 
     Attributes:
-        mixed: the walk by the graph, by clicks, and by the graph again.
-        low_pass: ranks of projections on what most clicks share.
+        mixed: affinity by the graph, by clicks, and by the graph again.
+        low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
-        ease: regularisation of EASE^R; 0 leaves it out.
-        far: 7-hop co-click beside the 3-hop one.
-        relations: the match in the graph by each of so many relations, those of most items.
+        ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        far: whether 7-hop co-click is looked at beside the 3-hop one.
+        relations: match in the graph by each of so many relations, those that most items have.
     """
 
     mixed: bool = True

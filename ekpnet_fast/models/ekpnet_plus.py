@@ -52,7 +52,7 @@ class EKPNetPlus(EKPNet):
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.linear = LinearPart(self.options.signals, self.options.pieces, source)
+        self.linear = LinearPart(self.options, source)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:

@@ -73,7 +73,7 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, Knowledge(graph, source.num_items), model.linear.signals, 1.25
+            left, Knowledge(graph, source.num_items), model.linear.options, 1.25
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
