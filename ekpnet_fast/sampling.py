@@ -165,8 +165,8 @@ class Reads:
     Attributes:
         spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
         inputs: gives further tensors for a mini-batch, by name.
-        input_spaces: which of those, if they are given, hold ids of a space; in training they
-            become positions in the touched rows.
+        input_spaces: which of those hold ids of a space; in training they become positions in
+            the touched rows.
     """
 
     spaces: Collection[str] = ("entity",)
@@ -503,7 +503,7 @@ class BatchStream:
         heads, relations, tails = triples
         reads, inputs = self.reads, dict(self.reads.of(request))
         of_space = {
-            space: [n for n, of in reads.input_spaces.items() if of == space and n in inputs]
+            space: [name for name, of in reads.input_spaces.items() if of == space]
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]

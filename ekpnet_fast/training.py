@@ -75,8 +75,8 @@ class StageTrainer:
         self.stage = stage
         self.backend = backend
         self.name = name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
+        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.dense = [*model.relations(), *model.dense_weights(name)]
         self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
         # Native ops that find gradients by themselves are the CPU's.
@@ -121,7 +121,7 @@ class StageTrainer:
                 model.table(table),
                 self.m[table],
                 self.v[table],
-                batch.rows_of(model.spaces[table]),
+                batch.rows_of(model.tables[table]),
                 grad,
                 step=self.steps,
                 lr=stage.lr,
@@ -136,7 +136,7 @@ class StageTrainer:
         stage, model = self.stage, self.model
         rows = {
             table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
-            for table, space in model.spaces.items()
+            for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
         if self.adam is not None:
@@ -196,7 +196,7 @@ def score_rows(
 
     A list `kept` is filled with the pairs, and spares their making the next time.
     """
-    tables = {name: model.table(name) for name in model.spaces}
+    tables = {name: model.table(name) for name in model.tables}
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
@@ -235,7 +235,7 @@ def catalogue_scorer(
     What depends on the user alone is computed once and serves every item; features of pairs are in
     memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    tables = {name: model.table(name) for name in model.spaces}
+    tables = {name: model.table(name) for name in model.tables}
     users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
     items = torch.arange(num_items, dtype=torch.int32).repeat(users_at_once)
 
