@@ -157,17 +157,8 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
 
 
 def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
-    """The linear part, which is fitted anew, folds, ripple sets and tables of its options."""
-    arguments = [
-        *SMALL,
-        "--model",
-        "ekpnet_plus",
-        "--folds",
-        "3",
-        "--ekpnet_plus.item_bias",
-        "true",
-    ]
-    arguments += ["--ekpnet_plus.clicked_with", "3", "--ekpnet_plus.low_pass", "[4]"]
+    """The linear part, which is fitted anew, folds and their ripple sets."""
+    arguments = [*SMALL, "--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
     runner.run(parse_run([*arguments, "--output", str(undisturbed)]))
     with pytest.raises(Interrupted):
