@@ -8,7 +8,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
 
-# In the order of the page. Each is a file `bench_SUITE.py`.
+# In the order of the page. Each is a file `suites/bench_SUITE.py`.
 SUITES = (
     "step",
     "epoch",

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 def measure(suite: str, options: list[str]) -> tuple[int, dict[str, Any] | None]:
     """Run one suite: the exit status of pytest, and what it measured."""
-    script = HERE / f"bench_{suite}.py"
+    script = HERE / "suites" / f"bench_{suite}.py"
     root = str(HERE.parent)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "found.json"

@@ -32,7 +32,7 @@ MACHINE = {
     "load": 0.5,
     "commit": "abc1234",
     "date": "2026-01-02",
-    "command": "pytest benchmarks/bench_step.py --benchmark-only",
+    "command": "pytest benchmarks/suites/bench_step.py --benchmark-only",
 }
 
 
@@ -40,7 +40,7 @@ def benchmark(name="test_both_stages[movielens]", median=0.0125, **info):
     return {
         "group": "training, both stages",
         "name": name,
-        "fullname": "benchmarks/bench_step.py::" + name,
+        "fullname": "benchmarks/suites/bench_step.py::" + name,
         "params": {"data": "movielens"},
         "extra_info": {"threads": 2, "samples_per_s": 655360.123456789, **info},
         "stats": {
