@@ -10,9 +10,15 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import Tensor
 
+from benchmarks.harness.datasets import Setting
+from benchmarks.harness.operation_counts import (
+    Work,
+    attention_work,
+    row_adam_work,
+    score_work,
+    top_items_work,
+)
 from benchmarks.stepping import Training
-from benchmarks.work import Work, attention_work, row_adam_work, score_work, top_items_work
-from benchmarks.workloads import Setting
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import ranking
 from ekpnet_fast.sampling.pairs import Batch, history_tensors

@@ -7,7 +7,7 @@ import sys
 from datetime import date
 from typing import Any
 
-from benchmarks.facts import commit
+from benchmarks.harness.facts import commit
 from ekpnet_fast.experiments.markdown import table
 
 __all__ = ["facts", "facts_text", "table"]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import facts, render, results
+from benchmarks.harness import facts, render, results
 
 HERE = Path(__file__).parent
 

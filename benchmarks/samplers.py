@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.datasets import Histories
 from benchmarks.peers import numba_sampler, ripplenet_loop
-from benchmarks.workloads import Histories
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 from types import ModuleType, SimpleNamespace
 
-from benchmarks.workloads import Histories, Setting
+from benchmarks.harness.datasets import Histories, Setting
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.evaluation.scoring import rows_by_user

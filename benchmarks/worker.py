@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import memory, workloads
+from benchmarks.harness import datasets, memory
+from benchmarks.harness.worker_protocol import serve
 from benchmarks.op_calls import OPS, problem_of
-from benchmarks.serve import serve
 from benchmarks.stepping import Training
 from ekpnet_fast import build_info, ops
 from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
@@ -29,7 +29,7 @@ RANKING_MB = 256  # bound on a block of scores, the default of a run
 Job = Callable[[str], float]
 
 
-def compute(setting: workloads.Setting) -> Job:
+def compute(setting: datasets.Setting) -> Job:
     """Any op on the first batch of training by its name, or a step of the second stage."""
     training = Training.of(setting)
     made = cache(lambda name: OPS[name](problem_of(setting), ops))
@@ -44,7 +44,7 @@ def compute(setting: workloads.Setting) -> Job:
     return job
 
 
-def rank(setting: workloads.Setting) -> Job:
+def rank(setting: datasets.Setting) -> Job:
     """The best items of all users of the test split, or of some, by an untrained model."""
     prepared, config, graph = setting.prepared, setting.config, setting.graph
     num_items = prepared.dataset.num_items
@@ -63,18 +63,18 @@ def rank(setting: workloads.Setting) -> Job:
     return job
 
 
-JOBS: dict[str, Callable[[workloads.Setting], Job]] = {"compute": compute, "rank": rank}
+JOBS: dict[str, Callable[[datasets.Setting], Job]] = {"compute": compute, "rank": rank}
 
 
 def main() -> None:
     """Serve one job."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.worker")
     parser.add_argument("job", choices=JOBS)
-    parser.add_argument("--data", choices=workloads.SETTINGS, required=True)
+    parser.add_argument("--data", choices=datasets.SETTINGS, required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    setting = workloads.SETTINGS[arguments.data](workloads.data_root())
+    setting = datasets.SETTINGS[arguments.data](datasets.data_root())
     job = JOBS[arguments.job](setting)
     before = memory.resident_mb()
 

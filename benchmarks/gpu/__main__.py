@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu import ops as op_benchmarks
 from benchmarks.gpu import training
 from benchmarks.gpu.timing import copy_bytes_per_second, float32_operations_per_second
+from benchmarks.harness.datasets import power_law_graph
 from benchmarks.report import facts, facts_text, table
-from benchmarks.workloads import power_law_graph
 from ekpnet_fast import build_info
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.native.device import describe_device, resolve_device

@@ -13,9 +13,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds
-from benchmarks.workloads import Setting, movielens, setting
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds
+from benchmarks.harness.datasets import Setting, movielens, setting
 from ekpnet_fast.models import build
 from ekpnet_fast.recommender import Id, Recommender
 from ekpnet_fast.recommender.store import state_of

@@ -13,10 +13,10 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import memory
+from benchmarks.harness import memory
+from benchmarks.harness.datasets import FOLDERS, Setting
 from benchmarks.peers import plain_torch
 from benchmarks.stepping import BATCH_SIZE
-from benchmarks.workloads import FOLDERS, Setting
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_run

@@ -10,17 +10,17 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds, write_rates
-from benchmarks.floor import Chain, ceilings, layers_chain, product_chain
-from benchmarks.shapes import (
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.operation_counts import attention_work, score_work
+from benchmarks.harness.roofline import Chain, ceilings, layers_chain, product_chain
+from benchmarks.harness.shapes import (
     BOOK_CROSSING_STEP,
     MOVIELENS_STEP,
     Shape,
     layers_problem,
     problem,
 )
-from benchmarks.work import attention_work, score_work
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.compare import alternate, time_rounds, write_rates
-from benchmarks.serve import Worker
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.worker_protocol import Worker
 from benchmarks.worker import STEP
 from ekpnet_fast import build_info
 

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds, write_rates
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.datasets import MOVIELENS_ENTITIES, MOVIELENS_RELATIONS, MOVIELENS_TRIPLES
 from benchmarks.peers import ripplenet_loader
-from benchmarks.workloads import MOVIELENS_ENTITIES, MOVIELENS_RELATIONS, MOVIELENS_TRIPLES
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.sampling.graph import Graph
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds, write_rates
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.datasets import Setting
+from benchmarks.harness.worker_protocol import Reply, Worker
 from benchmarks.peers import pair_ranking
-from benchmarks.serve import Reply, Worker
 from benchmarks.worker import ALL_USERS, TOP
-from benchmarks.workloads import Setting
 
 # Timed calls per turn, of some users each: ours, and the peer.
 CALLS = {"movielens": (1, 8), "book_crossing": (1, 2)}

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import workloads
-from benchmarks.compare import alternate, time_rounds
-from benchmarks.serve import ROOT, Worker
+from benchmarks.harness import datasets
+from benchmarks.harness.compare import alternate, time_rounds
+from benchmarks.harness.worker_protocol import ROOT, Worker
 from benchmarks.stepping import BATCH_SIZE, BothStages
 from ekpnet_fast.config import ModelConfig
 
@@ -42,10 +42,10 @@ def recbole_python(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def ml100k(data_root: Path) -> workloads.Setting:
+def ml100k(data_root: Path) -> datasets.Setting:
     if not (data_root / DATA).is_dir():
         pytest.skip(f"no data set {DATA} in {data_root}")
-    found = workloads.setting(DATA, data_root, "default")
+    found = datasets.setting(DATA, data_root, "default")
     return replace(found, config=replace(found.config, shape=SHAPE))
 
 
@@ -55,7 +55,7 @@ def ml100k(data_root: Path) -> workloads.Setting:
 @pytest.mark.parametrize("model", CALLS)
 def test_recbole(
     benchmark: BenchmarkFixture,
-    ml100k: workloads.Setting,
+    ml100k: datasets.Setting,
     recbole_python: str,
     threads: int,
     tmp_path: Path,
@@ -91,4 +91,4 @@ def test_recbole(
 
 
 def ml100k_folder() -> Path:
-    return workloads.data_root() / DATA
+    return datasets.data_root() / DATA

@@ -8,11 +8,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds, write_rates
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.datasets import Setting
+from benchmarks.harness.operation_counts import ripple_bytes
 from benchmarks.samplers import native, numba_parallel, python_loop
-from benchmarks.work import ripple_bytes
-from benchmarks.workloads import Setting
 
 
 @pytest.mark.data

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals, memory
-from benchmarks.compare import alternate, time_rounds, write_rates
+from benchmarks.harness import goals, memory
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.datasets import Histories, power_law_graph, random_histories
+from benchmarks.harness.operation_counts import ripple_bytes
 from benchmarks.samplers import native, numba_parallel
 from benchmarks.stepping import BATCH_SIZE, Training
-from benchmarks.work import ripple_bytes
-from benchmarks.workloads import Histories, power_law_graph, random_histories
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, StageConfig
 from ekpnet_fast.data import Rows

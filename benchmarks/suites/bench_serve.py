@@ -12,7 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import load
-from benchmarks.compare import time_rounds
+from benchmarks.harness.compare import time_rounds
 from benchmarks.served import Served
 from ekpnet_fast.recommender import Recommender
 

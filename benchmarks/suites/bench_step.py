@@ -9,14 +9,14 @@ from statistics import mean
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import goals
-from benchmarks.compare import alternate, time_rounds, write_rates
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds, write_rates
+from benchmarks.harness.datasets import Setting
+from benchmarks.harness.worker_protocol import Worker
 from benchmarks.peers import plain_torch
 from benchmarks.peers.compiled import compiled
-from benchmarks.serve import Worker
 from benchmarks.stepping import BothStages, Training
 from benchmarks.worker import STEP
-from benchmarks.workloads import Setting
 from ekpnet_fast.ops import reference
 
 Step = Callable[[], int]  # does one training step, returns its number of pairs

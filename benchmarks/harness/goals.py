@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the page is made where nothing can be measured
-    from benchmarks.compare import Comparison
+    from benchmarks.harness.compare import Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.floor import Ceilings
-from benchmarks.work import Work
+from benchmarks.harness.operation_counts import Work
+from benchmarks.harness.roofline import Ceilings
 
 
 @dataclass(frozen=True, slots=True)

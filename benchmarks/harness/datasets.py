@@ -56,7 +56,7 @@ class Setting:
 
 def data_root() -> Path:
     """Folder of the real data sets: EKPNET_DATA, else beside the project."""
-    return Path(os.environ.get("EKPNET_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    return Path(os.environ.get("EKPNET_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:

@@ -1,4 +1,4 @@
-"""Make the benchmark page from stored results: `python -m benchmarks.render`.
+"""Make the benchmark page from stored results: `python -m benchmarks.harness.render`.
 
 Every number on the page comes from a file in `benchmarks/results/`; the text around them says what
 was done. Needs the extra `bench` (matplotlib).
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.goals import GOALS, Goal
-from benchmarks.results import Result
+from benchmarks.harness import results
+from benchmarks.harness.goals import GOALS, Goal
+from benchmarks.harness.results import Result
 
-HERE = Path(__file__).parent
+BENCHMARKS = Path(__file__).parents[1]
 PAGE, PLOTS = "README.md", "plots"
 
 Entry = dict[str, Any]
@@ -25,7 +25,7 @@ Cell = Callable[[Entry], str]
 INTRODUCTION = """\
 # Benchmarks
 
-<!-- Made by `python -m benchmarks.render` from benchmarks/results/*.json: do not edit. -->
+<!-- Made by `python -m benchmarks.harness.render` from benchmarks/results/*.json: do not edit. -->
 
 Nothing here passes or fails on a time. To measure everything, store the results and make this page:
 
@@ -36,9 +36,9 @@ pip install '.[bench]' && python -m benchmarks.run
 which takes about 12 minutes on two quiet cores. `python -m benchmarks.run SUITE ...` measures some
 suites, `python -m benchmarks.run -- --large` adds graphs of 10^8 triples, whole epochs of the peers
 and whole runs, and `pytest benchmarks --benchmark-only` measures without storing.
-`python -m benchmarks.render` makes the page alone. Real data sets are found through `EKPNET_DATA`,
-and what needs them skips without. RecBole comes with the extra `recbole`, or stays in an
-interpreter of its own that `-- --recbole-python PATH` names. Accuracy is measured by
+`python -m benchmarks.harness.render` makes the page alone. Real data sets are found through
+`EKPNET_DATA`, and what needs them skips without. RecBole comes with the extra `recbole`, or stays
+in an interpreter of its own that `-- --recbole-python PATH` names. Accuracy is measured by
 `python -m ekpnet_fast.experiments`, GPUs by `bash benchmarks/gpu.sh`.
 
 **How times are compared.** Two programs take turns in one run; "x faster" is the ratio of their
@@ -47,10 +47,10 @@ turn opens with a call that is not timed. What is called MovieLens has the real 
 drawn graph of the size of RippleNet's, D 16, H 2, M 32; Book-Crossing is all real, D 4, H 3, M 32.
 Steps have 8,192 pairs unless said otherwise, those of plain torch 1,024 as published.
 
-**Floors.** Operations and bytes are counted from the equations (`benchmarks/work.py`): the fewest
-that any implementation must do. The share of the floor is the time they would take at the speed of
-a large matrix product and of a large copy, measured in the same run with the same threads, over the
-time taken.
+**Floors.** Operations and bytes are counted from the equations
+(`benchmarks/harness/operation_counts.py`): the fewest that any implementation must do. The share of
+the floor is the time they would take at the speed of a large matrix product and of a large copy,
+measured in the same run with the same threads, over the time taken.
 """
 
 SECTIONS = {
@@ -140,14 +140,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def write(folder: Path = results.FOLDER, target: Path = HERE) -> Path:
+def write(folder: Path = results.FOLDER, target: Path = BENCHMARKS) -> Path:
     """Make the page and its plots in `target`; returns the page.
 
     Raises:
         ValueError: there are no results, or a file that is none.
         ImportError: matplotlib is missing.
     """
-    from benchmarks import plots  # the one module that needs matplotlib
+    from benchmarks.harness import plots  # the one module that needs matplotlib
 
     found = results.newest(folder)
     if not found:
@@ -309,9 +309,9 @@ def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
 
 def main() -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.render")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.harness.render")
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of results")
-    parser.add_argument("--target", type=Path, default=HERE, help="folder of the page")
+    parser.add_argument("--target", type=Path, default=BENCHMARKS, help="folder of the page")
     arguments = parser.parse_args()
     try:
         print(write(arguments.results, arguments.target))

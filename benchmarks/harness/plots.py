@@ -13,9 +13,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.goals import GOALS
-from benchmarks.render import goals_found, grouped, label_of, peers_of, seconds_of
-from benchmarks.results import Result
+from benchmarks.harness.goals import GOALS
+from benchmarks.harness.render import goals_found, grouped, label_of, peers_of, seconds_of
+from benchmarks.harness.results import Result
 
 STYLE = {
     "svg.hashsalt": "ekpnet_fast",

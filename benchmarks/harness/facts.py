@@ -67,7 +67,7 @@ def commit() -> str | None:
     """
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
+        here = Path(__file__).parents[1]  # benchmarks/, which the paths below start from
         done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 

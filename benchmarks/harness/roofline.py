@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from benchmarks.shapes import Shape
+from benchmarks.harness.shapes import Shape
 
 MATRIX = 1024  # rows and columns of the matrix product that gives the ceiling
 COPIED = 1 << 28  # bytes of the copy that gives the ceiling: no cache holds them
