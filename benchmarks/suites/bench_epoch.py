@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.harness import memory
 from benchmarks.harness.datasets import FOLDERS, Setting
 from benchmarks.peers import plain_torch
-from benchmarks.stepping import BATCH_SIZE
+from benchmarks.programs.training_steps import BATCH_SIZE
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_run

@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.worker_protocol import Worker
-from benchmarks.worker import STEP
+from benchmarks.programs.worker_jobs import STEP
 from ekpnet_fast import build_info
 
 # With the calls per request, so that waiting for the answer costs nothing.
@@ -31,7 +31,7 @@ ISAS = build_info().isas_supported
 def workers(need: Callable[[str], None]) -> Iterator[dict[str, Worker]]:
     """One process per instruction set, with one thread."""
     need("movielens")
-    job = ["-m", "benchmarks.worker", "compute", "--data", "movielens", "--threads=1"]
+    job = ["-m", "benchmarks.programs.worker_jobs", "compute", "--data", "movielens", "--threads=1"]
     with ExitStack() as stack:
         yield {
             isa: stack.enter_context(Worker(job, environment={"EKPNET_CPU_ISA": isa}))

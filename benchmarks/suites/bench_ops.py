@@ -11,8 +11,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.datasets import Setting
 from benchmarks.harness.roofline import ceilings
-from benchmarks.op_calls import COMPILED, OPS, problem_of
 from benchmarks.peers.compiled import compiled
+from benchmarks.programs.op_calls import COMPILED, OPS, problem_of
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
 

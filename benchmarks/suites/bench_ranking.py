@@ -12,7 +12,7 @@ from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.datasets import Setting
 from benchmarks.harness.worker_protocol import Reply, Worker
 from benchmarks.peers import pair_ranking
-from benchmarks.worker import ALL_USERS, TOP
+from benchmarks.programs.worker_jobs import ALL_USERS, TOP
 
 # Timed calls per turn, of some users each: ours, and the peer.
 CALLS = {"movielens": (1, 8), "book_crossing": (1, 2)}
@@ -29,7 +29,7 @@ def test_ranking(
 ) -> None:
     """Samples are pairs of user and item. All users are ranked for once; turns rank for some."""
     setting, info = setting_named(data), benchmark.extra_info
-    job = ["-m", "benchmarks.worker", "rank", "--data", data]
+    job = ["-m", "benchmarks.programs.worker_jobs", "rank", "--data", data]
     peer, task = pair_ranking.ranker(setting, TOP)
     with Worker([*job, f"--threads={threads}"]) as ours, Worker([*job, "--threads=1"]) as one:
         replies: list[Reply] = []

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.harness import datasets
 from benchmarks.harness.compare import alternate, time_rounds
 from benchmarks.harness.worker_protocol import ROOT, Worker
-from benchmarks.stepping import BATCH_SIZE, BothStages
+from benchmarks.programs.training_steps import BATCH_SIZE, BothStages
 from ekpnet_fast.config import ModelConfig
 
 DATA, THRESHOLD = "ml-100k-recbole", 4.0

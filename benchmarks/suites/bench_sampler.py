@@ -12,7 +12,7 @@ from benchmarks.harness import goals
 from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.datasets import Setting
 from benchmarks.harness.operation_counts import ripple_bytes
-from benchmarks.samplers import native, numba_parallel, python_loop
+from benchmarks.programs.samplers import native, numba_parallel, python_loop
 
 
 @pytest.mark.data

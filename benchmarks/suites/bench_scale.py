@@ -13,8 +13,8 @@ from benchmarks.harness import goals, memory
 from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.datasets import Histories, power_law_graph, random_histories
 from benchmarks.harness.operation_counts import ripple_bytes
-from benchmarks.samplers import native, numba_parallel
-from benchmarks.stepping import BATCH_SIZE, Training
+from benchmarks.programs.samplers import native, numba_parallel
+from benchmarks.programs.training_steps import BATCH_SIZE, Training
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, StageConfig
 from ekpnet_fast.data import Rows

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import load
 from benchmarks.harness.compare import time_rounds
-from benchmarks.served import Served
+from benchmarks.programs import http_load
+from benchmarks.programs.web_server import Served
 from ekpnet_fast.recommender import Recommender
 
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
@@ -39,7 +39,7 @@ def questions(recommender: Recommender) -> list[bytes]:
         history = recommender.history(user)
         if history:
             body = json.dumps({"history": history, "k": K}).encode()
-            found.append(load.post("/recommend", body))
+            found.append(http_load.post("/recommend", body))
         if len(found) == USERS:
             break
     return found
@@ -65,11 +65,11 @@ def test_recommend(
     address = urlsplit(served.address)
     assert address.hostname is not None and address.port is not None
     host, port, info = address.hostname, address.port, benchmark.extra_info
-    found: list[load.Load] = []
+    found: list[http_load.Load] = []
     count = int(clients.split()[0])
     time_rounds(
         benchmark,
-        lambda: found.append(load.ask(host, port, questions, clients=count)),
+        lambda: found.append(http_load.ask(host, port, questions, clients=count)),
         rounds=1,
         warmup=0,
     )

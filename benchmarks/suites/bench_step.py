@@ -15,8 +15,8 @@ from benchmarks.harness.datasets import Setting
 from benchmarks.harness.worker_protocol import Worker
 from benchmarks.peers import plain_torch
 from benchmarks.peers.compiled import compiled
-from benchmarks.stepping import BothStages, Training
-from benchmarks.worker import STEP
+from benchmarks.programs.training_steps import BothStages, Training
+from benchmarks.programs.worker_jobs import STEP
 from ekpnet_fast.ops import reference
 
 Step = Callable[[], int]  # does one training step, returns its number of pairs
@@ -67,7 +67,7 @@ def test_both_stages(benchmark: BenchmarkFixture, setting_named: Named, data: st
 def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data: str) -> None:
     """The second stage with two threads, beside one thread."""
     need(data)
-    job = ["-m", "benchmarks.worker", "compute", "--data", data]
+    job = ["-m", "benchmarks.programs.worker_jobs", "compute", "--data", data]
     with (
         Worker([*job, "--threads=2"]) as two,
         Worker([*job, "--threads=1"]) as one,

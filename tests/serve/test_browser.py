@@ -12,7 +12,7 @@ import httpx
 import pytest
 from cinema import NAMES, SMALL, cinema
 
-from benchmarks.served import Served
+from benchmarks.programs.web_server import Served
 from ekpnet_fast.recommender import Recommender
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")

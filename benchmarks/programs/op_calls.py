@@ -18,7 +18,7 @@ from benchmarks.harness.operation_counts import (
     score_work,
     top_items_work,
 )
-from benchmarks.stepping import Training
+from benchmarks.programs.training_steps import Training
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import ranking
 from ekpnet_fast.sampling.pairs import Batch, history_tensors

@@ -1,4 +1,4 @@
-"""Work that a benchmark runs in a process of its own, `python -m benchmarks.worker JOB ...`.
+"""Jobs of a worker process, `python -m benchmarks.programs.worker_jobs JOB ...`.
 
 A process has one instruction set, one number of threads, and its memory to itself.
 """
@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.harness import datasets, memory
 from benchmarks.harness.worker_protocol import serve
-from benchmarks.op_calls import OPS, problem_of
-from benchmarks.stepping import Training
+from benchmarks.programs.op_calls import OPS, problem_of
+from benchmarks.programs.training_steps import Training
 from ekpnet_fast import build_info, ops
 from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.evaluation.scoring import catalogue_scorer
@@ -68,7 +68,7 @@ JOBS: dict[str, Callable[[datasets.Setting], Job]] = {"compute": compute, "rank"
 
 def main() -> None:
     """Serve one job."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.programs.worker_jobs")
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--data", choices=datasets.SETTINGS, required=True)
     parser.add_argument("--threads", type=int, required=True)
