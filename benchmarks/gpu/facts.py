@@ -1,4 +1,4 @@
-"""Markdown tables, and what a reader needs to know about the machine behind their numbers."""
+"""Facts behind a GPU measurement: environment, commit, date and command."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from datetime import date
 from typing import Any
 
 from benchmarks.harness.facts import commit
-from ekpnet_fast.experiments.markdown import table
-
-__all__ = ["facts", "facts_text", "table"]
 
 
 def facts(module: str, environment: dict[str, Any]) -> dict[str, Any]:
