@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.harness.goals import GOALS
-from benchmarks.harness.render import goals_found, grouped, label_of, peers_of, seconds_of
 from benchmarks.harness.results import Result
+from benchmarks.harness.series import goals_found, grouped, growth, label_of, peers_of
 
 STYLE = {
     "svg.hashsalt": "ekpnet_fast",
@@ -151,27 +151,17 @@ def _horizontal(axes: Axes, labels: list[str], title: str, ticks: Any = None) ->
 
 def _scale(result: Result) -> Any | None:
     """Time per call and peak memory against the number of entities and of triples."""
-    series: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for entry in result["benchmarks"]:
-        info = entry["extra_info"]
-        unit = next((unit for unit in ("triples", "entities") if unit in info), None)
-        if unit is None or info.get("peak_mb") is None:
-            continue
-        clicked = (entry["params"] or {}).get("clicked")
-        name = "training step" if clicked is None else f"ripple sets, users click {clicked}"
-        series.setdefault(unit, {}).setdefault(name, []).append(
-            (info[unit], seconds_of(entry) * 1e3, info["peak_mb"])
-        )
+    series = growth(result)
     if not series:
         return None
     figure, grid = pyplot.subplots(
         len(series), 2, figsize=(8, 3 * len(series)), squeeze=False, layout="constrained"
     )
-    for row, (unit, lines) in zip(grid, sorted(series.items()), strict=True):
+    for row, (unit, lines) in zip(grid, series.items(), strict=True):
         for column, title in enumerate(("median time of a call, ms", "peak memory, MB")):
             axes = row[column]
-            for color, (name, points) in zip(COLORS, sorted(lines.items()), strict=False):
-                x, *ys = zip(*sorted(points), strict=True)
+            for color, (name, points) in zip(COLORS, lines.items(), strict=False):
+                x, *ys = zip(*points, strict=True)
                 axes.plot(x, ys[column], marker="o", color=color, label=name)
             axes.set_xscale("log")
             axes.set_ylim(bottom=0)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import results
 from benchmarks.harness.goals import GOALS, Goal
 from benchmarks.harness.results import Result
+from benchmarks.harness.series import Entry, goals_found, grouped, label_of, peers_of, seconds_of
 
 BENCHMARKS = Path(__file__).parents[1]
 PAGE, PLOTS = "README.md", "plots"
 
-Entry = dict[str, Any]
 Cell = Callable[[Entry], str]
 
 INTRODUCTION = """\
@@ -105,8 +105,6 @@ NOTES = {
     "scale": "Items are the same at every size, so a step touches about as many rows. Samples of"
     " ripple sets are users, who click items (1 in 75 entities) or anything.",
 }
-
-NAMES = {"movielens": "MovieLens", "book_crossing": "Book-Crossing"}  # of data sets
 
 # What a table shows of `extra_info`, where it is there: heading, and how a value is written.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -195,30 +193,12 @@ def goals_text(found: dict[str, Result]) -> str:
     return f"{counted} Two threads unless said.\n\n{table(header, rows, left=3)}"
 
 
-def goals_found(found: dict[str, Result]) -> dict[str, Entry]:
-    """What benchmarks measured of each goal."""
-    return {
-        key: entry
-        for result in found.values()
-        for benchmark in result["benchmarks"]
-        for key, entry in benchmark["extra_info"].get("goals", {}).items()
-    }
-
-
 def _verdict(goal: Goal, entry: Entry) -> str:
     if not goal.met(entry["value"]):
         return "**missed**"
     if goal.stretch is not None and entry["value"] >= goal.stretch:
         return "reached, stretch too"
     return "reached"
-
-
-def grouped(result: Result) -> dict[str, list[Entry]]:
-    """Benchmarks by group, in the order of measuring."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in result["benchmarks"]:
-        groups.setdefault(entry["group"] or result["suite"], []).append(entry)
-    return groups
 
 
 def table_of(entries: list[Entry]) -> str:
@@ -255,23 +235,6 @@ def _range(bounds: list[float] | None) -> str:
     if bounds is None or bounds[0] == bounds[1]:  # of one round
         return ""
     return f" ({bounds[0]:,.3g} - {bounds[1]:,.3g})"
-
-
-def peers_of(entries: Iterable[Entry]) -> list[str]:
-    """Peers of some benchmarks, in order of first appearance."""
-    return list(dict.fromkeys(p for entry in entries for p in entry["extra_info"].get("peers", {})))
-
-
-def label_of(entry: Entry) -> str:
-    """What a benchmark was run with; the number of threads has a column."""
-    params = entry["params"] or {}
-    shown = [str(v) for k, v in params.items() if not k.endswith("threads")]
-    return ", ".join(NAMES.get(x, x) for x in shown) if shown else "all"
-
-
-def seconds_of(entry: Entry) -> float:
-    """Median time of a call, where a round was several calls too."""
-    return float(entry["extra_info"].get("seconds", entry["stats"]["median"]))
 
 
 def duration(seconds: float) -> str:
