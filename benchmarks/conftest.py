@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, data sets, threads, and what a stored result says."""
+"""Shared options and fixtures of the benchmarks, and the facts stored with a result."""
 
 from __future__ import annotations
 

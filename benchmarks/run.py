@@ -1,4 +1,4 @@
-"""Measure the suites, store what they found, make the page: `python -m benchmarks.run [SUITE ...]`.
+"""Suite runner: measure, store, make the page. `python -m benchmarks.run [SUITE ...]`.
 
 Each suite runs in a process of its own, so that its peak memory is its own. Options after `--` go
 to pytest, such as `-- --large`.

@@ -1,4 +1,4 @@
-"""Measure the package on one device: `python -m benchmarks.gpu --output FILE.json`.
+"""GPU measurements, all of them on one device: `python -m benchmarks.gpu --output FILE.json`.
 
 Needs no more than torch, NumPy and the package; the real data sets where `--data-root` names them.
 """

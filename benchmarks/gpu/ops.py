@@ -1,4 +1,4 @@
-"""The fused propagation, the prediction layers and the row optimizer against torch on one device.
+"""Fused propagation, prediction layers and row optimizer beside torch on one device.
 
 Operations and bytes are counted in `benchmarks.harness.operation_counts`.
 """

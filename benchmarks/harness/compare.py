@@ -1,4 +1,4 @@
-"""Two callables timed in one run, taking turns, because speed drifts on a shared machine."""
+"""Interleaved timing: two callables take turns in one run, because a machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.harness.roofline import Ceilings
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much faster the first callable is than the second, per unit of work.
+    """Times of two callables per unit of work, and the speed-up of the first over the second.
 
     Attributes:
         first: median time of the first per unit of work, seconds.
@@ -108,7 +108,7 @@ def write_rates(
     num_bytes: float | None = None,
     ceilings: Ceilings | None = None,
 ) -> None:
-    """What a time means, into the `extra_info` of a benchmark.
+    """Rates that follow from a time, into the `extra_info` of a benchmark.
 
     Args:
         info: where to.

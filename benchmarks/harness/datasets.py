@@ -1,4 +1,4 @@
-"""Graphs, histories and labelled rows that the benchmarks work on; nothing here is timed."""
+"""Data sets of the benchmarks, real and drawn: graph, histories, labelled rows, settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 1 << 22  # triples drawn at a time, so that temporaries stay small besi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histories:
-    """The entities that users clicked."""
+    """Click histories: the entities that users clicked."""
 
     indptr: Tensor  # [U + 1] int64
     entities: Tensor  # [indptr[-1]] int32

@@ -1,4 +1,4 @@
-"""What a reader needs to know about the machine and the code behind numbers."""
+"""Facts behind the numbers: processor, software, commit, date, load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The goals of the project's speed, and where benchmarks say how far they were reached."""
+"""Goals of the project's speed, and the record of how far they were reached."""
 
 from __future__ import annotations
 

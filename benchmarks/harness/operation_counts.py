@@ -1,4 +1,4 @@
-"""Operations and bytes of the work, counted from the equations: what any implementation must do.
+"""Operation and byte counts of the ops, from the equations: the least that must be done.
 
 Operations are products, sums and exponentials. Bytes are the fewest that must move: every row that
 a batch names once, every id, input and output once. What the backward pass of the propagation
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a call does at least."""
+    """Least operations and bytes of a call."""
 
     operations: float
     bytes: float

@@ -52,7 +52,7 @@ def draw(found: dict[str, Result], folder: Path) -> dict[str, str]:
 
 
 def _goals(found: dict[str, Result]) -> Any | None:
-    """How many times each goal was reached, on a logarithmic axis."""
+    """Measured over goal, per goal, on a logarithmic axis."""
     shares, labels = [], []
     for key, entry in goals_found(found).items():
         goal = GOALS[key]

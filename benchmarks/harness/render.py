@@ -1,4 +1,4 @@
-"""Make the benchmark page from stored results: `python -m benchmarks.harness.render`.
+"""Benchmark page, made from stored results: `python -m benchmarks.harness.render`.
 
 Every number on the page comes from a file in `benchmarks/results/`; the text around them says what
 was done. Needs the extra `bench` (matplotlib).

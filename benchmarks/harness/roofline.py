@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured: the ceilings that times are held against."""
+"""Roofline of this machine: its peak rates, and an op's matrix products alone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SIZES = ("triples", "entities")
 
 
 def goals_found(found: dict[str, Result]) -> dict[str, Entry]:
-    """What benchmarks measured of each goal."""
+    """Measured value of each goal that some benchmark states."""
     return {
         key: entry
         for result in found.values()
@@ -38,7 +38,7 @@ def peers_of(entries: Iterable[Entry]) -> list[str]:
 
 
 def label_of(entry: Entry) -> str:
-    """What a benchmark was run with; the number of threads has a column."""
+    """Label of a benchmark: its parameters, less the number of threads, which has a column."""
     params = entry["params"] or {}
     shown = [str(v) for k, v in params.items() if not k.endswith("threads")]
     return ", ".join(NAMES.get(x, x) for x in shown) if shown else "all"

@@ -1,4 +1,4 @@
-"""The line protocol between a benchmark and work in another process.
+"""Line protocol between a benchmark and a worker process.
 
 The other process reads the number of calls and what to call from a line, does that, and answers
 with a line of JSON.
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker says about some calls.
+    """Reply of a worker to a request: time, samples and facts of its calls.
 
     Attributes:
         seconds: they took.
@@ -63,7 +63,7 @@ def serve(
 
 
 class Worker:
-    """A process that serves; calling it does one call there. A context manager."""
+    """Worker process; calling it does one call there. A context manager."""
 
     def __init__(
         self,

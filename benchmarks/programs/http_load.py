@@ -1,4 +1,4 @@
-"""Clients that ask a web server as fast as it answers, each its next question after an answer."""
+"""HTTP load generator: clients that each send the next request when the last is answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What some clients found.
+    """Latencies of all requests that some clients sent.
 
     Attributes:
         seconds: from the first counted question to the last answer.

@@ -1,4 +1,4 @@
-"""The ops as calls on one batch of training, native or from another module, with their work."""
+"""Op calls on one batch of training, native or from another module, with their counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RANKED_USERS, TOP = 256, 100
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What a call works on: samples, and the least work where it is counted."""
+    """Samples of a call, and its least work where that is counted."""
 
     samples: float
     work: Work | None = None

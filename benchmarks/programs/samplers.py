@@ -1,4 +1,4 @@
-"""The native sampler and its peers as calls on one graph."""
+"""Ripple-set samplers as calls on one graph: the native one and its peers."""
 
 from __future__ import annotations
 

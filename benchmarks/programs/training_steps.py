@@ -1,4 +1,4 @@
-"""The package's training step as `ekpnet_fast.training` runs it: a batch of the stream, a step."""
+"""Training steps as `ekpnet_fast.training` runs them: a batch of the stream, a step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH_SIZE = 8192
 
 
 class Training:
-    """A stage under way; calling it waits for the next batch and does one step with it.
+    """Training of one stage; calling it waits for the next batch and does one step with it.
 
     Each epoch draws ripple sets anew, as a run does: its first step pays for that.
 

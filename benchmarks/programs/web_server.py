@@ -1,4 +1,4 @@
-"""The web server as a process of its own, as a user starts it."""
+"""Web server in a process of its own, as a user starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists and reasons for one at a time: what somebody waits for who asks for recommendations."""
+"""Latency of single answers: a recommendation list, an explanation, a change of the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole epochs of `ekpnet_fast.training.loop.train`, beside sample-by-sample plain torch."""
+"""Epochs of `ekpnet_fast.training.loop.train`, beside sample-by-sample plain torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near the fused ops come to the arithmetic that they must do: matrix products in MKL."""
+"""Fused ops by shape, and the floor under them: their matrix products alone in MKL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to ids, split and graph: the loaders beside numpy.loadtxt and Python dicts."""
+"""Loading, from files to ids, split and graph, beside numpy.loadtxt and Python dicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best items of all users, beside a batched torch forward over all pairs."""
+"""Full ranking of all users, beside a batched torch forward over all pairs."""
 
 from __future__ import annotations
 

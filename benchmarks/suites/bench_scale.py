@@ -1,4 +1,4 @@
-"""How time and memory go with the number of entities and of triples."""
+"""Scaling: time and memory by number of entities and of triples."""
 
 from __future__ import annotations
 

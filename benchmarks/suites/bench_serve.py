@@ -1,4 +1,4 @@
-"""The web server under load: latency and requests per second by number of clients."""
+"""Web server under load: latency and requests per second by number of clients."""
 
 from __future__ import annotations
 

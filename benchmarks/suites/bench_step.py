@@ -1,4 +1,4 @@
-"""A training step, from feed to optimizer, in samples per second."""
+"""Training step, from feed to optimizer, in samples per second."""
 
 from __future__ import annotations
 
