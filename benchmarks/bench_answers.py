@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import goals
 from benchmarks.compare import alternate, time_rounds
 from benchmarks.workloads import Setting, movielens, setting
-from ekpnet_fast import training
+from ekpnet_fast.models import build
 from ekpnet_fast.recommender import Id, Recommender
 from ekpnet_fast.recommender.store import state_of
 
@@ -45,7 +45,7 @@ def untrained(found: Setting) -> Recommender:
             relation_names=None,
         ),
     )
-    model = training.build_model(found.config, prepared, graph)
+    model = build.build_model(found.config, prepared, graph)
     return Recommender(state_of(found.config, prepared, graph, model, "train"))
 
 

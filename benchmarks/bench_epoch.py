@@ -1,4 +1,4 @@
-"""Whole epochs as `ekpnet_fast.training.train` runs them, beside sample-by-sample plain torch."""
+"""Whole epochs of `ekpnet_fast.training.loop.train`, beside sample-by-sample plain torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from benchmarks import memory
 from benchmarks.peers import plain_torch
 from benchmarks.stepping import BATCH_SIZE
 from benchmarks.workloads import FOLDERS, Setting
-from ekpnet_fast import run, training
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.training import loop
 
 Named = Callable[[str], Setting]
 
@@ -65,7 +66,7 @@ def test_epochs(
     validation: list[float] = []
 
     def ours() -> None:
-        outcome = training.train(config, setting.prepared, setting.graph)
+        outcome = loop.train(config, setting.prepared, setting.graph)
         records = outcome.records
         seconds = {
             name: [record.seconds for record in records if record.stage == name] for name in STAGES
@@ -148,7 +149,7 @@ def test_run(
     }
     config = parse_run([f"--{name}={value}" for name, value in options.items()])
     found: list[dict[str, Any]] = []
-    benchmark.pedantic(lambda: found.append(run.run(config)), rounds=1)  # type: ignore[no-untyped-call]
+    benchmark.pedantic(lambda: found.append(runner.run(config)), rounds=1)  # type: ignore[no-untyped-call]
     info = benchmark.extra_info
     info["samples_per_s"] = mean(x["samples_per_second"] for x in found)
     info["epochs"] = mean(len(x["epochs"]) for x in found)

@@ -21,7 +21,8 @@ from benchmarks.shapes import (
     problem,
 )
 from benchmarks.work import attention_work, score_work
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 SHAPES = {
     "movielens step": MOVIELENS_STEP,

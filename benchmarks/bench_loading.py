@@ -15,7 +15,7 @@ from benchmarks.compare import alternate, time_rounds, write_rates
 from benchmarks.peers import ripplenet_loader
 from benchmarks.workloads import MOVIELENS_ENTITIES, MOVIELENS_RELATIONS, MOVIELENS_TRIPLES
 from ekpnet_fast.data import load_dataset, prepare
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.sampling.graph import Graph
 
 USERS, ITEMS, ROWS = 6_036, 2_445, 753_772  # as in MovieLens-1M
 FORMATS = ["final .txt", "final .npy", "RecBole"]

@@ -13,7 +13,8 @@ from benchmarks.floor import ceilings
 from benchmarks.op_calls import COMPILED, OPS, problem_of
 from benchmarks.peers.compiled import compiled
 from benchmarks.workloads import Setting
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 
 @pytest.fixture(params=[1, 2])

@@ -18,8 +18,8 @@ from benchmarks.workloads import Histories, power_law_graph, random_histories
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, StageConfig
 from ekpnet_fast.data import Rows
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.sampling import UserRows
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.rows import UserRows
 
 SHAPE = ModelConfig(width=16, hops=2, slots=32, layers=3)
 STAGE = StageConfig(lr=5e-3, lambda1=0.001, lambda2=1e-7, lambda3=1e-7, batch_size=BATCH_SIZE)

@@ -17,7 +17,7 @@ from benchmarks.serve import Worker
 from benchmarks.stepping import BothStages, Training
 from benchmarks.worker import STEP
 from benchmarks.workloads import Setting
-from ekpnet_fast import reference
+from ekpnet_fast.ops import reference
 
 Step = Callable[[], int]  # does one training step, returns its number of pairs
 Named = Callable[[str], Setting]

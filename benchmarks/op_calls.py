@@ -13,8 +13,10 @@ from torch import Tensor
 from benchmarks.stepping import Training
 from benchmarks.work import Work, attention_work, row_adam_work, score_work, top_items_work
 from benchmarks.workloads import Setting
-from ekpnet_fast import ops, ranking
-from ekpnet_fast.sampling import Batch, RippleSets, history_tensors
+from ekpnet_fast import ops
+from ekpnet_fast.evaluation import ranking
+from ekpnet_fast.sampling.pairs import Batch, history_tensors
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 Call = Callable[[], object]
 Backend = ModuleType | SimpleNamespace

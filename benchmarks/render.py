@@ -71,7 +71,7 @@ SECTIONS = {
 NOTES = {
     "step": "One call is a step of the first stage and one of the second. A turn beside a peer is a"
     " whole epoch of ours, with its draw of ripple sets and its shuffling.",
-    "epoch": "`ekpnet_fast.training.train` with validation. A call is an epoch of each stage"
+    "epoch": "`ekpnet_fast.training.loop.train` with validation. A call is an epoch of each stage"
     " without its validation; epochs of the peers are extrapolated from some steps.",
     "recbole": "RecBole's own models on the same files, embedding width, hops, memory, batch size"
     " and threads; ours is EKPNet, both stages. Importing RecBole's models switches autograd's"

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.peers import numba_sampler, ripplenet_loop
 from benchmarks.workloads import Histories
 from ekpnet_fast import ops
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.sampling.graph import Graph
 
 HOPS, SLOTS, SEED = 2, 32, 1
 LOOP_USERS = slice(None, None, 12)  # the loop is timed on a subset: it takes a second for all

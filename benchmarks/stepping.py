@@ -10,10 +10,14 @@ from types import ModuleType, SimpleNamespace
 from benchmarks.workloads import Histories, Setting
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.evaluation.scoring import rows_by_user
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
-from ekpnet_fast.sampling import Batch, BatchStream, RippleSets, Source, UserRows
-from ekpnet_fast.training import StageTrainer, rows_by_user
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Batch, Source
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.training.step import StageTrainer
 
 BATCH_SIZE = 8192
 

@@ -17,8 +17,9 @@ from benchmarks.op_calls import OPS, problem_of
 from benchmarks.serve import serve
 from benchmarks.stepping import Training
 from ekpnet_fast import build_info, ops
-from ekpnet_fast.ranking import rank_all, ranking_task
-from ekpnet_fast.training import build_model, catalogue_scorer, sample_ripple_sets
+from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
+from ekpnet_fast.evaluation.scoring import catalogue_scorer
+from ekpnet_fast.models.build import build_model, sample_ripple_sets
 
 TOP = 100
 STEP = "training step"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.sampling import history_tensors
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import history_tensors
 
 # RippleNet's full graph of MovieLens-1M, whose files are not public: drawn at its size.
 MOVIELENS_ENTITIES, MOVIELENS_TRIPLES, MOVIELENS_RELATIONS = 182_011, 1_241_995, 12
@@ -62,7 +62,7 @@ def data_root() -> Path:
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """A real data set with a preset; its own graph, walked both ways, unless one is given."""
     # A machine that only measures what is drawn need not have what parses options.
-    from ekpnet_fast.options import parse_run
+    from ekpnet_fast.runs.options import parse_run
 
     options = ["--dataset", name, "--data-root", str(data_root), "--preset", preset]
     prepared = prepare(load_dataset(name, data_root), seed=0)

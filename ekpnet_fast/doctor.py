@@ -120,7 +120,7 @@ def _package(name: str, purpose: str, missing: Status) -> Check:
 
 def _build() -> list[Check]:
     try:
-        from ekpnet_fast._library import build_info
+        from ekpnet_fast.native.build import build_info
 
         info = build_info()
     except Exception as error:  # anything that a foreign or damaged binary raises
@@ -163,7 +163,7 @@ def _build() -> list[Check]:
 def _machine() -> list[Check]:
     import torch
 
-    from ekpnet_fast.device import describe_device, why_no_cuda
+    from ekpnet_fast.native.device import describe_device, why_no_cuda
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     checks = [
@@ -216,7 +216,8 @@ def _self_check() -> Check:
 def _difference() -> float:
     import torch
 
-    from ekpnet_fast import ops, reference
+    from ekpnet_fast import ops
+    from ekpnet_fast.ops import reference
 
     draw = torch.Generator().manual_seed(0)
     heads = torch.arange(12, dtype=torch.int64).repeat_interleave(3)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ekpnet_fast.display import result_table
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.run import evaluate_run, same_metrics
+from ekpnet_fast.runs.display import result_table
+from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.files import write_text
 from ekpnet_fast.recommender import Fidelity
 from ekpnet_fast.recommender.command import (
     add_run,
@@ -19,6 +18,7 @@ from ekpnet_fast.recommender.command import (
     opened,
     set_threads,
 )
+from ekpnet_fast.storage.files import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

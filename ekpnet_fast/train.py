@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ekpnet_fast.display import Display, result_table, weights_text
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.options import Command, parse_command
-from ekpnet_fast.run import run
-from ekpnet_fast.signals import Interrupted, Signals
+from ekpnet_fast.runs.display import Display, result_table, weights_text
+from ekpnet_fast.runs.options import Command, parse_command
+from ekpnet_fast.runs.runner import run
+from ekpnet_fast.training.signals import Interrupted, Signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tune(command: Command, trials: int, console: Console) -> int:
     """Search for options that validate best; returns the exit code."""
-    from ekpnet_fast import tune  # asks for options itself
+    from ekpnet_fast.runs import tune  # asks for options itself
 
     def told(trial: tune.Trial, best: tune.Trial) -> None:
         worth = f"valid {trial.value:.4f}" if trial.error is None else f"failed: {trial.error}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ekpnet_fast import training
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.folds import Folds
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.models import MODELS
-from ekpnet_fast.sampling import TrainingRows
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.rows import TrainingRows
 
 STAGE = StageConfig(epochs=2, batch_size=64, group_size=8, triples=16, lr=0.01)
 CONFIG = RunConfig(
@@ -38,7 +38,7 @@ def fit_linear():
     """A linear model, and the rows that it was fitted to."""
     prepared, graph = load()
     config = with_options("linear")
-    model = training.build_model(config, prepared, graph)
-    folds = Folds.cut(training.rows_by_user(prepared.train, prepared), 5, config.seed)
+    model = build.build_model(config, prepared, graph)
+    folds = Folds.cut(scoring.rows_by_user(prepared.train, prepared), 5, config.seed)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     return model, prepared, graph, folds

@@ -9,11 +9,11 @@ import pytest
 import torch
 from graphs import csr
 
-from ekpnet_fast import affinity
-from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.logistic import curves, fit_curves, quantiles, ramps
+from ekpnet_fast.models.wide import affinity
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
 ALL = SignalOptions(ease=20.0, far=True, relations=4)

@@ -13,8 +13,10 @@ from graphs import assert_frequencies, csr, isolated, numbered, path
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import Rows
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.sampling import BatchStream, RippleSets, UserRows
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.rows import UserRows
 
 
 def ids(*values):

@@ -15,7 +15,7 @@ import torch
 from benchmarks import goals, render, results, serve, work
 from benchmarks.compare import Comparison, alternate
 from benchmarks.peers import plain_torch
-from ekpnet_fast import reference
+from ekpnet_fast.ops import reference
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,11 +20,13 @@ import small_run
 import torch
 import yaml
 
-from ekpnet_fast import checkpoint, results, run, tensor_file, train
-from ekpnet_fast.checkpoint import Keeper
+from ekpnet_fast import train
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.options import parse_command, parse_run
-from ekpnet_fast.signals import Interrupted, Signals
+from ekpnet_fast.runs import evaluate, folder, runner
+from ekpnet_fast.runs.options import parse_command, parse_run
+from ekpnet_fast.storage import checkpoint, tensor_file
+from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.training.signals import Interrupted, Signals
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +47,7 @@ def surroundings(threads, monkeypatch):
 def undisturbed(tmp_path_factory):
     before = torch.get_num_threads()
     output = tmp_path_factory.mktemp("undisturbed")
-    run.run(parse_run([*SMALL, "--output", str(output)]))
+    runner.run(parse_run([*SMALL, "--output", str(output)]))
     torch.set_num_threads(before)
     return output
 
@@ -55,7 +57,9 @@ def stopped(tmp_path):
     """The folder of a run that was stopped in the second epoch of its second stage."""
     output = tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        run.run(parse_run([*SMALL, "--output", str(output)]), after("train", 2, 3), signals=SIGNAL)
+        runner.run(
+            parse_run([*SMALL, "--output", str(output)]), after("train", 2, 3), signals=SIGNAL
+        )
     return output
 
 
@@ -88,7 +92,7 @@ def after(stage, epoch, batches):
 
 def resume(output, *arguments, **options):
     command = parse_command(["--resume", str(output), *arguments])
-    return run.run(command.config, resume=command.resume, **options)
+    return runner.run(command.config, resume=command.resume, **options)
 
 
 def assert_same_run(output, other):
@@ -166,9 +170,9 @@ def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
     ]
     arguments += ["--ekpnet_plus.clicked_with", "3", "--ekpnet_plus.low_pass", "[4]"]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
-    run.run(parse_run([*arguments, "--output", str(undisturbed)]))
+    runner.run(parse_run([*arguments, "--output", str(undisturbed)]))
     with pytest.raises(Interrupted):
-        run.run(
+        runner.run(
             parse_run([*arguments, "--output", str(output)]), after("train", 2, 2), signals=SIGNAL
         )
     resume(output, tell=lambda text: None)
@@ -218,7 +222,7 @@ def test_a_signal_to_the_command(capsys, monkeypatch, undisturbed, tmp_path):
 def test_a_second_signal_ends_at_once():
     text = (
         "import os, signal\n"
-        "from ekpnet_fast.signals import Signals\n"
+        "from ekpnet_fast.training.signals import Signals\n"
         "with Signals() as signals, signals.deferred():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print(signals.caught, flush=True)\n"
@@ -373,7 +377,7 @@ def test_the_last_two_are_kept(tmp_path, every, numbers):
             raise StopError
 
     with pytest.raises(StopError):
-        run.run(config, report)
+        runner.run(config, report)
     assert checkpoints(output) == [
         f"checkpoint-{i}.{kind}" for i in numbers for kind in ("json", "safetensors")
     ]
@@ -438,15 +442,15 @@ def test_options_changed_behind_its_back(capsys, stopped):
 
 
 def test_changed_data(capsys, stopped, monkeypatch):
-    prepare = run.prepare
-    monkeypatch.setattr(run, "prepare", lambda *a: replace(prepare(*a), hash="0" * 16))
+    prepare = evaluate.prepare
+    monkeypatch.setattr(evaluate, "prepare", lambda *a: replace(prepare(*a), hash="0" * 16))
     text = refused(capsys, "--resume", stopped)
     assert text.startswith(f"{stopped}/checkpoint-6.json: trained on data with hash ")
     assert "found 0000000000000000; the files of the data set have changed" in text
 
 
 def test_another_version_is_told(stopped, undisturbed, monkeypatch):
-    monkeypatch.setattr(run, "__version__", "9.9")
+    monkeypatch.setattr(runner, "__version__", "9.9")
     told = []
     with pytest.raises(Interrupted):
         resume(stopped, tell=told.append, signals=_Stopped())
@@ -469,13 +473,13 @@ def test_nothing_to_resume(capsys, undisturbed, tmp_path):
     file.write_text("resume: there\n")
     assert "resume is no option of a run" in refused(capsys, "--config", file)
     with pytest.raises(ConfigError, match="there is no --output"):
-        run.run(parse_run(SMALL), resume=True)
+        runner.run(parse_run(SMALL), resume=True)
 
 
 def test_before_the_first_checkpoint(undisturbed, tmp_path):
     output = tmp_path / "run"
     output.mkdir()
-    results.save_config(output, parse_run([*SMALL, "--output", str(output)]))
+    folder.save_config(output, parse_run([*SMALL, "--output", str(output)]))
     told = []
     resume(output, tell=told.append)
     assert told == [f"{output}: no checkpoint yet; starting from the beginning"]
@@ -492,7 +496,7 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(capsys, stopped, undisturb
 
 
 def test_two_runs_in_one_folder(capsys, tmp_path):
-    with results.open_output(tmp_path, overwrite=False):
+    with folder.open_output(tmp_path, overwrite=False):
         text = refused(capsys, *SMALL, "--output", tmp_path)
     assert text.startswith(f"--output {tmp_path}: another run works there")
 

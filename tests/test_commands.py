@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 
-from ekpnet_fast import __version__, build_info, evaluate, run, tensor_file, train
+from ekpnet_fast import __version__, build_info, evaluate, train
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.metrics import DEFAULT_KS
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.storage import tensor_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +58,7 @@ def finished(tmp_path_factory):
     """The folder of a finished run; tests that change it take a copy."""
     output = tmp_path_factory.mktemp("finished") / "run"
     before = torch.get_num_threads()
-    run.run(parse_run([*SMALL, "--output", str(output)]))
+    runner.run(parse_run([*SMALL, "--output", str(output)]))
     torch.set_num_threads(before)
     return output
 
@@ -183,11 +185,11 @@ def test_plain_lines_where_there_is_no_terminal(command):
 def test_a_bar_on_a_terminal():
     from rich.console import Console
 
-    from ekpnet_fast.display import Display
+    from ekpnet_fast.runs.display import Display
 
     screen = io.StringIO()
     with Display(Console(file=screen, force_terminal=True, width=100)) as display:
-        run.run(parse_run(SMALL), display)
+        runner.run(parse_run(SMALL), display)
     assert "pretrain 1/1" in screen.getvalue()
     assert "valid AUC" in screen.getvalue()
 

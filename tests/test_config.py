@@ -10,7 +10,7 @@ from ekpnet_fast.config import RunConfig, StageConfig, preset_options
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet import PRESETS
-from ekpnet_fast.options import parse_command, parse_run
+from ekpnet_fast.runs.options import parse_command, parse_run
 
 
 def option(config, name):

@@ -18,7 +18,8 @@ from problems import (
     under_isa,
 )
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 # Beside, at and between the vector widths (4, 8, 16 lanes) and the blocks of 32 pairs.
 SIZES = {

@@ -15,7 +15,8 @@ from problems import (
 )
 from test_deep_score import SIZES, SMALL, assert_close64, deep_problem, specified
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 # Besides the sizes of the CPU: more tiles than one block takes, weights and activations that do
 # not fit into shared memory.

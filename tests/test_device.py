@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import ekpnet_fast
-from ekpnet_fast import device, train
+from ekpnet_fast import train
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.native import device
 
 BUILT = ["sm_80", "sm_90", "compute_90"]
 

@@ -18,7 +18,8 @@ from problems import (
 )
 from test_deep_score import deep_problem
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 WEIGHTS = dict(lambda1=0.3, lambda2=0.2, lambda3=0.1)
 NAMES = ["terms", "drows", "drelation", "dW_e", "db_e", "dweights", "dbiases", "dw_out", "db_out"]

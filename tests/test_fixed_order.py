@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ekpnet_fast import fixed_order
+from ekpnet_fast.ops import deterministic
 
 
 def results(function, leaves):
@@ -39,12 +39,12 @@ def reals(*shape):
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear(n, bias, threads):
     leaves = [reals(n, 17), reals(17, 9), *([reals(9)] if bias else [])]
-    check(fixed_order.linear, lambda x, W, b=0.0: x @ W + b, leaves, threads)
+    check(deterministic.linear, lambda x, W, b=0.0: x @ W + b, leaves, threads)
 
 
 def test_linear_of_more_dimensions(threads):
     leaves = [reals(3, 100, 5), reals(5, 4)]
-    check(fixed_order.linear, torch.matmul, leaves, threads)
+    check(deterministic.linear, torch.matmul, leaves, threads)
 
 
 @pytest.mark.parametrize(("n", "relations"), [(1, 1), (7, 30), (5000, 3), (5000, 40)])
@@ -52,7 +52,7 @@ def test_linear_by_relation(n, relations, threads):
     r = torch.randint(relations, (n,), generator=torch.Generator().manual_seed(n))
     leaves = [reals(n, 8), reals(relations, 8, 6)]
     check(
-        lambda x, W: fixed_order.linear_by_relation(x, W, r.int()),
+        lambda x, W: deterministic.linear_by_relation(x, W, r.int()),
         lambda x, W: (x.unsqueeze(1) @ W[r]).squeeze(1),
         leaves,
         threads,
@@ -61,19 +61,19 @@ def test_linear_by_relation(n, relations, threads):
 
 def test_linear_by_relation_of_nothing():
     none = torch.zeros(0, dtype=torch.int32)
-    assert fixed_order.linear_by_relation(reals(0, 3), reals(4, 3, 2), none).shape == (0, 2)
+    assert deterministic.linear_by_relation(reals(0, 3), reals(4, 3, 2), none).shape == (0, 2)
 
 
 @pytest.mark.parametrize("shape", [(9, 1), (9, 5), (9, 2, 3)])
 def test_gather(shape, threads):
     ids = torch.randint(9, (3000, 7), generator=torch.Generator().manual_seed(1))
-    check(lambda x: fixed_order.gather(x, ids), lambda x: x[ids], [reals(*shape)], threads)
+    check(lambda x: deterministic.gather(x, ids), lambda x: x[ids], [reals(*shape)], threads)
 
 
 @pytest.mark.parametrize("n", [0, 1, 20_001])
 def test_repeat_row(n, threads):
     check(
-        lambda x: fixed_order.repeat_row(x, n),
+        lambda x: deterministic.repeat_row(x, n),
         lambda x: x.expand(n, -1).clone(),
         [reals(5)],
         threads,
@@ -82,4 +82,4 @@ def test_repeat_row(n, threads):
 
 @pytest.mark.parametrize("n", [0, 1, 16_385, 100_003])
 def test_in_pieces(n, threads):
-    check(lambda x: fixed_order.in_pieces(torch.sigmoid, x), torch.sigmoid, [reals(n)], threads)
+    check(lambda x: deterministic.in_pieces(torch.sigmoid, x), torch.sigmoid, [reals(n)], threads)

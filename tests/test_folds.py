@@ -12,17 +12,21 @@ import torch
 from graphs import csr, path
 from rich.console import Console
 
-from ekpnet_fast import training
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import Rows, SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.display import Display
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.folds import DrawnRippleSets, Folds
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.redrawn import RedrawnNegatives
-from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
+from ekpnet_fast.runs.display import Display
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.sampling.negatives import RedrawnNegatives
+from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.training import loop
 
 SMALL = SyntheticConfig(
     users=40, items=80, positives=8, attributes=16, parents=4, triples=435, item_links=4
@@ -45,7 +49,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def folds(prepared):
-    return Folds.cut(training.rows_by_user(prepared.train, prepared), COUNT, seed=5)
+    return Folds.cut(scoring.rows_by_user(prepared.train, prepared), COUNT, seed=5)
 
 
 def lists(histories):
@@ -84,7 +88,7 @@ def test_folds_are_even_and_depend_on_seed_user_and_item_alone():
 
 
 def test_every_row_is_left_once_and_sees_no_click_of_its_own_fold(prepared, folds):
-    rows = training.rows_by_user(prepared.train, prepared)
+    rows = scoring.rows_by_user(prepared.train, prepared)
     users = np.repeat(np.arange(prepared.dataset.num_users), rows.indptr.diff().numpy())
     items, labels = rows.items.numpy(), rows.labels.numpy()
     drawn = fold_of(users, items, COUNT, seed=5)
@@ -194,8 +198,8 @@ def test_models_train_on_folds(model, prepared):
     if MODELS[model].lacking(prepared.dataset):
         names = tuple(f"item {i}" for i in range(prepared.dataset.num_items))
         prepared = replace(prepared, dataset=replace(prepared.dataset, item_names=names))
-    plain = training.train(replace(config, folds=1).resolved(), prepared, graph)
-    outcome = training.train(config.resolved(), prepared, graph)
+    plain = loop.train(replace(config, folds=1).resolved(), prepared, graph)
+    outcome = loop.train(config.resolved(), prepared, graph)
     assert all(np.isfinite(record.loss) for record in outcome.records)
     assert outcome.records[0].loss != plain.records[0].loss
 
@@ -247,7 +251,7 @@ def test_a_stalled_stage_says_what_to_change(prepared):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "mf", Zero)
         with Display(Console(file=shown, width=1000)) as display:
-            training.train(config, prepared, graph, lambda x: (told.append(x.warning), display(x)))
+            loop.train(config, prepared, graph, lambda x: (told.append(x.warning), display(x)))
     (warning,) = filter(None, told)
     assert "after the first epoch of the train stage: the model tells nothing apart" in warning
     assert "--train.lr (now 1e-12)" in warning and warning in shown.getvalue()
@@ -256,7 +260,7 @@ def test_a_stalled_stage_says_what_to_change(prepared):
 def test_sampling_option_resample_off_repeats_the_draw(prepared):
     config = replace(CONFIG, sampling=SamplingConfig(resample=False)).resolved()
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    run = training._Run(config, prepared, graph, lambda progress: None)
+    run = loop._Run(config, prepared, graph, lambda progress: None)
     assert run.ripple_of(3) == run.ripple_of(1)
-    again = training._Run(replace(config, sampling=SamplingConfig()), prepared, graph, print)
+    again = loop._Run(replace(config, sampling=SamplingConfig()), prepared, graph, print)
     assert again.ripple_of(3).epoch == 2 and again.ripple_of(1).epoch == 0

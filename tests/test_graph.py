@@ -11,10 +11,10 @@ import torch
 from graphs import cycle, isolated, numbered, path, star
 from safetensors.torch import save_file
 
-from ekpnet_fast import tensor_file
 from ekpnet_fast.data.tables import Dataset, Rows
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.storage import tensor_file
 
 
 def triples_of(graph):

@@ -9,9 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ekpnet_fast import metrics
+from ekpnet_fast.data import popularity
 from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.evaluation import metrics
 
 NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
 
@@ -136,7 +137,7 @@ def test_nan_scores_are_counted():
         lambda: metrics.accuracy(labels, scores),
         lambda: metrics.gauc(users, labels, scores),
         lambda: metrics.auc_seen(labels, scores, everything),
-        lambda: metrics.best_threshold(labels, scores),
+        lambda: popularity.best_threshold(labels, scores),
     ):
         with pytest.raises(TrainingError, match="found 3 NaN among 20 scores"):
             call()
@@ -163,18 +164,18 @@ def test_accuracy_calls_the_threshold_positive():
 
 def test_best_threshold_by_hand():
     labels = np.int8([0, 1, 0, 1, 1])
-    assert metrics.best_threshold(labels, np.array([0, 1, 2, 3, 4])) == 1
+    assert popularity.best_threshold(labels, np.array([0, 1, 2, 3, 4])) == 1
     # All scores equal: calling every row positive is right on the majority.
-    assert metrics.best_threshold(np.int8([1, 1, 0]), np.array([5, 5, 5])) == 5
+    assert popularity.best_threshold(np.int8([1, 1, 0]), np.array([5, 5, 5])) == 5
     # Negatives score highest and are the majority, so nothing should be called positive.
-    assert metrics.best_threshold(np.int8([1, 0, 0]), np.array([0, 1, 1])) == math.inf
-    assert metrics.best_threshold(np.int8([]), np.array([])) == math.inf
+    assert popularity.best_threshold(np.int8([1, 0, 0]), np.array([0, 1, 1])) == math.inf
+    assert popularity.best_threshold(np.int8([]), np.array([])) == math.inf
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_threshold_beats_the_best(seed):
     _, labels, scores = random_rows(seed, 60, 1, 9)
-    best = metrics.best_threshold(labels, scores)
+    best = popularity.best_threshold(labels, scores)
     tried = [*np.unique(scores).tolist(), math.inf]
     reached = [metrics.accuracy(labels, scores, t) for t in tried]
     assert best == tried[int(np.argmax(reached))]
@@ -221,16 +222,16 @@ def test_no_user_with_both_labels():
 
 
 def test_popularity_counts_train_positives():
-    counts = metrics.popularity(np.int32([0, 3, 3, 1, 3]), 6)
+    counts = popularity.popularity(np.int32([0, 3, 3, 1, 3]), 6)
     assert counts.dtype == np.int64
     assert counts.tolist() == [1, 1, 0, 3, 0, 0]
-    assert metrics.popularity(np.int32([]), 2).tolist() == [0, 0]
+    assert popularity.popularity(np.int32([]), 2).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("item", [-1, 6])
 def test_popularity_refuses_an_item_out_of_range(item):
     with pytest.raises(DataError, match=f"found item {item}, expected ids from 0 to 5"):
-        metrics.popularity(np.int32([2, item]), 6)
+        popularity.popularity(np.int32([2, item]), 6)
 
 
 def test_auc_seen_keeps_rows_with_a_train_positive():

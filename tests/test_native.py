@@ -202,7 +202,9 @@ def test_isa_is_forced(isa):
 
 
 def test_unknown_isa():
-    line = last_line(python("import ekpnet_fast", EKPNET_CPU_ISA="nonsense"))
+    line = last_line(
+        python("import ekpnet_fast; ekpnet_fast.build_info()", EKPNET_CPU_ISA="nonsense")
+    )
     built = ", ".join(build_info().isas_built)
     assert line == (
         "ekpnet_fast.errors.NativeLibraryError: "
@@ -243,7 +245,7 @@ def test_broken_library(copied, how):
     assert f"{library} cannot be loaded {versions}: " in line
     assert "pip install" in line
     # The facts of the build need no ops, so a broken library can still be asked about.
-    assert python("import ekpnet_fast", copied.parent).returncode == 0
+    assert python("import ekpnet_fast as e; e.build_info()", copied.parent).returncode == 0
 
 
 @pytest.mark.parametrize("how", ["missing", "text"])
@@ -251,7 +253,7 @@ def test_broken_module(copied, how):
     (module,) = copied.glob("_module*.so")
     damage(module, how)
     # -S: without installed packages, where a whole copy may lie.
-    line = last_line(python("import ekpnet_fast", copied.parent, "-S"))
+    line = last_line(python("import ekpnet_fast as e; e.build_info()", copied.parent, "-S"))
     assert line.startswith(
         "ekpnet_fast.errors.NativeLibraryError: "
         f"the native module of ekpnet_fast in {copied} cannot be imported ("

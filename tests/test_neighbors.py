@@ -6,8 +6,9 @@ import pytest
 import torch
 from graphs import assert_frequencies, cycle, isolated, numbered, path, star
 
-from ekpnet_fast import ops, reference
-from ekpnet_fast.graph import Graph
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.graph import Graph
 
 
 def sample(graph, nodes, count, op=ops, **options):

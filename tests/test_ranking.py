@@ -10,8 +10,13 @@ import torch
 
 from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-from ekpnet_fast.metrics import DEFAULT_KS, topk_metrics
-from ekpnet_fast.ranking import evaluate_ranking, popularity_scores, rank_all, ranking_task
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS, topk_metrics
+from ekpnet_fast.evaluation.ranking import (
+    evaluate_ranking,
+    popularity_scores,
+    rank_all,
+    ranking_task,
+)
 
 
 class Table:

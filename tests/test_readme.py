@@ -20,7 +20,7 @@ import shop
 from small_run import SYNTHETIC
 
 from ekpnet_fast import cli
-from ekpnet_fast.options import parse_command, run_parser
+from ekpnet_fast.runs.options import parse_command, run_parser
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,9 +11,10 @@ import torch
 from ekpnet_fast.data import Dataset, Rows, prepare
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.redrawn import RedrawnNegatives
-from ekpnet_fast.sampling import BatchStream, RippleSets
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.negatives import RedrawnNegatives
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 NUM_USERS, NUM_ITEMS = 60, 25
 

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ekpnet_fast import metrics, report, run, train
-from ekpnet_fast.options import parse_run
+from ekpnet_fast import train
+from ekpnet_fast.evaluation import metrics
+from ekpnet_fast.runs import html_report, runner
+from ekpnet_fast.runs.options import parse_run
 
 SMALL = [
     *["--epochs", "1", "--threads", "1", "--shape.width", "4", "--shape.slots", "8"],
@@ -50,13 +52,13 @@ class Page(HTMLParser):
 def test_curves_by_hand():
     positive = np.array([True, False, True, False])
     scores = np.array([0.9, 0.8, 0.8, 0.1], np.float32)
-    false, true = report.roc(positive, scores)
+    false, true = html_report.roc(positive, scores)
     assert false.tolist() == [0, 0, 0.5, 1] and true.tolist() == [0, 0.5, 1, 1]
     assert np.trapezoid(true, false) == metrics.auc(positive, scores) == 0.875
-    recall, precision = report.precision_recall(positive, scores)
+    recall, precision = html_report.precision_recall(positive, scores)
     assert recall.tolist() == [0.5, 1, 1]
     assert precision == pytest.approx([1, 2 / 3, 0.5])
-    expected, found = report.calibration(positive, scores.astype(float), bins=2)
+    expected, found = html_report.calibration(positive, scores.astype(float), bins=2)
     assert expected == pytest.approx([0.45, 0.85], abs=1e-6)
     assert found.tolist() == [0.0, 1.0]
 
@@ -92,7 +94,7 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="the extra track is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = run.run(parse_run([*SMALL, "--ranking", "false", "--track", str(tmp_path)]))
+    found = runner.run(parse_run([*SMALL, "--ranking", "false", "--track", str(tmp_path)]))
     events = EventAccumulator(str(tmp_path)).Reload()
     for number, record in enumerate(found["epochs"], 1):
         for name in ("loss", "valid_auc"):

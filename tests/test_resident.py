@@ -14,12 +14,14 @@ import torch
 from problems import assert_same_bits
 from test_training import CONFIG, SYNTHETIC, one_thread, start, train
 
-from ekpnet_fast import ops, reference, resident, training
+from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.resident import HostEpoch, ResidentTrainer, localize
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.training import cuda_graph, loop
+from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer, localize
 
 assert one_thread  # for this module too
 
@@ -225,7 +227,7 @@ def test_epoch_in_several_loads(monkeypatch):
     whole, ripple = start_resident(CONFIG, True)
     parts, _ = start_resident(CONFIG, True)
     expected = train_resident(whole, ripple, 2)
-    monkeypatch.setattr(resident, "REFERENCES_AT_ONCE", 3 * 64 * 100)
+    monkeypatch.setattr(cuda_graph, "REFERENCES_AT_ONCE", 3 * 64 * 100)
     found = train_resident(parts, ripple, 2)
     assert parts._buffer.capacity < whole._buffer.capacity
     assert found == expected
@@ -249,7 +251,7 @@ def test_run_ends_alike(monkeypatch, device, resample):
     config = replace(CONFIG, sampling=SamplingConfig(inverse=True, resample=resample))
     expected = train(replace(config, device="cpu"))
     if device == "cpu":
-        monkeypatch.setattr(training, "_SteppedEpochs", training._ResidentEpochs)
+        monkeypatch.setattr(loop, "_SteppedEpochs", loop._ResidentEpochs)
     found = train(replace(config, device=device))
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):

@@ -16,7 +16,8 @@ from problems import (
 )
 from test_ripple_attention import REFUSED, SIZES, SMALL, by_hand
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 # Besides the sizes of the CPU: every specialised width, groups from one pair to all, packed by
 # four to a block and alone, one tile for keys and values where memory is short.

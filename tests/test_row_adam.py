@@ -6,7 +6,8 @@ import pytest
 import torch
 from problems import ISAS, THREAD_COUNTS, assert_accurate, assert_same_bits, threads, under_isa
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 HYPER = dict(lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-8, l2=1e-3)
 # Row shapes: entity rows of one and two channels, below and beside whole vectors; plain rows.

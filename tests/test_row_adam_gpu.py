@@ -7,7 +7,7 @@ import torch
 from problems import assert_accurate, assert_same_bits
 from test_row_adam import ROWS, adam_problem, after_steps, specified, to_float64
 
-from ekpnet_fast import reference
+from ekpnet_fast.ops import reference
 
 rows_shapes = pytest.mark.parametrize("row", ROWS, ids=str)
 

@@ -11,7 +11,7 @@ import torch
 from graphs import assert_frequencies, csr, cycle, isolated, numbered, path, star
 
 from ekpnet_fast import ops
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.sampling.graph import Graph
 
 
 def sample(graph, histories, *, hops=1, slots=1, seed=0, **options):

@@ -10,12 +10,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ekpnet_fast import fixed_order, losses, ops, reference, run, training
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.sampling import BatchStream, UserRows
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
+from ekpnet_fast.ops import deterministic, reference
+from ekpnet_fast.runs import evaluate
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.training import loop, losses, step
 
 SYNTHETIC = SyntheticConfig(
     users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
@@ -48,24 +54,24 @@ def load(config, change=lambda dataset: dataset):
 
 
 def train(config, report=lambda progress: None):
-    return training.train(config, *load(config), report)
+    return loop.train(config, *load(config), report)
 
 
 def start(config, deep, backend=ops):
     """A trainer of an untrained model, and its stream of batches."""
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stage = config.train if deep else config.pretrain
-    trainer = training.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
+    trainer = step.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=stage.triples if stage.lambda1 > 0 else 0,
         seed=config.seed,
     )
-    return trainer, stream, training.sample_ripple_sets(config, graph, prepared)
+    return trainer, stream, build.sample_ripple_sets(config, graph, prepared)
 
 
 def batches(stream, ripple, count):
@@ -122,7 +128,7 @@ def test_threads_do_not_change_a_bit(threads):
     outcomes = []
     for count in (1, 2, 8):
         threads(count)
-        outcomes.append(training.train(config, *data))
+        outcomes.append(loop.train(config, *data))
     for other in outcomes[1:]:
         assert equal_states(outcomes[0].model, other.model)
         assert [r.loss for r in other.records] == [r.loss for r in outcomes[0].records]
@@ -305,7 +311,7 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     (batch,) = batches(stream, ripple, 1)
     model, stage = trainer.model, CONFIG.train
     rows = model.entity[batch.rows.long()].double().requires_grad_()
-    plain = training.build_model(CONFIG, *load(CONFIG)).double()
+    plain = build.build_model(CONFIG, *load(CONFIG)).double()
     in_double = replace(
         batch, labels=batch.labels.double(), relation_touched=batch.relation_touched.double()
     )
@@ -326,7 +332,7 @@ def test_fixed_order_sum(n, threads):
     found = []
     for count in (1, 2, 8):
         threads(count)
-        found.append(float(fixed_order.fixed_order_sum(x)))
+        found.append(float(deterministic.fixed_order_sum(x)))
     assert found[0] == found[1] == found[2]
     assert found[0] == pytest.approx(float(x.double().sum()), abs=1e-2)
 
@@ -346,7 +352,7 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch, protocol, name):
         states.append((stage, {k: v.clone() for k, v in run.outcome.model.state_dict().items()}))
         return scripted[stage][done]
 
-    monkeypatch.setattr(training._Run, "_valid", valid)
+    monkeypatch.setattr(loop._Run, "_valid", valid)
     outcome = train(config)
     # An equal value is no better one: patience runs out after epoch 4 and 3.
     assert [(r.stage, r.epoch) for r in outcome.records] == [
@@ -366,19 +372,19 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch, protocol, name):
 
 def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(training._Run, "_valid", lambda run, stage: next(aucs))
+    monkeypatch.setattr(loop._Run, "_valid", lambda run, stage: next(aucs))
     short = train(
         replace(CONFIG, pretrain=replace(STAGE, epochs=1), train=replace(STAGE, epochs=0))
     )
     started = []
 
-    class Trainer(training.StageTrainer):
+    class Trainer(step.StageTrainer):
         def __init__(self, model, *arguments, **options):
             super().__init__(model, *arguments, **options)
             started.append({k: v.clone() for k, v in model.state_dict().items()})
 
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(training, "StageTrainer", Trainer)
+    monkeypatch.setattr(step, "StageTrainer", Trainer)
     train(replace(CONFIG, pretrain=replace(STAGE, epochs=2), train=replace(STAGE, epochs=1)))
     assert len(started) == 2
     expected = short.model.state_dict()
@@ -428,14 +434,14 @@ def test_what_counts_as_diverging():
     start = {"bce": 0.5, "kg": 0.1}
     watch.check(start, 1)
     limit = 10 * math.log(2)  # of the two, the larger start
-    for step in range(2, 60):  # at the limit, or above it now and then
-        watch.check({"bce": limit * (1.5 if step % 20 else 1.0), "kg": 0.0}, step)
+    for number in range(2, 60):  # at the limit, or above it now and then
+        watch.check({"bce": limit * (1.5 if number % 20 else 1.0), "kg": 0.0}, number)
     # What is above it goes on above it in another watch; batches of triples do not interrupt.
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     watch.check({"bce": 0.5, "kg": 0.1}, 60)
-    for step in range(61, 80):
-        watch.check({"bce": 0.5, "kg": 7.0 + step}, step)
-        watch.check({"kg": 0.1}, step)
+    for number in range(61, 80):
+        watch.check({"bce": 0.5, "kg": 7.0 + step}, number)
+        watch.check({"kg": 0.1}, number)
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     with pytest.raises(TrainingError) as caught:
         watch.check({"bce": 0.5, "kg": 7.0 + 80}, 80)
@@ -450,7 +456,7 @@ def test_no_training_rows():
     prepared, graph = load(CONFIG)
     empty = replace(prepared, train=prepared.train.take(np.arange(0)))
     with pytest.raises(TrainingError, match=r"0 training and \d+ validation rows"):
-        training.train(CONFIG, empty, graph)
+        loop.train(CONFIG, empty, graph)
 
 
 # ---- ripple sets and reports ---------------------------------------------------------------------
@@ -459,7 +465,7 @@ def test_no_training_rows():
 @pytest.mark.parametrize("resample", [False, True])
 def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
     used, evaluated = [], []
-    epoch, score_rows = BatchStream.epoch, training.score_rows
+    epoch, score_rows = BatchStream.epoch, scoring.score_rows
 
     def remember_epoch(stream, number, ripple, **skipped):
         used.append(ripple)
@@ -470,7 +476,7 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         return score_rows(backend, model, ripple, rows, stage=stage, kept=kept)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
-    monkeypatch.setattr(training, "score_rows", remember_scores)
+    monkeypatch.setattr(scoring, "score_rows", remember_scores)
     train(replace(CONFIG, sampling=SamplingConfig(resample=resample)))
     assert len(used) == len(evaluated) == 4
     for i in range(4):
@@ -502,19 +508,19 @@ def test_reports():
 @pytest.fixture(scope="module")
 def trained():
     prepared, graph = load(CONFIG)
-    outcome = training.train(CONFIG, prepared, graph)
-    return prepared, outcome, training.sample_ripple_sets(CONFIG, graph, prepared)
+    outcome = loop.train(CONFIG, prepared, graph)
+    return prepared, outcome, build.sample_ripple_sets(CONFIG, graph, prepared)
 
 
 def test_rows_are_scored_in_table_order(trained, monkeypatch):
     prepared, outcome, ripple = trained
     rows = prepared.test
-    together = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage="train"
+    together = scoring.score_rows(
+        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage="train"
     )
     assert together.shape == (len(rows),)
     alone = [
-        training.score_rows(
+        scoring.score_rows(
             ops,
             outcome.model,
             ripple,
@@ -525,9 +531,9 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
     ]
     assert together == pytest.approx(np.array(alone), rel=1e-6)
     # A block of users at a time gives the same bits.
-    monkeypatch.setitem(training.SCORED_PAIRS, "cpu", 7)
-    blocks = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage="train"
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 7)
+    blocks = scoring.score_rows(
+        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage="train"
     )
     assert np.array_equal(blocks, together)
 
@@ -536,18 +542,18 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
 def test_catalogue_scores_are_those_of_rows(trained, monkeypatch, stage):
     prepared, outcome, ripple = trained
     rows, items = prepared.test, prepared.dataset.num_items
-    by_row = training.score_rows(
-        ops, outcome.model, ripple, training.rows_by_user(rows, prepared), stage=stage
+    by_row = scoring.score_rows(
+        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage=stage
     )
     users = np.arange(prepared.dataset.num_users, dtype=np.int32)
-    scorer = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
+    scorer = scoring.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
     table = scorer(users).numpy()
     assert table.shape == (len(users), items)
     assert table[rows.users, rows.items] == pytest.approx(by_row, rel=1e-6)
     # Any choice and order of users gives their rows; a user more at a time changes no bit.
     assert np.array_equal(scorer(users[[5, 2]]).numpy(), table[[5, 2]])
-    monkeypatch.setitem(training.SCORED_PAIRS, "cpu", 1)
-    one_by_one = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 1)
+    one_by_one = scoring.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)
     assert np.array_equal(one_by_one(users[:4]).numpy(), table[:4])
 
 
@@ -572,7 +578,7 @@ def test_the_graph_helps():
 
     def test_auc(change):
         prepared, graph = load(config, change)
-        found = run.evaluate(config, prepared, graph, training.train(config, prepared, graph))
+        found = evaluate.evaluate(config, prepared, graph, loop.train(config, prepared, graph))
         return found["test"]["auc"], found["popularity_auc"], found["oracle_auc"]
 
     true, popularity, oracle = test_auc(lambda dataset: dataset)

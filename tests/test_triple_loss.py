@@ -16,7 +16,8 @@ from problems import (
     under_isa,
 )
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 SIZES = {
     "smallest": dict(triples=1, width=1, channels=1),

@@ -15,7 +15,7 @@ from problems import (
 )
 from test_triple_loss import SIZES, SMALL, sizes, specified, triple_problem
 
-from ekpnet_fast import reference
+from ekpnet_fast.ops import reference
 
 
 def triple_loss(gpu):

@@ -10,12 +10,14 @@ import pytest
 import yaml
 from small_run import SMALL
 
-from ekpnet_fast import run, train, training, tune
+from ekpnet_fast import train
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.options import parse_run
-from ekpnet_fast.tune import Range, default_space, read_space
+from ekpnet_fast.runs import runner, tune
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.tune import Range, default_space, read_space
+from ekpnet_fast.training import loop
 
 optuna = pytest.importorskip("optuna")
 
@@ -64,30 +66,30 @@ def test_the_best_run_validates_as_its_trial_did(tmp_path):
     assert config.output is None
     assert config.pretrain.lr == best.options["pretrain.lr"]
     assert config.shape.hops == best.options["shape.hops"]
-    epochs = run.run(config)["epochs"]
+    epochs = runner.run(config)["epochs"]
     assert max(record["valid_auc"] for record in epochs) == best.value
 
 
 def test_goes_on_as_if_never_interrupted(tmp_path, monkeypatch):
     whole = search(tmp_path / "whole", 5)
     search(tmp_path / "parts", 2)
-    original, calls = training.train, []
+    original, calls = loop.train, []
 
     def killed(*arguments):
         calls.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", killed)
+    monkeypatch.setattr(loop, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path / "parts", 5)
     assert len(calls) == 1
-    monkeypatch.setattr(training, "train", original)
+    monkeypatch.setattr(loop, "train", original)
     assert tried(search(tmp_path / "parts", 5)) == tried(whole)
 
 
 def test_finished_search_trains_nothing(tmp_path, monkeypatch):
     before = search(tmp_path / "search", 2)
-    monkeypatch.setattr(training, "train", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr(loop, "train", lambda *arguments: pytest.fail("trained"))
     assert tried(search(tmp_path / "search", 2)) == tried(before)
 
 

@@ -21,8 +21,8 @@ from benchmarks.gpu.timing import copy_bytes_per_second, float32_operations_per_
 from benchmarks.report import facts, facts_text, table
 from benchmarks.workloads import power_law_graph
 from ekpnet_fast import build_info
-from ekpnet_fast.device import describe_device, resolve_device
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.native.device import describe_device, resolve_device
 
 Record = dict[str, Any]
 Cell = Callable[[Record], str]

@@ -15,7 +15,8 @@ from torch import Tensor
 from benchmarks.gpu.timing import replayed, seconds
 from benchmarks.shapes import Shape, problem
 from benchmarks.work import attention_work
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
 
 SHAPES = (
     Shape("movielens step", 128, 64, 2, 32, 16, 12_000, compiled=True),

@@ -17,14 +17,21 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.timing import seconds
-from ekpnet_fast import ops, ranking, reference, training
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData, Rows, SyntheticConfig, load_dataset, make_synthetic
 from ekpnet_fast.data import prepare as split
-from ekpnet_fast.graph import Graph
+from ekpnet_fast.evaluation import ranking, scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.ekpnet import EKPNet
-from ekpnet_fast.resident import HostEpoch, ResidentTrainer
-from ekpnet_fast.sampling import BatchStream, RippleSets, Source, UserRows
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer
 
 EPOCHS = 10  # of each stage: 20 in all, none left out by patience
 
@@ -136,11 +143,11 @@ def steps_of(work: Workload, backend: Any, *, deep: bool) -> Steps:
     """Steps of a stage of a workload."""
     config, device = work.config, torch.device(work.config.device)
     return Steps(
-        training.build_model(config, work.prepared, work.graph).to(device),
+        build.build_model(config, work.prepared, work.graph).to(device),
         config.train if deep else config.pretrain,
         work.graph,
-        training.rows_by_user(work.prepared.train, work.prepared),
-        training.sample_ripple_sets(config, work.graph, work.prepared),
+        scoring.rows_by_user(work.prepared.train, work.prepared),
+        build.sample_ripple_sets(config, work.graph, work.prepared),
         backend=backend,
         deep=deep,
     )
@@ -177,7 +184,7 @@ def end_to_end(work: Workload) -> dict[str, Any]:
     walls, outcome = [], None
     for _ in range(2):
         started = time.perf_counter()
-        outcome = training.train(work.config, work.prepared, work.graph)
+        outcome = loop.train(work.config, work.prepared, work.graph)
         walls.append(time.perf_counter() - started)
     assert outcome is not None
     return {
@@ -196,10 +203,10 @@ def end_to_end(work: Workload) -> dict[str, Any]:
 def rank(work: Workload, k: int = 100) -> dict[str, Any]:
     """All users' top lists over all items, with the trained shape and untrained weights."""
     config, device = work.config, torch.device(work.config.device)
-    model = training.build_model(config, work.prepared, work.graph).to(device)
-    ripple = training.sample_ripple_sets(config, work.graph, work.prepared).to(device)
+    model = build.build_model(config, work.prepared, work.graph).to(device)
+    ripple = build.sample_ripple_sets(config, work.graph, work.prepared).to(device)
     num_items = work.prepared.dataset.num_items
-    score = training.catalogue_scorer(ops, model, ripple, num_items, stage="train")
+    score = scoring.catalogue_scorer(ops, model, ripple, num_items, stage="train")
     task = ranking.ranking_task(work.prepared)
 
     def lists() -> object:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 import torch._inductor.config
 
-from ekpnet_fast import reference
+from ekpnet_fast.ops import reference
 
 NAMES = ("ripple_attention", "deep_score", "triple_loss", "row_adam_")
 

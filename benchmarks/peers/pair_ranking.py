@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.peers.plain_torch import Batch, EKPNet
 from benchmarks.workloads import Setting
-from ekpnet_fast.ranking import RankingTask, ranking_task
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.evaluation.ranking import RankingTask, ranking_task
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 EVAL_BATCH = 4096  # pairs at a time, RecBole's default; at least one user's
 

@@ -3,8 +3,8 @@
 from ekpnet_fast.data.datasets import load_dataset
 from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import Finding, Statistics, check, describe
-from ekpnet_fast.data.synthetic import make_synthetic
-from ekpnet_fast.data.synthetic_config import SyntheticConfig
+from ekpnet_fast.data.synthetic.config import SyntheticConfig
+from ekpnet_fast.data.synthetic.generator import make_synthetic
 from ekpnet_fast.data.tables import Dataset, Interactions, PreparedData, Rows
 
 __all__ = [

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekpnet_fast.data.columns import TABLES
 from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_polars
 from ekpnet_fast.data.fetch import REMOTES, fetch
+from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import PAPER_TABLE_1, check, describe
 from ekpnet_fast.data.tables import PreparedData
 from ekpnet_fast.errors import ConfigError, EkpnetError
 
 if TYPE_CHECKING:  # at run time it needs polars, which only some commands need
-    from ekpnet_fast.data.importing import ImportReport
+    from ekpnet_fast.data.importing.importer import ImportReport
 
 __all__ = ["main"]
 
@@ -116,7 +116,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _import(options: argparse.Namespace) -> int:
     with needs_polars():
-        from ekpnet_fast.data.importing import UnfitDataError, import_dataset
+        from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
     told = {role.option for roles in TABLES.values() for role in roles}
     values = vars(options)
     columns = {option: values.pop(option) for option in told}
@@ -183,7 +183,7 @@ def _fetch(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
     with needs_polars():
-        from ekpnet_fast.data.export import export_recbole, needed_threshold
+        from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
     for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
         print(path)
     threshold = needed_threshold(dataset, options.out)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ekpnet_fast.data.synthetic import make_synthetic
-from ekpnet_fast.data.synthetic_config import SyntheticConfig
+from ekpnet_fast.data.synthetic.config import SyntheticConfig
+from ekpnet_fast.data.synthetic.generator import make_synthetic
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
@@ -49,10 +49,10 @@ def load_dataset(
         )
     folder, label = _find(name, data_root)
     with needs_polars():
-        from ekpnet_fast.data.formats_final import KG_FILES, RATING_FILES, has_final, load_final
-        from ekpnet_fast.data.formats_imported import has_imported, load_imported
-        from ekpnet_fast.data.formats_raw import has_raw, load_raw
-        from ekpnet_fast.data.formats_recbole import has_recbole, load_recbole
+        from ekpnet_fast.data.formats.final import KG_FILES, RATING_FILES, has_final, load_final
+        from ekpnet_fast.data.formats.imported import has_imported, load_imported
+        from ekpnet_fast.data.formats.raw import has_raw, load_raw
+        from ekpnet_fast.data.formats.recbole import has_recbole, load_recbole
     if has_imported(folder):
         if threshold is not None:
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 "ripplenet": as many negatives as positives per user, drawn once; all rows split 6:2:2 at random.
 "recbole": each user's positives split 8:1:1 at random; negatives are drawn in training, anew for
-each epoch (`ekpnet_fast.redrawn`).
+each epoch (`ekpnet_fast.sampling.negatives`).
 
 Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
 Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.

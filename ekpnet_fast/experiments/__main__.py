@@ -10,11 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ekpnet_fast import results
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE
 from ekpnet_fast.errors import ConfigError, EkpnetError
-from ekpnet_fast.experiments import figures
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import (
     DATASETS,
@@ -30,6 +28,7 @@ from ekpnet_fast.experiments.report import PROTOCOLS, write_statistics, write_ta
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.runs import folder, plotting
 
 __all__ = ["main"]
 
@@ -121,8 +120,8 @@ def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console:
     if not names:
         return 1 if failed else 0
     plan = Plan(settings, datasets)
-    if not figures.has_matplotlib() and set(names) != {"table1"}:
-        console.print(figures.MISSING, highlight=False, markup=False)
+    if not plotting.has_matplotlib() and set(names) != {"table1"}:
+        console.print(plotting.MISSING, highlight=False, markup=False)
     with Store.opened(settings.output) as store:
         runner = Runner(plan, store, console)
         cells = {name: plan.cells(name) for name in names}
@@ -146,7 +145,7 @@ def _write(
         return write_statistics(settings, datasets)
     found = {cell: runner.found[cell] for cell in cells if cell in runner.found}
     failures = {cell: runner.failures[cell] for cell in cells if cell in runner.failures}
-    files = [runner.folder(cell) / results.METRICS_FILE for cell in found]
+    files = [runner.folder(cell) / folder.METRICS_FILE for cell in found]
     dates = [date.fromtimestamp(file.stat().st_mtime) for file in files]
     return write_table(name, plan, sections_of(name, plan, found), found, failures, dates)
 

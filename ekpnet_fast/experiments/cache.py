@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from ekpnet_fast import _library, results
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
-from ekpnet_fast.files import write_text
+from ekpnet_fast.native import build
+from ekpnet_fast.storage.files import write_text
 
 __all__ = ["Store", "code_version"]
 
@@ -45,7 +45,7 @@ def code_version() -> str:
     digest = hashlib.sha256(torch.__version__.encode())
     package = Path(__file__).parents[1]
     sources = (p for p in package.rglob("*.py") if Path(__file__).parent not in p.parents)
-    for path in [*sorted(sources), *sorted(_library.HERE.glob("libekpnet_*.so"))]:
+    for path in [*sorted(sources), *sorted(build.HERE.glob("libekpnet_*.so"))]:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
@@ -144,14 +144,14 @@ class Store:
         Raises:
             DataError: the folder holds something else under that name.
         """
-        if not (folder / results.METRICS_FILE).exists():
+        if not (folder / folder.METRICS_FILE).exists():
             return None
-        metrics = results.load_metrics(folder)
+        metrics = folder.load_metrics(folder)
         expected = {"model": cell.model, "seed": cell.seed, "data_hash": data_hash}
         for name, value in expected.items():
             if metrics.get(name) != value:
                 raise DataError.at(
-                    folder / results.METRICS_FILE,
+                    folder / folder.METRICS_FILE,
                     None,
                     f"{name} {metrics.get(name)!r}",
                     f"{value!r}; remove the folder to run the cell again",
@@ -162,7 +162,7 @@ class Store:
     def has_other_code(folder: Path) -> bool:
         """Whether the same cell was finished by another version of the package."""
         stem = folder.name.removesuffix(code_version())
-        return any(folder.parent.glob(f"{stem}*/{results.METRICS_FILE}"))
+        return any(folder.parent.glob(f"{stem}*/{folder.METRICS_FILE}"))
 
 
 def _plain(name: str) -> str:

@@ -8,24 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ekpnet_fast.experiments.tables import Column, Section
+from ekpnet_fast.runs.plotting import COLOURS, MARKERS
 
-__all__ = ["MISSING", "has_matplotlib", "svg"]
-
-MISSING = "no pictures: matplotlib is missing; pip install 'ekpnet_fast[report]'"
-
-# Colours that colour-blind readers can tell apart (Okabe & Ito), and markers for everybody.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
-MARKERS = "osD^vP*X<>"
 OURS, POPULARITY = "ekpnet", "popularity"
-
-
-def has_matplotlib() -> bool:
-    """Whether pictures can be drawn (the extra `report`)."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def svg(title: str, sections: Sequence[Section]) -> str:

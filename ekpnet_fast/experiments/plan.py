@@ -12,10 +12,10 @@ from typing import Any
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.native.device import resolve_device
+from ekpnet_fast.runs.options import parse_run
 
 __all__ = [
     "ABLATION",

@@ -14,16 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
-from ekpnet_fast import __version__, headings
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
+from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
-from ekpnet_fast.files import write_text
 from ekpnet_fast.models.linear import EASE_ITEMS
-from ekpnet_fast.options import parse_run
+from ekpnet_fast.native.build import __version__
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.storage.files import write_text
 
 __all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]
 
@@ -158,7 +159,7 @@ def run_plus(
 def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Runner) -> list[Path]:
     """Write the table from the runs that are there."""
     settings = plan.settings
-    keys = {**headings.COLUMNS[settings.protocol], "seconds": "seconds"}
+    keys = {**columns.COLUMNS[settings.protocol], "seconds": "seconds"}
     pages, lines = [], ["data,row,metric,values"]
     for dataset in settings.datasets:
         body = []
@@ -211,4 +212,4 @@ def write_plus(plan: PlusPlan, found: Mapping[Cell, dict[str, Any]], runner: Run
 def _value(metrics: dict[str, Any], key: str) -> float:
     if key == "seconds":
         return float(metrics["seconds"]["total"])
-    return headings.metric(key, metrics["test"], metrics["ranking"])
+    return columns.metric(key, metrics["test"], metrics["ranking"])

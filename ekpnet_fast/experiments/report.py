@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ekpnet_fast import __version__
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.data.stats import PAPER_TABLE_1, describe
 from ekpnet_fast.experiments import figures, paper
@@ -23,7 +22,9 @@ from ekpnet_fast.experiments.render import (
 )
 from ekpnet_fast.experiments.significance import LEVEL
 from ekpnet_fast.experiments.tables import TEST_OVER_TRAIN, Section
-from ekpnet_fast.files import write_text
+from ekpnet_fast.native.build import __version__
+from ekpnet_fast.runs import plotting
+from ekpnet_fast.storage.files import write_text
 
 __all__ = ["PROTOCOLS", "write_statistics", "write_table"]
 
@@ -72,7 +73,7 @@ def write_table(
         "md": _page(experiment, settings, body, notes, facts),
         "csv": csv_text(LONG_HEADER, long_rows(experiment, settings.protocol, sections)),
     }
-    if figures.has_matplotlib():
+    if plotting.has_matplotlib():
         files["svg"] = figures.svg(_title(experiment, settings), sections)
     return _write(experiment, settings, files)
 

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from ekpnet_fast import headings, run
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import Cell, Plan
 from ekpnet_fast.experiments.tables import reported
-from ekpnet_fast.progress import Progress
+from ekpnet_fast.runs import evaluate, runner
+from ekpnet_fast.training.progress import Progress
 
 __all__ = ["Runner", "duration", "expected_seconds"]
 
@@ -51,7 +52,7 @@ class Runner:
         for cell, config in configs.items():
             key = cell.dataset, cell.seed
             if key not in self._hashes:
-                prepared, _ = run.load(config, run.Stopwatch())
+                prepared, _ = evaluate.load(config, evaluate.Stopwatch())
                 self._hashes[key] = prepared.hash
         protocol = self.plan.settings.protocol
         self.store.keep_data_hashes(
@@ -105,7 +106,7 @@ class Runner:
         """Run a cell; returns a line about it."""
         folder = self.folder(cell)
         try:
-            run.run(replace(self.plan.config(cell), output=folder, overwrite=True), report)
+            runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), report)
             metrics = self.store.load(folder, cell, self._hashes[cell.dataset, cell.seed])
             assert metrics is not None
         except EkpnetError as error:
@@ -113,7 +114,7 @@ class Runner:
             return f"{cell}: failed: {error}"
         self.found[cell] = metrics
         first = reported(self.plan.settings.protocol)[0]
-        score = headings.metric(first.key, metrics["test"], metrics["ranking"])
+        score = columns.metric(first.key, metrics["test"], metrics["ranking"])
         return f"{cell}: {first.label} {score:.4f}, {metrics['seconds']['total']:.1f} s"
 
     def _done(self) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
-from ekpnet_fast import headings
+from ekpnet_fast.evaluation import columns
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS
 from ekpnet_fast.experiments import paper
 from ekpnet_fast.experiments.plan import (
     ABLATION,
@@ -19,7 +20,6 @@ from ekpnet_fast.experiments.plan import (
     Plan,
 )
 from ekpnet_fast.experiments.significance import LEVEL, corrected_t_test
-from ekpnet_fast.metrics import DEFAULT_KS
 
 __all__ = ["Column", "Entry", "Row", "Section", "Test", "sections_of"]
 
@@ -138,7 +138,7 @@ def columns_of(experiment: str, plan: Plan) -> tuple[Column, ...]:
 
 def reported(protocol: str) -> tuple[Column, ...]:
     """What a protocol measures; models are chosen by, and drawn at, the first."""
-    return tuple(Column(key, label) for label, key in headings.COLUMNS[protocol].items())
+    return tuple(Column(key, label) for label, key in columns.COLUMNS[protocol].items())
 
 
 def sections_of(experiment: str, plan: Plan, found: Found) -> list[Section]:
@@ -231,7 +231,7 @@ def _value(metrics: Metrics | None, key: str) -> float:
     if key in _TIMES:
         value = _TIMES[key](metrics)
         return math.nan if value is None else float(value)
-    return headings.metric(key, metrics["test"], metrics["ranking"])
+    return columns.metric(key, metrics["test"], metrics["ranking"])
 
 
 def _stages(metrics: Metrics) -> list[float]:

@@ -13,7 +13,7 @@ by lambda2, or by lambda3 on the relations that the batch names if listed in `re
 initial values with `self.draw` only.
 
 **The fused propagation.** Keys and values of the model's own go through `attend.attend`, which is
-`ops.ripple_attention`; matrices per relation are applied by `fixed_order.linear_by_relation`.
+`ops.ripple_attention`; matrices per relation are applied by `deterministic.linear_by_relation`.
 
 **Inputs.** A batch has its pairs by user group (`sampling.Pairs`): `users` [G], `items` and
 `free_items` [B] in the spaces user, entity and item, `groups` [B], and ripple sets if `ripple` is
@@ -45,9 +45,9 @@ and `lacking` says which data it cannot learn from.
 `presets[preset][data set]` holds dotted options, where "*" is for any data set.
 
 **Bits.** The same seed gives the same bits at any number of threads. Torch splits sums over a batch
-over its threads, so take rows with `fixed_order.gather` (not `table[ids]`), multiply by shared
-matrices with `fixed_order.linear` (not `x @ W`), apply sigmoid and its like to more than a few
-thousand numbers with `fixed_order.in_pieces`, and sum losses with `fixed_order.fixed_order_sum`.
+over its threads, so take rows with `deterministic.gather` (not `table[ids]`), multiply by shared
+matrices with `deterministic.linear` (not `x @ W`), apply sigmoid and its like to more than a few
+thousand numbers with `deterministic.in_pieces`, and sum losses with `fixed_order_sum` of it.
 Softmax over and sums along a short last dimension, and `ops`, are safe as they are; a batched
 product of small matrices is where it has many more matrices than there are threads.
 """
@@ -64,17 +64,9 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.data import Dataset, PreparedData
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.sampling import (
-    Batch,
-    Inputs,
-    Pairs,
-    Plan,
-    Reads,
-    Request,
-    Source,
-    TrainingRows,
-)
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+from ekpnet_fast.sampling.rows import TrainingRows
 
 if TYPE_CHECKING:  # config.py asks the registry for its models
     from ekpnet_fast.config import RunConfig, StageConfig

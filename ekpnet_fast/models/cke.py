@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ekpnet_fast.fixed_order import gather
 from ekpnet_fast.models.base import Model, Presets, initial_rows
 from ekpnet_fast.models.translation import TransR
-from ekpnet_fast.sampling import Batch, Pairs, Plan, Source
+from ekpnet_fast.ops.deterministic import gather
+from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ekpnet_fast import ops
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.fixed_order import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.titles import encode
-from ekpnet_fast.sampling import Inputs, Pairs, Request, Source, localize
+from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
+from ekpnet_fast.sampling.batches import localize
+from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ekpnet_fast import ops
 from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
-from ekpnet_fast.sampling import Batch, Pairs, Plan, Source
+from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig, StageConfig

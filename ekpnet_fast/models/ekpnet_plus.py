@@ -11,26 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ekpnet_fast.affinity import Affinities
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import gather, linear, one_thread
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
 from ekpnet_fast.models import plus_draws
 from ekpnet_fast.models.attend import attend
 from ekpnet_fast.models.base import Gradients, Presets, initial_rows
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.models.plus_draws import ItemSets
-from ekpnet_fast.sampling import (
-    Batch,
-    Inputs,
-    Pairs,
-    Request,
-    RippleSets,
-    Source,
-    TrainingRows,
-)
+from ekpnet_fast.models.wide.affinity import Affinities
+from ekpnet_fast.ops.deterministic import gather, linear, one_thread
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Request, Source
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.rows import TrainingRows
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig, StageConfig

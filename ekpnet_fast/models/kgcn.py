@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import gather, in_pieces, linear, repeat_row
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
-from ekpnet_fast.sampling import Inputs, Pairs, Request, Source
+from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, repeat_row
+from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

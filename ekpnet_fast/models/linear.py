@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions, feature_names
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
-from ekpnet_fast.fixed_order import one_thread
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.logistic import curves, fit_curves, quantiles
 from ekpnet_fast.models.base import Model, Presets
-from ekpnet_fast.sampling import Inputs, Pairs, Request, Source, TrainingRows
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
+from ekpnet_fast.ops.deterministic import one_thread
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
+from ekpnet_fast.sampling.rows import TrainingRows
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from ekpnet_fast.fixed_order import gather
 from ekpnet_fast.models.base import Model, Presets, initial_rows
-from ekpnet_fast.sampling import Pairs, Source
+from ekpnet_fast.ops.deterministic import gather
+from ekpnet_fast.sampling.pairs import Pairs, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

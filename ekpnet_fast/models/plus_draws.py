@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast import ops
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.sampling import RippleSets, localize
+from ekpnet_fast.sampling.batches import localize
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 __all__ = ["ItemSets", "clicked", "clicked_with", "views"]
 

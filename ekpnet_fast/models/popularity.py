@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.data import PreparedData
-from ekpnet_fast.metrics import best_threshold, popularity
+from ekpnet_fast.data.popularity import best_threshold, popularity
 from ekpnet_fast.models.base import Model
-from ekpnet_fast.sampling import Pairs, Source
+from ekpnet_fast.sampling.pairs import Pairs, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ekpnet_fast.fixed_order import fixed_order_sum, gather, in_pieces, linear_by_relation
 from ekpnet_fast.models.base import initial_rows
-from ekpnet_fast.sampling import Batch
+from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear_by_relation
+from ekpnet_fast.sampling.pairs import Batch
 
 
 class TransR(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import gather, linear
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import TransR
-from ekpnet_fast.sampling import Batch, Inputs, Pairs, Plan, Request, Source
+from ekpnet_fast.ops.deterministic import gather, linear
+from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
 
 if TYPE_CHECKING:
     from ekpnet_fast.config import RunConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError, DataError, quote
-from ekpnet_fast.ranking import MOST_ON_GPU
+from ekpnet_fast.evaluation.ranking import MOST_ON_GPU
 from ekpnet_fast.recommender.answers import Recommendation, Recommendations
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.state import Query, State

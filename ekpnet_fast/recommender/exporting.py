@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ekpnet_fast import reference
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender.state import Query, State
-from ekpnet_fast.sampling import Pairs
+from ekpnet_fast.sampling.pairs import Pairs
 
 INPUTS = ("heads", "relations", "tails", "counts", "items")
 MISSING = (

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from ekpnet_fast import training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, load_dataset
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.progress import Progress
+from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
-from ekpnet_fast.run import prepare_run
+from ekpnet_fast.runs.evaluate import prepare_run
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.progress import Progress
 
 
 def fit(
@@ -51,13 +51,13 @@ def fit(
         )
     with _threads(config.threads):
         prepared, graph = prepare_run(config, dataset)
-        outcome = training.train(config, prepared, graph, report or (lambda progress: None))
+        outcome = loop.train(config, prepared, graph, report or (lambda progress: None))
     return state_of(config, prepared, graph, outcome.model, outcome.stage)
 
 
 def _config(name: str, model: str, options: Mapping[str, Any]) -> RunConfig:
     # Only here, because its parser takes a while to import.
-    from ekpnet_fast.options import parse_run
+    from ekpnet_fast.runs.options import parse_run
 
     words = ["--dataset", name, "--model", model]
     for option, value in options.items():

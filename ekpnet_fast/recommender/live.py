@@ -13,9 +13,9 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import INT32_MAX, Int32
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.state import State
+from ekpnet_fast.sampling.graph import Graph
 
 Triple = tuple[Id, Id, Id]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
 from ekpnet_fast.recommender.state import Query, State
-from ekpnet_fast.sampling import RippleSets
-from ekpnet_fast.training import BACKENDS
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.progress import Progress
 from ekpnet_fast.recommender import exporting, fitting, reasons, store
 from ekpnet_fast.recommender import fidelity as measured
 from ekpnet_fast.recommender.answers import (
@@ -36,6 +35,7 @@ from ekpnet_fast.recommender.asking import (
 from ekpnet_fast.recommender.live import LiveGraph
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.state import State
+from ekpnet_fast.training.progress import Progress
 
 
 class Recommender:

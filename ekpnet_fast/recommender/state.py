@@ -20,12 +20,14 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
+from ekpnet_fast.evaluation.scoring import SCORED_PAIRS
 from ekpnet_fast.models import Model
+from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.names import Names
-from ekpnet_fast.sampling import Pairs, Request, RippleSets
-from ekpnet_fast.training import BACKENDS, SCORED_PAIRS
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Pairs, Request
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 @dataclass(frozen=True)

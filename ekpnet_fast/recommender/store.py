@@ -22,20 +22,21 @@ import numpy as np
 import polars as pl
 import torch
 
-from ekpnet_fast import __version__, results, tensor_file, training
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Int32, Rows
-from ekpnet_fast.device import resolve_device
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.files import write_text
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.models import MODELS, Model, build
+from ekpnet_fast.native.build import __version__
+from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
-from ekpnet_fast.sampling import Source, history_tensors
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Source, history_tensors
+from ekpnet_fast.storage import tensor_file
+from ekpnet_fast.storage.files import write_text
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 1
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
@@ -114,13 +115,13 @@ def save(state: State, folder: Path, *, overwrite: bool) -> None:
 
 
 def _write(state: State, folder: Path) -> None:
-    results.save_config(folder, state.config.without_output())
+    folder.save_config(folder, state.config.without_output())
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in {**state.model.state_dict(), **state.tables}.items()
     }
     facts = {"stage": state.stage, "data_hash": state.data_hash}
-    tensor_file.write(folder / results.MODEL_FILE, "model", weights, facts)
+    tensor_file.write(folder / folder.MODEL_FILE, "model", weights, facts)
     state.graph.save(folder / GRAPH_FILE)
     tensors = {
         "history_indptr": state.history_indptr,
@@ -165,23 +166,23 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
     """
     if (folder / MANIFEST).is_file():
         return _load_recommender(folder, device)
-    if (folder / results.METRICS_FILE).is_file():
+    if (folder / folder.METRICS_FILE).is_file():
         return _load_run(folder, data_root, device)
     raise DataError(
-        f"{folder}: found neither {MANIFEST} nor {results.METRICS_FILE}, expected the folder of a"
+        f"{folder}: found neither {MANIFEST} nor {folder.METRICS_FILE}, expected the folder of a"
         " recommender (Recommender.save) or of a finished run (train --output)"
     )
 
 
 def _config(folder: Path, *more: str) -> RunConfig:
     # Only here, because its parser takes a while to import.
-    from ekpnet_fast.options import parse_run
+    from ekpnet_fast.runs.options import parse_run
 
-    return parse_run(["--config", str(folder / results.CONFIG_FILE), *more])
+    return parse_run(["--config", str(folder / folder.CONFIG_FILE), *more])
 
 
 def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
-    results.load_metrics(folder)
+    folder.load_metrics(folder)
     root = () if data_root is None else ("--data-root", str(data_root))
     config = _config(folder, *root, "--device", device)
     there = resolve_device(device)
@@ -193,8 +194,8 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     )
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
-    model = training.build_model(config, prepared, graph)
-    stage, data_hash = results.load_model(folder, model)
+    model = build.build_model(config, prepared, graph)
+    stage, data_hash = folder.load_model(folder, model)
     if prepared.hash != data_hash:
         raise DataError(
             f"{folder}: trained on data with hash {data_hash}, found {prepared.hash};"
@@ -229,7 +230,7 @@ def _load_recommender(folder: Path, device: str) -> State:
         names["items"].ids.names,
     )
     model = MODELS[config.model](config, source)
-    stage, data_hash = results.load_model(folder, model)
+    stage, data_hash = folder.load_model(folder, model)
     model.to(there).eval()
     return State(
         config=config,

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from ekpnet_fast import __version__
 from ekpnet_fast.errors import EkpnetError, quote
+from ekpnet_fast.native.build import __version__
 from ekpnet_fast.serve import page, schemas
 from ekpnet_fast.serve.guard import Guard
 from ekpnet_fast.serve.pool import Busy, Overdue, Pool

@@ -10,8 +10,8 @@ import shop
 
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
-from ekpnet_fast.data.export import export_recbole, needed_threshold
-from ekpnet_fast.data.importing import import_dataset
+from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
+from ekpnet_fast.data.importing.importer import import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
 

@@ -13,9 +13,9 @@ import shop
 from ekpnet_fast import train
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
-from ekpnet_fast.data.formats_imported import read_ids
+from ekpnet_fast.data.formats.imported import read_ids
 from ekpnet_fast.data.ids import id_maps
-from ekpnet_fast.data.importing import UnfitDataError, import_dataset
+from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import results, run
+from ekpnet_fast.runs import evaluate, folder, runner
 
 USERS, ITEMS, ENTITIES, RELATIONS = 40, 30, 50, 3
 
@@ -62,7 +62,7 @@ def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, clicked=True, **more):
     }
     stages = ("pretrain", "train")[: len(seconds)]
     return {
-        "format": results.RUN_FORMAT,
+        "format": folder.RUN_FORMAT,
         "test": {"auc": auc, **clicks} if clicked else None,
         "ranking": lists if ranked else None,
         "epochs": [{"stage": stage} for stage in stages for _ in range(2)],
@@ -87,9 +87,9 @@ def fake_runs(monkeypatch):
     asked = []
 
     def fake(config, report):
-        with results.open_output(config.output, overwrite=config.overwrite):
+        with folder.open_output(config.output, overwrite=config.overwrite):
             asked.append(config)
-        prepared, _ = run.load(config, run.Stopwatch())
+        prepared, _ = evaluate.load(config, evaluate.Stopwatch())
         auc = {"ekpnet": 0.9, "ekp_no": 0.8}.get(config.model, 0.75) + 0.001 * config.seed
         metrics = metrics_of(
             auc=auc,
@@ -98,8 +98,8 @@ def fake_runs(monkeypatch):
             seed=config.seed,
             data_hash=prepared.hash,
         )
-        results.save_metrics(config.output, metrics)
+        folder.save_metrics(config.output, metrics)
         return metrics
 
-    monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(runner, "run", fake)
     return asked

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ekpnet_fast import run
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.experiments import cache, figures
+from ekpnet_fast.experiments import cache
 from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.experiments.runner import duration, expected_seconds
+from ekpnet_fast.runs import plotting, runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_everything_on_a_small_data_set(command, here):
     output, options = here
     code, out, err = command("all", *options)
     assert (code, err) == (0, "")
-    kinds = {"md", "csv"} | ({"svg"} if figures.has_matplotlib() else set())
+    kinds = {"md", "csv"} | ({"svg"} if plotting.has_matplotlib() else set())
     names = [*("table1", "table3", "table4", "table5"), *(f"figure{n}" for n in (4, 5, 6, 7))]
     assert {path.name for path in (output / "ripplenet").iterdir()} == {
         f"{name}.quick.{kind}" for name in names for kind in kinds
@@ -159,21 +159,21 @@ def test_code_version_sees_sources_and_native_code(monkeypatch, tmp_path):
 
 def test_a_failed_run_does_not_stop_the_others(command, here, fake_runs, monkeypatch):
     output, options = here
-    fake = run.run
+    fake = runner.run
 
     def failing(config, report):
         if config.model == "ekp_att" and config.seed == 0:
             raise TrainingError("the loss term bce is nan")
         return fake(config, report)
 
-    monkeypatch.setattr(run, "run", failing)
+    monkeypatch.setattr(runner, "run", failing)
     code, out, _ = command("table4", *options)
     assert code == 1
     assert "small ekp_att, seed 0: failed: the loss term bce is nan" in out
     page = (output / "ripplenet" / "table4.quick.md").read_text()
     assert "Failed and left out: small ekp_att, seed 0: the loss term bce is nan" in page
     assert len(cells_in(output)) == 2 * 5 - 1
-    monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(runner, "run", fake)
     assert command("table4", *options)[0] == 0
     assert len(cells_in(output)) == 2 * 5
 
@@ -229,14 +229,14 @@ def test_a_killed_command_loses_its_running_cell_only(command, here, moment):
 
 def test_ctrl_c_keeps_what_is_done(command, here, fake_runs, monkeypatch):
     output, options = here
-    fake = run.run
+    fake = runner.run
 
     def interrupted(config, report):
         if config.model == "ekpnet":
             raise KeyboardInterrupt
         return fake(config, report)
 
-    monkeypatch.setattr(run, "run", interrupted)
+    monkeypatch.setattr(runner, "run", interrupted)
     code, _, err = command("table3", *options, "--models", "ekpnet")
     assert code == 130 and "the same command goes on" in err
     assert len(cells_in(output)) == 2
@@ -246,7 +246,7 @@ def test_without_matplotlib_the_rest_is_written_and_it_is_said(
     command, here, fake_runs, monkeypatch
 ):
     output, options = here
-    monkeypatch.setattr(figures, "has_matplotlib", lambda: False)
+    monkeypatch.setattr(plotting, "has_matplotlib", lambda: False)
     code, out, _ = command("table3", *options)
     assert code == 0
     assert "matplotlib is missing; pip install 'ekpnet_fast[report]'" in out

@@ -9,19 +9,21 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
+from ekpnet_fast import ops
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.akupm import AKUPMOptions
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream
 
 
 def start(options):
     """A model and a batch in which slots are masked and whole hops are empty."""
     config = replace(CONFIG, model="akupm", options=options).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=6,
@@ -29,7 +31,7 @@ def start(options):
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     batch = next(iter(stream.epoch(1, ripple)))
     fewer = torch.arange(batch.counts.numel(), dtype=torch.int32).view_as(batch.counts) % 9
     clicked = batch.inputs["clicked_counts"].clone()

@@ -9,8 +9,11 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast import ops
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +24,10 @@ def one_thread(threads):
 def test_equations():
     config = replace(CONFIG, model="cke").resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=8,
@@ -33,7 +36,7 @@ def test_equations():
         plan=model.plan(config, "train"),
     )
     order = stream.order(1)
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     batch = next(iter(stream.epoch(1, ripple)))
     tables = {
         name: model.table(name)[batch.rows_of(space).long()] for name, space in model.spaces.items()
@@ -61,8 +64,8 @@ def test_triples_move_what_no_click_touches():
     stage = replace(CONFIG.train, epochs=1, lambda1=1.0)
     config = replace(CONFIG, model="cke", train=stage).resolved()
     prepared, graph = load(config)
-    before = training.build_model(config, prepared, graph)
-    after = training.train(config, prepared, graph).model
+    before = build.build_model(config, prepared, graph)
+    after = loop.train(config, prepared, graph).model
     items = prepared.dataset.num_items
     assert not torch.equal(before.entity[items:], after.entity[items:])
     assert not torch.equal(before.transr.projection, after.transr.projection)

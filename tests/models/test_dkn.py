@@ -8,12 +8,18 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, run, training
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
-from ekpnet_fast.options import parse_run
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.training import loop
 
 OPTIONS = DKNOptions(words=2, widths=3, filters=4, history=3, neighbors=2, hidden=5)
 
@@ -28,13 +34,13 @@ def setup():
     """A model with every weight drawn, as its biases start from 0, and the batches of an epoch."""
     config = replace(CONFIG, model="dkn", options=OPTIONS).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)
     for x in (*model.parameters(), model.word, model.entity):
         x.data.normal_(0, 0.5, generator=draw)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=0,
@@ -42,7 +48,7 @@ def setup():
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    return model, stream, training.sample_ripple_sets(config, graph, prepared)
+    return model, stream, build.sample_ripple_sets(config, graph, prepared)
 
 
 # ---- equations -----------------------------------------------------------------------------------
@@ -150,9 +156,9 @@ def test_a_history_of_the_target_alone_is_none(setup):
     request = Request(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
     inputs = model.inputs(request)
     assert inputs["history_counts"].tolist() == [1]
-    pairs = training.scored_pairs(
+    pairs = scoring.scored_pairs(
         model,
-        training.RippleSets.none(source.num_users),
+        RippleSets.none(source.num_users),
         request.users.numpy(),
         request.group_indptr,
         request.items,
@@ -186,10 +192,10 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 def test_movielens(data_root):
     """Three epochs of the default preset, above item popularity (0.891); Last.FM has no titles."""
     given = ["--model", "dkn", "--dataset", "movielens-1m", "--data-root", str(data_root)]
-    found = run.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
+    found = runner.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
     assert found["test"]["auc"] == pytest.approx(0.8936, abs=0.002)
     with pytest.raises(DataError, match="--model dkn reads the words of items: found a data set"):
-        run.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
+        runner.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
 
 
 # ---- titles --------------------------------------------------------------------------------------
@@ -225,7 +231,7 @@ def test_a_data_set_without_titles_is_refused_before_it_is_trained_on():
     prepared, graph = load(config, lambda dataset: replace(dataset, item_names=None))
     told = []
     with pytest.raises(DataError, match=r"--model dkn reads .* without titles, expected item_name"):
-        training.train(config, prepared, graph, told.append)
+        loop.train(config, prepared, graph, told.append)
     assert not told
 
 

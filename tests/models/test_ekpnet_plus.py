@@ -11,18 +11,21 @@ import torch
 from rich.console import Console
 from small_plus import CONFIG, STAGE, fit_linear, load, with_options
 
-from ekpnet_fast import metrics, ops, training
-from ekpnet_fast.affinity import Affinities, Knowledge, SignalOptions
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig
-from ekpnet_fast.data import Dataset, Rows, make_synthetic, prepare
-from ekpnet_fast.display import weights_text
+from ekpnet_fast.data import Dataset, Rows, make_synthetic, popularity, prepare
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
-from ekpnet_fast.models import MODELS
+from ekpnet_fast.evaluation import metrics, scoring
+from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
-from ekpnet_fast.sampling import Request, Source, TrainingRows
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions
+from ekpnet_fast.runs.display import weights_text
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Request, Source
+from ekpnet_fast.sampling.rows import TrainingRows
+from ekpnet_fast.training import loop
 
 both = pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
 
@@ -65,7 +68,7 @@ def test_a_training_row_is_described_without_its_fold(fitted):
 def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     """By folds in a batch, as where items differ by epoch, and from the table."""
     model, prepared, graph, folds = fitted
-    again = training.build_model(with_options("linear"), prepared, graph)
+    again = build.build_model(with_options("linear"), prepared, graph)
     items = folds.rows.items
     again.begin(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
@@ -83,7 +86,7 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
 @both
 def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
     prepared, graph = load()
-    outcome = training.train(with_options(model), prepared, graph)
+    outcome = loop.train(with_options(model), prepared, graph)
     source = outcome.model.source
     known = torch.tensor([5, 2], dtype=torch.int32)
     history = source.histories.of(known)
@@ -105,10 +108,10 @@ def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
 def test_train_negatives_of_a_user_describe_nobody(model):
     """Only the rows themselves change where negatives do; features look at histories."""
     prepared, graph = load()
-    built = training.build_model(with_options(model), prepared, graph)
+    built = build.build_model(with_options(model), prepared, graph)
     train = prepared.train
     moved = Rows(train.users, np.where(train.labels == 1, train.items, 0), train.labels)
-    other = training.build_model(with_options(model), replace(prepared, train=moved), graph)
+    other = build.build_model(with_options(model), replace(prepared, train=moved), graph)
     ids = torch.arange(10, dtype=torch.int32)
     ends, items = torch.arange(11) * 8, torch.arange(80, dtype=torch.int32)
     found = [
@@ -163,7 +166,7 @@ def test_artefacts_of_the_split_are_not_learned(model):
     """A look-up of the label rate by count gains from them, and that is what is not gained here."""
     prepared = prepare(planted(), 0)
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    counts = metrics.popularity(prepared.history_items, prepared.dataset.num_items)
+    counts = popularity.popularity(prepared.history_items, prepared.dataset.num_items)
     valid, test = prepared.valid, prepared.test
     # The artefact is there: nothing but counts is looked at, and rates are learned on validation.
     rate = np.array(
@@ -175,12 +178,12 @@ def test_artefacts_of_the_split_are_not_learned(model):
 
     quick = replace(STAGE, epochs=4, batch_size=256, lr=5e-3)
     config = replace(with_options(model), pretrain=quick, train=quick)
-    outcome = training.train(config, prepared, graph)
-    scores = training.score_rows(
+    outcome = loop.train(config, prepared, graph)
+    scores = scoring.score_rows(
         ops,
         outcome.model,
-        training.sample_ripple_sets(config, graph, prepared),
-        training.rows_by_user(test, prepared),
+        build.sample_ripple_sets(config, graph, prepared),
+        scoring.rows_by_user(test, prepared),
         stage=outcome.stage,
     )
     found = metrics.click_metrics(test, scores, prepared)
@@ -200,7 +203,7 @@ def test_artefacts_of_the_split_are_not_learned(model):
 @both
 def test_the_response_to_popularity_never_falls(model, fitted):
     _, prepared, graph, _ = fitted
-    outcome = training.train(with_options(model, ease=10.0), prepared, graph)
+    outcome = loop.train(with_options(model, ease=10.0), prepared, graph)
     weights = outcome.model.weights_by_name()
     assert len(weights) == len(outcome.model.linear.names)
     assert min(weights.values()) >= 0 and max(weights.values()) > 0
@@ -212,14 +215,14 @@ def test_the_response_to_popularity_never_falls(model, fitted):
 
 def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
-    plus = training.build_model(with_options("ekpnet_plus", item_bias=True), prepared, graph)
+    plus = build.build_model(with_options("ekpnet_plus", item_bias=True), prepared, graph)
     plus.begin(TrainingRows(folds.rows, folds.histories, 5))
     plus.item_bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
     plain = MODELS["ekpnet"](replace(CONFIG, folds=1, model="ekpnet").resolved(), plus.source)
     plain.load_state_dict(
         {name: value for name, value in plus.state_dict().items() if name in plain.state_dict()}
     )
-    sets = training.sample_ripple_sets(plain_config(), graph, prepared)
+    sets = build.sample_ripple_sets(plain_config(), graph, prepared)
     users, ends = np.arange(4, dtype=np.int32), torch.arange(5) * 3
     items = torch.arange(12, dtype=torch.int32)
     for stage in ("pretrain", "train"):
@@ -227,7 +230,7 @@ def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
             model.logits(
                 ops,
                 {name: model.table(name) for name in model.spaces},
-                training.scored_pairs(model, sets, users, ends, items),
+                scoring.scored_pairs(model, sets, users, ends, items),
                 stage=stage,
             )
             for model in (plus, plain)
@@ -249,11 +252,11 @@ def test_more_draws_average_logits_of_several_ripple_sets(fitted):
     found = {}
     for draws in (1, 2, 3):
         config = replace(with_options("ekpnet_plus", draws=draws), shape=few)
-        model = training.build_model(config, prepared, graph)
+        model = build.build_model(config, prepared, graph)
         model.begin(TrainingRows(folds.rows, folds.histories, 5))
         model.entity.mul_(20)
-        sets = training.sample_ripple_sets(config, graph, prepared)
-        pairs = training.scored_pairs(model, sets, users, ends, items)
+        sets = build.sample_ripple_sets(config, graph, prepared)
+        pairs = scoring.scored_pairs(model, sets, users, ends, items)
         tables = {name: model.table(name) for name in model.spaces}
         found[draws] = model.logits(ops, tables, pairs, stage="train")
         inputs = pairs.inputs
@@ -289,14 +292,14 @@ def test_clicked_items_are_attended_to(fitted):
     """rho^0 . v_o with rho^0 = softmax(h W . v_o) h over the clicked items, by plain loops."""
     _, prepared, graph, folds = fitted
     config = with_options("ekpnet_plus", clicked=True)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     model.entity.mul_(10)
     model.hop.data.normal_(generator=torch.Generator().manual_seed(0))
     users, ends = np.arange(3, dtype=np.int32), torch.tensor([0, 2, 3, 5])
     items = torch.tensor([1, 2, 3, 4, 5], dtype=torch.int32)
-    sets = training.sample_ripple_sets(config, graph, prepared)
-    pairs = training.scored_pairs(model, sets, users, ends, items)
+    sets = build.sample_ripple_sets(config, graph, prepared)
+    pairs = scoring.scored_pairs(model, sets, users, ends, items)
     tables = {name: model.table(name) for name in model.spaces}
     both_parts = model.logits(ops, tables, pairs, stage="pretrain")
     model.options = EKPNetPlusOptions()
@@ -315,8 +318,8 @@ def test_clicked_items_are_attended_to(fitted):
 
 def test_warm_rows_are_the_joint_projections(fitted):
     _, prepared, graph, _ = fitted
-    warm = training.build_model(with_options("ekpnet_plus", warm=True), prepared, graph)
-    cold = training.build_model(with_options("ekpnet_plus"), prepared, graph)
+    warm = build.build_model(with_options("ekpnet_plus", warm=True), prepared, graph)
+    cold = build.build_model(with_options("ekpnet_plus"), prepared, graph)
     I = prepared.dataset.num_items  # noqa: E741
     vectors = warm.linear.affinities.leading(4)
     assert vectors.shape == (I, 4)
@@ -333,8 +336,8 @@ def test_warm_rows_are_the_joint_projections(fitted):
 )
 def test_options_train(changes):
     prepared, graph = load()
-    default = training.train(with_options("ekpnet_plus"), prepared, graph)
-    outcome = training.train(with_options("ekpnet_plus", **changes), prepared, graph)
+    default = loop.train(with_options("ekpnet_plus"), prepared, graph)
+    outcome = loop.train(with_options("ekpnet_plus", **changes), prepared, graph)
     assert all(np.isfinite(record.loss) for record in outcome.records)
     assert outcome.records[-1].loss != default.records[-1].loss
     if "item_bias" in changes:
@@ -361,7 +364,7 @@ def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"ease is 5.0, expected 0 for 80 items: it holds them all"
     ):
-        training.build_model(with_options("linear", ease=5.0), prepared, graph)
+        build.build_model(with_options("linear", ease=5.0), prepared, graph)
 
 
 def test_both_have_the_same_linear_part():
@@ -385,13 +388,13 @@ def test_the_recbole_protocol_is_trained_with_folds(model):
     dataset = make_synthetic(CONFIG.synthetic)
     prepared = prepare(dataset, 0, "recbole")
     graph = Graph.from_dataset(dataset, inverse=True)
-    outcome = training.train(
+    outcome = loop.train(
         replace(with_options(model), protocol="recbole").resolved(), prepared, graph
     )
     assert max(outcome.model.weights_by_name().values()) > 0
     assert all(np.isfinite(record.loss) for record in outcome.records)
-    scorer = training.catalogue_scorer(
-        ops, outcome.model, training.sample_ripple_sets(with_options(model), graph, prepared),
+    scorer = scoring.catalogue_scorer(
+        ops, outcome.model, build.sample_ripple_sets(with_options(model), graph, prepared),
         dataset.num_items, stage=outcome.stage,
     )  # fmt: skip
     assert scorer(np.array([0, 1], dtype=np.int32)).isfinite().all()
@@ -407,7 +410,7 @@ def test_histories_are_never_empty_lists_of_the_wrong_user(fitted):
         histories=nobody, ids=torch.zeros(1, dtype=torch.int32),
     )  # fmt: skip
     logits = model.inputs(request)["linear"].numpy()
-    counts = metrics.popularity(prepared.history_items, I)
+    counts = popularity.popularity(prepared.history_items, I)
     popular = model.linear.weights()["popularity"]
     assert np.isfinite(logits).all()
     if popular > 0:

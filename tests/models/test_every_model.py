@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast import checkpoint, metrics, ops, reference, run, training
-from ekpnet_fast.checkpoint import Keeper
+from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.models import MODELS
-from ekpnet_fast.sampling import BatchStream
-from ekpnet_fast.signals import Interrupted
+from ekpnet_fast.evaluation import metrics, scoring
+from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.ops import reference
+from ekpnet_fast.runs import evaluate, runner
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.training import loop, step
+from ekpnet_fast.training.signals import Interrupted
 
 STAGE = StageConfig(
     epochs=2, batch_size=64, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
@@ -56,11 +61,11 @@ def load(config):
 def start(config, name, backend=ops):
     """A trainer of an untrained model, and the batches of its first epoch."""
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stage, plan = getattr(config, name), model.plan(config, name)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=0 if plan.triples == "none" else stage.triples,
@@ -68,8 +73,8 @@ def start(config, name, backend=ops):
         reads=model.reads,
         plan=plan,
     )
-    ripple = training.sample_ripple_sets(config, graph, prepared)
-    trainer = training.StageTrainer(model, stage, backend, name)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
+    trainer = step.StageTrainer(model, stage, backend, name)
     return trainer, list(stream.epoch(1, ripple))
 
 
@@ -91,7 +96,7 @@ def test_declaration(model):
     assert set(kind.stages) <= {"pretrain", "train"}
     config = config_of(model)
     prepared, graph = load(config)
-    built = training.build_model(config, prepared, graph)
+    built = build.build_model(config, prepared, graph)
     sizes = {
         "entity": graph.num_entities,
         "user": prepared.dataset.num_users,
@@ -190,7 +195,7 @@ def test_threads_do_not_change_a_bit(model, threads):
     outcomes = []
     for count in (1, 2, 8):
         threads(count)
-        outcomes.append(training.train(config, *data))
+        outcomes.append(loop.train(config, *data))
     for other in outcomes[1:]:
         assert_same_state(outcomes[0].model, other.model)
         assert [r.loss for r in outcomes[0].records] == [r.loss for r in other.records]
@@ -201,7 +206,7 @@ def test_seed_decides(model):
     data = load(CONFIG)
     quick = replace(STAGE, epochs=1)
     first, again, other = (
-        training.train(config_of(model, pretrain=quick, train=quick, seed=seed), *data).model
+        loop.train(config_of(model, pretrain=quick, train=quick, seed=seed), *data).model
         for seed in (3, 3, 4)
     )
     assert_same_state(first, again)
@@ -244,14 +249,14 @@ def test_learns_a_planted_graph(model):
     config = config_of(model, shape=ModelConfig(width=8, slots=8), pretrain=stage, train=stage)
     dataset = planted()
     prepared, graph = prepare(dataset, 0), Graph.from_dataset(dataset, inverse=True)
-    outcome = training.train(config, prepared, graph)
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    outcome = loop.train(config, prepared, graph)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     for rows in (prepared.train, prepared.test):
-        scores = training.score_rows(
+        scores = scoring.score_rows(
             ops,
             outcome.model,
             ripple,
-            training.rows_by_user(rows, prepared),
+            scoring.rows_by_user(rows, prepared),
             stage=outcome.stage,
         )
         assert metrics.auc(rows.labels, scores) > 0.97
@@ -272,7 +277,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path
     config = config_of(model, protocol=protocol, folds=folds)
     dataset = make_synthetic(config.synthetic)
     data = prepare(dataset, config.seed, protocol), Graph.from_dataset(dataset, inverse=True)
-    undisturbed = training.train(config, *data)
+    undisturbed = loop.train(config, *data)
     places = []
     while True:
         polls = iter(range(5))
@@ -284,7 +289,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path
             stopped=lambda left=polls: SIGTERM if next(left) == 4 else None,
         ) as keeper:
             try:
-                outcome = training.train(config, *data, keeper=keeper)
+                outcome = loop.train(config, *data, keeper=keeper)
                 break
             except Interrupted as stop:
                 places.append(stop.where)
@@ -305,24 +310,24 @@ def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path
 def test_ranking_agrees_with_rows(model, monkeypatch):
     config = config_of(model)
     prepared, graph = load(config)
-    outcome = training.train(config, prepared, graph)
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    outcome = loop.train(config, prepared, graph)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     rows, items = prepared.test, prepared.dataset.num_items
-    by_row = training.score_rows(
+    by_row = scoring.score_rows(
         ops,
         outcome.model,
         ripple,
-        training.rows_by_user(rows, prepared),
+        scoring.rows_by_user(rows, prepared),
         stage=outcome.stage,
     )
     assert by_row.shape == (len(rows),) and np.isfinite(by_row).all()
-    scorer = training.catalogue_scorer(ops, outcome.model, ripple, items, stage=outcome.stage)
+    scorer = scoring.catalogue_scorer(ops, outcome.model, ripple, items, stage=outcome.stage)
     users = np.arange(prepared.dataset.num_users, dtype=np.int32)
     table = scorer(users).numpy()
     assert table.shape == (len(users), items)
     assert table[rows.users, rows.items] == pytest.approx(by_row, rel=1e-5, abs=1e-6)
     # Users in any order, one at a time.
-    monkeypatch.setitem(training.SCORED_PAIRS, "cpu", 1)
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 1)
     assert scorer(users[[5, 2]]).numpy() == pytest.approx(table[[5, 2]], rel=1e-5, abs=1e-6)
 
 
@@ -332,11 +337,11 @@ def test_a_finished_run_is_evaluated_to_the_same_numbers(model, tmp_path, thread
     config = config_of(
         model, pretrain=quick, train=quick, threads=1, output=tmp_path / "run", device="cpu"
     )
-    written = run.run(config)
+    written = runner.run(config)
     assert written["model"] == model
     assert 0 <= written["test"]["auc"] <= 1 and written["ranking"] is not None
-    found, stored = run.evaluate_run(tmp_path / "run")
-    assert run.same_metrics(found, stored)
+    found, stored = evaluate.evaluate_run(tmp_path / "run")
+    assert evaluate.same_metrics(found, stored)
 
 
 # ---- devices -------------------------------------------------------------------------------------
@@ -346,6 +351,6 @@ def test_a_finished_run_is_evaluated_to_the_same_numbers(model, tmp_path, thread
 @every_model
 def test_trains_on_a_gpu_as_on_the_cpu(model):
     data = load(CONFIG)
-    found = [training.train(config_of(model, device=device), *data) for device in ("cpu", "cuda")]
+    found = [loop.train(config_of(model, device=device), *data) for device in ("cpu", "cuda")]
     for ours, theirs in zip(found[1].records, found[0].records, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)

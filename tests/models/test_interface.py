@@ -10,12 +10,16 @@ import pytest
 import torch
 from test_training import CONFIG, STAGE, load
 
-from ekpnet_fast import ops, run, training
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.fixed_order import fixed_order_sum, gather
-from ekpnet_fast.models import MODELS
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.base import Model, initial_rows
-from ekpnet_fast.sampling import BatchStream, Plan
+from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
+from ekpnet_fast.runs import evaluate, runner
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Plan
+from ekpnet_fast.training import loop, step
 
 CROSSES = 50
 
@@ -105,7 +109,7 @@ def stream_of(model, config, name, graph, prepared):
     stage = getattr(config, name)
     return BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=stage.triples,
@@ -118,8 +122,8 @@ def stream_of(model, config, name, graph, prepared):
 def test_ids_become_positions_space_by_space():
     config = config_of().resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    model = build.build_model(config, prepared, graph)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     stream = stream_of(model, config, "train", graph, prepared)
     order = stream.order(4)
     for i, batch in enumerate(b for b in stream.epoch(4, ripple) if b.num_pairs):
@@ -147,9 +151,9 @@ def test_ids_become_positions_space_by_space():
 def test_a_stage_of_triples_alone():
     config = config_of().resolved()
     prepared, graph = load(config)
-    before = training.build_model(config, prepared, graph)
+    before = build.build_model(config, prepared, graph)
     told = []
-    outcome = training.train(
+    outcome = loop.train(
         replace(config, train=replace(STAGE, epochs=0)), prepared, graph, told.append
     )
     records = outcome.records
@@ -161,7 +165,7 @@ def test_a_stage_of_triples_alone():
         assert torch.equal(outcome.model.table(name), before.table(name))
     assert not torch.equal(outcome.model.table("entity"), before.table("entity"))
     stream = stream_of(before, config, "pretrain", graph, prepared)
-    batches = list(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared)))
+    batches = list(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared)))
     assert len(batches) == -(-graph.num_triples // 32)
     assert {(b.num_pairs, b.size, b.triple_heads.numel()) for b in batches} == {(0, 32, 64)}
 
@@ -170,14 +174,14 @@ def test_a_stage_of_triples_alone():
 def test_triples_apart(every):
     config = config_of(options=ToyOptions(every)).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stream = stream_of(model, config, "train", graph, prepared)
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     kinds = [b.num_pairs > 0 for b in stream.epoch(1, ripple)]
     pairs = len(stream.order(1).cuts) - 1
     expected = [x for i in range(pairs) for x in [True] + [False] * ((i + 1) % every == 0)]
     assert kinds == expected and not all(kinds)
-    trainer = training.StageTrainer(model, config.train, ops, "train")
+    trainer = step.StageTrainer(model, config.train, ops, "train")
     users = model.user.clone()
     for batch in stream.epoch(1, ripple):
         terms = trainer.step(batch)
@@ -194,12 +198,12 @@ def test_what_is_not_decayed():
     """Without a gradient of its own a row moves by its decay alone."""
     config = config_of().resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     model.cross.fill_(1.0)
     stage = replace(config.train, lambda3=1e4)
-    trainer = training.StageTrainer(model, stage, ops, "train")
+    trainer = step.StageTrainer(model, stage, ops, "train")
     stream = stream_of(model, config, "train", graph, prepared)
-    batch = next(iter(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared))))
+    batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
     trainer.step(batch)
     rows = batch.rows_of("cross").long()
     assert trainer.m["cross"][rows].abs().max() < 1  # the decay alone would be 0.1 * 1e4 / 64
@@ -208,10 +212,10 @@ def test_what_is_not_decayed():
 
 def test_whole_run(tmp_path):
     config = config_of(output=tmp_path / "run", ranking=True, threads=1).resolved()
-    written = run.run(config)
+    written = runner.run(config)
     assert [r["stage"] for r in written["epochs"]] == ["pretrain"] * 3 + ["train"] * 3
-    found, stored = run.evaluate_run(tmp_path / "run")
-    assert run.same_metrics(found, stored)
+    found, stored = evaluate.evaluate_run(tmp_path / "run")
+    assert evaluate.same_metrics(found, stored)
     assert stored["epochs"][0]["valid_auc"] is None
 
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.kcan import KCANOptions
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
 
 
 def start(hops=2, options=None):
@@ -19,13 +22,13 @@ def start(hops=2, options=None):
     options = options or KCANOptions(sampled=4, kept=3)
     config = replace(CONFIG, model="kcan", shape=shape, options=options).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that attention is not all but uniform
         for weights in (model.entity, model.user, model.relation, model.W_c):
             weights *= 3
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=6,
@@ -33,7 +36,7 @@ def start(hops=2, options=None):
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    return model, next(iter(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared))))
+    return model, next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
 
 
 class ByDefinition:

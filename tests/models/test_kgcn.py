@@ -10,11 +10,14 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
+from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
 K = 3
@@ -29,12 +32,12 @@ def start(aggregator="sum", hops=2, **sampling):
         options=KGCNOptions(K, aggregator),
     ).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that ReLU's bend and zero biases hide nothing
         model.b.uniform_(0.1, 0.5, generator=torch.Generator().manual_seed(1))
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=6,
         triples=0,
@@ -42,7 +45,7 @@ def start(aggregator="sum", hops=2, **sampling):
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    batch = next(iter(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared))))
+    batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
     return model, graph, batch
 
 

@@ -12,22 +12,27 @@ import torch
 from problems import threads
 from small_plus import fit_linear, load, with_options
 
-from ekpnet_fast import ops, reference, training
-from ekpnet_fast.affinity import Affinities, Knowledge
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.graph import Graph
-from ekpnet_fast.histories import Histories
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
 from ekpnet_fast.models.linear import LinearOptions
-from ekpnet_fast.sampling import Request, TrainingRows
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.rows import TrainingRows
+from ekpnet_fast.training import loop
 
 DRAWING = {"mf": {"mf": 4}, "clicked_with": {"clicked_with": 3}, "item_side": {"item_side": 5}}
 
 
 def scored(model, config, prepared, graph, users, ends, items):
     """Logits of pairs by whole tables, and the pairs."""
-    sets = training.sample_ripple_sets(config, graph, prepared)
-    pairs = training.scored_pairs(model, sets, users, ends, items)
+    sets = build.sample_ripple_sets(config, graph, prepared)
+    pairs = scoring.scored_pairs(model, sets, users, ends, items)
     tables = {name: model.table(name) for name in model.spaces}
     return model.logits(ops, tables, pairs, stage="pretrain").detach(), pairs
 
@@ -42,7 +47,7 @@ def test_what_an_option_adds(option, fitted):
     """To the logit without it, by plain loops in float64."""
     _, prepared, graph, folds = fitted
     config = with_options("ekpnet_plus", **DRAWING[option])
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     model.entity.mul_(10)
     model.relation.data.mul_(5)
@@ -100,7 +105,7 @@ def clicked_by(prepared, user):
 def test_what_was_clicked_together_is_cross_fitted(fitted):
     """The tails that a training row sees were clicked with its heads outside its fold."""
     _, prepared, graph, folds = fitted
-    model = training.build_model(with_options("ekpnet_plus", clicked_with=4), prepared, graph)
+    model = build.build_model(with_options("ekpnet_plus", clicked_with=4), prepared, graph)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:60].int()
     request = Request(
@@ -147,7 +152,7 @@ def test_the_contrastive_term_is_info_nce(fitted):
     losses = {}
     for weight in (0.0, 0.5, 1.0):
         config = with_options("ekpnet_plus", contrast=weight)
-        model = training.build_model(config, prepared, graph)
+        model = build.build_model(config, prepared, graph)
         model.begin(TrainingRows(folds.rows, folds.histories, 5))
         request = Request(
             torch.zeros(1, dtype=torch.int32), torch.tensor([0, 9]), torch.arange(9).int(), 1
@@ -184,8 +189,8 @@ def test_options_that_draw_train_the_same_bits_at_any_number_of_threads(changes)
     found = []
     for count in (1, 4):
         with threads(count):
-            found.append(training.train(config, prepared, graph).model.state_dict())
-    default = training.train(with_options("ekpnet_plus"), prepared, graph).model
+            found.append(loop.train(config, prepared, graph).model.state_dict())
+    default = loop.train(with_options("ekpnet_plus"), prepared, graph).model
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
     assert not torch.equal(found[0]["entity"], default.entity)
@@ -194,7 +199,7 @@ def test_options_that_draw_train_the_same_bits_at_any_number_of_threads(changes)
 def test_items_are_asked_for_by_more_users_than_there_are_rows(fitted):
     _, prepared, graph, folds = fitted
     config = with_options("ekpnet_plus", item_side=4)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     G = graph.num_entities + 5
     users = np.arange(G, dtype=np.int32) % prepared.dataset.num_users
@@ -206,7 +211,7 @@ def test_items_are_asked_for_by_more_users_than_there_are_rows(fitted):
 def test_masked_slots_touch_nothing_besides(fitted):
     """Every id that the options give is of an item or entity that some valid slot or pair names."""
     _, prepared, graph, folds = fitted
-    model = training.build_model(with_options("ekpnet_plus", **ALL), prepared, graph)
+    model = build.build_model(with_options("ekpnet_plus", **ALL), prepared, graph)
     model.begin(TrainingRows(folds.rows, folds.histories, 5))
     items = torch.arange(10, 18).int()
     request = Request(torch.arange(4).int(), torch.arange(5) * 2, items, 1)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import run, training
+from ekpnet_fast.runs import evaluate
+from ekpnet_fast.training import loop
 
 
 def test_is_the_popularity_row():
     config = replace(CONFIG, model="popularity", ranking=True).resolved()
     prepared, graph = load(config)
-    outcome = training.train(config, prepared, graph)
-    found = run.evaluate(config, prepared, graph, outcome)
+    outcome = loop.train(config, prepared, graph)
+    found = evaluate.evaluate(config, prepared, graph, outcome)
     assert outcome.records == []
     assert found["test"] == found["popularity"]
     assert found["ranking"] == found["popularity_ranking"]
@@ -24,7 +25,7 @@ def test_is_the_popularity_row():
 def test_monotone_in_the_count():
     config = replace(CONFIG, model="popularity").resolved()
     prepared, graph = load(config)
-    model = training.train(config, prepared, graph).model
+    model = loop.train(config, prepared, graph).model
     counts = torch.bincount(
         torch.from_numpy(prepared.history_items), minlength=prepared.dataset.num_items
     )

@@ -8,17 +8,20 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, reference, training
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.ripp_mkr import RippMKROptions
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.batches import BatchStream
 
 
 def start(**options):
     """A model whose biases are not 0, a batch of pairs and a batch of triples."""
     config = replace(CONFIG, model="ripp_mkr", options=RippMKROptions(**options)).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3, generator=draw))
@@ -26,7 +29,7 @@ def start(**options):
         model.table(name).uniform_(-1, 1, generator=draw)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=20,
@@ -34,7 +37,7 @@ def start(**options):
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    batches = list(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared)))
+    batches = list(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared)))
     return model, batches, batches[0], next(b for b in batches if not b.num_pairs)
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, reference, training
+from ekpnet_fast import ops
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.ripplenet import RippleNetOptions
-from ekpnet_fast.sampling import BatchStream
+from ekpnet_fast.ops import reference
+from ekpnet_fast.sampling.batches import BatchStream
 
 UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 
@@ -19,10 +22,10 @@ UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 def start(options):
     config = replace(CONFIG, model="ripplenet", options=options).resolved()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=0,
@@ -30,7 +33,7 @@ def start(options):
         reads=model.reads,
         plan=model.plan(config, "train"),
     )
-    ripple = training.sample_ripple_sets(config, graph, prepared)
+    ripple = build.sample_ripple_sets(config, graph, prepared)
     batch = next(iter(stream.epoch(1, ripple)))
     # Some slots masked, and some hops all but empty.
     fewer = torch.arange(batch.counts.numel(), dtype=torch.int32).view_as(batch.counts) % 8

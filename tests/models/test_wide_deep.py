@@ -8,10 +8,14 @@ import pytest
 import torch
 from test_training import CONFIG, load
 
-from ekpnet_fast import ops, training
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.models import build
 from ekpnet_fast.models.wide_deep import WideDeepOptions
-from ekpnet_fast.sampling import BatchStream, Request
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +33,13 @@ def config_of(**changes):
 def test_equation():
     config = config_of()
     prepared, graph = load(config)
-    model = training.build_model(config, prepared, graph)
+    model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)
     for x in (*model.parameters(), *(model.table(name) for name in model.spaces)):
         x.data.normal_(0, 0.5, generator=draw)
     stream = BatchStream(
         graph,
-        training.rows_by_user(prepared.train, prepared),
+        scoring.rows_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=0,
@@ -44,7 +48,7 @@ def test_equation():
         plan=model.plan(config, "train"),
     )
     order = stream.order(1)
-    batch = next(iter(stream.epoch(1, training.sample_ripple_sets(config, graph, prepared))))
+    batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
     tables = {
         name: model.table(name)[batch.rows_of(space).long()] for name, space in model.spaces.items()
     }
@@ -66,7 +70,7 @@ def test_equation():
 def test_crosses_spread():
     """By chance over all weights: n crosses on n weights meet 1 - 1/e of them."""
     config = config_of(options=WideDeepOptions(crosses=1000))
-    model = training.build_model(config, *load(config))
+    model = build.build_model(config, *load(config))
     users = torch.arange(50, dtype=torch.int32)
     items = torch.arange(20, dtype=torch.int32).repeat(50)
     found = model.inputs(Request(users, torch.arange(51) * 20, items, epoch=0))["cross"]
@@ -78,10 +82,10 @@ def test_stages():
     """Triples move entities and TransR only; clicks move everything else and only that."""
     config = config_of(options=WideDeepOptions(crosses=1000))
     data = load(config)
-    start = training.build_model(config, *data).state_dict()
+    start = build.build_model(config, *data).state_dict()
     idle = replace(config.train, epochs=0)
-    pretrained = training.train(replace(config, train=idle), *data).model.state_dict()
-    trained = training.train(config, *data).model.state_dict()
+    pretrained = loop.train(replace(config, train=idle), *data).model.state_dict()
+    trained = loop.train(config, *data).model.state_dict()
     of_triples = {"entity", "transr.relation", "transr.projection"}
     assert of_triples == {k for k in start if not torch.equal(start[k], pretrained[k])}
     moved = {k for k in start if not torch.equal(pretrained[k], trained[k])}

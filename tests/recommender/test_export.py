@@ -9,11 +9,12 @@ import pytest
 import torch
 from cinema import FILMS, fitted
 
-from ekpnet_fast import export, ops, reference
+from ekpnet_fast import export, ops
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.recommender.exporting import INPUTS, ScoringGraph
-from ekpnet_fast.sampling import Pairs
+from ekpnet_fast.sampling.pairs import Pairs
 
 FAMILY = ["ekpnet", "ekp_att", "ekp_frame", "ekp_no"]
 HISTORY = ["alien", "casablanca"]

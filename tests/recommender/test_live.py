@@ -10,9 +10,9 @@ import torch
 from cinema import TRIPLES, cinema, fitted
 
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.graph import Graph
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.sampling.graph import Graph
 
 
 def graph_of(triples, entities=10):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ekpnet_fast.data import load_dataset, prepare
-from ekpnet_fast.ranking import rank_all, ranking_task
+from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.recommender import Recommender
 
 pytestmark = pytest.mark.data

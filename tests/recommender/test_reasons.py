@@ -12,12 +12,13 @@ import pytest
 import torch
 from cinema import NAMES, cinema, fitted
 
-from ekpnet_fast import ops, reference
+from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.recommender.reasons import masked_logits, paths_of
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 RIPPLE = [name for name in MODELS if MODELS[name].ripple]
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from cinema import FILMS, SMALL, cinema, fitted
 
-from ekpnet_fast import training
 from ekpnet_fast.data import Interactions, prepare
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.ops import backends
 from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.sampling import RippleSets
+from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 def evaluated(recommender):
@@ -32,8 +33,8 @@ def evaluated(recommender):
             slots=shape.slots,
             seed=state.config.seed,
         )
-    backend = training.BACKENDS[state.config.backend]
-    score = training.catalogue_scorer(
+    backend = backends.BACKENDS[state.config.backend]
+    score = scoring.catalogue_scorer(
         backend, state.model, ripple, state.num_items, stage=state.stage
     )
     return score(np.arange(len(state.users), dtype=np.int32))

@@ -8,13 +8,13 @@ import shutil
 import pytest
 from cinema import cinema, fitted
 
-from ekpnet_fast import run
-from ekpnet_fast.data.formats_imported import write_imported
+from ekpnet_fast.data.formats.imported import write_imported
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.options import parse_run
 from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.tensor_file import read, write
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.storage.tensor_file import read, write
 
 WORDS = ["--epochs", "1", "--shape.width", "4", "--shape.slots", "8", "--ranking", "false"]
 
@@ -62,7 +62,7 @@ def trained(tmp_path):
     data = tmp_path / "data" / "cinema"
     write_imported(cinema(), data, {}, overwrite=False)
     words = ["--dataset", "cinema", "--data-root", str(data.parent), *WORDS]
-    run.run(parse_run([*words, "--output", str(tmp_path / "run")]))
+    runner.run(parse_run([*words, "--output", str(tmp_path / "run")]))
     return tmp_path / "run", data
 
 

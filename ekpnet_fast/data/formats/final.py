@@ -1,0 +1,144 @@
+"""The "final" format of RippleNet, KGCN, CKAN, MCCLK and their relatives.
+
+``ratings_final.npy`` or ``.txt`` holds rows ``user item label``; ``kg_final.npy`` or ``.txt`` rows
+``head relation tail``. All ids are 0-based numbers, and an item's id is its entity id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ekpnet_fast.data.formats.parse import (
+    Column,
+    line_of,
+    load_array,
+    read_lines,
+    read_table,
+    to_numpy,
+)
+from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Rows
+from ekpnet_fast.errors import DataError
+
+__all__ = ["KG_FILES", "RATING_FILES", "has_final", "load_final", "read_names"]
+
+RATING_FILES = ("ratings_final.npy", "ratings_final.txt")
+KG_FILES = ("kg_final.npy", "kg_final.txt")
+
+_ID = "a whole number from 0 to 2147483646"
+_RATING_COLUMNS = (
+    Column("user", maximum=INT32_MAX - 1, expected=_ID),
+    Column("item", maximum=INT32_MAX - 1, expected=_ID),
+    Column("label", maximum=1, expected="0 or 1"),
+)
+_KG_COLUMNS = tuple(
+    Column(name, maximum=INT32_MAX - 1, expected=_ID) for name in ("head", "relation", "tail")
+)
+
+
+def has_final(folder: Path) -> bool:
+    """Whether the folder holds a ratings_final or a kg_final file."""
+    return any((folder / name).is_file() for name in RATING_FILES + KG_FILES)
+
+
+def load_final(folder: Path, name: str) -> Dataset:
+    """Read a folder in the final format.
+
+    The numbers of users, items and relations are the largest id plus one; the number of entities
+    is the largest id over triples and items plus one, so ids without triples keep their place.
+    If present, ``item_names.txt`` (``item<TAB>name``) and ``relations.txt`` (a name a line) are
+    read.
+
+    Raises:
+        DataError: a missing or broken file, with line and finding.
+    """
+    rating_file = _first(folder, RATING_FILES)
+    kg_file = _first(folder, KG_FILES)
+    users, items, labels = _read(rating_file, _RATING_COLUMNS)
+    heads, relations, tails = _read(kg_file, _KG_COLUMNS)
+    rows = Rows(users, items, labels.astype(np.int8))
+    _check_contradictions(rating_file, rows)
+    num_items = int(items.max()) + 1
+    num_relations = int(relations.max()) + 1
+    return Dataset(
+        name=name,
+        rows=rows,
+        interactions=None,
+        heads=heads,
+        relations=relations,
+        tails=tails,
+        num_users=int(users.max()) + 1,
+        num_items=num_items,
+        num_entities=max(num_items, int(heads.max()) + 1, int(tails.max()) + 1),
+        num_relations=num_relations,
+        relation_names=_relation_names(folder / "relations.txt", num_relations),
+        item_names=read_names(folder / "item_names.txt", num_items),
+        source=f"final format: {rating_file.name}, {kg_file.name}",
+    )
+
+
+def read_names(path: Path, count: int) -> tuple[str, ...] | None:
+    """Names by id from lines ``id<TAB>name``; "" where an id has none, None without the file.
+
+    Raises:
+        DataError: a line without an id from 0 to count - 1 and a tab.
+    """
+    if not path.is_file():
+        return None
+    names = [""] * count
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        key, tab, value = line.partition("\t")
+        if not tab or not key.isdecimal() or int(key) >= count:
+            raise DataError.at(path, number, line, f"id from 0 to {count - 1}, tab, name")
+        names[int(key)] = value
+    return tuple(names)
+
+
+def _relation_names(path: Path, count: int) -> tuple[str, ...] | None:
+    if not path.is_file():
+        return None
+    names = tuple(line for line in read_lines(path) if line.strip())
+    if len(names) != count:
+        raise DataError.at(path, None, f"{len(names)} names", f"{count}, one per relation")
+    return names
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{folder}: found none of {', '.join(names)}, expected one of them")
+
+
+def _read(path: Path, columns: tuple[Column, ...]) -> tuple[Int32, Int32, Int32]:
+    if path.suffix == ".npy":
+        first, second, third = load_array(path, columns)
+    else:
+        frame = read_table(path, columns)
+        first, second, third = (to_numpy(frame[column.name]) for column in columns)
+    return first, second, third
+
+
+def _check_contradictions(path: Path, rows: Rows) -> None:
+    """Raise where one (user, item) pair is labelled both 0 and 1."""
+    stride = int(rows.items.max()) + 1
+    pairs = rows.users.astype(np.int64) * stride + rows.items
+    keyed = np.sort(pairs * 2 + rows.labels)
+    clash = (keyed[1:] ^ keyed[:-1]) == 1
+    if not clash.any():
+        return
+    bad = np.unique(keyed[1:][clash] >> 1)
+    positions = np.flatnonzero(np.isin(pairs, bad))
+    first_label: dict[int, int] = {}
+    for row in positions.tolist():
+        pair, label = int(pairs[row]), int(rows.labels[row])
+        if first_label.setdefault(pair, label) != label:
+            raise DataError.at(
+                path,
+                row + 1 if path.suffix == ".npy" else line_of(path, row),
+                f"label {label} for user {rows.users[row]}, item {rows.items[row]}",
+                f"{1 - label} as in an earlier line",
+            )

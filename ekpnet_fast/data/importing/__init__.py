@@ -1,0 +1,1 @@
+"""Import of people's own tables and graphs."""

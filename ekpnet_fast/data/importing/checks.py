@@ -1,0 +1,269 @@
+"""What is odd about imported data, and what would make training on them meaningless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.formats.assemble import Assembled
+from ekpnet_fast.data.formats.mapping import Sheet
+from ekpnet_fast.data.stats import Finding, check
+from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.errors import quote
+
+__all__ = ["Stop", "examine", "why_unlinked"]
+
+HUB_SHARE = 0.05  # of the triples; an entity with more is a hub
+FEWEST_POSITIVES = 10  # fewer cannot be split 6:2:2 with both labels in every part
+LOWEST_SHARE = 0.1  # below, an import stops unless forced
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Something that makes training meaningless.
+
+    Attributes:
+        message: what was found and what was expected, on one line.
+        forceable: whether there can be a reason to go on.
+    """
+
+    message: str
+    forceable: bool
+
+
+def examine(
+    assembled: Assembled, interactions: Sheet, kg: Sheet, links: Sheet | None
+) -> tuple[tuple[Finding, ...], tuple[Stop, ...]]:
+    """Look at a data set that was put together from files.
+
+    Args:
+        assembled: the data set.
+        interactions, kg, links: what it was put together from; without links an item is the
+            entity of the same name.
+
+    Returns:
+        Findings, those of :func:`stats.check` first, and reasons to stop.
+    """
+    dataset = assembled.dataset
+    users, items = _positives(dataset)
+    in_graph = np.zeros(dataset.num_items, dtype=np.bool_)
+    for column in (dataset.heads, dataset.tails):
+        in_graph[column[column < dataset.num_items]] = True
+    per_user = np.bincount(users, minlength=dataset.num_users)
+    per_item = np.bincount(items, minlength=dataset.num_items)
+    findings = [
+        *check(dataset),
+        *_row_findings(assembled, interactions),
+        Finding(
+            "users with one click",
+            int(np.count_nonzero(per_user == 1)),
+            "it is in train or it is tested, never both",
+        ),
+        Finding(
+            "items without clicks",
+            int(np.count_nonzero(per_item == 0)),
+            "negatives are drawn from them as well, which flatters AUC",
+        ),
+        *_link_findings(assembled, links),
+        *_hubs(dataset),
+    ]
+    stops: list[Stop] = []
+    if not in_graph.any():
+        stops.append(Stop(why_unlinked(dataset, interactions, kg, links), False))
+    elif len(items):
+        share = float(in_graph[items].mean())
+        if share < LOWEST_SHARE:
+            stops.append(
+                Stop(
+                    f"{interactions.path}: found {share:.1%} of the clicks on items with triples,"
+                    f" expected {LOWEST_SHARE:.0%} or more, else the graph tells next to nothing",
+                    True,
+                )
+            )
+    stops += _click_stops(dataset, interactions, per_user)
+    return tuple(finding for finding in findings if finding.count), tuple(stops)
+
+
+def why_unlinked(dataset: Dataset, interactions: Sheet, kg: Sheet, links: Sheet | None) -> str:
+    """Say where the way from items to triples breaks, and what would mend it."""
+    assert dataset.item_ids is not None
+    items = pl.Series(dataset.item_ids)
+    entities = pl.concat([kg.frame["head"], kg.frame["tail"]]).unique(maintain_order=True)
+    if links is None:
+        where, left, right = kg.path, items, entities
+        what = "entity named like an item"
+        hint = "; without --links an item and its entity have one id"
+    elif not links.frame["item"].is_in(items.implode()).any():
+        where, left, right = links.path, items, links.frame["item"]
+        what, hint = "link of an item with clicks", ""
+    else:
+        where, left, right = links.path, links.frame["entity"], entities
+        what, hint = "linked entity in the triples", ""
+    change = _what_would_match(left, right)
+    if change:
+        hint = f"; they match with {change}"
+    elif _match(interactions.frame["user"], right):
+        hint = "; the users match, so the columns of users and items may be exchanged"
+    return (
+        f"{where}: found no {what} ({_samples(left)} on one side, {_samples(right)} on the"
+        f" other), expected some{hint}"
+    )
+
+
+def _positives(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
+    if dataset.rows is not None:
+        chosen = dataset.rows.labels == 1
+        return dataset.rows.users[chosen], dataset.rows.items[chosen]
+    clicks = dataset.interactions
+    assert clicks is not None
+    return clicks.users[clicks.positive], clicks.items[clicks.positive]
+
+
+def _row_findings(assembled: Assembled, interactions: Sheet) -> list[Finding]:
+    frame, dataset = interactions.frame, assembled.dataset
+    graded = "rating" in frame.columns and dataset.interactions is not None
+    findings = [
+        Finding(
+            "repeated interactions",
+            assembled.repeated,
+            "counted once, by the best rating" if graded else "counted once",
+        ),
+        Finding(
+            "users without a positive",
+            assembled.dropped_users,
+            "left out: there is nothing to learn or to test",
+        ),
+    ]
+    if graded and dataset.interactions is not None and dataset.interactions.threshold is None:
+        ratings = frame["rating"].to_numpy()
+        findings.append(
+            Finding(
+                "ratings without a threshold",
+                len(frame),
+                f"from {ratings.min():g} to {ratings.max():g}; all count as clicks, --threshold"
+                " makes the low ones none",
+            )
+        )
+    return findings
+
+
+def _link_findings(assembled: Assembled, links: Sheet | None) -> list[Finding]:
+    dataset, linked = assembled.dataset, assembled.links
+    if links is None:
+        return []
+    item_ids = pl.Series(dataset.item_ids)
+    unlinked = item_ids.filter(~item_ids.is_in(links.frame["item"].implode()))
+    unknown = linked.items.filter(~linked.items.is_in(item_ids.implode()))
+    return [
+        Finding("items without a link", len(unlinked), f"such as {_samples(unlinked)}"),
+        Finding(
+            "links of unknown items",
+            len(unknown),
+            f"such as {_samples(unknown)}; their entities stay ordinary ones",
+        ),
+        Finding(
+            "items that share an entity",
+            linked.shared,
+            "the first in the links has it, the others stay without",
+        ),
+    ]
+
+
+def _hubs(dataset: Dataset) -> list[Finding]:
+    size, triples = dataset.num_entities, dataset.num_triples
+    loops = dataset.heads[dataset.heads == dataset.tails]
+    degree = np.bincount(dataset.heads, minlength=size) + np.bincount(dataset.tails, minlength=size)
+    degree -= np.bincount(loops, minlength=size)
+    top = int(degree.argmax())
+    assert dataset.entity_ids is not None
+    return [
+        Finding(
+            "hubs",
+            int(np.count_nonzero(degree > max(100, HUB_SHARE * triples))),
+            f"entities in more than {HUB_SHARE:.0%} of the triples; the largest,"
+            f" {quote(dataset.entity_ids[top])}, is in {degree[top] / triples:.0%}",
+        )
+    ]
+
+
+def _click_stops(dataset: Dataset, interactions: Sheet, per_user: NDArray[Any]) -> list[Stop]:
+    path, positives = interactions.path, int(per_user.sum())
+    stops = []
+    if dataset.rows is not None:
+        negatives = len(dataset.rows) - positives
+        if not positives or not negatives:
+            stops.append(
+                Stop(
+                    f"{path}: found {positives:,} labels 1 and {negatives:,} labels 0, expected"
+                    " both; without --label every row is a click and negatives are drawn",
+                    False,
+                )
+            )
+    elif dataset.interactions is not None:
+        touched = np.bincount(dataset.interactions.users, minlength=dataset.num_users)
+        if int(touched.min()) == dataset.num_items:
+            stops.append(
+                Stop(
+                    f"{path}: found users with all {dataset.num_items:,} items, expected some items"
+                    " without a click, because negatives are drawn from them",
+                    False,
+                )
+            )
+    if 0 < positives < FEWEST_POSITIVES:
+        stops.append(
+            Stop(
+                f"{path}: found {positives} clicks, expected {FEWEST_POSITIVES} or more to split"
+                " them 6:2:2",
+                False,
+            )
+        )
+    several = int(np.count_nonzero(per_user > 1))
+    if positives and several < LOWEST_SHARE * dataset.num_users:
+        stops.append(
+            Stop(
+                f"{path}: found {several:,} of {dataset.num_users:,} users with more than one"
+                f" click, expected {LOWEST_SHARE:.0%} or more, because a history comes from earlier"
+                " clicks; is the user column one of users?",
+                several > 0,
+            )
+        )
+    return stops
+
+
+_CHANGES: tuple[tuple[str, Callable[[pl.Expr], pl.Expr]], ...] = (
+    ("blanks around ids taken off", lambda ids: ids.str.strip_chars()),
+    ("'.0' at the end of ids taken off", lambda ids: ids.str.replace(r"\.0$", "")),
+    ("leading zeros of ids taken off", lambda ids: ids.str.replace(r"^0+(\d)", "${1}")),
+    ("angle brackets around ids taken off", lambda ids: ids.str.strip_chars("<>")),
+    ("upper and lower case taken as one", lambda ids: ids.str.to_lowercase()),
+    (
+        "only the part of ids after the last '/', '#' or ':'",
+        lambda ids: ids.str.strip_chars("<>").str.replace(r"^.*[/#:]", ""),
+    ),
+)
+
+
+def _what_would_match(left: pl.Series, right: pl.Series) -> str:
+    """The change of ids that makes the two sides meet, or ""."""
+    for words, change in _CHANGES:
+        if _match(
+            left.to_frame("id").select(change(pl.col("id"))).to_series(),
+            right.to_frame("id").select(change(pl.col("id"))).to_series(),
+        ):
+            return words
+    return ""
+
+
+def _match(left: pl.Series, right: pl.Series) -> bool:
+    """Whether a good part of the smaller side is on the other."""
+    small, large = sorted((left.unique(), right.unique()), key=len)
+    return bool(small.is_in(large.implode()).sum() > len(small) / 4)
+
+
+def _samples(ids: pl.Series) -> str:
+    return ", ".join(quote(str(value)) for value in ids.head(2))

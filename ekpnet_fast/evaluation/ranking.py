@@ -1,0 +1,236 @@
+"""Ranking the whole catalogue for every user, a block of users at a time.
+
+The scores of n users for I items do not fit memory on large data, so a model is asked for as many
+users as fit a bound, their K best items are taken, and the scores are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.data.popularity import popularity
+from ekpnet_fast.data.tables import Int32, PreparedData, Rows
+from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS, check_ks, topk_metrics
+
+__all__ = [
+    "RankingTask",
+    "Score",
+    "evaluate_ranking",
+    "popularity_scores",
+    "rank_all",
+    "ranking_task",
+]
+
+Int64 = NDArray[np.int64]
+
+MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
+
+Score = Callable[[Int32], Tensor]
+"""Scores [b, I] float32 of all items for users [b] int32, on any device."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankingTask:
+    """Who is ranked for, what may not be recommended, and what should have been."""
+
+    users: Int32  # [n], rising, distinct
+    seen_indptr: Int64  # [n + 1]
+    seen_items: Int32  # [seen_indptr[-1]], sorted and distinct within a user
+    relevant_indptr: Int64  # [n + 1]
+    relevant_items: Int32  # [relevant_indptr[-1]], sorted and distinct within a user
+
+
+def rank_all(
+    score: Score,
+    users: NDArray[np.integer],
+    num_items: int,
+    seen_indptr: NDArray[np.integer],
+    seen_items: NDArray[np.integer],
+    k: int,
+    memory_mb: float = 256,
+) -> Int32:
+    """The K best items of each user among items 0..num_items-1 without those seen.
+
+    Order is by falling score, ties by rising item id. The result does not depend on the memory
+    bound if `score` gives a user the same scores in any block.
+
+    Args:
+        score: gives the scores [b, I] of a block of users; runs without autograd.
+        users: [n] user ids, in the order wanted, repeats allowed.
+        num_items: I.
+        seen_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
+        seen_items: [seen_indptr[-1]] item ids, sorted within a user.
+        k: length of the lists, which may exceed I.
+        memory_mb: bound in MiB on one block of scores. What `score` needs to compute them, and
+            the result, come on top.
+
+    Returns:
+        [n, K] int32 item ids; -1 fills up where fewer than K items are left.
+
+    Raises:
+        ConfigError: `k` below 1, or a bound too small for the scores of one user.
+        DataError: a table of seen items that does not fit, or scores of a wrong shape.
+        TrainingError: scores that are NaN.
+    """
+    if k < 1:
+        raise ConfigError(f"k: found {k}, expected a list length from 1")
+    if num_items < 1:
+        raise DataError(f"num_items: found {num_items}, expected at least 1")
+    user_bytes = num_items * torch.float32.itemsize
+    step = int(memory_mb * 2**20 // user_bytes)
+    if step < 1:
+        raise ConfigError(
+            f"memory_mb: found {memory_mb}, expected at least {user_bytes / 2**20:.3g}"
+            f" for one user's scores of {num_items} items"
+        )
+    _check_seen(seen_indptr, seen_items, len(users), num_items)
+    ids: Int32 = users.astype(np.int32)
+    ranked = np.empty((len(users), k), dtype=np.int32)
+    for begin in range(0, len(users), step):
+        block = ids[begin : begin + step]
+        # Copies, because torch warns about arrays that cannot be written, such as mapped files.
+        indptr = np.array(seen_indptr[begin : begin + len(block) + 1], dtype=np.int64)
+        seen = np.array(seen_items[indptr[0] : indptr[-1]], dtype=np.int32)
+        indptr -= indptr[0]
+        scores = _block_scores(score, block, num_items)
+        if k > MOST_ON_GPU:
+            scores = scores.cpu()
+        device = scores.device
+        top = ops.top_items(
+            scores, torch.from_numpy(indptr).to(device), torch.from_numpy(seen).to(device), k
+        )
+        ranked[begin : begin + len(block)] = top.cpu().numpy()
+        del scores  # before the next block is computed, or two would be held at once
+    return ranked
+
+
+def evaluate_ranking(
+    score: Score,
+    prepared: PreparedData,
+    ks: Sequence[int] = DEFAULT_KS,
+    memory_mb: float = 256,
+    split: Literal["valid", "test"] = "test",
+) -> dict[int, dict[str, float]]:
+    """Top-K metrics over full ranking, averaged over users with a positive in the split.
+
+    Args:
+        score: gives the scores [b, I] of a block of users.
+        prepared: who is ranked for and what is left out, see `ranking_task`.
+        ks: values of K; one that exceeds I is fine.
+        memory_mb: bound in MiB on one block of scores, see `rank_all`.
+        split: what is to be found.
+
+    Returns:
+        `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr"}}` of `metrics.topk_metrics`; NaN
+        if no user has a positive there.
+
+    Raises:
+        ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
+    """
+    check_ks(ks)
+    task = ranking_task(prepared, split)
+    ranked = rank_all(
+        score,
+        task.users,
+        prepared.dataset.num_items,
+        task.seen_indptr,
+        task.seen_items,
+        max(ks),
+        memory_mb,
+    )
+    return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
+
+
+def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:
+    """The protocol of full ranking on test, or on validation.
+
+    Users are those with a positive in the split, candidates all items but the user's positives in
+    the splits before it, relevant items the positives in the split. A positive that a file repeats
+    in several splits is seen, hence no candidate, hence not relevant: no model could find it.
+    """
+    num_items = prepared.dataset.num_items
+    before = (prepared.train, prepared.valid) if split == "test" else (prepared.train,)
+    sought = prepared.test if split == "test" else prepared.valid
+    seen = np.unique(np.concatenate([_positive_keys(part, num_items) for part in before]))
+    relevant = np.setdiff1d(_positive_keys(sought, num_items), seen)
+    users = np.unique(relevant // num_items)
+    return RankingTask(
+        users.astype(np.int32),
+        *_csr(seen, users, num_items),
+        *_csr(relevant, users, num_items),
+    )
+
+
+def popularity_scores(prepared: PreparedData) -> Score:
+    """The popularity row as a `Score`: every user's score of an item is its train positives."""
+    counts = popularity(prepared.history_items, prepared.dataset.num_items)
+    row = torch.from_numpy(counts.astype(np.float32))
+
+    def score(users: Int32) -> Tensor:
+        return row.expand(len(users), -1)
+
+    return score
+
+
+def _positive_keys(rows: Rows, num_items: int) -> Int64:
+    """user * I + item of the positives; keys sort by user, then item."""
+    positive = rows.labels == 1
+    keys: Int64 = rows.users[positive].astype(np.int64) * num_items + rows.items[positive]
+    return keys
+
+
+def _csr(keys: Int64, users: Int64, num_items: int) -> tuple[Int64, Int32]:
+    """Items of `users` [n] (rising) from sorted keys: indptr [n + 1] and items."""
+    owners = keys // num_items
+    kept = np.isin(owners, users)
+    indptr = np.zeros(len(users) + 1, dtype=np.int64)
+    indptr[1:] = np.searchsorted(owners[kept], users, side="right")
+    return indptr, (keys - owners * num_items)[kept].astype(np.int32)
+
+
+def _check_seen(
+    indptr: NDArray[np.integer], items: NDArray[np.integer], num_users: int, num_items: int
+) -> None:
+    """Check order and range, because an item out of order would be recommended again."""
+    if (
+        len(indptr) != num_users + 1
+        or indptr[0] != 0
+        or indptr[-1] != len(items)
+        or (np.diff(indptr) < 0).any()
+    ):
+        raise DataError(
+            f"seen_indptr: found {len(indptr)} entries for {num_users} users and"
+            f" {len(items)} seen items, expected {num_users + 1} that rise from 0 to {len(items)}"
+        )
+    if not len(items):
+        return
+    if items.min() < 0 or items.max() >= num_items:
+        found = items.min() if items.min() < 0 else items.max()
+        raise DataError(f"seen_items: found {found}, expected ids from 0 to {num_items - 1}")
+    falls = np.flatnonzero(items[1:] < items[:-1]) + 1
+    if not np.isin(falls, indptr).all():
+        raise DataError("seen_items: found ids out of order, expected them sorted within a user")
+
+
+def _block_scores(score: Score, users: Int32, num_items: int) -> Tensor:
+    with torch.no_grad():
+        scores = score(users)
+        if tuple(scores.shape) != (len(users), num_items):
+            raise DataError(
+                f"score: found scores of shape {tuple(scores.shape)},"
+                f" expected {(len(users), num_items)}"
+            )
+        # The maximum carries a NaN along, and needs no second array of the block's size.
+        bad = int(scores.amax(dim=1).isnan().sum())
+        if bad:
+            raise TrainingError(f"score: found NaN for {bad} of {len(users)} users")
+        return scores.detach().float().contiguous()

@@ -1,0 +1,35 @@
+"""A run's untrained model, and the ripple sets that it reads."""
+
+from __future__ import annotations
+
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import Source, history_tensors
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+
+
+def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
+    """The untrained model of a run."""
+    return MODELS[config.model](config, Source.of(prepared, graph, config.seed))
+
+
+def sample_ripple_sets(
+    config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
+) -> RippleSets:
+    """The ripple sets of a run; those of epoch 0 serve evaluation.
+
+    Empty for a model that does not look at them.
+    """
+    if not MODELS[config.model].ripple:
+        return RippleSets.none(prepared.dataset.num_users)
+    return RippleSets.sample(
+        graph,
+        *history_tensors(prepared),
+        hops=config.shape.hops,
+        slots=config.shape.slots,
+        seed=config.seed,
+        epoch=epoch,
+        repeat=config.sampling.padding == "repeat",
+    )

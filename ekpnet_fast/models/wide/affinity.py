@@ -1,0 +1,454 @@
+"""How near an item is to a history, by clicks, by the graph, and by both: features of pairs.
+
+Everything is a sum over the history, so that a history that nobody had in training is described
+like any other, and everything rises with the clicks of the item: an item that nobody clicked has
+nothing but what the graph says. No feature looks at negatives, and none compares users, because
+both tell how a split was made (see `README.md`).
+
+Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, B pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+
+__all__ = ["Affinities", "Knowledge", "SignalOptions", "feature_names"]
+
+Float = NDArray[np.float32]
+Matrix = Any  # scipy.sparse.csr_matrix
+
+# Products of items lie in memory, 64 MiB each at most, where there are few items with many clicks.
+DENSE_ITEMS, DENSE_CLICKS = 4096, 16
+PRODUCTS_AT_ONCE = 1 << 22
+FAR, FAR_AT_ONCE = 3, 128  # products with the co-click in a far walk; histories at a time
+NEAR = 60  # a tail that fewer items share says that they are alike
+FLOOR = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
+STEADY = 0.05  # added to a history's mean affinity, as a share of the mean over all histories
+OVERSAMPLED, ROUNDS = 16, 6  # of the subspace iteration (Halko et al. 2011)
+
+
+@dataclass(frozen=True)
+class SignalOptions:
+    """Which affinities there are.
+
+    Attributes:
+        mixed: the walk by the graph, by clicks, and by the graph again.
+        low_pass: ranks of projections on what most clicks share.
+        joint: ranks of projections on what clicks and graph share.
+        ease: regularisation of EASE^R; 0 leaves it out.
+        far: 7-hop co-click beside the 3-hop one.
+        relations: the match in the graph by each of so many relations, those of most items.
+    """
+
+    mixed: bool = True
+    low_pass: tuple[int, ...] = (32, 128)
+    joint: tuple[int, ...] = (32, 128)
+    ease: float = 0.0
+    far: bool = False
+    relations: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the affinities, in the order of the features."""
+        return (
+            "co-click",
+            "KG match",
+            *(["KG-click-KG"] if self.mixed else []),
+            *(f"low-pass {rank}" for rank in self.low_pass),
+            *(f"joint {rank}" for rank in self.joint),
+            *(["EASE"] if self.ease > 0 else []),
+            *(["far co-click"] if self.far else []),
+            *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
+        )
+
+
+def feature_names(options: SignalOptions) -> tuple[str, ...]:
+    """What the rows of `Affinities.features` are called."""
+    return (
+        "popularity",
+        "KG neighbours' clicks",
+        *FLOOR,
+        *(f"{name} over the user's mean" for name in options.names),
+    )
+
+
+# ---- what the graph says, the same for every history ---------------------------------------------
+
+
+class Knowledge:
+    """Items by their (relation, tail) pairs; walked backwards too where the graph is.
+
+    Attributes:
+        match: [I, K] rows of idf = log(I / items with the pair), scaled to norm 1; 0 where an item
+            has no triple. Products of rows are cosines.
+        near: [I, K'] the pairs that 2 to `NEAR` - 1 items have, scaled by 1 / sqrt of row and
+            column sums.
+        shared: [I, K'] the same pairs, unscaled.
+    """
+
+    def __init__(self, graph: Graph, num_items: int) -> None:
+        ends = graph.indptr[: num_items + 1].numpy()
+        heads = np.repeat(np.arange(num_items), np.diff(ends))
+        relations = graph.relations[: ends[-1]].numpy().astype(np.int64)
+        pair = relations * graph.num_entities + graph.tails[: ends[-1]].numpy()
+        known, column = np.unique(pair, return_inverse=True)
+        table = _csr(np.ones(len(heads)), heads, column, (num_items, len(known)))
+        table.sum_duplicates()
+        table.data[:] = 1
+        self.num_items = num_items
+        degree = _sums(table, 0)
+        weighed = _scaled(table, None, np.log(num_items / degree))
+        self.match = _unit_rows(weighed)
+        # Relations by how many items have them, ties by number; what each says alone.
+        pairs_of = known // graph.num_entities
+        self._weighed, self._pairs_of = weighed, pairs_of
+        by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
+        items_with = {r: int((_sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
+        self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
+        chosen = (degree > 1) & (degree < NEAR)
+        self.shared = table[:, chosen].tocsr()
+        self.near = _scaled(
+            self.shared, _inverse(np.sqrt(_sums(self.shared, 1))), degree[chosen] ** -0.5
+        )
+
+    def match_by(self, rank: int) -> Matrix:
+        """[I, K_r] `match` by the pairs of one relation; by nothing where there are fewer."""
+        if rank > len(self._ranked):
+            return self._weighed[:, :0].tocsr()
+        return _unit_rows(self._weighed[:, self._pairs_of == self._ranked[rank - 1]].tocsr())
+
+    @cached_property
+    def alike(self) -> Matrix:
+        """[I, I] near near^T."""
+        return (self.near @ self.near.T).tocsr()
+
+    @cached_property
+    def matches(self) -> Float:
+        """[I, I] cosines, where there are few items."""
+        cosines: Float = (self.match @ self.match.T).toarray()
+        return cosines
+
+
+# ---- what clicks say -----------------------------------------------------------------------------
+
+
+class _Affinity:
+    """a(history, i) = sum over j in the history of <left_j, left_i>, or of product_ji.
+
+    Args:
+        left: [I, F] sparse, or an array.
+        product: [I, I], in place of `left`.
+    """
+
+    def __init__(self, left: Any = None, product: Float | None = None) -> None:
+        self.left, self.product = left, product
+        if product is not None:
+            self.share = product.mean(axis=1, dtype=np.float64)
+        else:
+            mean = np.asarray(left.mean(axis=0, dtype=np.float64)).ravel()
+            self.share = np.asarray(left @ mean).ravel()
+
+    def all_items(self, clicks: Matrix) -> Float:
+        """[G, I] of all items."""
+        if self.product is not None:
+            return np.asarray(clicks @ self.product)
+        reached = clicks @ self.left
+        if not sparse.issparse(reached):
+            return np.asarray(_dense_product(reached, self.left))
+        # By whichever way has less to multiply.
+        if reached.nnz * 20 > reached.shape[0] * reached.shape[1]:
+            dense: Float = np.ascontiguousarray((self.left @ reached.toarray().T).T)
+            return dense
+        return np.asarray((reached @ self._left_by_column).toarray())
+
+    def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
+        """[B] of pairs (group, item)."""
+        if self.product is not None:
+            step = max(1, PRODUCTS_AT_ONCE // len(self.product))
+            return self._by_blocks(clicks, groups, items, step)
+        reached = clicks @ self.left
+        if sparse.issparse(reached):
+            found = reached.tocsr()[groups].multiply(self.left[items])
+            return _sums(found, 1).astype(np.float32)
+        dots: Float = np.einsum("bf,bf->b", reached[groups], self.left[items])
+        return dots
+
+    def _by_blocks(
+        self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32], step: int
+    ) -> Float:
+        found = np.empty(len(items), dtype=np.float32)
+        for first in range(0, clicks.shape[0], step):
+            begin, end = np.searchsorted(groups, (first, first + step))
+            block = self.all_items(clicks[first : first + step])
+            found[begin:end] = block[groups[begin:end] - first, items[begin:end]]
+        return found
+
+    @cached_property
+    def _left_by_column(self) -> Matrix:
+        return self.left.T.tocsr()
+
+
+class _FarWalk(_Affinity):
+    """a = c S^3 e_i with S = left left^T, the co-click, by which `_Affinity` goes once."""
+
+    def __init__(self, left: Any) -> None:
+        self.left, self.product = left, None
+        mean = np.full((left.shape[0], 1), 1 / left.shape[0], dtype=np.float32)
+        for _ in range(FAR):
+            mean = left @ (left.T @ mean)
+        self.share = mean.ravel().astype(np.float64)
+
+    def all_items(self, clicks: Matrix) -> Float:
+        """[G, I] of all items."""
+        users = (clicks @ self.left).T.toarray()
+        for _ in range(FAR - 1):
+            users = self._left_by_column @ (self.left @ users)
+        return np.ascontiguousarray((self.left @ users).T)
+
+    def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
+        """[B] of pairs (group, item)."""
+        return self._by_blocks(clicks, groups, items, FAR_AT_ONCE)
+
+
+class Affinities:
+    """Features of pairs, by the clicks of some histories.
+
+    Args:
+        clicks: [U] the histories that counts and co-clicks are taken from.
+        knowledge: of the graph.
+        options: which affinities.
+        scale: counts are multiplied by it: F / (F - 1) where a fold of F is left out.
+    """
+
+    def __init__(
+        self,
+        clicks: Histories,
+        knowledge: Knowledge,
+        options: SignalOptions,
+        scale: float = 1.0,
+    ) -> None:
+        A = _clicks(clicks, knowledge.num_items)
+        self.options, self.knowledge = options, knowledge
+        counts = _sums(A, 0)
+        self.popularity = np.log(counts * scale + 0.5)
+        shared = knowledge.shared
+        per_tail = np.asarray(shared.T @ counts).ravel()
+        others = np.asarray(shared @ per_tail).ravel() - _sums(shared, 1) * counts
+        sharing = np.asarray(shared @ _sums(shared, 0)).ravel() - _sums(shared, 1)
+        self.neighbours = np.log((others * scale + max(counts.mean(), 1e-3)) / (sharing + 1))
+        lengths = _sums(A, 1)
+        self.affinities = self._affinities(_scaled(A, _inverse(np.sqrt(lengths)), None), counts)
+        # Of a history of n clicks, 1 / sqrt(n) each; the mean over histories that have any.
+        means = [self._means(_weighed(A), x)[lengths > 0] for x in self.affinities]
+        self.typical = [max(float(m.mean()), 1e-12) if len(m) else 1.0 for m in means]
+
+    def features(
+        self,
+        histories: Histories,  # [G]
+        group_indptr: NDArray[np.int64],  # [G + 1]
+        items: NDArray[np.int32],  # [B]
+        needed: NDArray[np.bool_] | None = None,  # [F], the others may stay 0
+    ) -> Float:
+        """The features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
+        G, I = len(histories), self.knowledge.num_items  # noqa: E741
+        clicks = _weighed(_clicks(histories, I))
+        root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
+        # Of all items of every group affinities are rows as they come, [G, I].
+        whole = len(items) == G * I > 0 and bool(
+            (np.diff(group_indptr) == I).all() and (items.reshape(G, I) == np.arange(I)).all()
+        )
+        every = len(items) * 4 > G * I
+        groups = None if whole else np.repeat(np.arange(G), np.diff(group_indptr))
+
+        def by_group(x: Float) -> Float:
+            return x[:, None] if groups is None else x[groups]
+
+        names = feature_names(self.options)
+        found = np.zeros((len(names), len(items)), dtype=np.float32)
+        shaped = found.reshape(-1, G, I) if whole else found
+        wanted = np.ones(len(names), dtype=bool) if needed is None else needed
+        items_of = slice(None) if whole else items
+        shaped[0], shaped[1] = self.popularity[items_of], self.neighbours[items_of]
+        for number, (name, x) in enumerate(zip(self.options.names, self.affinities, strict=True)):
+            at = len(names) - len(self.affinities) + number
+            absolute = names.index(name) if name in FLOOR else at
+            if not (wanted[at] or wanted[absolute]):
+                continue
+            if groups is None:
+                a = x.all_items(clicks)
+            else:
+                a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
+            # Projections may fall below 0, where an item that nobody clicked has to be.
+            a = np.maximum(a, 0)
+            if name in FLOOR:
+                total = a if name == "co-click" else a * by_group(root)
+                np.log(total + np.float32(FLOOR[name]), out=shaped[absolute])
+            scale = 1 / (self._means(clicks, x) + STEADY * self.typical[number])
+            np.log(a * by_group(scale.astype(np.float32)) + np.float32(0.5), out=shaped[at])
+        return found
+
+    def leading(self, rank: int) -> torch.Tensor:
+        """[I, r] leading eigenvectors of clicks and graph, by the root of their values."""
+        vectors, values = _leading(self.affinities[0].left, self.knowledge, 1.0, rank)
+        return torch.from_numpy(vectors * np.sqrt(values))
+
+    def clicked_with(self, count: int) -> Graph:
+        """The `count` items of most co-click with each item, as triples of one relation."""
+        left = self.affinities[0].left
+        I = left.shape[0]  # noqa: E741
+        heads, tails = [], []
+        step = max(1, PRODUCTS_AT_ONCE // I)
+        for first in range(0, I, step):
+            block = (left[first : first + step] @ left.T).tocoo()
+            rows, columns, values = block.row, block.col, block.data
+            other = (rows + first != columns) & (values > 0)
+            rows, columns, values = rows[other], columns[other], values[other]
+            order = np.lexsort((columns, -values, rows))
+            rows, columns = rows[order], columns[order]
+            place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+            heads.append(rows[place < count] + first)
+            tails.append(columns[place < count])
+        found = (np.concatenate(x).astype(np.int32) for x in (heads, tails))
+        h, t = found
+        return Graph.from_triples(h, np.zeros_like(h), t, I, 1)
+
+    def _means(self, clicks: Matrix, affinity: _Affinity) -> NDArray[np.float64]:
+        """Mean affinity [G] of all items to some histories."""
+        found: NDArray[np.float64] = np.asarray(clicks @ affinity.share).ravel()
+        return np.maximum(found, 0)
+
+    def _affinities(self, by_length: Matrix, counts: NDArray[np.float64]) -> list[_Affinity]:
+        knowledge, options = self.knowledge, self.options
+        few = knowledge.num_items <= DENSE_ITEMS
+        few = few and by_length.nnz >= DENSE_CLICKS * knowledge.num_items
+        # [I, U], A scaled by 1 / sqrt of both its sums: products of rows are co-clicks.
+        left = _scaled(by_length, None, _inverse(np.sqrt(counts))).T.tocsr()
+        together = (left @ left.T).toarray() if few else None
+        made = [_Affinity(left, together)]
+        made.append(_Affinity(knowledge.match, knowledge.matches if few else None))
+        if options.mixed:
+            if together is not None:
+                half = np.asarray(knowledge.alike @ together)
+                made.append(_Affinity(product=np.asarray(knowledge.alike @ half.T)))
+            else:
+                made.append(_Affinity((knowledge.near @ (knowledge.near.T @ left)).tocsr()))
+        for ranks, weight, power in ((options.low_pass, None, 0), (options.joint, 1.0, 1)):
+            if not ranks:
+                continue
+            vectors, values = _leading(left, knowledge, weight, max(ranks))
+            for rank in ranks:
+                kept = min(rank, vectors.shape[1])
+                made.append(_Affinity(vectors[:, :kept] * values[:kept] ** (power / 2)))
+        if options.ease > 0:
+            made.append(_Affinity(product=_ease(by_length, counts, options.ease)))
+        if options.far and together is not None:
+            made.append(
+                _Affinity(product=_dense_product(_dense_product(together, together), together))
+            )
+        elif options.far:
+            made.append(_FarWalk(left))
+        for rank in range(1, options.relations + 1):
+            made.append(_Affinity(knowledge.match_by(rank)))
+        return made
+
+
+def _leading(
+    left: Matrix,  # [I, U]
+    knowledge: Knowledge,
+    weight: float | None,  # of the graph beside the clicks
+    rank: int,
+) -> tuple[Float, Float]:
+    """Leading eigenvectors [I, r] and values [r] of left left^T (+ weight near near^T).
+
+    By subspace iteration from a fixed start; at most a quarter of the items, because all of them
+    would project every history on itself.
+    """
+    I = left.shape[0]  # noqa: E741
+    width = max(1, min(rank, I // 4))
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.randn(I, min(width + OVERSAMPLED, I), generator=generator)
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        y = left @ (left.T @ x.numpy())
+        if weight is not None:
+            y = y + weight * (knowledge.near @ (knowledge.near.T @ x.numpy()))
+        return torch.from_numpy(y)
+
+    for _ in range(ROUNDS):
+        Q = torch.linalg.qr(apply(Q))[0]
+    values, vectors = torch.linalg.eigh(Q.T @ apply(Q))
+    leading = (Q @ vectors.flip(1))[:, :width].numpy()
+    return leading, values.flip(0)[:width].clamp(min=0).numpy()
+
+
+def _ease(by_length: Matrix, counts: NDArray[np.float64], weight: float) -> Float:
+    """B [I, I] of EASE^R (Steck, WWW 2019): B_ij = -P_ij / P_jj, P = (A^T A + weight)^-1."""
+    A = by_length.copy()
+    A.data[:] = 1
+    gram = torch.from_numpy((A.T @ A).toarray().astype(np.float64))
+    gram += weight * torch.eye(len(gram), dtype=torch.float64)
+    P = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    B = (-P / P.diagonal()).float().fill_diagonal_(0)
+    return B.numpy()
+
+
+# ---- sparse matrices -----------------------------------------------------------------------------
+
+
+def _csr(data: Any, rows: Any, columns: Any, shape: tuple[int, int]) -> Matrix:
+    return sparse.csr_matrix((data.astype(np.float32), (rows, columns)), shape=shape)
+
+
+def _clicks(histories: Histories, num_items: int) -> Matrix:
+    """Histories as a matrix [U, I] of ones."""
+    items = histories.items.numpy()
+    return sparse.csr_matrix(
+        (np.ones(len(items), dtype=np.float32), items, histories.indptr.numpy()),
+        shape=(len(histories), num_items),
+    )
+
+
+def _weighed(clicks: Matrix) -> Matrix:
+    """Every row divided by the square root of its length."""
+    return _scaled(clicks, _inverse(np.sqrt(_sums(clicks, 1))), None)
+
+
+def _sums(matrix: Matrix, axis: int) -> NDArray[np.float64]:
+    return np.asarray(matrix.sum(axis=axis, dtype=np.float64)).ravel()
+
+
+def _inverse(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / x, and 0 for 0."""
+    return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
+
+
+def _scaled(
+    matrix: Matrix, rows: NDArray[np.float64] | None, columns: NDArray[np.float64] | None
+) -> Matrix:
+    """Rows and columns multiplied by numbers."""
+    found = matrix.copy()
+    if rows is not None:
+        found.data *= np.repeat(rows, np.diff(found.indptr))
+    if columns is not None:
+        found.data *= columns[found.indices]
+    return found
+
+
+def _unit_rows(matrix: Matrix) -> Matrix:
+    """Every row scaled to norm 1."""
+    return _scaled(matrix, _inverse(np.sqrt(_sums(matrix.multiply(matrix), 1))), None)
+
+
+def _dense_product(reached: Float, left: Float) -> Float:
+    product: Float = (torch.from_numpy(reached) @ torch.from_numpy(left).T).numpy()
+    return product

@@ -1,0 +1,1 @@
+"""The native files: what was built, and how it is loaded."""

@@ -1,0 +1,88 @@
+"""Which device a run computes on, and why not on another."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.native.build import build_info
+from ekpnet_fast.native.loading import same_cuda
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that an option asks for.
+
+    Args:
+        name: "cpu", "cuda", or "auto": a GPU where one can be used, else the CPU.
+
+    Raises:
+        ConfigError: "cuda", but it cannot be used; says why and what to do.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    reason = why_no_cuda()
+    if reason is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    if name == "cuda":
+        raise ConfigError(f"--device cuda: {reason}, or use --device cpu")
+    return torch.device("cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """A device for a report: "cpu", or "cuda" with the GPU's name."""
+    if device.type != "cuda":
+        return device.type
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def why_no_cuda() -> str | None:
+    """Why the ops cannot run on a GPU here, and the remedy; None if they can."""
+    info = build_info()
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} has no CUDA; install a CUDA build of torch"
+    if not info.cuda_archs:
+        return (
+            f"the native files of ekpnet_fast have no GPU code ({info.cuda_reason});"
+            " put nvcc on PATH and build again: pip install --no-build-isolation ."
+        )
+    if not same_cuda(info.cuda_compiler, torch.version.cuda):
+        return (
+            f"the GPU code was built by nvcc {info.cuda_compiler}, torch has CUDA"
+            f" {torch.version.cuda}; build again with an nvcc of the same major version:"
+            " pip install --no-build-isolation ."
+        )
+    if not torch.cuda.is_available():
+        return "torch finds no GPU; check the driver with nvidia-smi"
+    major, minor = torch.cuda.get_device_capability()
+    if not covers(info.cuda_archs, major, minor):
+        return (
+            f"{torch.cuda.get_device_name()} is sm_{major}{minor}, built were"
+            f" {', '.join(info.cuda_archs)}; build for it:"
+            f' TORCH_CUDA_ARCH_LIST="{major}.{minor}" pip install --no-build-isolation .'
+        )
+    return None
+
+
+def covers(archs: list[str], major: int, minor: int) -> bool:
+    """Whether code built for `archs` runs on a GPU of compute capability major.minor.
+
+    Machine code (sm_xy) runs on the same major and any later minor number, code for a later
+    assembler (compute_xy) on everything from there on; sm_90a and its like on that GPU alone.
+    """
+    for arch in archs:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", arch)
+        if found is None:
+            continue
+        kind, built_major, built_minor, exact = found.groups()
+        built = (int(built_major), int(built_minor))
+        if exact:
+            if built == (major, minor):
+                return True
+        elif kind == "sm":
+            if built[0] == major and built[1] <= minor:
+                return True
+        elif built <= (major, minor):
+            return True
+    return False

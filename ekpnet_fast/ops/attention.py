@@ -1,0 +1,122 @@
+"""The fused propagation: `ripple_attention`, its gradient, its attention weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.ops.torch_library import ekpnet
+
+
+def ripple_attention(
+    entity: Tensor,  # [n, C, D]
+    relation: Tensor,  # [R, C, D]
+    W_e: Tensor,  # [D, D]
+    b_e: Tensor,  # [D]
+    heads: Tensor,  # [G, H, M] int32, rows of entity
+    relations: Tensor,  # [G, H, M] int32
+    tails: Tensor,  # [G, H, M] int32, rows of entity
+    counts: Tensor,  # [G, H] int32, valid slots
+    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
+    items: Tensor,  # [B] int32, rows of entity
+    replace: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The whole multi-hop propagation for user groups (eq. 6-16).
+
+    Returns z [B, (H + 1) D] = [xi^1 || ... || xi^H || o^H] (eq. 16) and match [B] = xi^H . v_o, the
+    logit of eq. 15. C = 2: rank-1 semantic attention (eq. 8); C = 1: psi is the identity.
+    `replace` has o^p = rho^p W_e + b_e in place of eq. 12 where the hop has a valid slot.
+    D 1..128, M 1..64, H 1..4. Differentiable in entity, relation, W_e and b_e; gradients are
+    summed in a fixed order at any number of threads.
+    """
+    z, match = ekpnet.ripple_attention.default(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
+    )
+    return z, match
+
+
+@torch.library.register_fake("ekpnet::ripple_attention")
+def _(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+    replace: bool = False,
+) -> Any:
+    num_pairs, hops, width = items.size(0), heads.size(1), W_e.size(0)
+    return entity.new_empty(num_pairs, (hops + 1) * width), entity.new_empty(num_pairs)
+
+
+@torch.library.register_fake("ekpnet::ripple_attention_backward")
+def _(
+    dz: Tensor,
+    dmatch: Tensor,
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    *batch: Tensor | bool,
+) -> Any:
+    return tuple(torch.empty_like(x) for x in (entity, relation, W_e, b_e))
+
+
+def _save_attention_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.replace = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _attention_backward(ctx: Any, dz: Tensor, dmatch: Tensor) -> tuple[Tensor | None, ...]:
+    grads = ekpnet.ripple_attention_backward.default(
+        dz.contiguous(), dmatch.contiguous(), *ctx.saved_tensors, ctx.replace
+    )
+    return (*grads, None, None, None, None, None, None, None)
+
+
+torch.library.register_autograd(
+    "ekpnet::ripple_attention", _attention_backward, setup_context=_save_attention_inputs
+)
+
+
+def ripple_attention_weights(
+    entity: Tensor,  # [n, C, D]
+    relation: Tensor,  # [R, C, D]
+    W_e: Tensor,  # [D, D]
+    b_e: Tensor,  # [D]
+    heads: Tensor,  # [G, H, M] int32, rows of entity
+    relations: Tensor,  # [G, H, M] int32
+    tails: Tensor,  # [G, H, M] int32, rows of entity
+    counts: Tensor,  # [G, H] int32, valid slots
+    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
+    items: Tensor,  # [B] int32, rows of entity
+    replace: bool = False,
+) -> Tensor:
+    """Attention weights alpha [B, H, M] (eq. 10) of `ripple_attention`; 0 where masked."""
+    alpha: Tensor = ekpnet.ripple_attention_weights.default(
+        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
+    )
+    return alpha
+
+
+@torch.library.register_fake("ekpnet::ripple_attention_weights")
+def _(
+    entity: Tensor,
+    relation: Tensor,
+    W_e: Tensor,
+    b_e: Tensor,
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+    replace: bool = False,
+) -> Any:
+    return entity.new_empty(items.size(0), heads.size(1), heads.size(2))

@@ -1,0 +1,79 @@
+"""Mini-batches of user groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.ops.torch_library import ekpnet
+
+
+def group_pairs(
+    user_indptr: Tensor,  # [U + 1] int64, pairs of user u
+    group_size: int,
+    *,
+    seed: int,
+    epoch: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One epoch's order: order [N] int64, group_indptr [G + 1] int64, group_users [G] int32.
+
+    Each user's pairs are shuffled and cut into groups of at most `group_size`, then the groups are
+    shuffled. A batch is a run of groups; `order[group_indptr[g]:group_indptr[g + 1]]` are the pair
+    ids of group g.
+    """
+    return tuple(ekpnet.group_pairs.default(user_indptr, group_size, seed, epoch))
+
+
+@torch.library.register_fake("ekpnet::group_pairs")
+def _(user_indptr: Tensor, group_size: int, seed: int, epoch: int) -> Any:
+    context = torch.library.get_ctx()
+    num_pairs, num_groups = context.new_dynamic_size(), context.new_dynamic_size()
+    return (
+        user_indptr.new_empty(num_pairs),
+        user_indptr.new_empty(num_groups + 1),
+        user_indptr.new_empty(num_groups, dtype=torch.int32),
+    )
+
+
+def localize_batch(
+    heads: Tensor,  # [U, H, M] int32
+    relations: Tensor,  # [U, H, M] int32
+    tails: Tensor,  # [U, H, M] int32
+    counts: Tensor,  # [U, H] int32
+    group_users: Tensor,  # [G] int32
+    items: Tensor,  # [B] int32, entity ids
+    extra: Tensor,  # [X] int32, further entity ids
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The table rows that a batch touches, and the batch in terms of them.
+
+    Returns rows [n] (distinct, in order of first appearance), then heads, relations, tails
+    [G, H, M], counts [G, H], items [B], extra [X] with entity ids replaced by positions in `rows`;
+    all int32. Time is proportional to the batch, not to the tables.
+    """
+    return tuple(
+        ekpnet.localize_batch.default(heads, relations, tails, counts, group_users, items, extra)
+    )
+
+
+@torch.library.register_fake("ekpnet::localize_batch")
+def _(
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    group_users: Tensor,
+    items: Tensor,
+    extra: Tensor,
+) -> Any:
+    rows = items.new_empty(torch.library.get_ctx().new_dynamic_size())
+    shape = (group_users.size(0), *heads.shape[1:])
+    sets = [heads.new_empty(shape) for _ in range(3)]
+    return (
+        rows,
+        *sets,
+        counts.new_empty(shape[:2]),
+        torch.empty_like(items),
+        torch.empty_like(extra),
+    )

@@ -1,0 +1,153 @@
+"""The graph as CSR, and samplers over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.ops.torch_library import ekpnet
+
+
+def build_csr(
+    heads: Tensor,  # [T] int32
+    relations: Tensor,  # [T] int32
+    tails: Tensor,  # [T] int32
+    num_entities: int,
+    num_relations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Triples grouped by head: indptr [E + 1] int64, relations [T], tails [T] int32.
+
+    Relations come in the smallest of uint8, int16, int32 that holds R. Within a head triples keep
+    their order.
+    """
+    return tuple(ekpnet.build_csr.default(heads, relations, tails, num_entities, num_relations))
+
+
+@torch.library.register_fake("ekpnet::build_csr")
+def _(
+    heads: Tensor, relations: Tensor, tails: Tensor, num_entities: int, num_relations: int
+) -> Any:
+    dtype = torch.int32
+    if num_relations <= 1 << 15:
+        dtype = torch.uint8 if num_relations <= 1 << 8 else torch.int16
+    return (
+        heads.new_empty(num_entities + 1, dtype=torch.int64),
+        torch.empty_like(relations, dtype=dtype),
+        torch.empty_like(tails),
+    )
+
+
+def sample_ripple_sets(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    seed_indptr: Tensor,  # [U + 1] int64
+    seeds: Tensor,  # [history] int32, entity ids
+    *,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int = 0,
+    users: Tensor | None = None,  # [U] int32, ids that key the draw; 0 .. U - 1 if None
+    repeat: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ripple sets of U histories (eq. 3-5): heads, relations, tails [U, H, M], counts [U, H].
+
+    At each hop M triples are drawn uniformly without replacement from those whose head is in the
+    set before; with fewer, each is kept once and `counts` says how many slots are valid (masked
+    slots hold 0). An entity stays in the set where it first appeared; the next hop starts from the
+    drawn tails. `repeat=True` follows RippleNet's code instead: heads with multiplicity, short
+    hops filled by drawing with replacement, an empty hop copies the one before.
+
+    A draw is a hash of (seed, epoch, user, hop, slot): the same at any number of threads and in
+    any order of users.
+    """
+    return tuple(
+        ekpnet.sample_ripple_sets.default(
+            indptr, relations, tails, seed_indptr, seeds, users, hops, slots, seed, epoch, repeat
+        )
+    )
+
+
+@torch.library.register_fake("ekpnet::sample_ripple_sets")
+def _(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    seed_indptr: Tensor,
+    seeds: Tensor,
+    users: Tensor | None,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int,
+    repeat: bool,
+) -> Any:
+    num_users = seed_indptr.size(0) - 1
+    sets = [tails.new_empty(num_users, hops, slots) for _ in range(3)]
+    return (*sets, tails.new_empty(num_users, hops))
+
+
+def sample_neighbors(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    nodes: Tensor,  # [n] int32, entity ids
+    count: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    repeat: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` = K of each node's triples: relations, tails [n, K], counts [n], int32.
+
+    K are drawn uniformly without replacement where the node has as many. With fewer each is kept
+    once and `counts` says how many slots are valid (masked slots hold 0); `repeat=True` draws K
+    with replacement instead, as KGCN does. A node without triples has count 0 in either case.
+    K 1..1024.
+
+    A draw is a hash of (seed, epoch, node, slot): equal nodes get equal neighbours within an epoch,
+    at any number of threads.
+    """
+    return tuple(
+        ekpnet.sample_neighbors.default(indptr, relations, tails, nodes, count, seed, epoch, repeat)
+    )
+
+
+@torch.library.register_fake("ekpnet::sample_neighbors")
+def _(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    nodes: Tensor,
+    count: int,
+    seed: int,
+    epoch: int,
+    repeat: bool,
+) -> Any:
+    n = nodes.size(0)
+    return tails.new_empty(n, count), tails.new_empty(n, count), tails.new_empty(n)
+
+
+def sample_triples(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    count: int,
+    *,
+    seed: int,
+    step: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` true triples, then as many corrupted: heads, relations, tails [2 count] int32.
+
+    True triples are uniform with replacement; a corrupted one has its head or its tail, by even
+    chance, replaced by a uniform entity. The draw is a hash of (seed, step, position).
+    """
+    return tuple(ekpnet.sample_triples.default(indptr, relations, tails, count, seed, step))
+
+
+@torch.library.register_fake("ekpnet::sample_triples")
+def _(indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int) -> Any:
+    return tuple(tails.new_empty(2 * count) for _ in range(3))

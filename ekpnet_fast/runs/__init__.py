@@ -1,0 +1,1 @@
+"""A run's folder: options, training, evaluation, report, search."""

@@ -1,0 +1,184 @@
+"""The evaluation of a trained model, and of a finished run."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
+from ekpnet_fast.errors import DataError, TrainingError
+from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.evaluation.metrics import auc, click_metrics, popularity_click_metrics
+from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
+from ekpnet_fast.models import build
+from ekpnet_fast.native.device import resolve_device
+from ekpnet_fast.ops import backends
+from ekpnet_fast.runs import folder
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.training.progress import Outcome
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per named part."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def total(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.perf_counter() - self.started
+
+
+def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
+    """The data of a run."""
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    with watch.part("load"):
+        dataset = load_dataset(
+            config.dataset,
+            config.data_root,
+            synthetic=config.synthetic if config.dataset == "synthetic" else None,
+            threshold=config.threshold,
+        )
+    with watch.part("prepare"):
+        return prepare_run(config, dataset)
+
+
+def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Graph]:
+    """The data of a run, split, and its graph.
+
+    Raises:
+        TrainingError: a data set that is too small to split.
+    """
+    prepared = prepare(dataset, config.seed, config.protocol)
+    graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
+    for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
+        if config.protocol == "recbole":
+            if not len(rows):
+                raise TrainingError(
+                    f"{dataset.name}: the {name} split has no positive, expected some; the data"
+                    " set is too small to split 8:1:1"
+                )
+        elif len(set(rows.labels.tolist())) < 2:
+            raise TrainingError(
+                f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected"
+                " positives and negatives; the data set is too small to split 6:2:2"
+            )
+    return prepared, graph
+
+
+def evaluate(
+    config: RunConfig,
+    prepared: PreparedData,
+    graph: Graph,
+    outcome: Outcome,
+    scored: Callable[[NDArray[np.float32]], None] = lambda logits: None,
+) -> dict[str, Any]:
+    """Test metrics of a trained model, beside item popularity and, if known, the best possible.
+
+    Under the protocol "recbole" there are no negative rows, hence no click metrics; else `scored`
+    is told the logits of the test rows [N].
+    """
+    backend = backends.BACKENDS[config.backend]
+    device = resolve_device(config.device)
+    outcome.model.to(device)
+    ripple = build.sample_ripple_sets(config, graph, prepared).to(device)
+    found: dict[str, Any] = {
+        "test": None,
+        "popularity": None,
+        "popularity_auc": None,
+        "oracle_auc": None,
+        "ranking": None,
+        "popularity_ranking": None,
+    }
+    if config.protocol == "ripplenet":
+        test_rows = scoring.rows_by_user(prepared.test, prepared)
+        scores = scoring.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
+        scored(scores)
+        popularity = popularity_click_metrics(prepared.test, prepared)
+        found["test"] = asdict(click_metrics(prepared.test, scores, prepared))
+        found["popularity"] = asdict(popularity)
+        found["popularity_auc"] = popularity.auc
+    if prepared.oracle_test is not None:
+        found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
+    if config.ranking:
+        scorer = scoring.catalogue_scorer(
+            backend, outcome.model, ripple, prepared.dataset.num_items, stage=outcome.stage
+        )
+        found["ranking"] = evaluate_ranking(scorer, prepared, memory_mb=config.memory_mb)
+        found["popularity_ranking"] = evaluate_ranking(
+            popularity_scores(prepared), prepared, memory_mb=config.memory_mb
+        )
+    return found
+
+
+def evaluate_run(
+    output: Path,
+    data_root: Path | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate a finished run again: what is found now, and what `metrics.json` says.
+
+    Args:
+        output: the run's folder.
+        data_root: where the data sets lie now, if not where they lay.
+        threads: CPU threads, if not as many as the run had.
+        device: "auto", "cpu" or "cuda", if not what the run was told.
+
+    Raises:
+        DataError: no finished run, or the data are not those that it was trained on.
+    """
+    # Only commands read options, so only they need its parser.
+    from ekpnet_fast.runs.options import parse_run
+
+    stored = folder.load_metrics(output)
+    arguments = ["--config", str(output / folder.CONFIG_FILE)]
+    if data_root is not None:
+        arguments += ["--data-root", str(data_root)]
+    if threads is not None:
+        arguments += ["--threads", str(threads)]
+    if device is not None:
+        arguments += ["--device", device]
+    config = parse_run(arguments)
+    prepared, graph = load(config, Stopwatch())
+    model = build.build_model(config, prepared, graph)
+    stage, data_hash = folder.load_model(output, model)
+    if prepared.hash != data_hash:
+        raise DataError(
+            f"{output}: trained on data with hash {data_hash}, found {prepared.hash};"
+            " the files of the data set have changed"
+        )
+    return evaluate(config, prepared, graph, Outcome(model, stage)), stored
+
+
+def same_metrics(found: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether evaluation gave the stored numbers exactly."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, dict) and isinstance(b, dict):
+            a = {str(key): value for key, value in a.items()}
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        if isinstance(a, float) and not math.isfinite(a):
+            return b is None
+        return bool(a == b)
+
+    return all(same(value, stored[name]) for name, value in found.items())

@@ -1,0 +1,18 @@
+"""What pictures share: colours, markers, and whether they can be drawn."""
+
+from __future__ import annotations
+
+MISSING = "no pictures: matplotlib is missing; pip install 'ekpnet_fast[report]'"
+
+# Colours that colour-blind readers can tell apart (Okabe & Ito), and markers for everybody.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
+MARKERS = "osD^vP*X<>"
+
+
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn (the extra `report`)."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True

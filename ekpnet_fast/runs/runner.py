@@ -1,0 +1,192 @@
+"""A run from options to metrics."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
+from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.native.build import __version__, build_info
+from ekpnet_fast.native.device import describe_device, resolve_device
+from ekpnet_fast.runs import folder
+from ekpnet_fast.runs import html_report as html
+from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
+from ekpnet_fast.runs.tensorboard import tracking
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.storage.files import plain
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.progress import Progress, records_as_dicts
+from ekpnet_fast.training.signals import Signals
+from ekpnet_fast.training.snapshot import Saved
+
+
+def run(
+    config: RunConfig,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    resume: bool = False,
+    signals: Signals | None = None,
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> dict[str, Any]:
+    """Train and evaluate; write the run's folder if `config.output` names one.
+
+    Args:
+        config: a resolved run.
+        report: told about each batch and each epoch.
+        resume: go on with the unfinished run in `config.output`.
+        signals: by which the run is stopped between two steps, with a checkpoint.
+        tell: told where a resumed run goes on, and what of it is damaged.
+
+    Returns:
+        The content of `metrics.json` (see `ekpnet_fast.runs.folder`).
+
+    Raises:
+        EkpnetError: an option, the data, or training; says what was found and expected.
+        Interrupted: a signal came.
+    """
+    resolve_device(config.device)  # a device that cannot be used is told before any work
+    if config.report:
+        html.check_available()
+    if config.output is None:
+        if resume:
+            raise ConfigError("there is no --output, expected the folder of the run to resume")
+        return _run(config, report, None, signals, tell)
+    with folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
+        start = None
+        if resume:
+            start = checkpoint.latest(config.output, tell)
+            if start is None:
+                tell(f"{config.output}: no checkpoint yet; starting from the beginning")
+        else:
+            folder.save_config(config.output, config)
+        return _run(config, report, start, signals, tell)
+
+
+def _check_start(
+    start: Checkpoint, config: RunConfig, data_hash: str, tell: Callable[[str], None]
+) -> None:
+    """See that a checkpoint is one of this run, and say where it goes on.
+
+    Raises:
+        ConfigError: its options are others.
+        DataError: its data are others.
+    """
+    free = (*WITHOUT_EFFECT, "threads")
+    theirs, ours = (
+        {name: value for name, value in plain(options).items() if name not in free}
+        for options in (start.facts["config"], config.as_dict())
+    )
+    different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    if different:
+        raise ConfigError(f"{start.path}: written with other options: {', '.join(different)}")
+    if start.facts["data_hash"] != data_hash:
+        raise DataError(
+            f"{start.path}: trained on data with hash {start.facts['data_hash']}, found"
+            f" {data_hash}; the files of the data set have changed"
+        )
+    written = start.facts["version"], start.facts["torch"]
+    if written != (__version__, torch.__version__):
+        tell(
+            f"{start.path}: written by version {written[0]} with torch {written[1]}, going on with"
+            f" {__version__} and {torch.__version__}; numbers may differ from an undisturbed run's"
+        )
+    tell(f"resumed {Saved.of(start).position}")
+
+
+def _run(
+    config: RunConfig,
+    report: Callable[[Progress], None],
+    start: Checkpoint | None,
+    signals: Signals | None,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    watch = Stopwatch()
+    prepared, graph = load(config, watch)
+    if start is not None:
+        _check_start(start, config, prepared.hash, tell)
+    every = 1 if config.checkpoint_every is None else config.checkpoint_every
+    with ExitStack() as stack:
+        keeper = None
+        if config.output is not None:
+            keeper = stack.enter_context(
+                Keeper(
+                    config.output,
+                    {"config": config.as_dict(), "data_hash": prepared.hash},
+                    every=every,
+                    start=start,
+                    stopped=lambda: None if signals is None else signals.caught,
+                )
+            )
+            if signals is not None:
+                stack.enter_context(signals.deferred())
+        if config.track is not None:
+            first = 1 if start is None else Saved.of(start).position.epochs_done + 1
+            report = stack.enter_context(tracking(config.track, report, first))
+        outcome = loop.train(config, prepared, graph, report, keeper)
+    watch.seconds.update(outcome.seconds)
+    logits: list[NDArray[np.float32]] = []
+    with watch.part("evaluate"):
+        found = evaluate(config, prepared, graph, outcome, logits.append)
+    trained = sum(record.seconds for record in outcome.records)
+    pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
+    metrics = {
+        "format": folder.RUN_FORMAT,
+        "version": __version__,
+        "dataset": config.dataset,
+        "model": config.model,
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "data_hash": prepared.hash,
+        "users": prepared.dataset.num_users,
+        "dropped_users": prepared.dropped_users,
+        "dropped_rows": prepared.dropped_rows,
+        "epochs": records_as_dicts(outcome.records),
+        **found,
+        "weights": outcome.model.weights_by_name() or None,
+        "seconds": {
+            **watch.seconds,
+            "total": watch.total() + (0.0 if start is None else start.facts["elapsed"]),
+        },
+        "resumed": 0 if keeper is None else keeper.resumed,
+        "samples_per_second": pairs / trained if trained else None,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "processor": _processor(),
+            "isa": build_info().isa,
+            "threads": torch.get_num_threads(),
+            "device": describe_device(resolve_device(config.device)),
+        },
+    }
+    if config.output is not None:
+        folder.save_model(
+            config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
+        )
+        if config.report:
+            report_file = config.output / html.REPORT_FILE
+            html.write(report_file, metrics, config, prepared, logits[0] if logits else None)
+        folder.save_metrics(config.output, metrics)
+        checkpoint.remove_all(config.output)
+    return metrics
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,359 @@
+"""`--tune N`: the options of a run that validate best, searched by Optuna (the extra `tune`).
+
+A trial trains with some values of the options in the search space and is worth its best validation
+AUC (MRR@10 under the protocol "recbole"); the test rows are never looked at. What is tried next
+follows from the seed and the trials that are finished, so a search that was killed goes on as if
+it had not been, by the same command.
+
+In the folder of the search:
+
+`study.log`    Optuna's journal; `optuna.storages.journal.JournalFileBackend` reads it.
+`trials.csv`   number, value, seconds, what went wrong, and the options of each finished trial.
+`best.yaml`    every option of the best trial, for `--config`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.errors import ConfigError, TrainingError
+from ekpnet_fast.models import MODELS
+from ekpnet_fast.runs import folder
+from ekpnet_fast.runs.evaluate import Stopwatch, load
+from ekpnet_fast.runs.options import named, parse_run
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.storage.files import plain, write_text
+from ekpnet_fast.training import loop
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Range", "Space", "Trial", "default_space", "read_space", "tune"]
+
+STUDY_FILE, TRIALS_FILE, BEST_FILE = "study.log", "trials.csv", "best.yaml"
+
+# Options that change what a trial is measured on, or that all trials share.
+_FIXED = ("dataset", "threshold", "seed", "protocol", "model", "preset", "backend", "device")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; whole ones if both are."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Space = Mapping[str, "Range | tuple[Any, ...]"]
+"""What is tried of each option, by dotted name: a range, or choices."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial.
+
+    Attributes:
+        number: from 1.
+        value: best on validation; NaN where training failed.
+        seconds: of training.
+        options: what was tried, by dotted name.
+        error: why training failed, None where it did not.
+    """
+
+    number: int
+    value: float
+    seconds: float
+    options: Mapping[str, Any]
+    error: str | None
+
+
+def default_space(config: RunConfig) -> Space:
+    """Options of data, sampler, model and stages that matter for a run's model."""
+    model = MODELS[config.model]
+    space: dict[str, Range | tuple[Any, ...]] = {"shape.width": (4, 8, 16, 32)}
+    if model.ripple:
+        space |= {
+            "shape.hops": (1, 2, 3),
+            "shape.slots": (16, 32, 64),
+            "sampling.inverse": (True, False),
+            "sampling.resample": (True, False),
+        }
+    if model.ripple or model.history:
+        space["folds"] = (1, 5)
+    for stage in model.stages:
+        space[f"{stage}.lr"] = Range(1e-3, 5e-2, log=True)
+        space[f"{stage}.batch_size"] = (256, 512, 1024, 2048, 4096)
+        space[f"{stage}.lambda3"] = Range(1e-7, 1e-1, log=True)
+        if model.plan(config, stage).triples != "none":
+            space[f"{stage}.lambda1"] = Range(1e-4, 1.0, log=True)
+    return space
+
+
+def read_space(file: Path) -> Space:
+    """A search space from YAML: `option: [choices]` or `option: {low: 1e-3, high: 0.1, log: true}`.
+
+    Raises:
+        ConfigError: not such a file; names the option.
+    """
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--tune_space {file} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--tune_space {file}: not YAML ({error})") from error
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"--tune_space {file}: expected lines such as 'train.lr: [0.01, 0.003]'")
+    return {str(option): _values(file, option, values) for option, values in found.items()}
+
+
+def _values(file: Path, option: object, values: object) -> Range | tuple[Any, ...]:
+    if isinstance(values, list) and values:
+        return tuple(values)
+    if isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
+        try:
+            low, high = (_number(values[end]) for end in ("low", "high"))
+        except (TypeError, ValueError):
+            low, high = math.nan, math.nan
+        log = values.get("log", False)
+        if low < high < math.inf and isinstance(log, bool) and (low > 0 or not log):
+            return Range(low, high, log)
+    raise ConfigError(
+        f"--tune_space {file}: {option} is {values}, expected a list of choices, or low and high"
+        " with low < high, and log: true only above 0"
+    )
+
+
+def _number(value: Any) -> float:
+    """YAML reads 1e-3, without a point, as text."""
+    if isinstance(value, bool):
+        raise TypeError
+    return value if isinstance(value, int | float) else float(value)
+
+
+def tune(
+    arguments: Sequence[str],
+    trials: int,
+    space: Space | None = None,
+    told: Callable[[Trial, Trial], None] = lambda trial, best: None,
+) -> list[Trial]:
+    """Search, or go on with the search in `--output`, until so many trials are finished.
+
+    Args:
+        arguments: options of `python -m ekpnet_fast.train`; with the default space, what they name
+            stays as it is.
+        trials: finished ones in the end, those of earlier sittings included.
+        space: what is tried; `default_space` if not given.
+        told: told each trial when it is finished, and the best one so far.
+
+    Returns:
+        The finished trials, best first.
+
+    Raises:
+        ConfigError: optuna is missing, an option that cannot be tuned or has no effect here, or a
+            folder that holds another search.
+        DataError, TrainingError: data that cannot be trained on, or trials that all failed.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise ConfigError(
+            "--tune needs optuna, which is missing; pip install 'ekpnet_fast[tune]'"
+        ) from error
+    config = parse_run(arguments)
+    _check(config, trials)
+    if space is None:
+        fixed = named(arguments)
+        space = {
+            name: values for name, values in default_space(config).items() if name not in fixed
+        }
+    _check_space(arguments, space)
+    assert config.output is not None
+    with folder.open_output(config.output, overwrite=config.overwrite):
+        journal = config.output / STUDY_FILE
+        if config.overwrite:
+            journal.unlink(missing_ok=True)
+        prepared, graph = load(config, Stopwatch())
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            study_name="ekpnet_fast",
+            direction="maximize",
+            load_if_exists=True,
+        )
+        _check_study(study, config, space, prepared.hash)
+        for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(
+                left.number, state=optuna.trial.TrialState.FAIL
+            )  # of a search that was killed
+        finished = _finished(study)
+        while len(finished) < trials:
+            _try(study, arguments, config, space, prepared, graph, len(finished))
+            finished = _finished(study)
+            best = max(finished, key=_worth)
+            _write(config.output, finished)
+            if best.error is None:
+                run = _with(arguments, best.options)
+                run = replace(run.without_output(), data_root=config.data_root)
+                write_text(
+                    config.output / BEST_FILE, yaml.safe_dump(run.as_dict(), sort_keys=False)
+                )
+            told(finished[-1], best)
+    ordered = sorted(finished, key=_worth, reverse=True)
+    if ordered[0].error is not None:
+        raise TrainingError(
+            f"--tune: all {len(ordered)} trials failed, such as: {ordered[0].error}"
+        )
+    return ordered
+
+
+def _check(config: RunConfig, trials: int) -> None:
+    if trials < 1:
+        raise ConfigError(f"--tune is {trials}, expected at least 1 trial")
+    if config.output is None:
+        raise ConfigError("--tune needs --output, the folder of the search")
+    if not MODELS[config.model].stages:
+        raise ConfigError(f"--tune: {config.model} is not trained, so there is nothing to tune")
+    for option in ("report", "track", "checkpoint_every"):
+        if getattr(config, option):
+            raise ConfigError(f"--{option} has no effect beside --tune; give it to the run after")
+
+
+def _check_space(arguments: Sequence[str], space: Space) -> None:
+    """See that a run can be made of each end and choice, before any is trained."""
+    if not space:
+        raise ConfigError("--tune: every option to try is set already, expected one that is not")
+    for option, values in space.items():
+        if option in (*_FIXED, *WITHOUT_EFFECT, "threads") or option.startswith("synthetic."):
+            raise ConfigError(
+                f"{option} cannot be tuned: it changes what all trials are compared on, or nothing"
+            )
+        for value in (values.low, values.high) if isinstance(values, Range) else values:
+            try:
+                _with(arguments, {option: value})
+            except ConfigError as error:
+                raise ConfigError(f"--tune cannot try {option} {value}: {error}") from error
+
+
+def _with(arguments: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
+    """The run with some options set."""
+    texts = {
+        x: value if isinstance(value, str) else json.dumps(value) for x, value in options.items()
+    }
+    return parse_run([*arguments, *(f"--{name}={text}" for name, text in texts.items())])
+
+
+def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash: str) -> None:
+    """See that the journal is one of this search, or note whose it is.
+
+    Raises:
+        ConfigError: it is another's.
+    """
+    free = (*WITHOUT_EFFECT, "threads")
+    options = {name: value for name, value in config.as_dict().items() if name not in free}
+    tried = {name: vars(x) if isinstance(x, Range) else x for name, x in space.items()}
+    ours = json.loads(
+        json.dumps(plain({"options": options, "space": tried, "data_hash": data_hash}))
+    )
+    theirs = study.user_attrs.get("search")
+    if theirs is None:
+        study.set_user_attr("search", ours)
+    elif theirs != ours:
+        different = [name for name in ours if theirs.get(name) != ours[name]]
+        raise ConfigError(
+            f"{config.output}: holds a search with other {' and '.join(different)}; choose another"
+            " folder, or add --overwrite true"
+        )
+
+
+def _try(
+    study: optuna.Study,
+    arguments: Sequence[str],
+    config: RunConfig,
+    space: Space,
+    prepared: PreparedData,
+    graph: Graph,
+    before: int,
+) -> None:
+    """Train once with what the sampler asks for."""
+    import optuna
+
+    # Seeded anew for each, so that a search in two sittings asks for the same as one in one.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + before)
+    trial = study.ask({name: _distribution(values) for name, values in space.items()})
+    started = time.perf_counter()
+    try:
+        run = _with(arguments, trial.params)
+        if run.sampling.inverse != config.sampling.inverse:
+            graph = Graph.from_dataset(prepared.dataset, inverse=run.sampling.inverse)
+        outcome = loop.train(run, prepared, graph)
+        value = max(record.valid for record in outcome.records if record.stage == outcome.stage)
+    except (ConfigError, TrainingError) as error:
+        # Options that do not go together, or a loss that diverges: no reason to stop the search.
+        trial.set_user_attr("error", str(error))
+        trial.set_user_attr("seconds", time.perf_counter() - started)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return
+    trial.set_user_attr("seconds", time.perf_counter() - started)
+    study.tell(trial, value)
+
+
+def _distribution(values: Range | tuple[Any, ...]) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if not isinstance(values, Range):
+        return CategoricalDistribution(values)
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return IntDistribution(values.low, values.high, log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _finished(study: optuna.Study) -> list[Trial]:
+    """In the order in which they were tried."""
+    import optuna
+
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return [
+        Trial(
+            number,
+            math.nan if trial.value is None else trial.value,
+            trial.user_attrs["seconds"],
+            trial.params,
+            trial.user_attrs.get("error"),
+        )
+        for number, trial in enumerate(study.get_trials(states=states), 1)
+    ]
+
+
+def _worth(trial: Trial) -> tuple[float, int]:
+    """By value, the earlier of equals first; failed ones last."""
+    return (-math.inf if math.isnan(trial.value) else trial.value, -trial.number)
+
+
+def _write(output: Path, trials: list[Trial]) -> None:
+    options = list(dict.fromkeys(name for trial in trials for name in trial.options))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["number", "value", "seconds", "error", *options])
+    for trial in trials:
+        value = "" if math.isnan(trial.value) else trial.value
+        row = [trial.number, value, f"{trial.seconds:.3f}", trial.error or ""]
+        table.writerow([*row, *(trial.options.get(name, "") for name in options)])
+    write_text(output / TRIALS_FILE, text.getvalue())

@@ -1,0 +1,139 @@
+"""The knowledge graph in memory and on disk: triples grouped by head (CSR)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.data import Dataset
+from ekpnet_fast.errors import DataError
+from ekpnet_fast.storage import tensor_file
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Triples by head: those of head e are positions indptr[e] .. indptr[e + 1].
+
+    Attributes:
+        indptr: [E + 1] int64.
+        relations: [T] uint8, int16 or int32, the smallest that holds R.
+        tails: [T] int32.
+        num_entities: E.
+        num_relations: R, inverse relations counted.
+        inverse: whether (t, r + R / 2, h) was added for each (h, r, t).
+    """
+
+    indptr: Tensor
+    relations: Tensor
+    tails: Tensor
+    num_entities: int
+    num_relations: int
+    inverse: bool
+
+    @property
+    def num_triples(self) -> int:
+        """T, inverse triples counted."""
+        return self.tails.numel()
+
+    def relations_between(self, head: int, tail: int) -> list[int]:
+        """The relations of the triples that lead from one entity to another."""
+        first, last = int(self.indptr[head]), int(self.indptr[head + 1])
+        found: list[int] = self.relations[first:last][self.tails[first:last] == tail].tolist()
+        return found
+
+    @classmethod
+    def from_triples(
+        cls,
+        heads: np.ndarray,  # [T] int32
+        relations: np.ndarray,  # [T] int32
+        tails: np.ndarray,  # [T] int32
+        num_entities: int,
+        num_relations: int,
+        *,
+        inverse: bool = False,
+    ) -> Graph:
+        """Group triples by head; with `inverse` each one is also walked backwards.
+
+        Raises:
+            DataError: ids that are no integers or out of range; names the column and position.
+        """
+        h = _ids("heads", heads, num_entities)
+        r = _ids("relations", relations, num_relations)
+        t = _ids("tails", tails, num_entities)
+        if inverse:
+            h, r, t = torch.cat([h, t]), torch.cat([r, r + num_relations]), torch.cat([t, h])
+            num_relations *= 2
+        csr = ops.build_csr(h, r, t, num_entities, num_relations)
+        return cls(*csr, num_entities, num_relations, inverse)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, *, inverse: bool = False) -> Graph:
+        """The graph of a data set."""
+        return cls.from_triples(
+            dataset.heads,
+            dataset.relations,
+            dataset.tails,
+            dataset.num_entities,
+            dataset.num_relations,
+            inverse=inverse,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file."""
+        tensors = {"indptr": self.indptr, "relations": self.relations, "tails": self.tails}
+        tensor_file.write(
+            path,
+            "graph",
+            tensors,
+            {
+                "num_entities": self.num_entities,
+                "num_relations": self.num_relations,
+                "inverse": self.inverse,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Graph:
+        """Open a saved graph; its arrays stay on disk and are mapped, so this takes milliseconds.
+
+        Raises:
+            DataError: the file is missing, truncated, or holds something else.
+        """
+        tensors, facts = tensor_file.read(
+            path,
+            "graph",
+            "Graph.save",
+            tensors=("indptr", "relations", "tails"),
+            facts=("num_entities", "num_relations", "inverse"),
+        )
+        graph = cls(
+            tensors["indptr"],
+            tensors["relations"],
+            tensors["tails"],
+            num_entities=facts["num_entities"],
+            num_relations=facts["num_relations"],
+            inverse=facts["inverse"],
+        )
+        if len(graph.indptr) != graph.num_entities + 1 or len(graph.relations) != len(graph.tails):
+            raise DataError(
+                f"{path}: found {len(graph.indptr)} row pointers, {len(graph.relations)} relations"
+                f" and {len(graph.tails)} tails, expected {graph.num_entities + 1} row pointers"
+                " and as many relations as tails"
+            )
+        return graph
+
+
+def _ids(name: str, ids: np.ndarray, limit: int) -> Tensor:
+    """A column of ids as an int32 tensor of its own."""
+    if ids.dtype.kind not in "iu":
+        raise DataError(f"{name} is {ids.dtype}, expected integer ids")
+    if len(ids) and (ids.min() < 0 or ids.max() >= limit):
+        at = int(np.flatnonzero((ids < 0) | (ids >= limit))[0])
+        raise DataError(f"{name} holds id {ids[at]} at position {at}, expected 0 <= id < {limit}")
+    # torch warns of arrays that it may not write to, such as those of a file reader.
+    return torch.from_numpy(np.require(ids, dtype=np.int32, requirements=("C", "W")))

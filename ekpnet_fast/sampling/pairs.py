@@ -1,0 +1,227 @@
+"""Pairs of users and items, as models read them, and mini-batches of such pairs.
+
+A *space* is a set of ids that tables are indexed by: "entity", "user", "item" (an item's id is its
+entity's), or one of a model's own. A mini-batch lists the rows that it touches space by space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model may draw from besides the labelled rows: the graph and the train histories."""
+
+    graph: Graph
+    num_users: int
+    num_items: int
+    history_indptr: Tensor  # [U + 1] int64
+    history_items: Tensor  # [history_indptr[-1]] int32, sorted and distinct within a user
+    seed: int
+    item_names: tuple[str, ...] | None = None  # [I] titles, where the data set has them
+
+    @classmethod
+    def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> Source:
+        """That of a prepared data set."""
+        dataset = prepared.dataset
+        return cls(
+            graph,
+            dataset.num_users,
+            dataset.num_items,
+            *history_tensors(prepared),
+            seed,
+            dataset.item_names,
+        )
+
+    @property
+    def histories(self) -> Histories:
+        """[U] the train histories."""
+        return Histories(self.history_indptr, self.history_items)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The pairs that a model is asked to give further inputs for, in global ids, on the CPU.
+
+    Attributes:
+        users: [G] int32, user of each group.
+        group_indptr: [G + 1] int64, pairs of each group.
+        items: [B] int32, item of each pair.
+        epoch: keys what is drawn; 0 for evaluation, from 1 in training.
+        histories: what `ids` count; None for the train histories, where ids are users.
+        ids: [G] int32, the history that each group is seen with.
+        folds: F; above 1 `histories` are those of virtual users, whose id is user * F + fold, and
+            the clicks of that fold must not be counted in anything that describes the group.
+        rows: [B] int64, the pairs' places in the training rows; None where they have none.
+    """
+
+    users: Tensor
+    group_indptr: Tensor
+    items: Tensor
+    epoch: int
+    histories: Histories | None = None
+    ids: Tensor | None = None
+    folds: int = 1
+    rows: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """[G] int32, which of the histories each group is seen with."""
+        return self.users if self.ids is None else self.ids
+
+    @property
+    def pair_users(self) -> Tensor:
+        """[B] int32, the user of each pair."""
+        return torch.repeat_interleave(self.users, self.group_indptr.diff())
+
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a model reads of a mini-batch.
+
+    Attributes:
+        spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
+        inputs: gives further tensors for a mini-batch, by name.
+        input_spaces: which of those, if they are given, hold ids of a space; in training they
+            become positions in the touched rows.
+    """
+
+    spaces: Collection[str] = ("entity",)
+    inputs: Callable[[Request], Inputs] | None = None
+    input_spaces: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, request: Request) -> Inputs:
+        """The further inputs of some pairs, in global ids."""
+        return {} if self.inputs is None else self.inputs(request)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the mini-batches of a stage consist of.
+
+    Attributes:
+        pairs: labelled pairs; without them each epoch passes once over as many triples as the
+            graph has.
+        triples: true and corrupted triples: in no batch, in every batch, or in batches of their
+            own.
+        every: a batch of triples follows so many batches of pairs ("apart" only).
+    """
+
+    pairs: bool = True
+    triples: Literal["none", "joined", "apart"] = "none"
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage can do."""
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}, expected at least 1")
+        if not self.pairs and self.triples != "joined":
+            raise ValueError(f"a stage without pairs has triples {self.triples!r}, not 'joined'")
+
+
+Moved = TypeVar("Moved", bound="Pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs to score, by user group.
+
+    Ids are global where whole tables are given, or positions in the touched rows (`Batch`).
+
+    Attributes:
+        heads, relations, tails: [G, H, M] int32, ripple sets of the groups; H = M = 0 for a
+            model that does not propagate.
+        counts: [G, H] int32, valid slots.
+        group_indptr: [G + 1] int64, pairs of each group.
+        items: [B] int32, in the space "entity".
+        users: [G] int32, in the space "user"; None where neither space nor inputs need them.
+        free_items: [B] int32, the same items in the space "item"; None without that space.
+        inputs: what the model's `inputs` gave.
+    """
+
+    heads: Tensor
+    relations: Tensor
+    tails: Tensor
+    counts: Tensor
+    group_indptr: Tensor
+    items: Tensor
+    users: Tensor | None = None
+    free_items: Tensor | None = None
+    inputs: Inputs = field(default_factory=dict)
+
+    @property
+    def num_pairs(self) -> int:
+        """B."""
+        return self.items.numel()
+
+    @property
+    def groups(self) -> Tensor:
+        """[B] int64, the group of each pair."""
+        lengths = self.group_indptr.diff()
+        return torch.repeat_interleave(lengths, output_size=self.num_pairs)
+
+    def to(self: Moved, device: torch.device) -> Moved:
+        """The same on a device."""
+        return replace(
+            self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
+        )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Pairs):
+    """A mini-batch in terms of the table rows it touches.
+
+    Attributes:
+        rows: [n] int32, entity ids of the touched rows; entity ids elsewhere are positions in it.
+        touched: per space but "entity", [n] int32, ids of the touched rows.
+        labels: [B] float32.
+        triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
+        triple_labels: [K] int8.
+        relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
+        real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
+        real_pairs: [] float32, how many are; None if all are.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    triple_heads: Tensor
+    triple_relations: Tensor
+    triple_tails: Tensor
+    triple_labels: Tensor
+    relation_touched: Tensor
+    touched: Mapping[str, Tensor] = field(default_factory=dict)
+    real: Tensor | None = None
+    real_pairs: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """What a loss is divided by: B, or the true triples of a batch without pairs."""
+        return self.num_pairs or self.triple_heads.numel() // 2
+
+    def rows_of(self, space: str) -> Tensor:
+        """[n] int32, ids of the touched rows of a space."""
+        return self.rows if space == "entity" else self.touched[space]
+
+
+def history_tensors(prepared: PreparedData) -> tuple[Tensor, Tensor]:
+    """The train histories as the sampler takes them: indptr [U + 1] int64, items int32."""
+    return torch.from_numpy(prepared.history_indptr), torch.from_numpy(prepared.history_items)

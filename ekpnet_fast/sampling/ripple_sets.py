@@ -1,0 +1,107 @@
+"""Ripple sets of histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+
+
+@dataclass(frozen=True)
+class RippleSets:
+    """What the users' histories reach: heads, relations, tails [U, H, M], counts [U, H], int32."""
+
+    heads: Tensor
+    relations: Tensor
+    tails: Tensor
+    counts: Tensor
+
+    @classmethod
+    def sample(
+        cls,
+        graph: Graph,
+        history_indptr: Tensor,  # [U + 1] int64
+        history_items: Tensor,  # int32
+        *,
+        hops: int,
+        slots: int,
+        seed: int,
+        epoch: int = 0,
+        users: Tensor | None = None,  # [U] int32, ids that key the draw
+        repeat: bool = False,
+    ) -> RippleSets:
+        """Draw them (see `ops.sample_ripple_sets`)."""
+        return cls(
+            *ops.sample_ripple_sets(
+                graph.indptr,
+                graph.relations,
+                graph.tails,
+                history_indptr,
+                history_items,
+                hops=hops,
+                slots=slots,
+                seed=seed,
+                epoch=epoch,
+                users=users,
+                repeat=repeat,
+            )
+        )
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.heads.shape[0]
+
+    def of_users(self, users: Tensor) -> RippleSets:
+        """The sets of some users, [n] ids."""
+        return RippleSets(
+            self.heads[users], self.relations[users], self.tails[users], self.counts[users]
+        )
+
+    def to(self, device: torch.device) -> RippleSets:
+        """The same sets on a device."""
+        return RippleSets(
+            *(x.to(device) for x in (self.heads, self.relations, self.tails, self.counts))
+        )
+
+    @classmethod
+    def none(cls, num_users: int) -> RippleSets:
+        """For a model that does not propagate: H = M = 0."""
+        empty = torch.zeros(num_users, 0, 0, dtype=torch.int32)
+        return cls(empty, empty, empty, torch.zeros(num_users, 0, dtype=torch.int32))
+
+
+@dataclass(frozen=True)
+class DrawnRippleSets:
+    """Ripple sets that are drawn where they are asked for, because U * F of them may not fit.
+
+    A draw is a hash of (seed, epoch, virtual user), so asking twice gives the same.
+    """
+
+    graph: Graph
+    histories: Histories
+    hops: int
+    slots: int
+    seed: int
+    epoch: int
+    repeat: bool
+
+    def of_users(self, ids: Tensor) -> RippleSets:
+        """The sets of some histories, [G] ids."""
+        found = self.histories.of(ids)
+        return RippleSets.sample(
+            self.graph,
+            found.indptr,
+            found.items,
+            users=ids.int(),
+            hops=self.hops,
+            slots=self.slots,
+            seed=self.seed,
+            epoch=self.epoch,
+            repeat=self.repeat,
+        )

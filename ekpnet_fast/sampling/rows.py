@@ -1,0 +1,53 @@
+"""Labelled training rows, by user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekpnet_fast.data import Rows
+from ekpnet_fast.sampling.histories import Histories
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """Labelled rows grouped by user: those of user u are indptr[u] .. indptr[u + 1]."""
+
+    indptr: Tensor  # [U + 1] int64
+    items: Tensor  # [N] int32
+    labels: Tensor  # [N] float32
+    order: Tensor  # [N] int64, position of each row in the table it came from
+
+    @classmethod
+    def from_rows(cls, rows: Rows, num_users: int) -> UserRows:
+        """Group rows; within a user they keep their order."""
+        order = np.argsort(rows.users, kind="stable")
+        indptr = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(rows.users, minlength=num_users), out=indptr[1:])
+        return cls(
+            torch.from_numpy(indptr),
+            torch.from_numpy(rows.items[order].astype(np.int32)),
+            torch.from_numpy(rows.labels[order].astype(np.float32)),
+            torch.from_numpy(order),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The labelled rows of a run, as a model may look at them before it is trained.
+
+    Attributes:
+        rows: by user, or by virtual user where there are folds.
+        histories: [U], or [U * folds] of the virtual users.
+        folds: F.
+        redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+    """
+
+    rows: UserRows
+    histories: Histories
+    folds: int = 1
+    redraw: Callable[[int], Tensor] | None = None

@@ -1,0 +1,264 @@
+"""Checkpoints: from the last one a run goes on to the same bits as if nothing had happened.
+
+`checkpoint-N.safetensors`   tensors: `model.*`, `best.*` (the stage's best epoch so far),
+                             `optimizer.*` (moments of the tables, Adam's state and step counts of
+                             the rest), `rng.model` (the one generator that a model holds)
+`checkpoint-N.json`          written last: a hash of itself, and size and hash of the tensors, so
+                             that what is truncated or has rotted is found; the configuration, the
+                             hash of the data, versions, epoch records, and where the run stands
+
+Hardly any state of random numbers is needed, because every draw of training is a function of
+(seed, epoch, batch): the seed stands in the configuration, epoch and batch in `progress.Position`.
+
+The last two are kept. A file is written beside its place, brought to the disk and renamed, and the
+folder with it, before the checkpoint before the last is removed. Writing happens in a thread of its
+own, from a copy, while the next epoch computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.errors import DataError
+from ekpnet_fast.native.build import __version__
+from ekpnet_fast.storage import tensor_file
+from ekpnet_fast.storage.files import plain, write_text, write_whole
+
+__all__ = ["Checkpoint", "Keeper", "latest", "remove_all"]
+
+FORMAT = "ekpnet_fast.checkpoint"
+KEPT = 2
+_NAME = re.compile(r"checkpoint-(\d+)\.(json|safetensors)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it was read.
+
+    Attributes:
+        path: its JSON file.
+        facts: what `Keeper.save` was given and added.
+        tensors: by name.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def number(self) -> int:
+        """N of its name."""
+        return int(self.path.stem.removeprefix("checkpoint-"))
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors `prefix.*`, without the prefix."""
+        start = f"{prefix}."
+        found = self.tensors.items()
+        return {name.removeprefix(start): x for name, x in found if name.startswith(start)}
+
+
+class Keeper:
+    """Writes the checkpoints of a run into its folder; a context manager.
+
+    Args:
+        folder: of the run.
+        identity: facts that all its checkpoints share, such as the configuration.
+        every: epochs from one checkpoint to the next; 0 for none but where the run is stopped.
+        start: the checkpoint that the run goes on from.
+        stopped: the signal that asks the run to stop, if one did.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        *,
+        every: int = 1,
+        start: Checkpoint | None = None,
+        stopped: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.folder = folder
+        self.every = every
+        self.start = start
+        self.stopped = stopped
+        self._identity = dict(identity)
+        self._next = 1
+        self._earlier: float = 0.0 if start is None else start.facts["elapsed"]
+        self.resumed: int = 0 if start is None else start.facts["resumed"] + 1
+        self._started = time.perf_counter()
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        if start is None:
+            remove_all(folder)
+        else:
+            self._next = start.number + 1
+            for damaged in [number for number in _numbers(folder) if number >= self._next]:
+                _remove(folder, damaged)
+
+    def __enter__(self) -> Keeper:
+        """Nothing more."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for what is being written; without an error of others, tell one of that."""
+        self._pool.shutdown()
+        if error is None:
+            self.finish()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the run in this sitting and those before, up to their last checkpoints."""
+        return self._earlier + time.perf_counter() - self._started
+
+    def due(self, epoch: int) -> bool:
+        """Whether the end of an epoch, counted from 1, is to be saved."""
+        return self.every > 0 and epoch % self.every == 0
+
+    def save(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Copy a state and start to write it.
+
+        Args:
+            facts: JSON-serialisable.
+            tensors: by name; they may change once this returns.
+
+        Raises:
+            ConfigError: the checkpoint before this one could not be written.
+        """
+        self.finish()
+        copies = {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
+        added = {"elapsed": self.elapsed, "resumed": self.resumed}
+        facts = {**self._identity, **facts, **added}
+        self._writing = self._pool.submit(self._write, self._next, facts, copies)
+        self._next += 1
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            ConfigError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, number: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        path = self.folder / f"checkpoint-{number}.safetensors"
+        found: dict[str, Any] = {}
+
+        def write(part: Path) -> None:
+            tensor_file.write(part, "checkpoint", tensors, {})
+            found.update(bytes=part.stat().st_size, sha256=_hash(part))
+
+        write_whole(path, write)
+        versions = {"format": FORMAT, "version": __version__, "torch": torch.__version__}
+        content = plain({**versions, "tensors": found, **facts})
+        whole = {"sha256": _text_hash(content), "checkpoint": content}
+        write_text(path.with_suffix(".json"), json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        for old in _numbers(self.folder):
+            if old <= number - KEPT:
+                _remove(self.folder, old)
+
+
+def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint of a folder that is whole; None where there is none at all.
+
+    Args:
+        folder: of a run.
+        tell: told which files are damaged, and how.
+
+    Raises:
+        DataError: there are checkpoints, and none of them is whole.
+    """
+    problems = []
+    for number in sorted(_numbers(folder), reverse=True):
+        try:
+            found = _read(folder / f"checkpoint-{number}.json")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            tell(f"{problem}; falling back to {found.path.name}")
+        return found
+    if problems:
+        raise DataError(
+            f"{folder}: no checkpoint is whole, expected one to go on from; {'; '.join(problems)};"
+            " start anew with --overwrite"
+        )
+    return None
+
+
+def remove_all(folder: Path) -> None:
+    """Remove the checkpoints of a folder."""
+    for path in folder.glob("checkpoint-*"):
+        if _NAME.fullmatch(path.name):
+            path.unlink()
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Of the checkpoints in a folder; tensors without JSON were not finished, and are none."""
+    found = (_NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*.json"))
+    return {int(match[1]) for match in found if match}
+
+
+def _remove(folder: Path, number: int) -> None:
+    for kind in ("json", "safetensors"):  # without its JSON it is no checkpoint any more
+        (folder / f"checkpoint-{number}.{kind}").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint of which every byte is as it was written.
+
+    Raises:
+        DataError: it is not; names the file and what is wrong.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = whole["checkpoint"]
+        if whole["sha256"] != _text_hash(content):
+            raise DataError(f"{path}: damaged, its hash is another")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: damaged, not readable as JSON ({error})") from error
+    if content.get("format") != FORMAT:
+        raise DataError(f"{path}: found format {content.get('format')!r}, expected {FORMAT!r}")
+    tensors, expected = path.with_suffix(".safetensors"), content["tensors"]
+    try:
+        size = tensors.stat().st_size
+        if size != expected["bytes"]:
+            raise DataError(f"{tensors}: found {size} bytes, expected {expected['bytes']}")
+        if _hash(tensors) != expected["sha256"]:
+            raise DataError(f"{tensors}: damaged, its hash is another")
+    except OSError as error:
+        raise DataError(f"{tensors}: cannot be read ({error.strerror})") from error
+    found, _ = tensor_file.read(tensors, "checkpoint", "a training run")
+    return Checkpoint(path, content, {name: x.clone() for name, x in found.items()})
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _text_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""How far a run is: what it tells, what it has found, and where it stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ekpnet_fast.config import StageConfig
+from ekpnet_fast.models import Model
+from ekpnet_fast.training.losses import TERMS
+
+__all__ = ["EpochRecord", "Outcome", "Position", "Progress", "records_as_dicts", "stalled"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did.
+
+    Attributes:
+        stage: "pretrain" or "train".
+        epoch: from 1 within the stage.
+        loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair, or per
+            triple in a stage without pairs.
+        valid_auc: AUC over the validation rows; NaN in a stage without pairs, and under the
+            protocol "recbole".
+        valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
+        seconds: training time, without evaluation.
+        samples_per_second: training pairs, or triples, per second.
+    """
+
+    stage: str
+    epoch: int
+    loss: float
+    bce: float
+    kg: float
+    weights: float
+    rows: float
+    valid_auc: float
+    valid_mrr: float
+    seconds: float
+    samples_per_second: float
+
+    @property
+    def valid(self) -> float:
+        """What the epoch is chosen by."""
+        return self.valid_auc if math.isnan(self.valid_mrr) else self.valid_mrr
+
+
+@dataclass
+class Outcome:
+    """A trained model and how it came about."""
+
+    model: Model
+    stage: str  # whose prediction the kept weights give
+    records: list[EpochRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # per part of the run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told after each batch (`record` is None) and after each epoch."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    pairs: int  # done in this epoch; triples in a stage without pairs
+    total_pairs: int
+    loss: float  # per pair, so far in this epoch
+    samples_per_second: float
+    record: EpochRecord | None = None
+    warning: str | None = None  # with the record: what went wrong in the epoch, and what to change
+
+
+STALLED = 0.005  # a validation AUC so near to 0.5 tells nothing apart
+
+
+def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
+    """What to change where a stage's first epoch has taught the model nothing; else None.
+
+    Predictions that are products of small rows have a saddle at zero, which norms hold them in.
+    """
+    if record.epoch > 1 or not abs(record.valid_auc - 0.5) < STALLED:
+        return None
+    name = record.stage
+    return (
+        f"validation AUC is {record.valid_auc:.3f} after the first epoch of the {name} stage: the"
+        " model tells nothing apart, as where its rows are too small to have a gradient; try a"
+        f" smaller --{name}.lambda3 (now {stage.lambda3}) or --{name}.lambda2 (now"
+        f" {stage.lambda2}), a larger --{name}.lr (now {stage.lr}), a smaller --{name}.batch_size"
+        f" (now {stage.batch_size}), or another --shape.init"
+    )
+
+
+@dataclass
+class Position:
+    """Where a run stands, as far as it is not in tensors.
+
+    Attributes:
+        stage: the stage in progress; "" before the first.
+        epochs_done: complete epochs of the run. Every draw of training is a function of the seed,
+            the number of the epoch and that of the batch, so this is the state of all of them.
+        epoch: complete epochs of the stage.
+        steps: complete steps of the epoch in progress.
+        passed: pairs, or triples, that those steps passed over.
+        sums: terms of the loss over them, not divided.
+        epoch_seconds: training time of them.
+        stage_seconds: time of the stage before this sitting.
+        best, best_epoch: what the stage's best epoch reached on validation; -inf and 0 before one.
+        watch: state of `losses.LossWatch`.
+    """
+
+    stage: str = ""
+    epochs_done: int = 0
+    epoch: int = 0
+    steps: int = 0
+    passed: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TERMS, 0.0))
+    epoch_seconds: float = 0.0
+    stage_seconds: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+    watch: dict[str, Any] = field(default_factory=dict)
+
+    def next_stage(self, stage: str) -> Position:
+        """Where the next stage starts."""
+        return Position(stage, self.epochs_done)
+
+    def end_epoch(self) -> None:
+        """The epoch in progress is complete."""
+        self.epochs_done += 1
+        self.epoch += 1
+        self.steps, self.passed, self.epoch_seconds = 0, 0, 0.0
+        self.sums = dict.fromkeys(TERMS, 0.0)
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.steps:
+            return f"after step {self.steps} of epoch {self.epoch + 1} of the {self.stage} stage"
+        return f"after epoch {self.epoch} of the {self.stage} stage"
+
+
+def records_as_dicts(records: list[EpochRecord]) -> list[dict[str, Any]]:
+    """Epoch records as plain values."""
+    return [asdict(record) for record in records]

@@ -1,0 +1,110 @@
+"""What of a run in training goes into a checkpoint, and comes back out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.errors import DataError
+from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.training.losses import TERMS
+from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
+
+__all__ = ["Saved", "adam_state", "load_adam_state"]
+
+
+@dataclass
+class Saved:
+    """Where a run stands, and the model's state in the best epoch of the stage in progress.
+
+    Attributes:
+        position: as far as it is not in tensors.
+        best: by name; empty before there is one.
+        checkpoint: what it was read from, None if it was not.
+    """
+
+    position: Position
+    best: dict[str, Tensor]
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Saved:
+        """What a checkpoint holds.
+
+        Raises:
+            DataError: it lacks something.
+        """
+        try:
+            position = Position(**checkpoint.facts["position"])
+            sums = {term: position.sums[term] for term in TERMS}  # sums run in this order
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{checkpoint.path}: has no place to go on from ({error})") from error
+        best = -math.inf if position.best is None else position.best
+        return cls(replace(position, sums=sums, best=best), checkpoint.named("best"), checkpoint)
+
+    def restore(self, outcome: Outcome) -> None:
+        """Put the checkpoint's weights, records and times into an outcome.
+
+        Raises:
+            DataError: the weights do not fit the model.
+        """
+        checkpoint = self.checkpoint
+        assert checkpoint is not None
+        try:
+            outcome.model.load_state_dict(checkpoint.named("model"))
+            outcome.model.draw.set_state(checkpoint.tensors["rng.model"])
+        except (RuntimeError, KeyError) as error:
+            raise DataError(f"{checkpoint.path}: does not fit the run's model ({error})") from error
+        outcome.records = []
+        for record in checkpoint.facts["epochs"]:
+            values: dict[str, Any] = {k: math.nan if v is None else v for k, v in record.items()}
+            outcome.records.append(EpochRecord(**values))
+        outcome.seconds.update(checkpoint.facts["seconds"])
+
+    def save(self, keeper: Keeper, outcome: Outcome, optimizer: Mapping[str, Tensor]) -> None:
+        """Have a keeper write it, with the outcome so far and the optimizer's state."""
+        tensors = {
+            **{f"model.{name}": x for name, x in outcome.model.state_dict().items()},
+            **{f"best.{name}": x for name, x in self.best.items()},
+            **{f"optimizer.{name}": x for name, x in optimizer.items()},
+            "rng.model": outcome.model.draw.get_state(),
+        }
+        facts = {
+            "position": asdict(self.position),
+            "epochs": records_as_dicts(outcome.records),
+            "seconds": outcome.seconds,
+        }
+        keeper.save(facts, tensors)
+
+
+def adam_state(adam: torch.optim.Adam | None) -> dict[str, Tensor]:
+    """Moments and step counts of torch's Adam by name; empty before its first step."""
+    if adam is None:
+        return {}
+    parameters = [p for group in adam.param_groups for p in group["params"]]
+    return {
+        f"adam.{i}.{name}": x
+        for i, parameter in enumerate(parameters)
+        for name, x in adam.state.get(parameter, {}).items()
+    }
+
+
+def load_adam_state(adam: torch.optim.Adam | None, state: Mapping[str, Tensor]) -> None:
+    """Go on from `adam_state`; other names in `state` are left alone."""
+    if adam is None:
+        return
+    parameters = [p for group in adam.param_groups for p in group["params"]]
+    for i, parameter in enumerate(parameters):
+        start = f"adam.{i}."
+        found: dict[str, Any] = {
+            name.removeprefix(start): x.to(parameter.device)
+            for name, x in state.items()
+            if name.startswith(start)
+        }
+        if found:
+            adam.state[parameter] = found
