@@ -94,9 +94,16 @@ PAGES = [
     Page(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ]
+
+
+def slow(name: str) -> list[pytest.MarkDecorator]:
+    """The mark of pages that train on the whole synthetic data set, or do much; not the first."""
+    return [pytest.mark.slow] if name in ("docs/recommending.md", "docs/training.md") else []
+
+
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 SNIPPETS = [
-    pytest.param(page, line, text, id=f"{page.name}, line {line}")
+    pytest.param(page, line, text, id=f"{page.name}, line {line}", marks=slow(page.name))
     for page in PAGES
     for line, text in page.blocks("python")
 ]
@@ -141,7 +148,10 @@ def test_python(page, line, text, tmp_path, monkeypatch, capsys, threads):
     exec(compile(text, f"{page.name}, line {line}", "exec"), {})
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if offline(page)], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=slow(page.name)) for page in PAGES if offline(page)],
+)
 def test_commands_run(page, tmp_path, monkeypatch, capsys, threads):
     """On small data: the shop's files for what imports, the synthetic data for the rest."""
     threads(1)

@@ -1,5 +1,7 @@
 """What a run leaves in its folder, and how it is read back.
 
+The files, and the fields of `metrics.json`:
+
     config.yaml        every option of the run, resolved, written first; --config takes it.
     checkpoint-*       while it is not finished: see ekpnet_fast.storage.checkpoint.
     model.safetensors  the weights, and in its metadata stage and data_hash.
@@ -21,8 +23,8 @@
                             hit, mrr; null without --ranking
       weights               what a model's linear part gives each feature, by name; null without one
       seconds               per part: load, prepare, sampling, begin (what a model does before its
-                            stages), the stages, evaluate, total; of a resumed run the stages and the
-                            total count all sittings
+                            stages), the stages, evaluate, total; of a resumed run the stages and
+                            the total count all sittings
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process
