@@ -30,12 +30,13 @@ class LiveGraph:
     An answer that is under way ends with the graph that it began with. Changes wait for each other.
     A change takes time in proportion to the graph, so give many triples at once.
 
-    >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
-    >>> recommender.graph.triples("country")
-    [('new', 'parent', 'country')]
-    >>> recommender.graph.remove_triples([("new", "parent", "country")])
-    >>> recommender.explain(history=["new"], item=3).paths > 0
-    True
+    Examples:
+        >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
+        >>> recommender.graph.triples("country")
+        [('new', 'parent', 'country')]
+        >>> recommender.graph.remove_triples([("new", "parent", "country")])
+        >>> recommender.explain(history=["new"], item=3).paths > 0
+        True
     """
 
     def __init__(self, read: Callable[[], State], write: Callable[[State], None]) -> None:

@@ -1,32 +1,34 @@
 """What a run leaves in its folder, and how it is read back.
 
-`config.yaml`        every option of the run, resolved, written first; `--config` takes it.
-`checkpoint-*`       while it is not finished: see `ekpnet_fast.storage.checkpoint`.
-`model.safetensors`  the weights, and in its metadata `stage` and `data_hash`.
-`report.html`        with --report: the run on one page.
-`metrics.json`       written last, so a folder without it holds no result:
-    format, version       "ekpnet_fast.run" and the package's version
-    dataset, model, protocol, seed   as configured
-    data_hash             of the prepared data (`PreparedData.hash`)
-    users, dropped_users, dropped_rows   users of the data set; left out for an empty history
-    epochs                a record per epoch: stage, epoch, loss and its terms bce, kg, weights,
-                          rows (per pair), valid_auc or valid_mrr (at 10, protocol "recbole"; null
-                          in a stage without pairs), seconds, samples_per_second; none for a model
-                          without stages
-    test                  null under the protocol "recbole", which has no negative rows; else auc,
-                          acc, auc_seen (rows whose item has a train positive), gauc
-    popularity            the same for item popularity; popularity_auc repeats its auc
-    oracle_auc            of the generator's own Bayes score, synthetic data only, else null
-    ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
-                          hit, mrr; null without --ranking
-    weights               what a model's linear part gives each feature, by name; null without one
-    seconds               per part: load, prepare, sampling, begin (what a model does before its
-                          stages), the stages, evaluate, total; of a resumed run the stages and the
-                          total count all sittings
-    resumed               how often the run was resumed
-    samples_per_second    training pairs per second over all epochs; null without any
-    peak_rss_mb           largest resident memory of the process
-    environment           torch, Python, processor, instruction set, threads, device
+The files, and the fields of `metrics.json`:
+
+    config.yaml        every option of the run, resolved, written first; --config takes it.
+    checkpoint-*       while it is not finished: see ekpnet_fast.storage.checkpoint.
+    model.safetensors  the weights, and in its metadata stage and data_hash.
+    report.html        with --report: the run on one page.
+    metrics.json       written last, so a folder without it holds no result:
+      format, version       "ekpnet_fast.run" and the package's version
+      dataset, model, protocol, seed   as configured
+      data_hash             of the prepared data (PreparedData.hash)
+      users, dropped_users, dropped_rows   users of the data set; left out for an empty history
+      epochs                a record per epoch: stage, epoch, loss and its terms bce, kg, weights,
+                            rows (per pair), valid_auc or valid_mrr (at 10, protocol "recbole"; null
+                            in a stage without pairs), seconds, samples_per_second; none for a model
+                            without stages
+      test                  null under the protocol "recbole", which has no negative rows; else auc,
+                            acc, auc_seen (rows whose item has a train positive), gauc
+      popularity            the same for item popularity; popularity_auc repeats its auc
+      oracle_auc            of the generator's own Bayes score, synthetic data only, else null
+      ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
+                            hit, mrr; null without --ranking
+      weights               what a model's linear part gives each feature, by name; null without one
+      seconds               per part: load, prepare, sampling, begin (what a model does before its
+                            stages), the stages, evaluate, total; of a resumed run the stages and
+                            the total count all sittings
+      resumed               how often the run was resumed
+      samples_per_second    training pairs per second over all epochs; null without any
+      peak_rss_mb           largest resident memory of the process
+      environment           torch, Python, processor, instruction set, threads, device
 """
 
 from __future__ import annotations

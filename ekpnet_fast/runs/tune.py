@@ -7,9 +7,9 @@ it had not been, by the same command.
 
 In the folder of the search:
 
-`study.log`    Optuna's journal; `optuna.storages.journal.JournalFileBackend` reads it.
-`trials.csv`   number, value, seconds, what went wrong, and the options of each finished trial.
-`best.yaml`    every option of the best trial, for `--config`.
+    study.log    Optuna's journal; optuna.storages.journal.JournalFileBackend reads it.
+    trials.csv   number, value, seconds, what went wrong, and the options of each finished trial.
+    best.yaml    every option of the best trial, for --config.
 """
 
 from __future__ import annotations

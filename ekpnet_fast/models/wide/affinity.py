@@ -3,7 +3,7 @@
 Everything is a sum over the history, so that a history that nobody had in training is described
 like any other, and everything rises with the clicks of the item: an item that nobody clicked has
 nothing but what the graph says. No feature looks at negatives, and none compares users, because
-both tell how a split was made (see `README.md`).
+both tell how a split was made (see `docs/ekpnet_plus.md`).
 
 Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, B pairs.
 """
