@@ -371,7 +371,10 @@ def test_every_option_is_written(finished):
         (["--shape.width", "0"], "--shape.width is 0, expected 1 to 128"),
         (["--shape.width", "x"], "--shape.width is x, expected a whole number"),
         (["--shape.hops", "5"], "--shape.hops is 5, expected 1 to 4"),
-        (["--shape.activation", "gelu"], "--shape.activation is gelu, expected tanh, relu, sigmoid"),
+        (
+            ["--shape.activation", "gelu"],
+            "--shape.activation is gelu, expected tanh, relu, sigmoid",
+        ),
         (["--model", "ekp"], "'ekp_frame'"),
         (["--device", "tpu"], "--device is tpu, expected auto, cpu, cuda"),
         (["--pretrain.lr", "-1"], "--pretrain.lr is -1.0, expected a number above 0"),
