@@ -70,7 +70,7 @@ def test_broken_module(copied):
     assert "BROKEN  native code" in done.stdout and "pip install ." in done.stdout
     assert "self-check" not in done.stdout and "the core does not work" in done.stdout
     # Only the doctor gets past a broken module.
-    assert "NativeLibraryError" in ask(copied.parent, code="import ekpnet_fast").stderr
+    assert "NativeLibraryError" in ask(copied.parent, code="import ekpnet_fast.ops").stderr
 
 
 def test_broken_library(copied):
