@@ -21,7 +21,7 @@ from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
-from ekpnet_fast.models.linear import EASE_ITEMS
+from ekpnet_fast.models.wide.part import EASE_ITEMS
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage.files import write_text

@@ -11,7 +11,7 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
-from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
 

@@ -10,7 +10,7 @@ import pytest
 from ekpnet_fast.experiments.__main__ import main
 from ekpnet_fast.experiments.plan import Settings
 from ekpnet_fast.experiments.plus import FIRST_SEED, VARIANTS, PlusCell, PlusPlan
-from ekpnet_fast.models.linear import EASE_ITEMS
+from ekpnet_fast.models.wide.part import EASE_ITEMS
 
 
 def plan(rows=(), **changes):

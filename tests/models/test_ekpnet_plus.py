@@ -287,7 +287,7 @@ def test_options_are_checked(model):
 
 def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
     _, prepared, graph, _ = fitted
-    monkeypatch.setattr("ekpnet_fast.models.linear.EASE_ITEMS", 79)
+    monkeypatch.setattr("ekpnet_fast.models.wide.part.EASE_ITEMS", 79)
     with pytest.raises(
         ConfigError, match=r"ease is 5.0, expected 0 for 80 items: it holds them all"
     ):
