@@ -23,7 +23,7 @@ from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
-from support.problems import threads
+from support.contracts import threads
 from support.small_plus import fit_linear, load, with_options
 
 DRAWING = {"mf": {"mf": 4}, "clicked_with": {"clicked_with": 3}, "item_side": {"item_side": 5}}

@@ -19,8 +19,8 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import cuda_graph, loop
 from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer, localize
+from support.contracts import assert_same_bits
 from support.places import ROOT, SUPPORT
-from support.problems import assert_same_bits
 from support.small_training import CONFIG, SYNTHETIC, start, train
 
 
