@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, data sets, threads, and what a stored result says."""
+"""Shared options and fixtures of the benchmarks, and the facts stored with a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numba
 import pytest
 import torch
 
-from benchmarks import facts, goals, workloads
+from benchmarks.harness import datasets, facts, goals
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,7 +51,7 @@ def large(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data sets."""
-    root = workloads.data_root()
+    root = datasets.data_root()
     if not root.is_dir():
         pytest.skip(f"no data sets at {root}: set EKPNET_DATA")
     return root
@@ -62,26 +62,26 @@ def need(data_root: Path) -> Callable[[str], None]:
     """Skips where the data set of a setting is missing; for what loads it in another process."""
 
     def check(name: str) -> None:
-        if not (data_root / workloads.FOLDERS[name]).is_dir():
-            pytest.skip(f"no data set {workloads.FOLDERS[name]} in {data_root}")
+        if not (data_root / datasets.FOLDERS[name]).is_dir():
+            pytest.skip(f"no data set {datasets.FOLDERS[name]} in {data_root}")
 
     return check
 
 
 @pytest.fixture(scope="session")
-def movielens(data_root: Path, need: Callable[[str], None]) -> workloads.Setting:
+def movielens(data_root: Path, need: Callable[[str], None]) -> datasets.Setting:
     need("movielens")
-    return workloads.movielens(data_root)
+    return datasets.movielens(data_root)
 
 
 @pytest.fixture(scope="session")
-def book_crossing(data_root: Path, need: Callable[[str], None]) -> workloads.Setting:
+def book_crossing(data_root: Path, need: Callable[[str], None]) -> datasets.Setting:
     need("book_crossing")
-    return workloads.book_crossing(data_root)
+    return datasets.book_crossing(data_root)
 
 
 @pytest.fixture(scope="session")
-def setting_named(request: pytest.FixtureRequest) -> Callable[[str], workloads.Setting]:
+def setting_named(request: pytest.FixtureRequest) -> Callable[[str], datasets.Setting]:
     """The settings by name; skips where a data set is missing."""
     return request.getfixturevalue
 

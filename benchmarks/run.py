@@ -1,4 +1,4 @@
-"""Measure the suites, store what they found, make the page: `python -m benchmarks.run [SUITE ...]`.
+"""Suite runner: measure, store, make the page. `python -m benchmarks.run [SUITE ...]`.
 
 Each suite runs in a process of its own, so that its peak memory is its own. Options after `--` go
 to pytest, such as `-- --large`.
@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import facts, render, results
+from benchmarks.harness import facts, render, results
 
 HERE = Path(__file__).parent
 
 
 def measure(suite: str, options: list[str]) -> tuple[int, dict[str, Any] | None]:
     """Run one suite: the exit status of pytest, and what it measured."""
-    script = HERE / f"bench_{suite}.py"
+    script = HERE / "suites" / f"bench_{suite}.py"
     root = str(HERE.parent)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "found.json"

@@ -1,4 +1,4 @@
-"""Measure the package on one device: `python -m benchmarks.gpu --output FILE.json`.
+"""GPU measurements, all of them on one device: `python -m benchmarks.gpu --output FILE.json`.
 
 Needs no more than torch, NumPy and the package; the real data sets where `--data-root` names them.
 """
@@ -17,11 +17,12 @@ import torch
 
 from benchmarks.gpu import ops as op_benchmarks
 from benchmarks.gpu import training
+from benchmarks.gpu.facts import facts, facts_text
 from benchmarks.gpu.timing import copy_bytes_per_second, float32_operations_per_second
-from benchmarks.report import facts, facts_text, table
-from benchmarks.workloads import power_law_graph
+from benchmarks.harness.datasets import power_law_graph
 from ekpnet_fast import build_info
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.experiments.markdown import table
 from ekpnet_fast.native.device import describe_device, resolve_device
 
 Record = dict[str, Any]

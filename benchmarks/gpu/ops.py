@@ -1,6 +1,6 @@
-"""The fused propagation, the prediction layers and the row optimizer against torch on one device.
+"""Fused propagation, prediction layers and row optimizer beside torch on one device.
 
-Operations and bytes are counted in `benchmarks.work`.
+Operations and bytes are counted in `benchmarks.harness.operation_counts`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.timing import replayed, seconds
-from benchmarks.shapes import Shape, problem
-from benchmarks.work import attention_work
+from benchmarks.harness.operation_counts import attention_work
+from benchmarks.harness.shapes import Shape, problem
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
 

@@ -1,4 +1,4 @@
-"""Median times of work on a device, and the ceilings that they are held against."""
+"""Median times on a device, and the peak rates that they are held against."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def movielens(device: str, data_root: Path | None) -> Workload:
     )
     if data_root is None:
         return _synthetic("movielens-1m", SyntheticConfig.movielens_1m(), config)
-    from benchmarks.workloads import power_law_graph
+    from benchmarks.harness.datasets import power_law_graph
 
     prepared = split(load_dataset("movielens-1m", data_root), seed=0)
     graph = power_law_graph(182_011, 1_241_995, 12)

@@ -1,1 +1,1 @@
-"""What the benchmarks compare with: the same work, the way others do it."""
+"""Peers of the benchmarks: the same work, the way others do it."""

@@ -1,4 +1,4 @@
-"""The reference ops under torch.compile, for sizes that change from batch to batch."""
+"""Reference ops under torch.compile, for sizes that change from batch to batch."""
 
 from __future__ import annotations
 

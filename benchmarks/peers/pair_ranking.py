@@ -12,8 +12,8 @@ from itertools import cycle
 
 import torch
 
+from benchmarks.harness.datasets import Setting
 from benchmarks.peers.plain_torch import Batch, EKPNet
-from benchmarks.workloads import Setting
 from ekpnet_fast.evaluation.ranking import RankingTask, ranking_task
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 

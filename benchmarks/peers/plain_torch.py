@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.harness.datasets import Setting
 from benchmarks.peers.ripplenet_loop import (
     RippleSet,
     graph_of,
     histories_of,
     sample_ripple_sets,
 )
-from benchmarks.workloads import Setting
 
 BATCH_SIZE = 1024  # as published
 RIPPLENET_KGE, RIPPLENET_L2, RIPPLENET_LR = 0.01, 1e-7, 0.02

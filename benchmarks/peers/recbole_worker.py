@@ -1,4 +1,4 @@
-"""Training steps of an installed RecBole, served to a benchmark (see `benchmarks.serve`).
+"""Training steps of an installed RecBole in a worker (see `benchmarks.harness.worker_protocol`).
 
 `PYTHON benchmarks/peers/recbole_worker.py MODEL --data DIR --threads N ...`; PYTHON is an
 interpreter with RecBole 1.2 and torch, in which this project need not be installed.
@@ -32,7 +32,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.serve import serve
+from benchmarks.harness.worker_protocol import serve
 
 NAME = "data"  # of the data set, for RecBole
 

@@ -60,7 +60,7 @@ def score_rows(
 
     A list `kept` is filled with the pairs, and spares their making the next time.
     """
-    tables = {name: model.table(name) for name in model.spaces}
+    tables = {name: model.table(name) for name in model.tables}
     indptr = rows.indptr.numpy()
     users = np.flatnonzero(np.diff(indptr))
     ends = indptr[users + 1]
@@ -99,7 +99,7 @@ def catalogue_scorer(
     What depends on the user alone is computed once and serves every item; features of pairs are in
     memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    tables = {name: model.table(name) for name in model.spaces}
+    tables = {name: model.table(name) for name in model.tables}
     users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
     items = torch.arange(num_items, dtype=torch.int32).repeat(users_at_once)
 

@@ -28,7 +28,7 @@ from ekpnet_fast.experiments.report import PROTOCOLS, write_statistics, write_ta
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.runs import folder, plotting
+from ekpnet_fast.runs import plotting, run_folder
 
 __all__ = ["main"]
 
@@ -145,7 +145,7 @@ def _write(
         return write_statistics(settings, datasets)
     found = {cell: runner.found[cell] for cell in cells if cell in runner.found}
     failures = {cell: runner.failures[cell] for cell in cells if cell in runner.failures}
-    files = [runner.folder(cell) / folder.METRICS_FILE for cell in found]
+    files = [runner.folder(cell) / run_folder.METRICS_FILE for cell in found]
     dates = [date.fromtimestamp(file.stat().st_mtime) for file in files]
     return write_table(name, plan, sections_of(name, plan, found), found, failures, dates)
 

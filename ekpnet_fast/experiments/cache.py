@@ -28,6 +28,7 @@ from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.native import build
+from ekpnet_fast.runs import run_folder
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["Store", "code_version"]
@@ -144,14 +145,14 @@ class Store:
         Raises:
             DataError: the folder holds something else under that name.
         """
-        if not (folder / folder.METRICS_FILE).exists():
+        if not (folder / run_folder.METRICS_FILE).exists():
             return None
-        metrics = folder.load_metrics(folder)
+        metrics = run_folder.load_metrics(folder)
         expected = {"model": cell.model, "seed": cell.seed, "data_hash": data_hash}
         for name, value in expected.items():
             if metrics.get(name) != value:
                 raise DataError.at(
-                    folder / folder.METRICS_FILE,
+                    folder / run_folder.METRICS_FILE,
                     None,
                     f"{name} {metrics.get(name)!r}",
                     f"{value!r}; remove the folder to run the cell again",
@@ -162,7 +163,7 @@ class Store:
     def has_other_code(folder: Path) -> bool:
         """Whether the same cell was finished by another version of the package."""
         stem = folder.name.removesuffix(code_version())
-        return any(folder.parent.glob(f"{stem}*/{folder.METRICS_FILE}"))
+        return any(folder.parent.glob(f"{stem}*/{run_folder.METRICS_FILE}"))
 
 
 def _plain(name: str) -> str:

@@ -70,25 +70,7 @@ VARIANTS = {
         "ekpnet_plus",
         ("--ekpnet_plus.mixed=false",),
     ),
-    "item bias": Variant("EKPNet+, item bias", "ekpnet_plus", ("--ekpnet_plus.item_bias=true",)),
-    "clicked": Variant(
-        "EKPNet+, clicked items as hop 0", "ekpnet_plus", ("--ekpnet_plus.clicked=true",)
-    ),
-    "latent": Variant("EKPNet+, MF over clicked items", "ekpnet_plus", ("--ekpnet_plus.mf=16",)),
     "ease": Variant("EKPNet+, EASE^R", "ekpnet_plus", ("--ekpnet_plus.ease=300",), EASE_ITEMS),
-    "clicked with": Variant(
-        "EKPNet+, attention over clicked-with triples",
-        "ekpnet_plus",
-        ("--ekpnet_plus.clicked_with=16",),
-    ),
-    "item side": Variant(
-        "EKPNet+, item-side ripple sets", "ekpnet_plus", ("--ekpnet_plus.item_side=8",)
-    ),
-    "contrast": Variant(
-        "EKPNet+, contrastive term", "ekpnet_plus", ("--ekpnet_plus.contrast=0.1",)
-    ),
-    "warm": Variant("EKPNet+, warm item rows", "ekpnet_plus", ("--ekpnet_plus.warm=true",)),
-    "draws": Variant("EKPNet+, 4 ripple sets", "ekpnet_plus", ("--ekpnet_plus.draws=4",)),
 }
 
 

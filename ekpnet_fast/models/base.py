@@ -99,7 +99,7 @@ class Model(nn.Module):
         stages: groups of training options that are run, in order.
         ripple: whether it looks at ripple sets.
         history: whether its `inputs` look at histories; a model with ripple sets does anyway.
-        tables: row-sparse tables that it may have, name -> space; `spaces` are those it has.
+        tables: row-sparse tables, name -> space.
         undecayed: tables that lambda3 does not weigh, such as biases.
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
         input_spaces: which of `inputs` are ids, name -> space.
@@ -245,11 +245,6 @@ class Model(nn.Module):
         table: Tensor = self.get_buffer(name)
         return table
 
-    @property
-    def spaces(self) -> dict[str, str]:
-        """The row-sparse tables that were made, name -> space."""
-        return {name: space for name, space in self.tables.items() if name in self._buffers}
-
     def relations(self) -> list[nn.Parameter]:
         """The parameters named in `relation_tables`."""
         return [self.get_parameter(name) for name in self.relation_tables]
@@ -257,7 +252,7 @@ class Model(nn.Module):
     @property
     def reads(self) -> Reads:
         """What a mini-batch must hold."""
-        spaces = tuple(dict.fromkeys([*self.spaces.values(), *self.input_spaces.values()]))
+        spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
         return Reads(spaces, self.inputs, self.input_spaces)
 
 

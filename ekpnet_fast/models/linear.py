@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,19 @@ MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 
-def check_signals(model: str, options: Any) -> None:
+@dataclass(frozen=True)
+class LinearOptions(SignalOptions):
+    """The features of the linear part, and their curves.
+
+    Attributes:
+        pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
+            straight line.
+    """
+
+    pieces: int = 4
+
+
+def check_signals(model: str, options: LinearOptions) -> None:
     """Refuse ranks and a regularisation that nothing can be computed with.
 
     Raises:
@@ -63,34 +75,28 @@ class LinearPart(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, signals: SignalOptions, pieces: int, source: Source) -> None:
+    def __init__(self, options: LinearOptions, source: Source) -> None:
         super().__init__()
-        if signals.ease > 0 and source.num_items > EASE_ITEMS:
+        if options.ease > 0 and source.num_items > EASE_ITEMS:
             raise ConfigError(
-                f"ease is {signals.ease}, expected 0 for {source.num_items} items: it holds them"
+                f"ease is {options.ease}, expected 0 for {source.num_items} items: it holds them"
                 f" all beside each other, which is for at most {EASE_ITEMS}"
             )
-        self.signals = signals
-        self.names = feature_names(signals)
+        self.options = options
+        self.names = feature_names(options)
         F = len(self.names)
-        self.register_buffer("knots", torch.zeros(F, pieces + 1))
-        self.register_buffer("weight", torch.zeros(F, pieces))
+        self.register_buffer("knots", torch.zeros(F, options.pieces + 1))
+        self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
         with one_thread():
             self.knowledge = Knowledge(source.graph, source.num_items)
-            self.affinities = Affinities(source.histories, self.knowledge, signals)
+            self.affinities = Affinities(source.histories, self.knowledge, options)
         # Of the training rows; by fold, where their items differ by epoch.
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
-    def fit(
-        self,
-        training: TrainingRows,
-        look: Callable[[int, Affinities], None] = lambda fold, affinities: None,
-    ) -> None:
+    def fit(self, training: TrainingRows) -> None:
         """Describe the training rows without their own folds, and fit the weights to them.
-
-        `look` is shown what clicks outside each fold say, by several threads.
 
         Raises:
             TrainingError: no item was clicked twice.
@@ -105,18 +111,17 @@ class LinearPart(nn.Module):
             affinities = self.affinities
             if F > 1:
                 histories = training.histories.of(ids)
-                affinities = Affinities(histories, self.knowledge, self.signals, F / (F - 1))
+                affinities = Affinities(histories, self.knowledge, self.options, F / (F - 1))
             ids = ids[lengths[ids] > 0]
             at, ends = _places(rows.indptr, ids)
             features = affinities.features(
                 training.histories.of(ids), ends.numpy(), items[at].numpy()
             )
             found[:, at] = torch.from_numpy(features)
-            look(fold, affinities)
             return affinities if redraw is not None else None
 
         # Of EASE^R every fold holds items beside each other, so one at a time.
-        threads = 1 if self.signals.ease > 0 else min(torch.get_num_threads(), F)
+        threads = 1 if self.options.ease > 0 else min(torch.get_num_threads(), F)
         with one_thread():
             # A thread per fold, each by itself: what is found does not depend on their number.
             with ThreadPoolExecutor(threads, "fold", torch.set_num_threads, (1,)) as pool:
@@ -176,37 +181,6 @@ def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(int(ends[-1])) + torch.repeat_interleave(indptr[ids] - ends[:-1], n), ends
 
 
-@dataclass(frozen=True)
-class LinearOptions:
-    """What only the linear model has.
-
-    Attributes:
-        mixed: affinity by the graph, by clicks, and by the graph again.
-        low_pass: ranks of projections of the history on what most clicks share.
-        joint: ranks of projections on what clicks and graph share.
-        ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
-        far: whether 7-hop co-click is looked at beside the 3-hop one.
-        relations: match in the graph by each of so many relations, those that most items have.
-        pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
-            straight line.
-    """
-
-    mixed: bool = True
-    low_pass: tuple[int, ...] = (32, 128)
-    joint: tuple[int, ...] = (32, 128)
-    ease: float = 0.0
-    far: bool = False
-    relations: int = 0
-    pieces: int = 4
-
-    @property
-    def signals(self) -> SignalOptions:
-        """Which affinities there are."""
-        return SignalOptions(
-            self.mixed, self.low_pass, self.joint, self.ease, self.far, self.relations
-        )
-
-
 class Linear(Model):
     """logit = bias + sum_f c_f(x_f), c_f rising curves, fitted to cross-fitted rows.
 
@@ -244,11 +218,11 @@ class Linear(Model):
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         super().__init__(config, source)
-        self.linear = LinearPart(self.options.signals, self.options.pieces, source)
+        self.linear = LinearPart(self.options, source)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Ranks."""
+        """Ranges of the options."""
         check_signals(cls.name, config.options)
 
     def begin(self, training: TrainingRows) -> None:

@@ -62,7 +62,7 @@ class ScoringGraph(nn.Module):
             group_indptr=indptr,
             items=items,
         )
-        tables = {name: self.get_buffer(f"table_{name}") for name in self.model.spaces}
+        tables = {name: self.get_buffer(f"table_{name}") for name in self.model.tables}
         return self.model.logits(self.backend, tables, pairs, stage=self.stage)
 
 

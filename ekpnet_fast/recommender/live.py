@@ -30,12 +30,13 @@ class LiveGraph:
     An answer that is under way ends with the graph that it began with. Changes wait for each other.
     A change takes time in proportion to the graph, so give many triples at once.
 
-    >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
-    >>> recommender.graph.triples("country")
-    [('new', 'parent', 'country')]
-    >>> recommender.graph.remove_triples([("new", "parent", "country")])
-    >>> recommender.explain(history=["new"], item=3).paths > 0
-    True
+    Examples:
+        >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
+        >>> recommender.graph.triples("country")
+        [('new', 'parent', 'country')]
+        >>> recommender.graph.remove_triples([("new", "parent", "country")])
+        >>> recommender.explain(history=["new"], item=3).paths > 0
+        True
     """
 
     def __init__(self, read: Callable[[], State], write: Callable[[State], None]) -> None:
@@ -218,7 +219,7 @@ def _with_entities(state: State, ids: list[str], names: Mapping[Id, str] | None)
     if old + n > INT32_MAX:
         raise DataError(f"triples: found {n} new entities, expected at most {INT32_MAX - old}")
     tables = dict(state.tables)
-    for name, space in state.model.spaces.items():
+    for name, space in state.model.tables.items():
         if space == "entity":
             tables[name] = torch.cat(
                 [tables[name], tables[name].new_zeros(n, *tables[name].shape[1:])]
@@ -286,7 +287,7 @@ def _started(state: State, graph: Graph) -> dict[str, Tensor]:
     gets its rows from where it hangs on the old ones; one that hangs on nothing keeps zeros.
     """
     tables = dict(state.tables)
-    names = [name for name, space in state.model.spaces.items() if space == "entity"]
+    names = [name for name, space in state.model.tables.items() if space == "entity"]
     if not len(state.added):
         return tables
     for name in names:

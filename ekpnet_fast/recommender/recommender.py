@@ -49,15 +49,17 @@ class Recommender:
 
     Made by `fit` or `load`.
 
-    >>> from ekpnet_fast import Recommender, SyntheticConfig, make_synthetic
-    >>> dataset = make_synthetic(SyntheticConfig(users=60, items=80, positives=10, attributes=16,
-    ...                                          parents=4, triples=435))
-    >>> recommender = Recommender.fit(dataset, epochs=1)
-    >>> recommender
-    Recommender(model='ekpnet', users=60, items=80, triples=435)
-    >>> best = recommender.recommend(history=[12, 40, 7], k=3)
-    >>> len(best), {item.item for item in best} & {12, 40, 7}
-    (3, set())
+    Examples:
+        >>> from ekpnet_fast import Recommender, SyntheticConfig, make_synthetic
+        >>> sizes = SyntheticConfig(users=60, items=80, positives=10, attributes=16, parents=4,
+        ...                         triples=435)
+        >>> dataset = make_synthetic(sizes)
+        >>> recommender = Recommender.fit(dataset, epochs=1)
+        >>> recommender
+        Recommender(model='ekpnet', users=60, items=80, triples=435)
+        >>> best = recommender.recommend(history=[12, 40, 7], k=3)
+        >>> len(best), {item.item for item in best} & {12, 40, 7}
+        (3, set())
     """
 
     def __init__(self, state: State) -> None:
@@ -148,11 +150,12 @@ class Recommender:
             ConfigError: the folder holds something and `overwrite` is not set, or anything but a
                 recommender, or it cannot be written.
 
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> recommender.save(folder)
-        >>> Recommender.load(folder).recommend(user=3) == recommender.recommend(user=3)
-        True
+        Examples:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()
+            >>> recommender.save(folder)
+            >>> Recommender.load(folder).recommend(user=3) == recommender.recommend(user=3)
+            True
         """
         store.save(self._state, Path(folder), overwrite=overwrite)
 
@@ -172,16 +175,18 @@ class Recommender:
     def graph(self) -> LiveGraph:
         """The graph, which may be changed: see `LiveGraph`.
 
-        >>> recommender.graph.num_triples
-        435
+        Examples:
+            >>> recommender.graph.num_triples
+            435
         """
         return self._graph
 
     def user_ids(self) -> list[Id]:
         """The users, in their order.
 
-        >>> recommender.user_ids()[:3]
-        [0, 1, 2]
+        Examples:
+            >>> recommender.user_ids()[:3]
+            [0, 1, 2]
         """
         users = self._state.users
         return [users.id(number) for number in range(len(users))]
@@ -239,15 +244,16 @@ class Recommender:
                 user without one.
             ConfigError: `k` below 1, or a history for a model that knows users only.
 
-        >>> best = recommender.recommend(user=3, k=5)
-        >>> len(best), best[0].score >= best[4].score
-        (5, True)
-        >>> some = recommender.recommend(history=[1, 2], filter_items=[2, 4, 8])
-        >>> sorted(found.item for found in some)
-        [4, 8]
-        >>> recommender.recommend(user="1000")
-        Traceback (most recent call last):
-        ekpnet_fast.errors.DataError: user: found '1000', expected one of 60 ids such as ...
+        Examples:
+            >>> best = recommender.recommend(user=3, k=5)
+            >>> len(best), best[0].score >= best[4].score
+            (5, True)
+            >>> some = recommender.recommend(history=[1, 2], filter_items=[2, 4, 8])
+            >>> sorted(found.item for found in some)
+            [4, 8]
+            >>> recommender.recommend(user="1000")
+            Traceback (most recent call last):
+            ekpnet_fast.errors.DataError: user: found '1000', expected one of 60 ids such as ...
         """
         state = self._state
         asked = ask(state, user, history)
@@ -268,10 +274,11 @@ class Recommender:
         Raises:
             DataError, ConfigError: as `recommend`.
 
-        >>> [best.user for best in recommender.recommend_batch(users=[5, 3], k=2)]
-        [5, 3]
-        >>> len(recommender.recommend_batch(histories=[[1], [2, 3]], k=2))
-        2
+        Examples:
+            >>> [best.user for best in recommender.recommend_batch(users=[5, 3], k=2)]
+            [5, 3]
+            >>> len(recommender.recommend_batch(histories=[[1], [2, 3]], k=2))
+            2
         """
         state = self._state
         if users is not None and histories is not None:
@@ -297,8 +304,9 @@ class Recommender:
         Raises:
             DataError: unknown ids, a user without history, or sequences of different lengths.
 
-        >>> recommender.predict([3, 3, 8], [0, 1, 0]).shape
-        (3,)
+        Examples:
+            >>> recommender.predict([3, 3, 8], [0, 1, 0]).shape
+            (3,)
         """
         state = self._state
         users, items = list(many(users, "users")), list(many(items, "items"))
@@ -315,8 +323,9 @@ class Recommender:
             DataError: no such item.
             ConfigError: `k` below 1, or a model without vectors of items.
 
-        >>> [found.item == 7 for found in recommender.similar_items(7, k=2)]
-        [False, False]
+        Examples:
+            >>> [found.item == 7 for found in recommender.similar_items(7, k=2)]
+            [False, False]
         """
         state, k = self._state, whole(k)
         number = state.items.number(item)
@@ -352,9 +361,10 @@ class Recommender:
         Raises:
             DataError, ConfigError: as `recommend`.
 
-        >>> explanation = recommender.explain(history=[12, 40], item=7, top=2)
-        >>> [reason.steps[0].start.id in (12, 40) for reason in explanation.reasons]
-        [True, True]
+        Examples:
+            >>> explanation = recommender.explain(history=[12, 40], item=7, top=2)
+            >>> [reason.steps[0].start.id in (12, 40) for reason in explanation.reasons]
+            [True, True]
         """
         state = self._state
         if item is None:
@@ -385,9 +395,10 @@ class Recommender:
         Raises:
             DataError, ConfigError: as `recommend`; a model that does not look at paths.
 
-        >>> found = recommender.fidelity(items=1, masked=3)
-        >>> found.top > found.random
-        True
+        Examples:
+            >>> found = recommender.fidelity(items=1, masked=3)
+            >>> found.top > found.random
+            True
         """
         state = self._state
         if users is None:
@@ -439,9 +450,10 @@ class Recommender:
         Raises:
             DataError, ConfigError: as `recommend`.
 
-        >>> inputs = recommender.scoring_inputs(history=[12, 40])
-        >>> {name: array.shape for name, array in inputs.items()}["items"]
-        (80,)
+        Examples:
+            >>> inputs = recommender.scoring_inputs(history=[12, 40])
+            >>> {name: array.shape for name, array in inputs.items()}["items"]
+            (80,)
         """
         asked = ask(self._state, user, history)
         exporting.check(asked.state)

@@ -33,6 +33,7 @@ from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
+from ekpnet_fast.runs import run_folder
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Source, history_tensors
 from ekpnet_fast.storage import tensor_file
@@ -63,7 +64,7 @@ def state_of(
         config=config,
         model=model,
         stage=stage,
-        tables={name: model.table(name) for name in model.spaces},
+        tables={name: model.table(name) for name in model.tables},
         graph=graph,
         catalogue=torch.arange(dataset.num_items, dtype=torch.int32),
         **names,
@@ -115,13 +116,13 @@ def save(state: State, folder: Path, *, overwrite: bool) -> None:
 
 
 def _write(state: State, folder: Path) -> None:
-    folder.save_config(folder, state.config.without_output())
+    run_folder.save_config(folder, state.config.without_output())
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in {**state.model.state_dict(), **state.tables}.items()
     }
     facts = {"stage": state.stage, "data_hash": state.data_hash}
-    tensor_file.write(folder / folder.MODEL_FILE, "model", weights, facts)
+    tensor_file.write(folder / run_folder.MODEL_FILE, "model", weights, facts)
     state.graph.save(folder / GRAPH_FILE)
     tensors = {
         "history_indptr": state.history_indptr,
@@ -166,11 +167,11 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
     """
     if (folder / MANIFEST).is_file():
         return _load_recommender(folder, device)
-    if (folder / folder.METRICS_FILE).is_file():
+    if (folder / run_folder.METRICS_FILE).is_file():
         return _load_run(folder, data_root, device)
     raise DataError(
-        f"{folder}: found neither {MANIFEST} nor {folder.METRICS_FILE}, expected the folder of a"
-        " recommender (Recommender.save) or of a finished run (train --output)"
+        f"{folder}: found neither {MANIFEST} nor {run_folder.METRICS_FILE}, expected the folder of"
+        " a recommender (Recommender.save) or of a finished run (train --output)"
     )
 
 
@@ -178,11 +179,11 @@ def _config(folder: Path, *more: str) -> RunConfig:
     # Only here, because its parser takes a while to import.
     from ekpnet_fast.runs.options import parse_run
 
-    return parse_run(["--config", str(folder / folder.CONFIG_FILE), *more])
+    return parse_run(["--config", str(folder / run_folder.CONFIG_FILE), *more])
 
 
 def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
-    folder.load_metrics(folder)
+    run_folder.load_metrics(folder)
     root = () if data_root is None else ("--data-root", str(data_root))
     config = _config(folder, *root, "--device", device)
     there = resolve_device(device)
@@ -195,7 +196,7 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     model = build.build_model(config, prepared, graph)
-    stage, data_hash = folder.load_model(folder, model)
+    stage, data_hash = run_folder.load_model(folder, model)
     if prepared.hash != data_hash:
         raise DataError(
             f"{folder}: trained on data with hash {data_hash}, found {prepared.hash};"
@@ -230,13 +231,13 @@ def _load_recommender(folder: Path, device: str) -> State:
         names["items"].ids.names,
     )
     model = MODELS[config.model](config, source)
-    stage, data_hash = folder.load_model(folder, model)
+    stage, data_hash = run_folder.load_model(folder, model)
     model.to(there).eval()
     return State(
         config=config,
         model=model,
         stage=stage,
-        tables={name: model.table(name) for name in model.spaces},
+        tables={name: model.table(name) for name in model.tables},
         graph=graph,
         catalogue=tensors["catalogue"],
         **names,

@@ -24,7 +24,7 @@ from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.models import build
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
-from ekpnet_fast.runs import folder
+from ekpnet_fast.runs import run_folder
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training.progress import Outcome
 
@@ -150,8 +150,8 @@ def evaluate_run(
     # Only commands read options, so only they need its parser.
     from ekpnet_fast.runs.options import parse_run
 
-    stored = folder.load_metrics(output)
-    arguments = ["--config", str(output / folder.CONFIG_FILE)]
+    stored = run_folder.load_metrics(output)
+    arguments = ["--config", str(output / run_folder.CONFIG_FILE)]
     if data_root is not None:
         arguments += ["--data-root", str(data_root)]
     if threads is not None:
@@ -161,7 +161,7 @@ def evaluate_run(
     config = parse_run(arguments)
     prepared, graph = load(config, Stopwatch())
     model = build.build_model(config, prepared, graph)
-    stage, data_hash = folder.load_model(output, model)
+    stage, data_hash = run_folder.load_model(output, model)
     if prepared.hash != data_hash:
         raise DataError(
             f"{output}: trained on data with hash {data_hash}, found {prepared.hash};"

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig, preset_options
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.runs.folder import CONFIG_FILE
+from ekpnet_fast.runs.run_folder import CONFIG_FILE
 
 _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 

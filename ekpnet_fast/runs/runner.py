@@ -17,8 +17,8 @@ from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
-from ekpnet_fast.runs import folder
 from ekpnet_fast.runs import html_report as html
+from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
@@ -48,7 +48,7 @@ def run(
         tell: told where a resumed run goes on, and what of it is damaged.
 
     Returns:
-        The content of `metrics.json` (see `ekpnet_fast.runs.folder`).
+        The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`).
 
     Raises:
         EkpnetError: an option, the data, or training; says what was found and expected.
@@ -61,14 +61,14 @@ def run(
         if resume:
             raise ConfigError("there is no --output, expected the folder of the run to resume")
         return _run(config, report, None, signals, tell)
-    with folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
+    with run_folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
         start = None
         if resume:
             start = checkpoint.latest(config.output, tell)
             if start is None:
                 tell(f"{config.output}: no checkpoint yet; starting from the beginning")
         else:
-            folder.save_config(config.output, config)
+            run_folder.save_config(config.output, config)
         return _run(config, report, start, signals, tell)
 
 
@@ -140,7 +140,7 @@ def _run(
     trained = sum(record.seconds for record in outcome.records)
     pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
     metrics = {
-        "format": folder.RUN_FORMAT,
+        "format": run_folder.RUN_FORMAT,
         "version": __version__,
         "dataset": config.dataset,
         "model": config.model,
@@ -170,13 +170,13 @@ def _run(
         },
     }
     if config.output is not None:
-        folder.save_model(
+        run_folder.save_model(
             config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
         )
         if config.report:
             report_file = config.output / html.REPORT_FILE
             html.write(report_file, metrics, config, prepared, logits[0] if logits else None)
-        folder.save_metrics(config.output, metrics)
+        run_folder.save_metrics(config.output, metrics)
         checkpoint.remove_all(config.output)
     return metrics
 

@@ -7,9 +7,9 @@ it had not been, by the same command.
 
 In the folder of the search:
 
-`study.log`    Optuna's journal; `optuna.storages.journal.JournalFileBackend` reads it.
-`trials.csv`   number, value, seconds, what went wrong, and the options of each finished trial.
-`best.yaml`    every option of the best trial, for `--config`.
+    study.log    Optuna's journal; optuna.storages.journal.JournalFileBackend reads it.
+    trials.csv   number, value, seconds, what went wrong, and the options of each finished trial.
+    best.yaml    every option of the best trial, for --config.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.runs import folder
+from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, load
 from ekpnet_fast.runs.options import named, parse_run
 from ekpnet_fast.sampling.graph import Graph
@@ -182,7 +182,7 @@ def tune(
         }
     _check_space(arguments, space)
     assert config.output is not None
-    with folder.open_output(config.output, overwrite=config.overwrite):
+    with run_folder.open_output(config.output, overwrite=config.overwrite):
         journal = config.output / STUDY_FILE
         if config.overwrite:
             journal.unlink(missing_ok=True)

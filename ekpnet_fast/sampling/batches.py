@@ -189,7 +189,7 @@ class BatchStream:
         heads, relations, tails = triples
         reads, inputs = self.reads, dict(self.reads.of(request))
         of_space = {
-            space: [n for n, of in reads.input_spaces.items() if of == space and n in inputs]
+            space: [name for name, of in reads.input_spaces.items() if of == space]
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]

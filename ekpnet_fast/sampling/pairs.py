@@ -95,8 +95,8 @@ class Reads:
     Attributes:
         spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
         inputs: gives further tensors for a mini-batch, by name.
-        input_spaces: which of those, if they are given, hold ids of a space; in training they
-            become positions in the touched rows.
+        input_spaces: which of those hold ids of a space; in training they become positions in
+            the touched rows.
     """
 
     spaces: Collection[str] = ("entity",)

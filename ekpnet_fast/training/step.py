@@ -37,8 +37,8 @@ class StageTrainer:
         self.stage = stage
         self.backend = backend
         self.name = name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.spaces}
+        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.dense = [*model.relations(), *model.dense_weights(name)]
         self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
         # Native ops that find gradients by themselves are the CPU's.
@@ -83,7 +83,7 @@ class StageTrainer:
                 model.table(table),
                 self.m[table],
                 self.v[table],
-                batch.rows_of(model.spaces[table]),
+                batch.rows_of(model.tables[table]),
                 grad,
                 step=self.steps,
                 lr=stage.lr,
@@ -98,7 +98,7 @@ class StageTrainer:
         stage, model = self.stage, self.model
         rows = {
             table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
-            for table, space in model.spaces.items()
+            for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
         if self.adam is not None:

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks import goals, render, results, serve, work
-from benchmarks.compare import Comparison, alternate
+from benchmarks.harness import goals, operation_counts, render, results, worker_protocol
+from benchmarks.harness.compare import Comparison, alternate
 from benchmarks.peers import plain_torch
 from ekpnet_fast.ops import reference
 from support.places import ROOT
@@ -30,7 +30,7 @@ MACHINE = {
     "load": 0.5,
     "commit": "abc1234",
     "date": "2026-01-02",
-    "command": "pytest benchmarks/bench_step.py --benchmark-only",
+    "command": "pytest benchmarks/suites/bench_step.py --benchmark-only",
 }
 
 
@@ -38,7 +38,7 @@ def benchmark(name="test_both_stages[movielens]", median=0.0125, **info):
     return {
         "group": "training, both stages",
         "name": name,
-        "fullname": "benchmarks/bench_step.py::" + name,
+        "fullname": "benchmarks/suites/bench_step.py::" + name,
         "params": {"data": "movielens"},
         "extra_info": {"threads": 2, "samples_per_s": 655360.123456789, **info},
         "stats": {
@@ -193,13 +193,13 @@ def test_worker_does_the_calls_in_another_process(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
         f"import os, sys; sys.path.append({str(ROOT)!r})\n"
-        "from benchmarks.serve import serve\n"
+        "from benchmarks.harness.worker_protocol import serve\n"
         "def job(name):\n"
         "    print('libraries print')\n"
         "    return len(name)\n"
         "serve(job, lambda: {'pid': os.getpid()})\n"
     )
-    with serve.Worker([str(script)], log=tmp_path / "log") as worker:
+    with worker_protocol.Worker([str(script)], log=tmp_path / "log") as worker:
         reply = worker(4, "abc")
     assert reply.samples == 12 and reply.seconds > 0
     assert reply.facts["pid"] != os.getpid()
@@ -210,7 +210,7 @@ def test_worker_that_ends_early_says_why(tmp_path):
     script = tmp_path / "job.py"
     script.write_text("raise SystemExit('no such thing')")
     with pytest.raises(RuntimeError, match="exit status 1: no such thing"):
-        serve.Worker([str(script)], log=tmp_path / "log")
+        worker_protocol.Worker([str(script)], log=tmp_path / "log")
 
 
 def test_operations_of_the_smallest_propagation_by_hand():
@@ -228,7 +228,7 @@ def test_operations_of_the_smallest_propagation_by_hand():
         torch.tensor([0, 1]),
         torch.zeros(1, dtype=torch.int32),
     )
-    found = work.attention_work(arguments)
+    found = operation_counts.attention_work(arguments)
     # Two projections with a sum: 7. Eq. 9 to 11: 9. Eq. 14 and 12: 4. Eq. 15: 2.
     assert found["forward"].operations == 7 + 9 + 4 + 2
     # Again the forward pass and the tile; per slot 12, per hop 8, per slot's rows 14.
@@ -241,7 +241,7 @@ def test_masked_slots_are_no_work():
     ids = torch.zeros(1, 1, 4, dtype=torch.int32)
 
     def operations(valid):
-        return work.attention_work(
+        return operation_counts.attention_work(
             (
                 torch.ones(1, 2, 3),
                 torch.ones(1, 2, 3),

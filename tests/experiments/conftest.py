@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.runs import evaluate, folder, runner
+from ekpnet_fast.runs import evaluate, run_folder, runner
 
 USERS, ITEMS, ENTITIES, RELATIONS = 40, 30, 50, 3
 
@@ -62,7 +62,7 @@ def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, clicked=True, **more):
     }
     stages = ("pretrain", "train")[: len(seconds)]
     return {
-        "format": folder.RUN_FORMAT,
+        "format": run_folder.RUN_FORMAT,
         "test": {"auc": auc, **clicks} if clicked else None,
         "ranking": lists if ranked else None,
         "epochs": [{"stage": stage} for stage in stages for _ in range(2)],
@@ -87,7 +87,7 @@ def fake_runs(monkeypatch):
     asked = []
 
     def fake(config, report):
-        with folder.open_output(config.output, overwrite=config.overwrite):
+        with run_folder.open_output(config.output, overwrite=config.overwrite):
             asked.append(config)
         prepared, _ = evaluate.load(config, evaluate.Stopwatch())
         auc = {"ekpnet": 0.9, "ekp_no": 0.8}.get(config.model, 0.75) + 0.001 * config.seed
@@ -98,7 +98,7 @@ def fake_runs(monkeypatch):
             seed=config.seed,
             data_hash=prepared.hash,
         )
-        folder.save_metrics(config.output, metrics)
+        run_folder.save_metrics(config.output, metrics)
         return metrics
 
     monkeypatch.setattr(runner, "run", fake)

@@ -60,7 +60,7 @@ def test_rows_that_a_data_set_is_too_large_for_are_left_out():
     many = types.SimpleNamespace(num_items=EASE_ITEMS + 1, item_names=None)
     settings = Settings(Path("unused"), datasets=("last-fm", "large"), seeds=1)
     few = types.SimpleNamespace(num_items=EASE_ITEMS, item_names=None)
-    cells = PlusPlan(settings, (few, many), ("ease", "draws")).cells("plus")
+    cells = PlusPlan(settings, (few, many), ("lines", "ease")).cells("plus")
     assert [(cell.dataset, cell.variant) for cell in cells] == [
-        ("last-fm", "ease"), ("last-fm", "draws"), ("large", "draws")
+        ("last-fm", "lines"), ("last-fm", "ease"), ("large", "lines")
     ]  # fmt: skip

@@ -39,7 +39,7 @@ def test_equations():
     ripple = build.sample_ripple_sets(config, graph, prepared)
     batch = next(iter(stream.epoch(1, ripple)))
     tables = {
-        name: model.table(name)[batch.rows_of(space).long()] for name, space in model.spaces.items()
+        name: model.table(name)[batch.rows_of(space).long()] for name, space in model.tables.items()
     }
     logits = model.logits(ops, tables, batch, stage="train")
     kg = model.kg_sum(ops, tables, batch, stage="train")

@@ -11,28 +11,53 @@ import torch
 from rich.console import Console
 
 from ekpnet_fast import ops
-from ekpnet_fast.config import ModelConfig
-from ekpnet_fast.data import Dataset, Rows, make_synthetic, popularity, prepare
+from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
+from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, popularity, prepare
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
-from ekpnet_fast.models.ekpnet_plus import EKPNetPlusOptions
-from ekpnet_fast.models.linear import LinearOptions
-from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions
+from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
 from ekpnet_fast.runs.display import weights_text
+from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
-from support.small_plus import CONFIG, STAGE, fit_linear, load, with_options
+
+STAGE = StageConfig(epochs=2, batch_size=64, group_size=8, triples=16, lr=0.01)
+CONFIG = RunConfig(
+    folds=5,
+    shape=ModelConfig(width=4, hops=2, slots=6, layers=2),
+    pretrain=STAGE,
+    train=STAGE,
+    synthetic=SyntheticConfig(
+        users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
+    ),
+)
 
 both = pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
 
 
+def load():
+    dataset = make_synthetic(CONFIG.synthetic)
+    return prepare(dataset, CONFIG.seed), Graph.from_dataset(dataset, inverse=True)
+
+
+def with_options(model, **changes):
+    kind = MODELS[model].Options
+    return replace(CONFIG, model=model, options=kind(**changes)).resolved()
+
+
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_linear()
+    """A linear model, and the rows that it was fitted to."""
+    prepared, graph = load()
+    config = with_options("linear")
+    model = build.build_model(config, prepared, graph)
+    folds = Folds.cut(scoring.rows_by_user(prepared.train, prepared), 5, config.seed)
+    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    return model, prepared, graph, folds
 
 
 # ---- what rows see -------------------------------------------------------------------------------
@@ -51,7 +76,7 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, Knowledge(graph, source.num_items), model.linear.signals, 1.25
+            left, Knowledge(graph, source.num_items), model.linear.options, 1.25
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
@@ -215,133 +240,36 @@ def test_the_response_to_popularity_never_falls(model, fitted):
 
 def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
-    plus = build.build_model(with_options("ekpnet_plus", item_bias=True), prepared, graph)
+    plus = build.build_model(with_options("ekpnet_plus"), prepared, graph)
     plus.begin(TrainingRows(folds.rows, folds.histories, 5))
-    plus.item_bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-    plain = MODELS["ekpnet"](replace(CONFIG, folds=1, model="ekpnet").resolved(), plus.source)
+    config = replace(CONFIG, folds=1, model="ekpnet").resolved()
+    plain = MODELS["ekpnet"](config, plus.source)
     plain.load_state_dict(
         {name: value for name, value in plus.state_dict().items() if name in plain.state_dict()}
     )
-    sets = build.sample_ripple_sets(plain_config(), graph, prepared)
+    sets = build.sample_ripple_sets(config, graph, prepared)
     users, ends = np.arange(4, dtype=np.int32), torch.arange(5) * 3
     items = torch.arange(12, dtype=torch.int32)
     for stage in ("pretrain", "train"):
         ours, theirs = (
             model.logits(
                 ops,
-                {name: model.table(name) for name in model.spaces},
+                {name: model.table(name) for name in model.tables},
                 scoring.scored_pairs(model, sets, users, ends, items),
                 stage=stage,
             )
             for model in (plus, plain)
         )
         part = plus.inputs(Request(torch.from_numpy(users), ends, items, 0))["linear"]
-        expected = part + theirs + plus.item_bias[items.long(), 0]
-        assert torch.allclose(ours, expected, atol=1e-6)
+        assert torch.allclose(ours, part + theirs, atol=1e-6)
 
 
-def plain_config():
-    return replace(CONFIG, folds=1, model="ekpnet").resolved()
-
-
-def test_more_draws_average_logits_of_several_ripple_sets(fitted):
-    _, prepared, graph, folds = fitted
-    users, ends = np.arange(6, dtype=np.int32), torch.arange(7) * 5
-    items = torch.arange(30, dtype=torch.int32)
-    few = ModelConfig(width=4, hops=2, slots=2, layers=2)
-    found = {}
-    for draws in (1, 2, 3):
-        config = replace(with_options("ekpnet_plus", draws=draws), shape=few)
-        model = build.build_model(config, prepared, graph)
-        model.begin(TrainingRows(folds.rows, folds.histories, 5))
-        model.entity.mul_(20)
-        sets = build.sample_ripple_sets(config, graph, prepared)
-        pairs = scoring.scored_pairs(model, sets, users, ends, items)
-        tables = {name: model.table(name) for name in model.spaces}
-        found[draws] = model.logits(ops, tables, pairs, stage="train")
-        inputs = pairs.inputs
-        alone = [sets.of_users(torch.arange(6)).heads] + [
-            inputs["heads"][:, draw] for draw in range(draws - 1)
-        ]
-        for other in alone[1:]:
-            assert not torch.equal(other, alone[0])
-        assert "heads" not in model.inputs(Request(torch.from_numpy(users), ends, items, 1))
-        if draws > 1:
-            parts = [
-                model.logits(
-                    ops,
-                    tables,
-                    replace(
-                        pairs,
-                        **{
-                            name: inputs[name][:, draw].contiguous()
-                            for name in ("heads", "relations", "tails", "counts")
-                        },
-                        inputs={"linear": inputs["linear"]},
-                    ),
-                    stage="train",
-                )
-                for draw in range(draws - 1)
-            ]
-            mean = torch.stack([found[1], *parts]).mean(0)
-            assert torch.allclose(found[draws], mean, atol=1e-5)
-    assert not torch.allclose(found[1], found[3], atol=1e-4)
-
-
-def test_clicked_items_are_attended_to(fitted):
-    """rho^0 . v_o with rho^0 = softmax(h W . v_o) h over the clicked items, by plain loops."""
-    _, prepared, graph, folds = fitted
-    config = with_options("ekpnet_plus", clicked=True)
-    model = build.build_model(config, prepared, graph)
-    model.begin(TrainingRows(folds.rows, folds.histories, 5))
-    model.entity.mul_(10)
-    model.hop.data.normal_(generator=torch.Generator().manual_seed(0))
-    users, ends = np.arange(3, dtype=np.int32), torch.tensor([0, 2, 3, 5])
-    items = torch.tensor([1, 2, 3, 4, 5], dtype=torch.int32)
-    sets = build.sample_ripple_sets(config, graph, prepared)
-    pairs = scoring.scored_pairs(model, sets, users, ends, items)
-    tables = {name: model.table(name) for name in model.spaces}
-    both_parts = model.logits(ops, tables, pairs, stage="pretrain")
-    model.options = EKPNetPlusOptions()
-    without = model.logits(ops, tables, pairs, stage="pretrain")
-    v = model.entity[:, 0].double()
-    for pair, item in enumerate(items.tolist()):
-        group = int(torch.searchsorted(ends, pair, right=True)) - 1
-        count = int(pairs.inputs["clicked_counts"][group])
-        h = v[pairs.inputs["clicked"][group, :count].long()]
-        alpha = torch.softmax(h @ model.hop.detach().double() @ v[item], dim=0)
-        expected = float(((alpha @ h) @ v[item]).detach())
-        assert float((both_parts - without)[pair].detach()) == pytest.approx(
-            expected, rel=1e-3, abs=1e-5
-        )
-
-
-def test_warm_rows_are_the_joint_projections(fitted):
-    _, prepared, graph, _ = fitted
-    warm = build.build_model(with_options("ekpnet_plus", warm=True), prepared, graph)
-    cold = build.build_model(with_options("ekpnet_plus"), prepared, graph)
-    I = prepared.dataset.num_items  # noqa: E741
-    vectors = warm.linear.affinities.leading(4)
-    assert vectors.shape == (I, 4)
-    assert torch.equal(warm.entity[I:], cold.entity[I:])
-    assert torch.equal(warm.entity[:I, 1], cold.entity[:I, 1])
-    rows = warm.entity[:I, 0]
-    assert rows.std() == pytest.approx(float(cold.entity[:I, 0].std()), rel=1e-4)
-    cosine = torch.nn.functional.cosine_similarity(rows.flatten(), vectors.flatten(), dim=0)
-    assert cosine > 0.9999
-
-
-@pytest.mark.parametrize(
-    "changes", [{"item_bias": True}, {"clicked": True}, {"warm": True}, {"pieces": 1}]
-)
-def test_options_train(changes):
+def test_straight_lines_train():
     prepared, graph = load()
     default = loop.train(with_options("ekpnet_plus"), prepared, graph)
-    outcome = loop.train(with_options("ekpnet_plus", **changes), prepared, graph)
+    outcome = loop.train(with_options("ekpnet_plus", pieces=1), prepared, graph)
     assert all(np.isfinite(record.loss) for record in outcome.records)
     assert outcome.records[-1].loss != default.records[-1].loss
-    if "item_bias" in changes:
-        assert outcome.model.item_bias.any() and "item_bias" not in default.model.spaces
 
 
 @both
@@ -354,8 +282,6 @@ def test_options_are_checked(model):
         with_options(model, relations=65)
     with pytest.raises(ConfigError, match=f"--{model}.pieces is 0, expected 1 to 64"):
         with_options(model, pieces=0)
-    with pytest.raises(ConfigError, match=r"--ekpnet_plus.draws is 0, expected 1 to 64"):
-        with_options("ekpnet_plus", draws=0)
 
 
 def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
@@ -365,12 +291,6 @@ def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
         ConfigError, match=r"ease is 5.0, expected 0 for 80 items: it holds them all"
     ):
         build.build_model(with_options("linear", ease=5.0), prepared, graph)
-
-
-def test_both_have_the_same_linear_part():
-    assert EKPNetPlusOptions().signals == LinearOptions().signals
-    given = dict(mixed=False, low_pass=(3,), joint=(), ease=2.0, far=True, relations=5)
-    assert EKPNetPlusOptions(**given).signals == SignalOptions(**given)
 
 
 def test_weights_are_shown_by_name():

@@ -17,6 +17,7 @@ from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
 from ekpnet_fast.runs import evaluate, runner
+from ekpnet_fast.runs.options import run_parser
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import checkpoint
@@ -102,8 +103,7 @@ def test_declaration(model):
         "user": prepared.dataset.num_users,
         "item": prepared.dataset.num_items,
     }
-    assert built.spaces.items() <= kind.tables.items()
-    for table, space in built.spaces.items():
+    for table, space in kind.tables.items():
         rows = built.table(table)
         assert rows.dtype == torch.float32 and rows.is_contiguous()
         assert len(rows) == sizes.get(space, len(rows)), table
@@ -111,8 +111,9 @@ def test_declaration(model):
         assert len(parameter) == graph.num_relations
     if kind.Options is not None:
         assert is_dataclass(kind.Options) and config.options == kind.Options()
+        shown = {action.dest: action.help for action in run_parser(model)._actions}
         for option in fields(kind.Options):
-            assert f"{option.name}: " in kind.Options.__doc__, option.name
+            assert shown[f"{model}.{option.name}"], option.name
 
 
 # ---- a step --------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_shapes_and_finite_loss(model, stage):
         if batch.num_pairs:
             tables = {
                 name: trainer.model.table(name)[batch.rows_of(space).long()]
-                for name, space in trainer.model.spaces.items()
+                for name, space in trainer.model.tables.items()
             }
             logits = trainer.model.logits(ops, tables, batch, stage=stage)
             assert logits.shape == (batch.num_pairs,) and logits.dtype == torch.float32
@@ -143,9 +144,9 @@ def test_a_step_changes_the_touched_rows_only(model, stage):
     tiny = replace(STAGE, batch_size=4, triples=2)
     trainer, batches = start(config_of(model, pretrain=tiny, train=tiny), stage)
     built = trainer.model
-    before = {name: built.table(name).clone() for name in built.spaces}
+    before = {name: built.table(name).clone() for name in built.tables}
     trainer.step(batches[0])
-    for name, space in built.spaces.items():
+    for name, space in built.tables.items():
         rows = batches[0].rows_of(space)
         assert len(rows) == len(set(rows.tolist()))
         left = torch.ones(len(before[name]), dtype=torch.bool)

@@ -91,7 +91,7 @@ def test_equations_and_gradients(aggregator, hops):
     model, graph, batch = start(aggregator, hops)
     model.user.requires_grad_()
     model.entity.requires_grad_()
-    tables = {name: model.table(name)[batch.rows_of(name).long()] for name in model.spaces}
+    tables = {name: model.table(name)[batch.rows_of(name).long()] for name in model.tables}
     users = batch.rows_of("user")[batch.users.long()][batch.groups]
     items = batch.rows[batch.items.long()]
     leaves = [model.user, model.entity, *model.parameters()]

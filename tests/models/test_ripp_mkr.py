@@ -25,7 +25,7 @@ def start(**options):
     draw = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3, generator=draw))
-    for name in model.spaces:
+    for name in model.tables:
         model.table(name).uniform_(-1, 1, generator=draw)
     stream = BatchStream(
         graph,
@@ -42,7 +42,7 @@ def start(**options):
 
 
 def tables_of(model, batch):
-    return {n: model.table(n)[batch.rows.long()].requires_grad_() for n in model.spaces}
+    return {n: model.table(n)[batch.rows.long()].requires_grad_() for n in model.tables}
 
 
 def units(model, v, e):

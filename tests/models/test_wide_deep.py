@@ -35,7 +35,7 @@ def test_equation():
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)
-    for x in (*model.parameters(), *(model.table(name) for name in model.spaces)):
+    for x in (*model.parameters(), *(model.table(name) for name in model.tables)):
         x.data.normal_(0, 0.5, generator=draw)
     stream = BatchStream(
         graph,
@@ -50,7 +50,7 @@ def test_equation():
     order = stream.order(1)
     batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
     tables = {
-        name: model.table(name)[batch.rows_of(space).long()] for name, space in model.spaces.items()
+        name: model.table(name)[batch.rows_of(space).long()] for name, space in model.tables.items()
     }
     logits = model.logits(ops, tables, batch, stage="train")
     for b, logit in enumerate(logits.tolist()):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from benchmarks.served import Served
+from benchmarks.programs.web_server import Served
 from ekpnet_fast.recommender import Recommender
 from support.cinema import NAMES, SMALL, cinema
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from benchmarks.served import PATIENCE, Served
+from benchmarks.programs.web_server import PATIENCE, Served
 from ekpnet_fast import cli
 from ekpnet_fast.serve import __main__ as command
 

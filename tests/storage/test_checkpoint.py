@@ -21,7 +21,7 @@ import yaml
 
 from ekpnet_fast import train
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.runs import evaluate, folder, runner
+from ekpnet_fast.runs import evaluate, run_folder, runner
 from ekpnet_fast.runs.options import parse_command, parse_run
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import Keeper
@@ -157,17 +157,8 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
 
 
 def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
-    """The linear part, which is fitted anew, folds, ripple sets and tables of its options."""
-    arguments = [
-        *SMALL,
-        "--model",
-        "ekpnet_plus",
-        "--folds",
-        "3",
-        "--ekpnet_plus.item_bias",
-        "true",
-    ]
-    arguments += ["--ekpnet_plus.clicked_with", "3", "--ekpnet_plus.low_pass", "[4]"]
+    """The linear part, which is fitted anew, folds and their ripple sets."""
+    arguments = [*SMALL, "--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
     runner.run(parse_run([*arguments, "--output", str(undisturbed)]))
     with pytest.raises(Interrupted):
@@ -478,7 +469,7 @@ def test_nothing_to_resume(capsys, undisturbed, tmp_path):
 def test_before_the_first_checkpoint(undisturbed, tmp_path):
     output = tmp_path / "run"
     output.mkdir()
-    folder.save_config(output, parse_run([*SMALL, "--output", str(output)]))
+    run_folder.save_config(output, parse_run([*SMALL, "--output", str(output)]))
     told = []
     resume(output, tell=told.append)
     assert told == [f"{output}: no checkpoint yet; starting from the beginning"]
@@ -495,7 +486,7 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(capsys, stopped, undisturb
 
 
 def test_two_runs_in_one_folder(capsys, tmp_path):
-    with folder.open_output(tmp_path, overwrite=False):
+    with run_folder.open_output(tmp_path, overwrite=False):
         text = refused(capsys, *SMALL, "--output", tmp_path)
     assert text.startswith(f"--output {tmp_path}: another run works there")
 

@@ -342,7 +342,7 @@ def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
             started.append({k: v.clone() for k, v in model.state_dict().items()})
 
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(step, "StageTrainer", Trainer)
+    monkeypatch.setattr(loop, "StageTrainer", Trainer)
     train(replace(CONFIG, pretrain=replace(STAGE, epochs=2), train=replace(STAGE, epochs=1)))
     assert len(started) == 2
     expected = short.model.state_dict()
@@ -434,7 +434,7 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         return score_rows(backend, model, ripple, rows, stage=stage, kept=kept)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
-    monkeypatch.setattr(scoring, "score_rows", remember_scores)
+    monkeypatch.setattr(loop, "score_rows", remember_scores)
     train(replace(CONFIG, sampling=SamplingConfig(resample=resample)))
     assert len(used) == len(evaluated) == 4
     for i in range(4):

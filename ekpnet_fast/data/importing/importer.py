@@ -91,8 +91,9 @@ def import_dataset(
         interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating.
         kg: head, relation, tail, in one file or several; N-Triples have names as well.
         links: item, entity; without it an item is the entity of the same id.
-        users, items, entities: id and name. Their order is that of the numbers; their items belong
-            to the catalogue whether somebody clicked them or not.
+        users: ids and names; their order is that of the numbers.
+        items: the same, of items that belong to the catalogue whether somebody clicked them or not.
+        entities: the same.
         columns: column by option (user, item, label, rating, time, head, relation, tail,
             links_item, links_entity, users_id, users_name, ...): a name, or a place from 1. What
             is not said is guessed, and the report says how.

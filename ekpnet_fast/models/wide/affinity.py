@@ -3,7 +3,7 @@
 Everything is a sum over the history, so that a history that nobody had in training is described
 like any other, and everything rises with the clicks of the item: an item that nobody clicked has
 nothing but what the graph says. No feature looks at negatives, and none compares users, because
-both tell how a split was made (see `README.md`).
+both tell how a split was made (see `docs/ekpnet_plus.md`).
 
 Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, B pairs.
 """
@@ -42,12 +42,12 @@ class SignalOptions:
     """Which affinities there are.
 
     Attributes:
-        mixed: the walk by the graph, by clicks, and by the graph again.
-        low_pass: ranks of projections on what most clicks share.
+        mixed: affinity by the graph, by clicks, and by the graph again.
+        low_pass: ranks of projections of the history on what most clicks share.
         joint: ranks of projections on what clicks and graph share.
-        ease: regularisation of EASE^R; 0 leaves it out.
-        far: 7-hop co-click beside the 3-hop one.
-        relations: the match in the graph by each of so many relations, those of most items.
+        ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        far: whether 7-hop co-click is looked at beside the 3-hop one.
+        relations: match in the graph by each of so many relations, those that most items have.
     """
 
     mixed: bool = True
@@ -296,31 +296,6 @@ class Affinities:
             scale = 1 / (self._means(clicks, x) + STEADY * self.typical[number])
             np.log(a * by_group(scale.astype(np.float32)) + np.float32(0.5), out=shaped[at])
         return found
-
-    def leading(self, rank: int) -> torch.Tensor:
-        """[I, r] leading eigenvectors of clicks and graph, by the root of their values."""
-        vectors, values = _leading(self.affinities[0].left, self.knowledge, 1.0, rank)
-        return torch.from_numpy(vectors * np.sqrt(values))
-
-    def clicked_with(self, count: int) -> Graph:
-        """The `count` items of most co-click with each item, as triples of one relation."""
-        left = self.affinities[0].left
-        I = left.shape[0]  # noqa: E741
-        heads, tails = [], []
-        step = max(1, PRODUCTS_AT_ONCE // I)
-        for first in range(0, I, step):
-            block = (left[first : first + step] @ left.T).tocoo()
-            rows, columns, values = block.row, block.col, block.data
-            other = (rows + first != columns) & (values > 0)
-            rows, columns, values = rows[other], columns[other], values[other]
-            order = np.lexsort((columns, -values, rows))
-            rows, columns = rows[order], columns[order]
-            place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-            heads.append(rows[place < count] + first)
-            tails.append(columns[place < count])
-        found = (np.concatenate(x).astype(np.int32) for x in (heads, tails))
-        h, t = found
-        return Graph.from_triples(h, np.zeros_like(h), t, I, 1)
 
     def _means(self, clicks: Matrix, affinity: _Affinity) -> NDArray[np.float64]:
         """Mean affinity [G] of all items to some histories."""

@@ -1,0 +1,101 @@
+"""Goals of the project's speed, and the record of how far they were reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the page is made where nothing can be measured
+    from benchmarks.harness.compare import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on one measured number.
+
+    Attributes:
+        work: what is timed.
+        against: what it is compared with.
+        bound: the value to reach.
+        unit: of the value, after the number.
+        stretch: what would be better still.
+        at_most: the bound is an upper one.
+    """
+
+    work: str
+    against: str
+    bound: float
+    unit: str = "x"
+    stretch: float | None = None
+    at_most: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether a value reaches the bound."""
+        return value <= self.bound if self.at_most else value >= self.bound
+
+    def bound_text(self) -> str:
+        """Such as `>= 350x, stretch 700x`."""
+        text = f"{'≤' if self.at_most else '≥'} {self.bound:g}{self.unit}"
+        return text if self.stretch is None else f"{text}, stretch {self.stretch:g}{self.unit}"
+
+
+_STEP = "training, both stages, everything included, {} setting"
+_PLAIN = "plain-torch sample-by-sample RippleNet, fed by a loop over users"
+_GROUPED = "the same trainer in eager torch, with user groups"
+_RANKING = "full ranking of all users, top 100, {} size"
+_PAIRS = "a batched torch forward over all pairs of user and item"
+
+GOALS = {
+    "step_movielens_plain": Goal(_STEP.format("MovieLens"), _PLAIN, 350, stretch=700),
+    "step_movielens_grouped": Goal(_STEP.format("MovieLens"), _GROUPED, 5),
+    "step_book_crossing_plain": Goal(_STEP.format("Book-Crossing"), _PLAIN, 60),
+    "step_book_crossing_grouped": Goal(_STEP.format("Book-Crossing"), _GROUPED, 4),
+    "threads": Goal("training with 2 threads, MovieLens setting", "with 1 thread", 1.7),
+    "sampler_numba": Goal("ripple sets, MovieLens-size graph", "numba parallel", 2, stretch=4),
+    "sampler_loop": Goal("ripple sets, MovieLens-size graph", "RippleNet's Python loop", 250),
+    "ranking_movielens": Goal(_RANKING.format("MovieLens"), _PAIRS, 50),
+    "ranking_book_crossing": Goal(_RANKING.format("Book-Crossing"), _PAIRS, 50),
+    "ranking_memory_movielens": Goal(
+        "memory of that above the tables, MovieLens", "-", 512, " MB", at_most=True
+    ),
+    "ranking_memory_book_crossing": Goal(
+        "memory of that above the tables, Book-Crossing", "-", 512, " MB", at_most=True
+    ),
+    "list_median": Goal(
+        "list of 10 for a new history, MovieLens size, one thread, median",
+        "-",
+        2,
+        " ms",
+        at_most=True,
+    ),
+    "list_p95": Goal("of the same, 95th percentile", "-", 10, " ms", at_most=True),
+    "loading": Goal(
+        "loading and preparing 1.24 M triples and 754 k rows, text",
+        "numpy.loadtxt and Python dicts",
+        10,
+    ),
+    "floor": Goal(
+        "fused propagation, forward and backward, MovieLens step",
+        "the time of its matrix products in MKL",
+        40,
+        " %",
+    ),
+    "scale": Goal("time of a step at 10^7 entities", "the same step at 10^5", 1.3, at_most=True),
+}
+
+reached: dict[str, dict[str, Any]] = {}  # of this session, for the closing lines of pytest
+
+
+def reach(info: dict[str, Any], key: str, found: Comparison | float) -> None:
+    """Write into a benchmark's `extra_info` how far a goal was reached."""
+    goal = GOALS[key]
+    if isinstance(found, float | int):
+        entry: dict[str, Any] = {"value": round(found, 3)}
+    else:
+        scale = 100 if goal.unit == " %" else 1
+        entry = {
+            "value": round(found.ratio * scale, 3),
+            "range": [round(found.low * scale, 3), round(found.high * scale, 3)],
+        }
+    info.setdefault("goals", {})[key] = entry
+    reached[key] = entry

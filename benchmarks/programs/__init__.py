@@ -1,0 +1,1 @@
+"""Benchmarked programs: training steps, single ops, samplers, worker jobs, the web server."""

@@ -1,0 +1,1 @@
+"""Benchmark suites: each file is one section of the page."""

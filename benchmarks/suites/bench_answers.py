@@ -1,0 +1,147 @@
+"""Latency of single answers: a recommendation list, an explanation, a change of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.harness import goals
+from benchmarks.harness.compare import alternate, time_rounds
+from benchmarks.harness.datasets import Setting, movielens, setting
+from ekpnet_fast.models import build
+from ekpnet_fast.recommender import Id, Recommender
+from ekpnet_fast.recommender.store import state_of
+
+GRAPHS = ("own graph", "drawn graph")
+ANSWERS = 1000
+K = 10
+
+
+@pytest.fixture(scope="module")
+def recommenders(data_root: Path, need: Callable[[str], None]) -> dict[str, Recommender]:
+    """Of MovieLens with its own graph, and with one of the size of RippleNet's; not trained."""
+    need("movielens")
+    settings = (setting("movielens-1m", data_root, "paper"), movielens(data_root))
+    return {name: untrained(found) for name, found in zip(GRAPHS, settings, strict=True)}
+
+
+def untrained(found: Setting) -> Recommender:
+    """Weights do not change how long an answer takes."""
+    graph, prepared = found.graph, found.prepared
+    prepared = replace(
+        prepared,
+        dataset=replace(
+            prepared.dataset,
+            num_entities=graph.num_entities,
+            num_relations=graph.num_relations // (2 if graph.inverse else 1),
+            relation_names=None,
+        ),
+    )
+    model = build.build_model(found.config, prepared, graph)
+    return Recommender(state_of(found.config, prepared, graph, model, "train"))
+
+
+def histories(recommender: Recommender) -> list[list[Id]]:
+    """Those of as many users as there are answers, drawn once; each has a history."""
+    users = [user for user in recommender.user_ids() if recommender.history(user)]
+    drawn = np.random.default_rng(0).permutation(len(users))[:ANSWERS]
+    return [recommender.history(users[i]) for i in drawn.tolist()]
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_latencies(benchmark: BenchmarkFixture, threads: int) -> None:
+    """The 95th percentile beside the median."""
+    info = benchmark.extra_info
+    info["threads"] = threads
+    if benchmark.stats is not None:
+        info["p95_ms"] = float(np.percentile(benchmark.stats.stats.data, 95) * 1e3)
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="the 10 best of 2,445 items for a history that training did not see")
+@pytest.mark.parametrize("answer_threads", [1, 2])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_list(
+    benchmark: BenchmarkFixture,
+    recommenders: dict[str, Recommender],
+    graph: str,
+    answer_threads: int,
+) -> None:
+    """Ids in, names and scores out. The peer computes the same groups in eager torch."""
+    recommender = recommenders[graph]
+    state = recommender.state
+    eager = Recommender(replace(state, config=replace(state.config, backend="reference")))
+    some = cycle(histories(recommender))
+    with threads_of(answer_threads):
+        seconds = time_rounds(
+            benchmark,
+            lambda: recommender.recommend(history=next(some), k=K),
+            rounds=ANSWERS,
+            warmup=20,
+        )
+        comparison = alternate(
+            lambda: recommender.recommend(history=next(some), k=K),
+            lambda: eager.recommend(history=next(some), k=K),
+            rounds=5,
+            calls=(50, 10),
+        )
+    write_latencies(benchmark, answer_threads)
+    comparison.write(benchmark.extra_info, "eager torch")
+    if graph == GRAPHS[1] and answer_threads == 1:
+        goals.reach(benchmark.extra_info, "list_median", seconds * 1e3)
+        goals.reach(benchmark.extra_info, "list_p95", benchmark.extra_info["p95_ms"])
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="the reasons for an item, a history that training did not see")
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_reasons(
+    benchmark: BenchmarkFixture, recommenders: dict[str, Recommender], graph: str
+) -> None:
+    """Every path of the ripple set is masked once: 65 groups of one pair."""
+    recommender = recommenders[graph]
+    some, items = cycle(histories(recommender)), cycle(recommender.item_ids())
+    with threads_of(1):
+        time_rounds(
+            benchmark,
+            lambda: recommender.explain(history=next(some), item=next(items)),
+            rounds=ANSWERS,
+            warmup=20,
+        )
+    write_latencies(benchmark, 1)
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="a triple is added and taken out again")
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_change(
+    benchmark: BenchmarkFixture, recommenders: dict[str, Recommender], graph: str
+) -> None:
+    """Two changes of the live graph, each of which goes over all triples."""
+    live = recommenders[graph].graph
+
+    def call() -> None:
+        live.add_triples([(0, 0, 1)])
+        live.remove_triples([(0, 0, 1)])
+
+    with threads_of(1):
+        time_rounds(benchmark, call, rounds=20, warmup=1)
+    write_latencies(benchmark, 1)
+    benchmark.extra_info["triples"] = live.num_triples

@@ -1,0 +1,80 @@
+"""Web server under load: latency and requests per second by number of clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.harness.compare import time_rounds
+from benchmarks.programs import http_load
+from benchmarks.programs.web_server import Served
+from ekpnet_fast.recommender import Recommender
+
+pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+
+USERS, K = 1000, 10
+
+
+@pytest.fixture(scope="module")
+def recommender(data_root: Path, need: Callable[[str], None], threads: int) -> Recommender:
+    """Of MovieLens-1M with its own graph; how well it is trained changes no time."""
+    need("movielens")
+    return Recommender.fit(
+        "movielens-1m", epochs=1, threads=threads, device="cpu", data_root=data_root
+    )
+
+
+@pytest.fixture(scope="module")
+def questions(recommender: Recommender) -> list[bytes]:
+    """Requests with the histories of some users, drawn by a seed."""
+    users = np.array(recommender.user_ids())
+    found = []
+    for user in np.random.default_rng(0).permutation(users).tolist():
+        history = recommender.history(user)
+        if history:
+            body = json.dumps({"history": history, "k": K}).encode()
+            found.append(http_load.post("/recommend", body))
+        if len(found) == USERS:
+            break
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(
+    recommender: Recommender, threads: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served") / "movielens"
+    recommender.save(folder)
+    with Served(folder, "--threads", str(threads)) as served:
+        yield served
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="recommend by history over HTTP")
+@pytest.mark.parametrize("clients", ["1 client", "8 clients", "32 clients"])
+def test_recommend(
+    benchmark: BenchmarkFixture, served: Served, questions: list[bytes], clients: str
+) -> None:
+    """The median time of the table is that of a request."""
+    address = urlsplit(served.address)
+    assert address.hostname is not None and address.port is not None
+    host, port, info = address.hostname, address.port, benchmark.extra_info
+    found: list[http_load.Load] = []
+    count = int(clients.split()[0])
+    time_rounds(
+        benchmark,
+        lambda: found.append(http_load.ask(host, port, questions, clients=count)),
+        rounds=1,
+        warmup=0,
+    )
+    info["seconds"] = found[0].within(0.5)
+    info["seconds_p95"] = found[0].within(0.95)
+    info["seconds_p99"] = found[0].within(0.99)
+    info["requests"] = len(found[0].latencies)
+    info["requests_per_s"] = found[0].requests_per_s

@@ -1,0 +1,158 @@
+"""What a run leaves in its folder, and how it is read back.
+
+The files, and the fields of `metrics.json`:
+
+    config.yaml        every option of the run, resolved, written first; --config takes it.
+    checkpoint-*       while it is not finished: see ekpnet_fast.storage.checkpoint.
+    model.safetensors  the weights, and in its metadata stage and data_hash.
+    report.html        with --report: the run on one page.
+    metrics.json       written last, so a folder without it holds no result:
+      format, version       "ekpnet_fast.run" and the package's version
+      dataset, model, protocol, seed   as configured
+      data_hash             of the prepared data (PreparedData.hash)
+      users, dropped_users, dropped_rows   users of the data set; left out for an empty history
+      epochs                a record per epoch: stage, epoch, loss and its terms bce, kg, weights,
+                            rows (per pair), valid_auc or valid_mrr (at 10, protocol "recbole"; null
+                            in a stage without pairs), seconds, samples_per_second; none for a model
+                            without stages
+      test                  null under the protocol "recbole", which has no negative rows; else auc,
+                            acc, auc_seen (rows whose item has a train positive), gauc
+      popularity            the same for item popularity; popularity_auc repeats its auc
+      oracle_auc            of the generator's own Bayes score, synthetic data only, else null
+      ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
+                            hit, mrr; null without --ranking
+      weights               what a model's linear part gives each feature, by name; null without one
+      seconds               per part: load, prepare, sampling, begin (what a model does before its
+                            stages), the stages, evaluate, total; of a resumed run the stages and
+                            the total count all sittings
+      resumed               how often the run was resumed
+      samples_per_second    training pairs per second over all epochs; null without any
+      peak_rss_mb           largest resident memory of the process
+      environment           torch, Python, processor, instruction set, threads, device
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.models import Model
+from ekpnet_fast.storage import checkpoint, tensor_file
+from ekpnet_fast.storage.files import plain, remove_leftovers, write_text, write_whole
+
+CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
+RUN_FORMAT = "ekpnet_fast.run"
+
+
+@contextmanager
+def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+    """A run's folder, held against other runs inside the block.
+
+    Made before any work is done; unless the run in it is to be resumed, what an old run left is
+    taken out.
+
+    Raises:
+        ConfigError: it cannot be written, another run works there, it holds a run and neither
+            `overwrite` nor `resume` is set, or it holds none to resume.
+    """
+    try:
+        if not resume:
+            output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+        folder = os.open(output, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be written ({error.strerror}), expected a folder or a place"
+            " to make one"
+        ) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"--output {output}: another run works there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system that cannot lock: what writes there is whole all the same
+        remove_leftovers(output)
+        finished = (output / METRICS_FILE).exists()
+        unfinished = not finished and any(output.glob("checkpoint-*.json"))
+        if resume and finished:
+            checkpoint.remove_all(output)  # of a run that was killed between result and this
+            raise ConfigError(f"--resume {output}: the run is finished, nothing is left to do")
+        if not resume and not overwrite and (finished or unfinished):
+            what = "a run" if finished else "an unfinished run; go on with it by --resume"
+            raise ConfigError(
+                f"--output {output} holds {what}; choose another folder or add --overwrite true"
+            )
+        if not resume:
+            for name in (METRICS_FILE, MODEL_FILE, "report.html"):
+                (output / name).unlink(missing_ok=True)
+            checkpoint.remove_all(output)
+        yield
+    finally:
+        os.close(folder)
+
+
+def save_config(output: Path, config: RunConfig) -> None:
+    """Write `config.yaml`."""
+    text = yaml.safe_dump(config.as_dict(), sort_keys=False)
+    write_text(output / CONFIG_FILE, text)
+
+
+def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> None:
+    """Write `model.safetensors`."""
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    facts = {"stage": stage, "data_hash": data_hash}
+    write_whole(output / MODEL_FILE, lambda path: tensor_file.write(path, "model", tensors, facts))
+
+
+def load_model(output: Path, model: Model) -> tuple[str, str]:
+    """Read `model.safetensors` into a model; returns the stage whose prediction it gives, and the
+    hash of the data it was trained on.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another shape.
+    """
+    path = output / MODEL_FILE
+    tensors, facts = tensor_file.read(path, "model", "a training run", facts=("stage", "data_hash"))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(f"{path}: does not fit the run's {CONFIG_FILE} ({error})") from error
+    return facts["stage"], facts["data_hash"]
+
+
+def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`; values that are not finite become null."""
+    text = json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n"
+    write_text(output / METRICS_FILE, text)
+
+
+def load_metrics(output: Path) -> dict[str, Any]:
+    """Read `metrics.json`.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    path = output / METRICS_FILE
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file, expected the folder of a finished run") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    if metrics.get("format") != RUN_FORMAT:
+        raise DataError(f"{path}: found format {metrics.get('format')!r}, expected {RUN_FORMAT!r}")
+    return metrics
