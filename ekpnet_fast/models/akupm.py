@@ -6,19 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather, linear
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 # Of a masked score; finite, because all slots may be masked.
 LOWEST = -1e30

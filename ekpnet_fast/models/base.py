@@ -58,18 +58,16 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Reads, Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
-
-if TYPE_CHECKING:  # config.py asks the registry for its models
-    from ekpnet_fast.config import RunConfig, StageConfig
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 

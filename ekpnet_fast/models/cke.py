@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather
 from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 class CKE(Model):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
@@ -18,9 +19,6 @@ from ekpnet_fast.models.titles import encode
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.sampling.batches import localize
 from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 @dataclass(frozen=True)

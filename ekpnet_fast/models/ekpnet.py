@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
 from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig, StageConfig
 
 # "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
 # of the KG term and, under another letter, the weight of the squared rows (lambda3 here); lambda2

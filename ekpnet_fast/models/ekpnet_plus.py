@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig, StageConfig
 
 
 class EKPNetPlus(EKPNet):

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.sampling.batches import localize
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 LOWEST = -1e30  # of a masked score; finite, because all slots may be masked
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, repeat_row
 from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 @dataclass(frozen=True)

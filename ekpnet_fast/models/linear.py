@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models.base import Model, Presets
@@ -20,9 +21,6 @@ from ekpnet_fast.ops.deterministic import one_thread
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
 from ekpnet_fast.sampling.rows import TrainingRows
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64

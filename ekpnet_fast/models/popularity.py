@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.popularity import best_threshold, popularity
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.sampling.pairs import Pairs, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 class Popularity(Model):

@@ -6,20 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.attend import attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.ripplenet import propagate, slot_rows
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear, repeat_row
 from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 @dataclass(frozen=True)

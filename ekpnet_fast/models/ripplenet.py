@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.attend import attend, attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear_by_relation
 from ekpnet_fast.sampling.pairs import Batch, Pairs, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Source, history_tensors
 from ekpnet_fast.storage import tensor_file
@@ -175,17 +176,10 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
     )
 
 
-def _config(folder: Path, *more: str) -> RunConfig:
-    # Only here, because its parser takes a while to import.
-    from ekpnet_fast.runs.options import parse_run
-
-    return parse_run(["--config", str(folder / run_folder.CONFIG_FILE), *more])
-
-
 def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     run_folder.load_metrics(folder)
-    root = () if data_root is None else ("--data-root", str(data_root))
-    config = _config(folder, *root, "--device", device)
+    root = {} if data_root is None else {"data_root": data_root}
+    config = resolve({**run_folder.read_config(folder), **root, "device": device})
     there = resolve_device(device)
     dataset = load_dataset(
         config.dataset,
@@ -208,7 +202,7 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
 def _load_recommender(folder: Path, device: str) -> State:
     manifest = _manifest(folder)
     there = resolve_device(device)
-    config = _config(folder, "--device", device)
+    config = resolve({**run_folder.read_config(folder), "device": device})
     graph = Graph.load(folder / GRAPH_FILE)
     tensors, _ = tensor_file.read(
         folder / STATE_FILE,

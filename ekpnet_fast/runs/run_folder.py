@@ -111,6 +111,24 @@ def save_config(output: Path, config: RunConfig) -> None:
     write_text(output / CONFIG_FILE, text)
 
 
+def read_config(output: Path) -> dict[str, Any]:
+    """Read `config.yaml`: the options of a run, nested, for `resolve`.
+
+    Raises:
+        DataError: there is none, or it is no mapping.
+    """
+    path = output / CONFIG_FILE
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{output}: has no {CONFIG_FILE}, expected the folder of a run") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
+    if not isinstance(options, dict):
+        raise DataError(f"{path}: found {type(options).__name__}, expected options by name")
+    return options
+
+
 def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> None:
     """Write `model.safetensors`."""
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -18,6 +18,7 @@ from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
 from ekpnet_fast.runs.display import weights_text
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
@@ -46,7 +47,7 @@ def load():
 
 def with_options(model, **changes):
     kind = MODELS[model].Options
-    return replace(CONFIG, model=model, options=kind(**changes)).resolved()
+    return resolve(replace(CONFIG, model=model, options=kind(**changes)))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
     plus = build.build_model(with_options("ekpnet_plus"), prepared, graph)
     plus.begin(TrainingRows(folds.rows, folds.histories, 5))
-    config = replace(CONFIG, folds=1, model="ekpnet").resolved()
+    config = resolve(replace(CONFIG, folds=1, model="ekpnet"))
     plain = MODELS["ekpnet"](config, plus.source)
     plain.load_state_dict(
         {name: value for name, value in plus.state_dict().items() if name in plain.state_dict()}
@@ -308,9 +309,7 @@ def test_the_recbole_protocol_is_trained_with_folds(model):
     dataset = make_synthetic(CONFIG.synthetic)
     prepared = prepare(dataset, 0, "recbole")
     graph = Graph.from_dataset(dataset, inverse=True)
-    outcome = loop.train(
-        replace(with_options(model), protocol="recbole").resolved(), prepared, graph
-    )
+    outcome = loop.train(resolve(replace(with_options(model), protocol="recbole")), prepared, graph)
     assert max(outcome.model.weights_by_name().values()) > 0
     assert all(np.isfinite(record.loss) for record in outcome.records)
     scorer = scoring.catalogue_scorer(

@@ -12,6 +12,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.kcan import KCANOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from support.small_training import CONFIG, load
@@ -20,7 +21,7 @@ from support.small_training import CONFIG, load
 def start(hops=2, options=None):
     shape = replace(CONFIG.shape, hops=hops)
     options = options or KCANOptions(sampled=4, kept=3)
-    config = replace(CONFIG, model="kcan", shape=shape, options=options).resolved()
+    config = resolve(replace(CONFIG, model="kcan", shape=shape, options=options))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that attention is not all but uniform
@@ -195,4 +196,4 @@ def test_work_is_bounded_by_the_sample():
 )
 def test_options_that_cannot_be(options, named):
     with pytest.raises(ConfigError, match=f"--kcan.{named} is"):
-        replace(CONFIG, model="kcan", options=options).resolved()
+        resolve(replace(CONFIG, model="kcan", options=options))

@@ -15,6 +15,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from support.small_training import CONFIG, load
@@ -24,13 +25,15 @@ K = 3
 
 
 def start(aggregator="sum", hops=2, **sampling):
-    config = replace(
-        CONFIG,
-        model="kgcn",
-        shape=replace(CONFIG.shape, hops=hops),
-        sampling=SamplingConfig(**{"resample": False, **sampling}),
-        options=KGCNOptions(K, aggregator),
-    ).resolved()
+    config = resolve(
+        replace(
+            CONFIG,
+            model="kgcn",
+            shape=replace(CONFIG.shape, hops=hops),
+            sampling=SamplingConfig(**{"resample": False, **sampling}),
+            options=KGCNOptions(K, aggregator),
+        )
+    )
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that ReLU's bend and zero biases hide nothing
@@ -154,4 +157,4 @@ def test_short_lists_are_masked_or_filled():
 @pytest.mark.parametrize("neighbors", [0, 1025])
 def test_neighbors_are_checked(neighbors):
     with pytest.raises(ConfigError, match=f"--kgcn.neighbors is {neighbors}, expected 1 to 1024"):
-        replace(CONFIG, model="kgcn", options=KGCNOptions(neighbors)).resolved()
+        resolve(replace(CONFIG, model="kgcn", options=KGCNOptions(neighbors)))

@@ -12,6 +12,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.wide_deep import WideDeepOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Request
 from ekpnet_fast.training import loop
@@ -25,9 +26,9 @@ def one_thread(threads):
 
 def config_of(**changes):
     stage = replace(CONFIG.train, epochs=1, lambda1=1.0)
-    return replace(
-        CONFIG, **{"model": "wide_deep", "pretrain": stage, "train": stage, **changes}
-    ).resolved()
+    return resolve(
+        replace(CONFIG, **{"model": "wide_deep", "pretrain": stage, "train": stage, **changes})
+    )
 
 
 def test_equation():
