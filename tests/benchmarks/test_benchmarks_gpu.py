@@ -45,8 +45,6 @@ def test_everything_is_measured(tmp_path):
     assert [r["epochs"] for r in found["end_to_end"]] == [2]
     for key in ("ranking", "attention", "row_adam", "scale"):
         assert found[key] and f"{found[key][0]}"
-    for record in found["attention"]:
-        assert 0 < record["forward_share_of_floor"] < 1.5
     for title in ("Whole runs", "Training step", "Top lists", "ripple_attention", "row_adam_"):
         assert f"### {title}" in done.stdout
     assert f"- device: cpu\n- torch: {found['facts']['torch']}" in done.stdout
