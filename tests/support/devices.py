@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ekpnet_fast import build_info, ops
 from support.places import PACKAGE, ROOT, SUPPORT
+from support.programs import PATIENCE, tool
 
 # Ops with a gradient, and how many of their first arguments have one.
 DIFFERENTIABLE = {"ripple_attention": 4, "deep_score": 5, "triple_loss": 2}
@@ -139,11 +139,11 @@ def build_emulated_gpu(folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if library.exists():
             return library
-        cmake = _tool("cmake")
+        cmake = tool("cmake")
         configure = [
             *(cmake, "-S", ROOT, "-B", folder, "-G", "Ninja"),
             *("-DEKPNET_CUDA=OFF", "-DEKPNET_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}"),
-            f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         ]
         for command in (configure, [cmake, "--build", folder, "--target", "ekpnet_emulated"]):
             done = subprocess.run(
@@ -151,13 +151,6 @@ def build_emulated_gpu(folder: Path) -> Path:
             )
             assert done.returncode == 0, done.stdout + done.stderr
     return library
-
-
-def _tool(name):
-    found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name} here")
-    return found
 
 
 # ---- other processes -----------------------------------------------------------------------------
@@ -208,6 +201,7 @@ def _elsewhere(directory, function, argument, library, **changes):
         env={**os.environ, "PYTHONPATH": path, **changes},
         capture_output=True,
         text=True,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
