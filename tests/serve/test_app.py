@@ -86,9 +86,8 @@ def test_explain_has_the_reasons_and_the_whole_ripple_set(client, recommender):
 
 
 def test_a_model_without_paths_says_so(serving):
-    from cinema import fitted
-
     from ekpnet_fast.serve.engine import RecommenderEngine
+    from support.cinema import fitted
 
     client = serving(RecommenderEngine(fitted("mf", epochs=1)))
     assert client.get("/health").json()["histories"] is False
