@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.runs.option_parser import OptionParser, run_parser
 from ekpnet_fast.runs.resolve import flat, preset_options, resolve
 from ekpnet_fast.runs.run_folder import read_config
@@ -116,7 +116,10 @@ def _given(words: list[str]) -> dict[str, Any]:
 
 def _resumed(folder: Path, words: list[str]) -> RunConfig:
     """The stored options of a run, but for those that change no number of it."""
-    stored = read_config(folder)
+    try:
+        stored = read_config(folder)
+    except DataError as error:
+        raise DataError(f"--resume {error}") from error
     if "config" in {_name(word) for word in words}:
         raise ConfigError(f"--config beside --resume: the options come from {folder}")
     given = _given(words)

@@ -12,6 +12,7 @@ import pytest
 
 from ekpnet_fast import build_info, doctor
 from support.places import PACKAGE, ROOT
+from support.programs import PATIENCE
 
 
 def ask(path, *options, code=None, **changes):
@@ -23,7 +24,7 @@ def ask(path, *options, code=None, **changes):
         env={**environment, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", **changes},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
 

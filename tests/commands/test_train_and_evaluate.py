@@ -21,6 +21,7 @@ from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import tensor_file
 from support.places import ROOT
+from support.programs import PATIENCE
 
 MODEL = [
     *["--epochs", "1", "--threads", "1", "--shape.width", "4", "--shape.slots", "8"],
@@ -195,7 +196,7 @@ def test_as_a_program(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -205,7 +206,7 @@ def test_as_a_program(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert refused((done.returncode, done.stdout, done.stderr)).startswith("no stage has an epoch")

@@ -15,6 +15,7 @@ from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.experiments.runner import duration, expected_seconds
 from ekpnet_fast.runs import plotting, runner
 from support.places import ROOT
+from support.programs import PATIENCE
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_a_killed_command_loses_its_running_cell_only(command, here, moment):
         [sys.executable, "-c", KILLED, moment, *words],
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == -9, done.stderr

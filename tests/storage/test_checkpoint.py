@@ -28,6 +28,7 @@ from ekpnet_fast.storage.checkpoint import Keeper
 from ekpnet_fast.training.signals import Interrupted, Signals
 from support import small_run
 from support.places import ROOT, SUPPORT
+from support.programs import PATIENCE
 
 SMALL = [
     *small_run.SMALL,
@@ -127,20 +128,23 @@ def refused(capsys, *arguments):
 # ---- killed --------------------------------------------------------------------------------------
 
 
-def test_killed_at_random_moments(tmp_path):
-    """SIGKILL strikes 20 times: while loading, in a step, half a checkpoint, evaluation."""
+@pytest.mark.parametrize(
+    ("kills", "resumes"), [(3, 1), pytest.param(20, 8, marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments(tmp_path, kills, resumes):
+    """SIGKILL strikes: while loading, in a step, half a checkpoint, evaluation."""
     done = subprocess.run(
-        [sys.executable, SUPPORT / "killing.py", tmp_path, "20", "8", "7", *SMALL],
+        [sys.executable, SUPPORT / "killing.py", tmp_path, str(kills), str(resumes), "7", *SMALL],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["codes"].count(-signal.SIGKILL) >= 20
-    assert sum(line.startswith("resumed after ") for line in told["log"]) >= 8
+    assert told["codes"].count(-signal.SIGKILL) >= kills
+    assert sum(line.startswith("resumed after ") for line in told["log"]) >= resumes
     for i in range(told["runs"]):
         assert_same_run(tmp_path / f"run-{i}", tmp_path / "undisturbed")
 
@@ -228,7 +232,7 @@ def test_a_second_signal_ends_at_once():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, f"{int(signal.SIGINT)}\n")
