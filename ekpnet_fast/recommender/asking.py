@@ -16,6 +16,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError, DataError, quote
 from ekpnet_fast.evaluation.ranking import MOST_ON_GPU
+from ekpnet_fast.evaluation.scoring import UserGroups
 from ekpnet_fast.recommender.answers import Recommendation, Recommendations
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.state import Query, State
@@ -191,19 +192,18 @@ def predicted(
 ) -> NDArray[np.float32]:
     """Probabilities [n] of pairs of users and items, scored in groups of a user's pairs."""
     order = np.argsort(users, kind="stable")
-    probabilities = np.empty(len(users), dtype=np.float32)
     distinct, starts = np.unique(users[order], return_index=True)
-    ends = np.append(starts[1:], len(users))
-    step = max(1, state.at_once())
-    for first in range(0, len(distinct), step):
-        block = distinct[first : first + step]
-        begin, end = int(starts[first]), int(ends[first + len(block) - 1])
-        query = state.of_users(block.tolist())
-        indptr = np.append(starts[first : first + len(block)], end) - begin
-        items = torch.from_numpy(entities[order[begin:end]]).to(state.device)
-        sets = state.ripple_sets(query)
-        pairs = state.pairs(query, sets, torch.from_numpy(indptr.astype(np.int64)), items)
-        probabilities[order[begin:end]] = torch.sigmoid(state.logits(pairs)).cpu().numpy()
+
+    def groups_of(some: NDArray[np.int64]) -> UserGroups:
+        query = state.of_users(some.tolist())
+        return state.groups(query, state.ripple_sets(query))
+
+    blocks = state.scorer.blocks(
+        groups_of, distinct, np.append(starts, len(users)), torch.from_numpy(entities[order])
+    )
+    probabilities = np.empty(len(users), dtype=np.float32)
+    logits = state.scorer.logits_of(blocks, len(users))
+    probabilities[order] = torch.sigmoid(logits).cpu().numpy()
     return probabilities
 
 

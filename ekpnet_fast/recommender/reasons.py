@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
 from ekpnet_fast.recommender.state import Query, State
 from ekpnet_fast.sampling.ripple_sets import RippleSets
@@ -94,8 +93,8 @@ def masked_logits(
     keep[torch.tensor(gone, dtype=torch.int64).view(-1, 3).unbind(1)] = False
     masked = _masked(sets, keep)
     entities = torch.full((groups,), entity, dtype=torch.int32, device=state.device)
-    pairs = state.pairs(query, masked, torch.arange(groups + 1), entities)
-    return state.logits(pairs).cpu()
+    pairs = state.scorer.pairs(state.groups(query, masked), torch.arange(groups + 1), entities)
+    return state.scorer.logits(pairs).cpu()
 
 
 def explain(
@@ -179,9 +178,10 @@ def _attention(
 ) -> list[list[float]] | None:
     """The attention of an item over the slots, by hop; None where the model has none."""
     entities = torch.tensor([entity], dtype=torch.int32, device=state.device)
-    pairs = state.pairs(query, sets, torch.tensor([0, 1]), entities)
+    scorer = state.scorer
+    pairs = scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), entities)
     with torch.no_grad():
-        found = state.model.attention(BACKENDS[state.config.backend], state.tables, pairs)
+        found = scorer.model.attention(scorer.backend, scorer.tables, pairs)
     if found is None:
         return None
     weights: list[list[float]] = found[0].tolist()

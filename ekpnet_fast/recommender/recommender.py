@@ -292,7 +292,7 @@ class Recommender:
             asked = [Asked(state, user=number) for number in some.tolist()]
         candidates, k = candidates_of(state, filter_items), whole(k)
         found: list[Recommendations] = []
-        step = state.at_once()
+        step = state.scorer.groups_at_once(state.num_items)
         for first in range(0, len(asked), step):
             block = asked[first : first + step]
             found += lists(block, k, exclude_seen, candidates)

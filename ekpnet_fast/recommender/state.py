@@ -16,17 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation.scoring import SCORED_PAIRS
+from ekpnet_fast.evaluation.scoring import Scorer, UserGroups
 from ekpnet_fast.models import Model
 from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Pairs, Request
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
@@ -176,58 +174,31 @@ class State:
         """The ripple sets of a query: of users those that evaluation takes. On the CPU."""
         if not self.model.ripple:
             return RippleSets.none(len(query))
-        shape, graph = self.config.shape, self.graph
-        return RippleSets(
-            *ops.sample_ripple_sets(
-                graph.indptr,
-                graph.relations,
-                graph.tails,
-                query.indptr,
-                query.entities,
-                hops=shape.hops,
-                slots=shape.slots,
-                seed=self.config.seed,
-                users=query.users,
-                repeat=self.config.sampling.padding == "repeat",
-            )
+        return RippleSets.sample(
+            self.graph,
+            query.indptr,
+            query.entities,
+            hops=self.config.shape.hops,
+            slots=self.config.shape.slots,
+            seed=self.config.seed,
+            users=query.users,
+            repeat=self.config.sampling.padding == "repeat",
         )
 
-    def pairs(
-        self,
-        query: Query,
-        sets: RippleSets,
-        group_indptr: Tensor,  # [n + 1] int64
-        entities: Tensor,  # [B] int32, on the device
-    ) -> Pairs:
-        """Pairs of those asked for and items, on the device."""
-        groups = torch.arange(sets.num_users, dtype=torch.int32)
-        if len(query) < sets.num_users:  # one user in several groups
-            groups.zero_()
-        users, inputs = query.users[groups], {}
-        if type(self.model).inputs is not Model.inputs:
-            request = Request(users, group_indptr, entities.cpu(), epoch=0)
-            if not query.known:
-                told = Histories(query.indptr, query.entities)
-                request = replace(request, histories=told, ids=groups)
-            inputs = dict(self._reader.inputs(request))
-        pairs = Pairs(
-            heads=sets.heads,
-            relations=sets.relations,
-            tails=sets.tails,
-            counts=sets.counts,
-            group_indptr=group_indptr,
-            items=entities,
-            users=users,
-            free_items=entities,
-            inputs=inputs,
-        )
-        return pairs if self.device.type == "cpu" else pairs.to(self.device)
-
-    @torch.no_grad()
-    def logits(self, pairs: Pairs) -> Tensor:
-        """Logits [B]."""
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model's predictions, over this state's tables and graph."""
         backend = BACKENDS[self.config.backend]
-        return self.model.logits(backend, self.tables, pairs, stage=self.stage)
+        return Scorer(backend, self._reader, self.tables, self.stage, self.device)
+
+    def groups(self, query: Query, sets: RippleSets) -> UserGroups:
+        """A group for each of the ripple sets; all of them the query's where it is only one."""
+        ids = torch.arange(sets.num_users, dtype=torch.int32)
+        if len(query) < sets.num_users:
+            ids.zero_()
+        if query.known:
+            return UserGroups(query.users[ids], sets)
+        return UserGroups(query.users[ids], sets, Histories(query.indptr, query.entities), ids)
 
     def scores(
         self,
@@ -236,14 +207,7 @@ class State:
         entities: Tensor,  # [I'] int32, on the device
     ) -> Tensor:
         """Logits [n, I'] of some items for all those asked for; one group of pairs for each."""
-        n, width = len(query), entities.numel()
-        group_indptr = torch.arange(n + 1) * width
-        pairs = self.pairs(query, sets, group_indptr, entities if n == 1 else entities.repeat(n))
-        return self.logits(pairs).view(n, width)
-
-    def at_once(self) -> int:
-        """How many users' scores are computed at a time, see `training.SCORED_PAIRS`."""
-        return max(1, SCORED_PAIRS[self.device.type] // max(self.num_items, 1))
+        return self.scorer.catalogue_logits(self.groups(query, sets), entities)
 
     @cached_property
     def _reader(self) -> Model:

@@ -50,7 +50,7 @@ def test_effect_is_the_logit_without_the_triple(model):
 
     def score(sets):
         item = torch.tensor([entity], dtype=torch.int32)
-        pairs = state.pairs(query, sets, torch.tensor([0, 1]), item)
+        pairs = state.scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), item)
         with torch.no_grad():
             return float(state.model.logits(reference, state.tables, pairs, stage=state.stage))
 
@@ -150,10 +150,13 @@ def test_masking_nothing_changes_nothing_and_masking_all_leaves_the_item(recomme
     found = masked_logits(state, query, sets, entity, [[], every])
     none = RippleSets(*(torch.zeros_like(x) for x in vars(sets).values()))
     item = torch.tensor([entity], dtype=torch.int32)
-    pairs = state.pairs(query, none, torch.tensor([0, 1]), item)
-    assert float(found[1]) == pytest.approx(float(state.logits(pairs)), abs=1e-6)
-    whole = state.logits(state.pairs(query, sets, torch.tensor([0, 1]), item))
-    assert float(found[0]) == pytest.approx(float(whole), abs=1e-6)
+
+    def logit(sets):
+        pairs = state.scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), item)
+        return float(state.scorer.logits(pairs))
+
+    assert float(found[1]) == pytest.approx(logit(none), abs=1e-6)
+    assert float(found[0]) == pytest.approx(logit(sets), abs=1e-6)
 
 
 # ---- how they are told ---------------------------------------------------------------------------
