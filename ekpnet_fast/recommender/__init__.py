@@ -8,16 +8,14 @@ to SVG, `live.py` from one state to the next, `store.py` to folders and back.
 from ekpnet_fast.recommender.answers import (
     Explanation,
     Fidelity,
-    Node,
-    Reason,
     Recommendation,
     Recommendations,
     SimilarItem,
-    Step,
 )
 from ekpnet_fast.recommender.asking import ItemFilter
 from ekpnet_fast.recommender.live import LiveGraph
 from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
 from ekpnet_fast.recommender.recommender import Recommender
 
 __all__ = [
@@ -31,6 +29,7 @@ __all__ = [
     "Recommendation",
     "Recommendations",
     "Recommender",
+    "RippleTriple",
     "SimilarItem",
     "Step",
 ]

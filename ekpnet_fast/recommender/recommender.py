@@ -346,6 +346,7 @@ class Recommender:
         *,
         history: Iterable[Id] | None = None,
         top: int = 5,
+        hops: bool = False,
     ) -> Explanation:
         """Why an item scores as it does: paths of the graph from the history to it.
 
@@ -357,6 +358,8 @@ class Recommender:
             item: the item.
             history: items that somebody clicked.
             top: paths, at most.
+            hops: whether the answer has the whole ripple set, too, also what speaks against the
+                item.
 
         Raises:
             DataError, ConfigError: as `recommend`.
@@ -365,6 +368,9 @@ class Recommender:
             >>> explanation = recommender.explain(history=[12, 40], item=7, top=2)
             >>> [reason.steps[0].start.id in (12, 40) for reason in explanation.reasons]
             [True, True]
+            >>> whole = recommender.explain(history=[12, 40], item=7, hops=True)
+            >>> sum(len(hop) for hop in whole.hops) == whole.paths
+            True
         """
         state = self._state
         if item is None:
@@ -372,7 +378,7 @@ class Recommender:
         asked = ask(state, user, history)
         number, top = state.items.number(item), whole(top, "top")
         query = asked.query()
-        return reasons.explain(state, query, number, top=top, subject=asked.subject, notes=())
+        return reasons.explain(state, query, number, top=top, subject=asked.subject, hops=hops)
 
     def fidelity(
         self,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.recommender.asking import ask, item_name
-from ekpnet_fast.recommender.reasons import Ripple, explain_ripple
+from ekpnet_fast.recommender import Recommender, RippleTriple
+from ekpnet_fast.recommender.asking import item_name
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
 
@@ -98,24 +98,19 @@ class RecommenderEngine:
 
     def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
         """The reasons for an item, and its whole ripple set."""
-        state = self._state
-        subject = ask(state, asked.user, asked.history)
-        explanation, hops = explain_ripple(
-            state,
-            subject.query(),
-            state.items.number(asked.item),
-            top=asked.top,
-            subject=subject.subject,
-            notes=(),
+        found = self._recommender.explain(
+            asked.user, asked.item, history=asked.history, top=asked.top, hops=True
         )
-        return schemas.Explanation(
-            **explanation.to_dict(),
-            hops=[
-                schemas.Hop(hop=hop, triples=[_triple(each) for each in sorted(some, key=_order)])
-                for hop, some in enumerate(hops, 1)
-                if some
-            ],
-        )
+        assert found.hops is not None
+        hops = [
+            schemas.Hop(
+                hop=number,
+                triples=[schemas.Triple.model_validate(x) for x in sorted(triples, key=_order)],
+            )
+            for number, triples in enumerate(found.hops, 1)
+            if triples
+        ]
+        return schemas.Explanation(**{**replace(found, hops=None).to_dict(), "hops": hops})
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
         """Users with a history."""
@@ -126,11 +121,6 @@ class RecommenderEngine:
         return self._items.find(query, skip, limit)
 
 
-def _triple(ripple: Ripple) -> schemas.Triple:
-    step = schemas.Step.model_validate(ripple.step)
-    return schemas.Triple(**dict(step), effect=ripple.effect)
-
-
-def _order(ripple: Ripple) -> float:
-    attention = ripple.step.attention
-    return -(ripple.effect if attention is None else attention)
+def _order(triple: RippleTriple) -> float:
+    """Falling attention, or effect where the model has none."""
+    return -(triple.effect if triple.attention is None else triple.attention)

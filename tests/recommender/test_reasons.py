@@ -217,6 +217,20 @@ def test_json(explanation):
     assert first["link"]["backwards"] is True
 
 
+def test_hops_are_the_whole_ripple_set(recommender):
+    found = recommender.explain(history=["dune"], item="alien", top=1, hops=True)
+    assert [len(hop) for hop in found.hops] == [1, 3] and found.paths == 4
+    (first,), second = found.hops
+    assert (str(first.start), first.relation, str(first.end)) == ("Dune", "genre", "m/scifi")
+    assert [triple.effect for triple in second] == sorted((t.effect for t in second), reverse=True)
+    by_hop = [sum(triple.attention for triple in hop) for hop in found.hops]
+    assert by_hop == pytest.approx([1, 1])
+    told = found.to_dict()
+    assert [len(hop) for hop in told.pop("hops")] == [1, 3]
+    alone = recommender.explain(history=["dune"], item="alien", top=1)
+    assert alone.hops is None and alone.to_dict() == told
+
+
 def test_svg(explanation):
     svg = ElementTree.fromstring(explanation.to_svg())
     space = "{http://www.w3.org/2000/svg}"
