@@ -153,7 +153,7 @@ def lists(
     for each, places, row, count in zip(asked, best, scores, reached, strict=True):
         numbers = places if candidates is None else candidates[places].tolist()
         items = tuple(
-            Recommendation(state.items.id(i), item_name(state, i), score)
+            Recommendation(state.items.id(i), state.item_name(i), score)
             for i, score in zip(numbers, row, strict=False)
         )
         found.append(Recommendations(*each.subject, items, () if count else (UNREACHED,)))
@@ -205,8 +205,3 @@ def predicted(
     logits = state.scorer.logits_of(blocks, len(users))
     probabilities[order] = torch.sigmoid(logits).cpu().numpy()
     return probabilities
-
-
-def item_name(state: State, item: int) -> str | None:
-    """The name of an item, or of its entity."""
-    return state.items.name(item) or state.entities.name(int(state.catalogue[item]))

@@ -176,8 +176,7 @@ def _node(state: State, entity: int) -> Node:
     item = state.item_of(entity)
     if item is None:
         return Node(state.entities.id(entity), state.entities.name(entity), "entity")
-    name = state.items.name(item) or state.entities.name(entity)
-    return Node(state.items.id(item), name, "item")
+    return Node(state.items.id(item), state.item_name(item), "item")
 
 
 class _Tree:

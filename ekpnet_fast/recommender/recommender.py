@@ -26,7 +26,6 @@ from ekpnet_fast.recommender.asking import (
     ask,
     best_of,
     candidates_of,
-    item_name,
     lists,
     many,
     predicted,
@@ -171,6 +170,20 @@ class Recommender:
         """All it knows now. Never changes: a change of the graph makes a new one."""
         return self._state
 
+    def snapshot(self) -> Recommender:
+        """A recommender with the graph as it is now, for questions that are about one graph.
+
+        Whatever happens to the graph later does not reach it, nor do changes of its own graph reach
+        this one. Weights and tables are shared, so it costs nothing.
+
+        Examples:
+            >>> now = recommender.snapshot()
+            >>> now.graph.add_items({"new": [("parent", 96)]})
+            >>> len(now.item_ids()) - len(recommender.item_ids())
+            1
+        """
+        return Recommender(self._state)
+
     @property
     def graph(self) -> LiveGraph:
         """The graph, which may be changed: see `LiveGraph`.
@@ -203,7 +216,7 @@ class Recommender:
             DataError: no such item.
         """
         state = self._state
-        return item_name(state, state.items.number(item))
+        return state.item_name(state.items.number(item))
 
     def history(self, user: Id) -> list[Id]:
         """The items whose clicks by a user training saw; empty for a user without.
@@ -333,7 +346,7 @@ class Recommender:
         cosines = (directions @ directions[number]).unsqueeze(0)
         (best,), values = best_of(cosines, [np.array([number], dtype=np.int32)], k)
         return [
-            SimilarItem(state.items.id(i), item_name(state, i), cosine)
+            SimilarItem(state.items.id(i), state.item_name(i), cosine)
             for i, cosine in zip(best, values[0].tolist(), strict=False)
         ]
 

@@ -117,6 +117,10 @@ class State:
         number = int(self._item_numbers[entity])
         return None if number < 0 else number
 
+    def item_name(self, item: int) -> str | None:
+        """The name of an item, or of its entity; None where neither has one."""
+        return self.items.name(item) or self.entities.name(int(self.catalogue[item]))
+
     @cached_property
     def item_directions(self) -> Tensor:
         """[I, D] rows of the items, scaled to norm 1, on the device.

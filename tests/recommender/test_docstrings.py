@@ -30,6 +30,6 @@ def test_there_are_examples():
     shown = {param.values[0].name.rsplit(".", 1)[-1] for param in examples()}
     public = {
         *("recommend", "recommend_batch", "predict", "similar_items", "explain", "save"),
-        *("fidelity", "Recommender", "LiveGraph"),
+        *("fidelity", "snapshot", "Recommender", "LiveGraph"),
     }
     assert public <= shown
