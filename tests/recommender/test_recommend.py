@@ -168,7 +168,7 @@ def test_batch_gives_the_same_as_one_by_one(recommender, monkeypatch):
     histories = [["alien"], ["casablanca", "eden"], ["dune", "fargo"]]
     expected = [recommender.recommend(history=history, k=3) for history in histories]
     assert recommender.recommend_batch(histories=histories, k=3) == expected
-    monkeypatch.setattr(type(recommender._state), "at_once", lambda self: 2)
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 2 * len(FILMS))
     assert recommender.recommend_batch(users=users, k=3) == one_by_one
     assert recommender.recommend_batch(users=[]) == []
     with_history = [user for user in recommender.user_ids() if recommender.history(user)]
