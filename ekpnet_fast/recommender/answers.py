@@ -60,7 +60,7 @@ class SimilarItem:
 
 @dataclass(frozen=True, slots=True)
 class Recommendations(Sequence[Recommendation]):
-    """The best items for somebody, best first; a sequence of `Recommendation`.
+    """The best items for a user or a history, best first; a sequence of `Recommendation`.
 
     Attributes:
         user: whom they are for; None where a history was given.
@@ -127,7 +127,7 @@ class Explanation:
 
     @property
     def subject(self) -> str:
-        """Whom it is for, in words."""
+        """User or history that it is for, in words."""
         if self.history is None:
             return f"user {self.user}"
         some = ", ".join(map(str, self.history[:5]))
@@ -170,7 +170,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Whether the reasons given are what the scores rest on.
+    """Fidelity of reasons: whether they are what the scores rest on.
 
     Of recommended items, the mean fall of the logit where some paths' last triples are masked.
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.recommender.answers import Explanation
-from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
-from ekpnet_fast.recommender.state import Query, State
+from ekpnet_fast.recommender.query import Query
+from ekpnet_fast.recommender.state import QueryBatch, State
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
@@ -43,7 +43,7 @@ class RipplePath:
 
 
 def paths_of(
-    state: State, query: Query, sets: RippleSets, entity: int
+    state: State, query: QueryBatch, sets: RippleSets, entity: int
 ) -> tuple[float, list[RipplePath]]:
     """The logit of an item for one user or history, and all paths, by falling effect.
 
@@ -72,7 +72,7 @@ def paths_of(
 
 def masked_logits(
     state: State,
-    query: Query,
+    query: QueryBatch,
     sets: RippleSets,
     entity: int,
     masks: Sequence[Sequence[tuple[int, int]]],
@@ -88,29 +88,20 @@ def masked_logits(
     return state.scorer.logits(pairs).cpu()
 
 
-def explain(
-    state: State,
-    query: Query,
-    item: int,
-    *,
-    top: int,
-    subject: tuple[Id | None, tuple[Id, ...] | None],
-    hops: bool = False,
-) -> Explanation:
+def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explanation:
     """The reasons for an item.
 
     Args:
-        state: the recommender's state.
-        query: one user or history.
+        query: a user or a history.
         item: the item's number.
         top: reasons, at most.
-        subject: the user or the history, as the caller named it.
         hops: whether the whole ripple set is wanted, too.
     """
+    state, batch = query.state, query.batch()
     entity = int(state.catalogue[item])
-    sets = state.ripple_sets(query)
-    logit, paths = paths_of(state, query, sets, entity)
-    tree = _Tree(state, query, paths)
+    sets = state.ripple_sets(batch)
+    logit, paths = paths_of(state, batch, sets, entity)
+    tree = _Tree(state, batch, paths)
     reasons = tuple(tree.reason(path, entity) for path in paths[:top] if path.effect > 0)
     notes: tuple[str, ...] = ()
     if not state.model.ripple:
@@ -119,9 +110,10 @@ def explain(
         notes = ("no path of the graph leads away from the history",)
     elif not reasons:
         notes = (f"none of the {len(paths)} paths speaks for the item",)
+    user, history = query.subject
     return Explanation(
-        user=subject[0],
-        history=subject[1],
+        user=user,
+        history=history,
         item=_node(state, entity),
         score=float(torch.sigmoid(torch.tensor(logit))),
         logit=logit,
@@ -158,7 +150,7 @@ def _masked(sets: RippleSets, keep: Tensor) -> RippleSets:
 
 
 def _attention(
-    state: State, query: Query, sets: RippleSets, entity: int
+    state: State, query: QueryBatch, sets: RippleSets, entity: int
 ) -> list[list[float]] | None:
     """The attention of an item over the slots, by hop; None where the model has none."""
     entities = torch.tensor([entity], dtype=torch.int32, device=state.device)
@@ -180,9 +172,9 @@ def _node(state: State, entity: int) -> Node:
 
 
 class _Tree:
-    """Leads paths back to the history."""
+    """Paths as a tree that leads back to the history."""
 
-    def __init__(self, state: State, query: Query, paths: Sequence[RipplePath]) -> None:
+    def __init__(self, state: State, query: QueryBatch, paths: Sequence[RipplePath]) -> None:
         self.state = state
         self.history = set(query.entities.tolist())
         self.ends: dict[tuple[int, int], RipplePath] = {}  # the best path to a tail, by hop

@@ -1,6 +1,6 @@
-"""What a recommender knows at one moment, and the scores that follow from it.
+"""State of a recommender: all that it knows at one moment, and the scores that follow from it.
 
-A `State` never changes: live changes of the graph make a new one, and whoever has begun with the
+A `State` never changes: live changes of the graph make a new one, and an answer that began with the
 old one ends with it. Items are numbered by their place in the catalogue; `catalogue` says which
 entity each one is. Users and entities are numbered as in training, new ones behind them.
 """
@@ -29,8 +29,8 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 @dataclass(frozen=True)
-class Query:
-    """Who is asked for: n users that training saw, or n histories.
+class QueryBatch:
+    """Queries that are scored together: n users that training saw, or n histories.
 
     Attributes:
         users: [n] int32 numbers of users; for histories the number behind the last user's, which
@@ -91,7 +91,7 @@ class State:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where scores are computed."""
+        """The device that computes scores."""
         of = next(iter(self.model.state_dict().values()), None)
         return torch.device("cpu") if of is None else of.device
 
@@ -138,9 +138,9 @@ class State:
         rows = rows[:, 0] if rows.dim() == 3 else rows
         return torch.nn.functional.normalize(rows, dim=1)
 
-    # ---- who is asked for ------------------------------------------------------------------------
+    # ---- queries ---------------------------------------------------------------------------------
 
-    def of_users(self, numbers: Sequence[int]) -> Query:
+    def of_users(self, numbers: Sequence[int]) -> QueryBatch:
         """Users that training saw."""
         starts, ends = self.history_indptr[:-1], self.history_indptr[1:]
         parts = [self.history_items[int(starts[u]) : int(ends[u])] for u in numbers]
@@ -148,9 +148,9 @@ class State:
         for i, part in enumerate(parts):
             indptr[i + 1] = indptr[i] + part.numel()
         entities = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return Query(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
+        return QueryBatch(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
 
-    def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> Query:
+    def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> QueryBatch:
         """Histories of items; order and repeats play no part.
 
         Raises:
@@ -165,7 +165,7 @@ class State:
         parts = [np.unique(catalogue[items]) for items in histories]
         indptr = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in parts], out=indptr[1:])
-        return Query(
+        return QueryBatch(
             torch.full((len(parts),), len(self.users), dtype=torch.int32),
             torch.from_numpy(indptr),
             torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)),
@@ -174,18 +174,18 @@ class State:
 
     # ---- scores ----------------------------------------------------------------------------------
 
-    def ripple_sets(self, query: Query) -> RippleSets:
-        """The ripple sets of a query: of users those that evaluation takes. On the CPU."""
+    def ripple_sets(self, queries: QueryBatch) -> RippleSets:
+        """The ripple sets of the queries: of users those that evaluation takes. On the CPU."""
         if not self.model.ripple:
-            return RippleSets.none(len(query))
+            return RippleSets.none(len(queries))
         return RippleSets.sample(
             self.graph,
-            query.indptr,
-            query.entities,
+            queries.indptr,
+            queries.entities,
             hops=self.config.shape.hops,
             slots=self.config.shape.slots,
             seed=self.config.seed,
-            users=query.users,
+            users=queries.users,
             repeat=self.config.sampling.padding == "repeat",
         )
 
@@ -195,23 +195,25 @@ class State:
         backend = BACKENDS[self.config.backend]
         return Scorer(backend, self._reader, self.tables, self.stage, self.device)
 
-    def groups(self, query: Query, sets: RippleSets) -> UserGroups:
-        """A group for each of the ripple sets; all of them the query's where it is only one."""
+    def groups(self, queries: QueryBatch, sets: RippleSets) -> UserGroups:
+        """A group for each of the ripple sets; where there is one query, they all are its own."""
         ids = torch.arange(sets.num_users, dtype=torch.int32)
-        if len(query) < sets.num_users:
+        if len(queries) < sets.num_users:
             ids.zero_()
-        if query.known:
-            return UserGroups(query.users[ids], sets)
-        return UserGroups(query.users[ids], sets, Histories(query.indptr, query.entities), ids)
+        if queries.known:
+            return UserGroups(queries.users[ids], sets)
+        return UserGroups(
+            queries.users[ids], sets, Histories(queries.indptr, queries.entities), ids
+        )
 
     def scores(
         self,
-        query: Query,
+        queries: QueryBatch,
         sets: RippleSets,
         entities: Tensor,  # [I'] int32, on the device
     ) -> Tensor:
-        """Logits [n, I'] of some items for all those asked for; one group of pairs for each."""
-        return self.scorer.catalogue_logits(self.groups(query, sets), entities)
+        """Logits [n, I'] of some items for all queries; one group of pairs for each."""
+        return self.scorer.catalogue_logits(self.groups(queries, sets), entities)
 
     @cached_property
     def _reader(self) -> Model:

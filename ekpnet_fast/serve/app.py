@@ -171,7 +171,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
 
     @app.get("/health")
     async def health() -> schemas.Health:
-        """That the server works, and what it serves."""
+        """Status of the server, and what it serves."""
         return schemas.Health(
             status="ok",
             version=__version__,

@@ -33,7 +33,7 @@ class RecommenderEngine:
 
     @classmethod
     def load(cls, folder: Path, data_root: Path | None, device: str) -> RecommenderEngine:
-        """Of the folder of a run or of a saved recommender.
+        """Engine of a run's folder, or of a saved recommender.
 
         Raises:
             EkpnetError: as `Recommender.load`.
