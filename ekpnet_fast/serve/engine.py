@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ekpnet_fast.recommender import Recommender, RippleTriple
-from ekpnet_fast.recommender.state import State
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
 
@@ -26,9 +25,10 @@ class RecommenderEngine:
     """
 
     def __init__(self, recommender: Recommender) -> None:
+        now = recommender.snapshot()
         self._recommender = recommender
-        self._users = _user_index(recommender.state)
-        self._items = recommender.state.items, _item_index(recommender.state)
+        self._users = _user_index(now)
+        self._items = now.state.items, _item_index(now)
         self._indexing = threading.Lock()
 
     @classmethod
@@ -110,16 +110,17 @@ class RecommenderEngine:
 
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
         """Items, those that were added since the start, too."""
-        state = self._recommender.state
+        now = self._recommender.snapshot()
         with self._indexing:  # once for all who wait for it
-            catalogue, index = self._items
-            if catalogue is not state.items:
-                index = _item_index(state)
-                self._items = state.items, index
+            names, index = self._items
+            if names is not now.state.items:
+                index = _item_index(now)
+                self._items = now.state.items, index
         return index.find(query, skip, limit)
 
 
-def _user_index(state: State) -> Index:
+def _user_index(recommender: Recommender) -> Index:
+    state = recommender.state
     lengths = np.diff(state.history_indptr.numpy())
     active = np.flatnonzero(lengths).tolist()  # nothing is known of the others
     return Index(
@@ -129,14 +130,11 @@ def _user_index(state: State) -> Index:
     )
 
 
-def _item_index(state: State) -> Index:
+def _item_index(recommender: Recommender) -> Index:
+    state = recommender.state
     clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))
-    items = range(state.num_items)
-    return Index(
-        [state.items.id(item) for item in items],
-        [state.item_name(item) for item in items],
-        clicks[state.catalogue.numpy()],
-    )
+    names = [state.item_name(item) for item in range(state.num_items)]
+    return Index(recommender.item_ids(), names, clicks[state.catalogue.numpy()])
 
 
 def _order(triple: RippleTriple) -> float:
