@@ -79,7 +79,7 @@ def state_of(
 
 
 def _touched(dataset: Dataset) -> tuple[Any, Int32]:
-    """What each user has touched: positives of labelled rows, or all interactions."""
+    """Items that each user has touched: positives of labelled rows, or all interactions."""
     if dataset.rows is not None:
         rows = dataset.rows
     else:

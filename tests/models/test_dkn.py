@@ -157,13 +157,9 @@ def test_a_history_of_the_target_alone_is_none(setup):
     request = Request(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
     inputs = model.inputs(request)
     assert inputs["history_counts"].tolist() == [1]
-    pairs = scoring.scored_pairs(
-        model,
-        RippleSets.none(source.num_users),
-        request.users.numpy(),
-        request.group_indptr,
-        request.items,
-    )
+    scorer = scoring.Scorer.of(ops, model, "train", torch.device("cpu"))
+    groups = scoring.UserGroups(request.users, RippleSets.none(1))
+    pairs = scorer.pairs(groups, request.group_indptr, request.items)
     tables = {"word": model.word, "entity": model.entity}
     logit = model.logits(ops, tables, pairs, stage="train")
     v = model.items(tables, pairs.inputs)[pairs.inputs["targets"].long()]

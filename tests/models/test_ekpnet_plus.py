@@ -251,16 +251,10 @@ def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     sets = build.sample_ripple_sets(config, graph, prepared)
     users, ends = np.arange(4, dtype=np.int32), torch.arange(5) * 3
     items = torch.arange(12, dtype=torch.int32)
+    groups = scoring.UserGroups.of(sets, users)
     for stage in ("pretrain", "train"):
-        ours, theirs = (
-            model.logits(
-                ops,
-                {name: model.table(name) for name in model.tables},
-                scoring.scored_pairs(model, sets, users, ends, items),
-                stage=stage,
-            )
-            for model in (plus, plain)
-        )
+        scorers = [scoring.Scorer.of(ops, each, stage, sets.heads.device) for each in (plus, plain)]
+        ours, theirs = (each.logits(each.pairs(groups, ends, items)) for each in scorers)
         part = plus.inputs(Request(torch.from_numpy(users), ends, items, 0))["linear"]
         assert torch.allclose(ours, part + theirs, atol=1e-6)
 

@@ -6,9 +6,9 @@ import doctest
 
 import pytest
 
-from ekpnet_fast.recommender import answers, asking, live, names, recommender
+from ekpnet_fast.recommender import answers, live, names, query, recommender
 
-MODULES = (recommender, live, names, answers, asking)
+MODULES = (recommender, live, names, answers, query)
 
 
 def examples():

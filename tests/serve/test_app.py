@@ -10,6 +10,8 @@ import pytest
 
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.app import ENDPOINTS
+from ekpnet_fast.serve.engine import RecommenderEngine
+from support.cinema import fitted
 from support.programs import PATIENCE
 
 
@@ -86,9 +88,6 @@ def test_explain_has_the_reasons_and_the_whole_ripple_set(client, recommender):
 
 
 def test_a_model_without_paths_says_so(serving):
-    from ekpnet_fast.serve.engine import RecommenderEngine
-    from support.cinema import fitted
-
     client = serving(RecommenderEngine(fitted("mf", epochs=1)))
     assert client.get("/health").json()["histories"] is False
     found = client.post("/explain", json={"user": "ann", "item": "eden"}).json()
