@@ -212,7 +212,7 @@ def test_opcheck(hidden):
     for offset in (None, torch.ones(1)):
         problem[16:16] = [offset]
         arguments = (*problem, 0, *WEIGHTS.values())
-        torch.library.opcheck(ops._ops.ekpnet_gradients.default, arguments)
+        torch.library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
         del problem[16]
 
 

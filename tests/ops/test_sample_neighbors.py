@@ -124,4 +124,4 @@ def test_opcheck():
     graph = Graph.from_triples(*star(6))
     nodes = torch.tensor([0, 3], dtype=torch.int32)
     call = (graph.indptr, graph.relations, graph.tails, nodes, 3, 0, 1, False)
-    torch.library.opcheck(ops._ops.sample_neighbors.default, call)
+    torch.library.opcheck(torch.ops.ekpnet.sample_neighbors.default, call)

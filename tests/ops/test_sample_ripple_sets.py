@@ -430,4 +430,4 @@ def test_errors_say_what_was_found(changed, message):
 def test_opcheck(repeat, keyed):
     tensors = list(arguments().values())[:5]
     call = (*tensors, ids(7, 3) if keyed else None, 2, 3, 0, 1, repeat)
-    torch.library.opcheck(ops._ops.sample_ripple_sets.default, call)
+    torch.library.opcheck(torch.ops.ekpnet.sample_ripple_sets.default, call)

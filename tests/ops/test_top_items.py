@@ -146,4 +146,4 @@ def test_seen_may_fall_from_user_to_user():
 
 def test_opcheck():
     call = (torch.rand(2, 5), *csr([[1], [0, 0, 4]]), 3)
-    torch.library.opcheck(ops._ops.top_items.default, call)
+    torch.library.opcheck(torch.ops.ekpnet.top_items.default, call)

@@ -398,7 +398,7 @@ def test_what_counts_as_diverging():
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     watch.check({"bce": 0.5, "kg": 0.1}, 60)
     for number in range(61, 80):
-        watch.check({"bce": 0.5, "kg": 7.0 + step}, number)
+        watch.check({"bce": 0.5, "kg": 7.0 + number}, number)
         watch.check({"kg": 0.1}, number)
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     with pytest.raises(TrainingError) as caught:
