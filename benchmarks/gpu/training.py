@@ -31,7 +31,8 @@ from ekpnet_fast.sampling.pairs import Source
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
-from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer
+from ekpnet_fast.training.cuda_graph import ResidentTrainer
+from ekpnet_fast.training.fixed_shapes import HostEpoch
 
 EPOCHS = 10  # of each stage: 20 in all, none left out by patience
 
@@ -125,7 +126,8 @@ class Steps:
             seed=0,
         )
         capture = model.entity.is_cuda and backend is ops
-        self.trainer = ResidentTrainer(model, stage, backend, stream, deep=deep, capture=capture)
+        name = "train" if deep else "pretrain"
+        self.trainer = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
         self.host = HostEpoch.prepare(stream, stage, ripple, 1, pin=model.entity.is_cuda)
         self.pairs = len(rows.items)
 

@@ -101,7 +101,9 @@ class Model(nn.Module):
         undecayed: tables that lambda3 does not weigh, such as biases.
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
         input_spaces: which of `inputs` are ids, name -> space.
-        resident: whether `resident.ResidentTrainer` can train it on a GPU.
+        resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
+            space "entity", no `inputs`, and steps that neither wait for the device nor depend on
+            a value.
         new_users: whether a user's side comes from the history alone, so that a history that
             training did not see can be scored.
         live: whether the graph is read anew for each prediction, so that it may change and grow

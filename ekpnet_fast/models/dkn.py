@@ -17,7 +17,6 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.titles import encode
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
-from ekpnet_fast.sampling.batches import localize
 from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
 
 
@@ -165,7 +164,7 @@ class DKN(Model):
             epoch=request.epoch,
         )
         masked = torch.arange(options.history) >= history_counts.unsqueeze(1)
-        centres, at = localize(torch.cat([request.items, history[~masked]]))
+        centres, at = ops.localize(torch.cat([request.items, history[~masked]]))
         B = len(request.items)
         slots = torch.zeros_like(history).masked_scatter_(~masked, at[B:])
         graph = source.graph

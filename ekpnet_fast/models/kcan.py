@@ -17,7 +17,6 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
-from ekpnet_fast.sampling.batches import localize
 from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
 
 LOWEST = -1e30  # of a masked score; finite, because all slots may be masked
@@ -156,12 +155,12 @@ class KCAN(Model):
         user_nodes, item_nodes: [G], [B] int64.
         """
         E = self.source.graph.num_entities
-        nodes, roots = localize(torch.cat([request.users + E, request.items]))
+        nodes, roots = ops.localize(torch.cat([request.users + E, request.items]))
         reach, frontier, found = [len(nodes)], nodes, []
         for _ in range(self.shape.hops):
             relations, tails, valid = self._neighbors(frontier, request.epoch)
             n = len(nodes)
-            nodes, positions = localize(torch.cat([nodes, tails[valid]]))
+            nodes, positions = ops.localize(torch.cat([nodes, tails[valid]]))
             tails = torch.zeros_like(tails).masked_scatter_(valid, positions[n:])
             frontier = nodes[n:]
             reach.append(len(nodes))

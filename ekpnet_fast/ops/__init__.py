@@ -10,7 +10,7 @@ what was expected.
 """
 
 from ekpnet_fast.ops.attention import ripple_attention, ripple_attention_weights
-from ekpnet_fast.ops.batching import group_pairs, localize_batch
+from ekpnet_fast.ops.batching import group_pairs, localize, localize_batch
 from ekpnet_fast.ops.optimizer import row_adam_
 from ekpnet_fast.ops.prediction import ACTIVATIONS, deep_score, ekpnet_gradients, triple_loss
 from ekpnet_fast.ops.ranking import top_items
@@ -27,6 +27,7 @@ __all__ = [
     "deep_score",
     "ekpnet_gradients",
     "group_pairs",
+    "localize",
     "localize_batch",
     "ripple_attention",
     "ripple_attention_weights",

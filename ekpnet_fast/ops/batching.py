@@ -77,3 +77,13 @@ def _(
         torch.empty_like(items),
         torch.empty_like(extra),
     )
+
+
+def localize(
+    ids: Tensor,  # [N] int32
+) -> tuple[Tensor, Tensor]:
+    """The distinct ids in order of first appearance, and [N] positions in them, all int32."""
+    sets = ids.new_zeros(0, 0, 0)
+    counts, none = sets.flatten(1), ids[:0]
+    rows, *_, positions = localize_batch(sets, sets, sets, counts, none, none, ids)
+    return rows, positions

@@ -212,7 +212,7 @@ class BatchStream:
                 continue
             own = {"user": [users], "item": [request.items]}.get(space, [])
             parts = own + [inputs[name].flatten() for name in of_space[space]]
-            touched[space], positions = localize(torch.cat(parts))
+            touched[space], positions = ops.localize(torch.cat(parts))
             start = sum(map(len, own))
             if space == "user":
                 users = positions[:start]
@@ -241,14 +241,6 @@ class BatchStream:
             triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
             relation_touched=(mentions[:num_relations] > 0).float(),
         )
-
-
-def localize(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct ids of [N] int32 in order of first appearance, and [N] positions in them."""
-    none = RippleSets.none(0)
-    sets = (none.heads, none.relations, none.tails, none.counts)
-    rows, *_, positions = ops.localize_batch(*sets, ids[:0], ids[:0], ids)
-    return rows, positions
 
 
 def _put(inputs: dict[str, Tensor], names: list[str], positions: Tensor) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ekpnet_fast.errors import DataError
@@ -15,7 +14,7 @@ from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
 from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
 
-__all__ = ["Saved", "adam_state", "load_adam_state"]
+__all__ = ["Saved"]
 
 
 @dataclass
@@ -80,31 +79,3 @@ class Saved:
             "seconds": outcome.seconds,
         }
         keeper.save(facts, tensors)
-
-
-def adam_state(adam: torch.optim.Adam | None) -> dict[str, Tensor]:
-    """Moments and step counts of torch's Adam by name; empty before its first step."""
-    if adam is None:
-        return {}
-    parameters = [p for group in adam.param_groups for p in group["params"]]
-    return {
-        f"adam.{i}.{name}": x
-        for i, parameter in enumerate(parameters)
-        for name, x in adam.state.get(parameter, {}).items()
-    }
-
-
-def load_adam_state(adam: torch.optim.Adam | None, state: Mapping[str, Tensor]) -> None:
-    """Go on from `adam_state`; other names in `state` are left alone."""
-    if adam is None:
-        return
-    parameters = [p for group in adam.param_groups for p in group["params"]]
-    for i, parameter in enumerate(parameters):
-        start = f"adam.{i}."
-        found: dict[str, Any] = {
-            name.removeprefix(start): x.to(parameter.device)
-            for name, x in state.items()
-            if name.startswith(start)
-        }
-        if found:
-            adam.state[parameter] = found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,56 +13,28 @@ from ekpnet_fast.models import Model
 from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.pairs import Batch
-from ekpnet_fast.training.losses import TERMS, LossWatch, loss_terms
-from ekpnet_fast.training.snapshot import adam_state, load_adam_state
+from ekpnet_fast.training.losses import TERMS, loss_terms
+from ekpnet_fast.training.state import StepState
 
 
 class StageTrainer:
-    """One stage: its optimizer state and its steps.
-
-    Adam runs on the touched rows of the model's tables and densely on the rest; both start anew in
-    each stage, as Algorithms 1 and 2 do.
+    """Steps of one stage, a batch at a time.
 
     Args:
         model: the model.
-        stage: its options.
+        stage: the stage's options.
         backend: `ops` or `reference`.
         name: the stage's name.
+
+    Attributes:
+        state: of the optimizer.
     """
 
     def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
-        self.model = model
-        self.stage = stage
-        self.backend = backend
-        self.name = name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
-        self.dense = [*model.relations(), *model.dense_weights(name)]
-        self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True) if self.dense else None
+        self.model, self.stage, self.backend, self.name = model, stage, backend, name
+        self.state = StepState(model, stage, name)
         # Native ops that find gradients by themselves are the CPU's.
-        self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
-        self.steps = 0
-        self.watch = LossWatch(stage, name)
-
-    def state(self) -> dict[str, Tensor]:
-        """What steps change besides the model, by name; the tensors themselves."""
-        moments = {"m": self.m, "v": self.v}
-        tables = {f"{name}.{t}": x for name, of in moments.items() for t, x in of.items()}
-        steps = torch.tensor(self.steps)
-        return {**tables, **adam_state(self.adam), "steps": steps}
-
-    def load_state(self, state: Mapping[str, Tensor], watch: Mapping[str, Any]) -> None:
-        """Go on from a `state` and that of the watch.
-
-        Raises:
-            RuntimeError: tensors of another shape.
-        """
-        for table in self.m:
-            self.m[table].copy_(state[f"m.{table}"])
-            self.v[table].copy_(state[f"v.{table}"])
-        load_adam_state(self.adam, state)
-        self.steps = int(state["steps"])
-        self.watch = LossWatch(self.stage, self.name, watch)
+        self.native = backend is ops and all(p.device.type == "cpu" for p in self.state.dense)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One step; returns the terms of the loss before it.
@@ -72,25 +42,12 @@ class StageTrainer:
         Raises:
             TrainingError: the loss is not finite or diverges; names the term and the step.
         """
-        self.steps += 1
-        stage, model = self.stage, self.model
-        found = model.gradients(batch, stage, stage=self.name) if self.native else None
+        state, stage = self.state, self.stage
+        state.steps += 1
+        found = self.model.gradients(batch, stage, stage=self.name) if self.native else None
         values, grads = self._by_autograd(batch) if found is None else self._taken(found)
-        self.watch.check(values, self.steps)
-        l2 = stage.lambda3 / batch.size
-        for table, grad in grads.items():
-            self.backend.row_adam_(
-                model.table(table),
-                self.m[table],
-                self.v[table],
-                batch.rows_of(model.tables[table]),
-                grad,
-                step=self.steps,
-                lr=stage.lr,
-                l2=0.0 if table in model.undecayed else l2,
-            )
-        if self.adam is not None:
-            self.adam.step()
+        state.watch.check(values, state.steps)
+        state.apply(self.backend, batch, grads, step=state.steps, l2=stage.lambda3 / batch.size)
         return values
 
     def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -101,8 +58,8 @@ class StageTrainer:
             for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
-        if self.adam is not None:
-            self.adam.zero_grad(set_to_none=True)
+        if self.state.adam is not None:
+            self.state.adam.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         values = {name: float(term.detach()) for name, term in terms.items()}
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
@@ -116,7 +73,7 @@ class StageTrainer:
 
     def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The same from what a native op has found."""
-        for parameter, gradient in zip(self.dense, found.dense, strict=True):
+        for parameter, gradient in zip(self.state.dense, found.dense, strict=True):
             parameter.grad = gradient
         weights = (1.0, self.stage.lambda1, self.stage.lambda2, self.stage.lambda3)
         terms = zip(TERMS, found.terms.tolist(), weights, strict=True)

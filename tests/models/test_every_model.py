@@ -154,7 +154,7 @@ def test_a_step_changes_the_touched_rows_only(model, stage):
         left[rows.long()] = False
         assert left.any()
         assert torch.equal(built.table(name)[left], before[name][left]), name
-        assert not trainer.m[name][left].any() and not trainer.v[name][left].any()
+        assert not trainer.state.m[name][left].any() and not trainer.state.v[name][left].any()
 
 
 @every_stage
@@ -164,10 +164,10 @@ def test_native_and_reference_steps_agree(model, stage):
     for backend in (ops, reference):
         trainer, batches = start(config_of(model), stage, backend)
         terms = [trainer.step(batch) for batch in batches[:4]]
-        moments = dict(trainer.m)
+        moments = dict(trainer.state.m)
         for name, parameter in trainer.model.named_parameters():
-            if trainer.adam is not None and parameter in trainer.adam.state:
-                moments[name] = trainer.adam.state[parameter]["exp_avg"]
+            if trainer.state.adam is not None and parameter in trainer.state.adam.state:
+                moments[name] = trainer.state.adam.state[parameter]["exp_avg"]
         found.append((terms, moments))
     (native_terms, native), (plain_terms, plain) = found
     for ours, theirs in zip(native_terms, plain_terms, strict=True):
@@ -291,7 +291,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path
             stopped=lambda left=polls: SIGTERM if next(left) == 4 else None,
         ) as keeper:
             try:
-                outcome = loop.train(config, *data, keeper=keeper)
+                outcome = loop.train(config, *data, writer=keeper)
                 break
             except Interrupted as stop:
                 places.append(stop.where)

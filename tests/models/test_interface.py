@@ -207,8 +207,8 @@ def test_what_is_not_decayed():
     batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
     trainer.step(batch)
     rows = batch.rows_of("cross").long()
-    assert trainer.m["cross"][rows].abs().max() < 1  # the decay alone would be 0.1 * 1e4 / 64
-    assert trainer.m["user"].abs().max() > 1
+    assert trainer.state.m["cross"][rows].abs().max() < 1  # the decay alone would be 0.1 * 1e4 / 64
+    assert trainer.state.m["user"].abs().max() > 1
 
 
 def test_whole_run(tmp_path):

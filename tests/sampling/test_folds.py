@@ -27,6 +27,7 @@ from ekpnet_fast.sampling.pairs import Source
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
+from ekpnet_fast.training.data import TrainingData
 from support.graphs import csr, path
 
 SMALL = SyntheticConfig(
@@ -261,7 +262,7 @@ def test_a_stalled_stage_says_what_to_change(prepared):
 def test_sampling_option_resample_off_repeats_the_draw(prepared):
     config = resolve(replace(CONFIG, sampling=SamplingConfig(resample=False)))
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    run = loop._Run(config, prepared, graph, lambda progress: None)
-    assert run.ripple_of(3) == run.ripple_of(1)
-    again = loop._Run(replace(config, sampling=SamplingConfig()), prepared, graph, print)
-    assert again.ripple_of(3).epoch == 2 and again.ripple_of(1).epoch == 0
+    once = TrainingData(config, prepared, graph)
+    assert once.ripple_sets(3) == once.ripple_sets(1)
+    anew = TrainingData(replace(config, sampling=SamplingConfig()), prepared, graph)
+    assert anew.ripple_sets(3).epoch == 2 and anew.ripple_sets(1).epoch == 0

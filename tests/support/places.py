@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,11 @@ PACKAGE = Path(ekpnet_fast.__file__).parent
 
 
 def module_of(path: str) -> ModuleType:
-    """A module of tests, for a process of its own: pytest's names of them cannot be imported."""
+    """A module of tests, for a process of its own: pytest's names of them cannot be imported.
+
+    Modules beside it can be imported by it, as under pytest.
+    """
+    sys.path.insert(0, str(Path(path).parent))
     spec = importlib.util.spec_from_file_location("module_under_test", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -17,8 +17,9 @@ from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.training import cuda_graph, loop
-from ekpnet_fast.training.cuda_graph import HostEpoch, ResidentTrainer, localize
+from ekpnet_fast.training import cuda_graph, epochs
+from ekpnet_fast.training.cuda_graph import ResidentTrainer
+from ekpnet_fast.training.fixed_shapes import HostEpoch, localize_padded
 from support.contracts import assert_same_bits
 from support.places import ROOT, SUPPORT
 from support.programs import PATIENCE
@@ -39,8 +40,9 @@ def start_resident(config, deep, backend=ops, device="cpu", capture=False):
     """A resident trainer of an untrained model, its stream and its ripple sets."""
     untrained, stream, ripple = start(config, deep)
     stage = config.train if deep else config.pretrain
+    name = "train" if deep else "pretrain"
     trainer = ResidentTrainer(
-        untrained.model.to(device), stage, backend, stream, deep=deep, capture=capture
+        untrained.model.to(device), stage, backend, stream, name, capture=capture
     )
     return trainer, ripple
 
@@ -67,7 +69,7 @@ def train_stepped(config, deep, epochs):
 
 
 def assert_same_training(trainer, stepped):
-    assert trainer.steps.item() == stepped.steps
+    assert trainer.state.steps == stepped.state.steps
     for name, x in stepped.model.state_dict().items():
         torch.testing.assert_close(
             trainer.model.state_dict()[name].cpu(), x, rtol=1e-3, atol=1e-4, msg=name
@@ -84,25 +86,25 @@ def test_goes_on_from_a_state(deep, device, capture):
     expected = train_resident(whole, ripple, 2)
     first, _ = start_resident(CONFIG, deep, device=device, capture=capture)
     found = train_resident(first, ripple, 1)
-    state = {name: x.cpu().clone() for name, x in first.state().items()}
+    state = {name: x.cpu().clone() for name, x in first.state.tensors().items()}
     second, _ = start_resident(CONFIG, deep, device=device, capture=capture)
     second.model.load_state_dict(first.model.state_dict())
-    second.load_state(state, first.watch.state)
+    second.state.load(state, first.state.watch.state)
     found.append(second.epoch(HostEpoch.prepare(second.stream, second.stage, ripple, 2)))
     assert found == expected
     for name, x in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], x), name
-    assert second.steps == whole.steps
-    assert second.watch.state == whole.watch.state
+    assert second.state.steps == whole.state.steps
+    assert second.state.watch.state == whole.state.watch.state
 
 
 # ---- the rows of a batch -------------------------------------------------------------------------
 
 
 @devices
-def test_localize(device):
+def test_localize_padded(device):
     ids = torch.tensor([[7, 2, 9, 2, 7, 0], [1, 1, 8, 8, 3, 9]], dtype=torch.int32, device=device)
-    rows, local = localize(ids, 9)
+    rows, local = localize_padded(ids, 9)
     assert rows.tolist() == [[0, 2, 7, -1, -1, -1], [1, 3, 8, -1, -1, -1]]
     named = torch.where(ids < 9, local, -1)  # 9 is no entity
     assert named.tolist() == [[2, 1, -1, 1, 2, 0], [0, 0, 2, 2, 1, -1]]
@@ -110,8 +112,8 @@ def test_localize(device):
 
 
 @devices
-def test_localize_of_no_entity_at_all(device):
-    rows, _ = localize(torch.full((1, 3), 5, dtype=torch.int32, device=device), 5)
+def test_localize_padded_of_no_entity_at_all(device):
+    rows, _ = localize_padded(torch.full((1, 3), 5, dtype=torch.int32, device=device), 5)
     assert rows.tolist() == [[-1, -1, -1]]
 
 
@@ -159,7 +161,7 @@ def test_same_as_batch_by_batch(device, deep):
     expected, stepped = train_stepped(CONFIG, deep, 5)
     trainer, ripple = start_resident(CONFIG, deep, device=device, capture=device == "cuda")
     found = train_resident(trainer, ripple, 5)
-    assert stepped.steps >= 50
+    assert stepped.state.steps >= 50
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4)
     assert_same_training(trainer, stepped)
@@ -196,7 +198,7 @@ def test_same_through_the_kernels_on_the_emulated_gpu(emulated, deep):
     tiny = replace(SYNTHETIC, users=40, items=60, positives=8, triples=335)
     config = replace(CONFIG, pretrain=stage, train=stage, synthetic=tiny)
     expected, stepped = train_stepped(config, deep, 3)
-    assert stepped.steps >= 50
+    assert stepped.state.steps >= 50
     trainer, ripple = start_resident(config, deep, backend=kernels)
     for ours, theirs in zip(train_resident(trainer, ripple, 3), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4)
@@ -256,7 +258,7 @@ def test_run_ends_alike(monkeypatch, device, resample):
     config = replace(CONFIG, sampling=SamplingConfig(inverse=True, resample=resample))
     expected = train(replace(config, device="cpu"))
     if device == "cpu":
-        monkeypatch.setattr(loop, "_SteppedEpochs", loop._ResidentEpochs)
+        monkeypatch.setattr(epochs, "is_resident", lambda *_: True)
     found = train(replace(config, device=device))
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):
@@ -274,7 +276,7 @@ def test_replayed_step_equals_the_step_bit_for_bit(deep):
     for capture in (False, True):
         trainer, ripple = start_resident(CONFIG, deep, device="cuda", capture=capture)
         losses = train_resident(trainer, ripple, 3)
-        tensors = [*trainer.model.state_dict().values(), trainer.m, trainer.v]
+        tensors = [*trainer.model.state_dict().values(), *trainer.state.tensors().values()]
         states.append((losses, [x.cpu() for x in tensors]))
     assert states[0][0] == states[1][0]
     assert_same_bits(states[0][1], states[1][1])

@@ -20,7 +20,8 @@ from ekpnet_fast.ops import deterministic, reference
 from ekpnet_fast.runs import evaluate
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.rows import UserRows
-from ekpnet_fast.training import loop, losses, step
+from ekpnet_fast.training import epochs, loop, losses, step, validation
+from ekpnet_fast.training.validation import Validation
 from support.small_training import CONFIG, STAGE, SYNTHETIC, load, start, train
 
 VARIANTS = ["ekpnet", "ekp_att", "ekp_frame", "ekp_no"]
@@ -166,7 +167,10 @@ def test_a_step_changes_the_touched_rows_only(deep):
     assert touched.any() and not touched.all()
     changed = (model.entity != before["entity"]).flatten(1).any(1)
     assert torch.equal(changed, touched)
-    assert not trainer.m["entity"][~touched].any() and not trainer.v["entity"][~touched].any()
+    assert (
+        not trainer.state.m["entity"][~touched].any()
+        and not trainer.state.v["entity"][~touched].any()
+    )
     for key in ("weights", "biases", "w_out", "b_out"):
         assert torch.equal(model.state_dict()[key], before[key]) != deep
 
@@ -278,7 +282,7 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     (sum(terms.values()) + norm).backward()
     trainer.step(batch)
     # After the first step Adam's first moment is a tenth of the gradient.
-    found = 10 * trainer.m["entity"][batch.rows.long()].double()
+    found = 10 * trainer.state.m["entity"][batch.rows.long()].double()
     assert torch.allclose(found, rows.grad, rtol=1e-4, atol=1e-8)
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
@@ -305,12 +309,12 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch, protocol, name):
     config = replace(CONFIG, pretrain=stage, train=stage, protocol=protocol)
     states = []
 
-    def valid(run, stage):
+    def valid(validation, stage):
         done = sum(name == stage for name, _ in states)
-        states.append((stage, {k: v.clone() for k, v in run.outcome.model.state_dict().items()}))
+        states.append((stage, {k: v.clone() for k, v in validation.model.state_dict().items()}))
         return scripted[stage][done]
 
-    monkeypatch.setattr(loop._Run, "_valid", valid)
+    monkeypatch.setattr(Validation, "score", valid)
     outcome = train(config)
     # An equal value is no better one: patience runs out after epoch 4 and 3.
     assert [(r.stage, r.epoch) for r in outcome.records] == [
@@ -330,7 +334,7 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch, protocol, name):
 
 def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(loop._Run, "_valid", lambda run, stage: next(aucs))
+    monkeypatch.setattr(Validation, "score", lambda validation, stage: next(aucs))
     short = train(
         replace(CONFIG, pretrain=replace(STAGE, epochs=1), train=replace(STAGE, epochs=0))
     )
@@ -342,7 +346,7 @@ def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
             started.append({k: v.clone() for k, v in model.state_dict().items()})
 
     aucs = iter([0.9, 0.5, 0.5])
-    monkeypatch.setattr(loop, "StageTrainer", Trainer)
+    monkeypatch.setattr(epochs, "StageTrainer", Trainer)
     train(replace(CONFIG, pretrain=replace(STAGE, epochs=2), train=replace(STAGE, epochs=1)))
     assert len(started) == 2
     expected = short.model.state_dict()
@@ -398,7 +402,7 @@ def test_what_counts_as_diverging():
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     watch.check({"bce": 0.5, "kg": 0.1}, 60)
     for number in range(61, 80):
-        watch.check({"bce": 0.5, "kg": 7.0 + step}, number)
+        watch.check({"bce": 0.5, "kg": 7.0 + number}, number)
         watch.check({"kg": 0.1}, number)
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     with pytest.raises(TrainingError) as caught:
@@ -434,7 +438,7 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         return score_rows(backend, model, ripple, rows, stage=stage, kept=kept)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
-    monkeypatch.setattr(loop, "score_rows", remember_scores)
+    monkeypatch.setattr(validation, "score_rows", remember_scores)
     train(replace(CONFIG, sampling=SamplingConfig(resample=resample)))
     assert len(used) == len(evaluated) == 4
     for i in range(4):

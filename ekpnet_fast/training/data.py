@@ -1,0 +1,126 @@
+"""Training examples of a run by epoch, and the ripple sets that describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.errors import TrainingError
+from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.models.build import sample_ripple_sets
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.folds import Folds
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.negatives import RedrawnNegatives
+from ekpnet_fast.sampling.pairs import history_tensors
+from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.rows import TrainingRows, UserRows
+
+__all__ = ["TrainingData"]
+
+
+class TrainingData:
+    """Training examples of a run, their histories, and ripple sets by epoch.
+
+    Args:
+        config: a resolved run.
+        prepared: the split data.
+        graph: its knowledge graph, as the run wants it (inverse relations or not).
+
+    Attributes:
+        rows: the examples, by user, or by (user, fold) pair where there are folds.
+        folds: None where every example sees its user's whole history.
+        redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+
+    Raises:
+        TrainingError: no example is left.
+    """
+
+    def __init__(self, config: RunConfig, prepared: PreparedData, graph: Graph) -> None:
+        self.config, self.prepared, self.graph = config, prepared, graph
+        self.redraw: Callable[[int], Tensor] | None = None
+        self.folds: Folds | None = None
+        if prepared.protocol == "recbole":
+            redrawn = RedrawnNegatives(prepared, config.seed)
+            self.redraw, self.rows = redrawn, redrawn.rows
+        else:
+            self.rows = UserRows.from_rows(prepared.train, prepared.dataset.num_users)
+        if config.folds > 1:
+            self.folds = self._cut()
+
+    def _cut(self) -> Folds:
+        """Cut the examples into folds, of which some are left out."""
+        config, redraw = self.config, self.redraw
+        folds = Folds.cut(self.rows, config.folds, config.seed)
+        kept = folds.kept
+        if not len(kept):
+            raise TrainingError(
+                f"{self.prepared.dataset.name}: no training row is left with --folds"
+                f" {config.folds}, expected some: no user has train positives in two folds"
+            )
+        self.rows = folds.rows
+        if redraw is not None:
+            self.redraw = lambda epoch: redraw(epoch)[kept]
+        return folds
+
+    @property
+    def rows_and_histories(self) -> TrainingRows:
+        """What a model may look at before it is trained."""
+        if self.folds is None:
+            histories = Histories(*history_tensors(self.prepared))
+        else:
+            histories = self.folds.histories
+        return TrainingRows(self.rows, histories, self.config.folds, self.redraw)
+
+    def stream(self, model: Model, name: str) -> BatchStream:
+        """The mini-batches of a stage."""
+        stage: StageConfig = getattr(self.config, name)
+        plan = model.plan(self.config, name)
+        return BatchStream(
+            self.graph,
+            self.rows,
+            batch_size=stage.batch_size,
+            group_size=stage.group_size,
+            triples=stage.triples if stage.lambda1 > 0 and plan.triples != "none" else 0,
+            seed=self.config.seed,
+            reads=model.reads,
+            plan=plan,
+            redraw=self.redraw,
+            folds=self.folds,
+        )
+
+    @cached_property
+    def ripple(self) -> RippleSets:
+        """Ripple sets of the users, first draw: what evaluation reads."""
+        return sample_ripple_sets(self.config, self.graph, self.prepared)
+
+    def ripple_sets(self, number: int) -> RippleSets | DrawnRippleSets:
+        """What the run's epoch of that number, from 1, trains on."""
+        if self.folds is None:
+            return self.user_ripple_sets(number)
+        if not MODELS[self.config.model].ripple:
+            return RippleSets.none(len(self.folds.histories))
+        return DrawnRippleSets(
+            self.graph,
+            self.folds.histories,
+            hops=self.config.shape.hops,
+            slots=self.config.shape.slots,
+            seed=self.config.seed,
+            epoch=self._draw_of(number),
+            repeat=self.config.sampling.padding == "repeat",
+        )
+
+    def user_ripple_sets(self, number: int) -> RippleSets:
+        """The same where there are no folds."""
+        epoch = self._draw_of(number)
+        if epoch == 0:
+            return self.ripple
+        return sample_ripple_sets(self.config, self.graph, self.prepared, epoch=epoch)
+
+    def _draw_of(self, number: int) -> int:
+        return number - 1 if self.config.sampling.resample else 0

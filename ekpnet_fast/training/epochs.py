@@ -1,0 +1,138 @@
+"""Epochs of a stage, batch by batch or as replays of a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from ekpnet_fast import ops
+from ekpnet_fast.config import StageConfig
+from ekpnet_fast.models import Model
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.training.cuda_graph import ResidentTrainer
+from ekpnet_fast.training.data import TrainingData
+from ekpnet_fast.training.fixed_shapes import HostEpoch
+from ekpnet_fast.training.state import StepState
+from ekpnet_fast.training.step import StageTrainer
+
+__all__ = ["Passed", "ResidentEpochs", "SteppedEpochs", "epochs_of"]
+
+
+class Passed(NamedTuple):
+    """Part of an epoch that was trained on.
+
+    Attributes:
+        sums: terms of the loss, summed over it.
+        pairs: pairs, or triples in a stage without pairs.
+        whole: whether it is all that was left of the epoch, in one piece: a run is neither told
+            about nor stopped inside it.
+    """
+
+    sums: dict[str, float]
+    pairs: int
+    whole: bool = False
+
+
+def is_resident(model: Model, data: TrainingData, device: torch.device) -> bool:
+    """Whether epochs are replayed on the device; the one place that decides it.
+
+    Folds have ripple sets by (user, fold) pair, drawn batch by batch.
+    """
+    return device.type == "cuda" and model.resident and data.folds is None
+
+
+@contextmanager
+def epochs_of(
+    model: Model,
+    name: str,
+    data: TrainingData,
+    stream: BatchStream,
+    numbers: range,
+    backend: ModuleType,
+    device: torch.device,
+) -> Iterator[SteppedEpochs | ResidentEpochs]:
+    """The epochs of a stage.
+
+    Args:
+        model: lies on the device.
+        name: the stage's name.
+        data: where ripple sets come from.
+        stream: the stage's mini-batches.
+        numbers: of the run's epochs that are left to the stage, at most.
+        backend: `ops` or `reference`.
+        device: of the model.
+    """
+    stage: StageConfig = getattr(data.config, name)
+    if not is_resident(model, data, device):
+        yield SteppedEpochs(StageTrainer(model, stage, backend, name), data, stream, device)
+        return
+    # The plain-torch specification waits for the device here and there.
+    capture = device.type == "cuda" and backend is ops
+    trainer = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
+    with ThreadPoolExecutor(1) as pool:
+        yield ResidentEpochs(trainer, data, numbers, pool)
+
+
+class SteppedEpochs:
+    """Epochs of one stage, batch by batch."""
+
+    def __init__(
+        self, trainer: StageTrainer, data: TrainingData, stream: BatchStream, device: torch.device
+    ) -> None:
+        self._trainer, self._data, self._stream, self._device = trainer, data, stream, device
+
+    @property
+    def state(self) -> StepState:
+        """Of the optimizer."""
+        return self._trainer.state
+
+    def run(self, number: int, skip: int) -> Iterator[Passed]:
+        """Train on the run's epoch of that number, but for its first steps."""
+        ripple, ahead = self._data.ripple_sets(number), self._device.type != "cpu"
+        for batch in self._stream.epoch(number, ripple, skip=skip, ahead=ahead):
+            terms = self._trainer.step(batch.to(self._device))
+            sums = {term: value * batch.size for term, value in terms.items()}
+            # The last batch of an epoch of triples draws as many as the others.
+            yield Passed(sums, batch.num_pairs if self._stream.plan.pairs else batch.size)
+
+
+class ResidentEpochs:
+    """Epochs of one stage on a device; the host draws the next one while the device computes.
+
+    A run that is told to stop does so at the end of an epoch.
+    """
+
+    def __init__(
+        self, trainer: ResidentTrainer, data: TrainingData, numbers: range, pool: Executor
+    ) -> None:
+        self._trainer, self._data, self._numbers, self._pool = trainer, data, numbers, pool
+        self._ahead = self._prepare(numbers.start, 0)
+
+    @property
+    def state(self) -> StepState:
+        """Of the optimizer."""
+        return self._trainer.state
+
+    def run(self, number: int, skip: int) -> Iterator[Passed]:
+        """Train on the run's epoch of that number, but for its first steps."""
+        trainer, host = self._trainer, self._ahead.result()
+        if number + 1 in self._numbers:
+            groups = max(trainer.groups, host.group_users.shape[1])
+            self._ahead = self._prepare(number + 1, groups)
+        sums = trainer.epoch(host, skip)
+        yield Passed(sums, trainer.stream.epoch_size, whole=True)
+
+    def _prepare(self, number: int, groups: int) -> Future[HostEpoch]:
+        """Have an epoch drawn, with at least so many groups per batch."""
+        trainer, pin = self._trainer, self._trainer.device.type == "cuda"
+
+        def prepare() -> HostEpoch:
+            ripple = self._data.user_ripple_sets(number)
+            return HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number, groups, pin=pin)
+
+        return self._pool.submit(prepare)

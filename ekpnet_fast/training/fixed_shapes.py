@@ -1,0 +1,230 @@
+"""Batches of fixed shapes: an epoch in host memory, and some of its batches on a device.
+
+Padding changes nothing: padded pairs belong to groups of their own that reach nothing, have weight
+0 in the loss, and name an item that the batch has anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekpnet_fast.config import StageConfig
+from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.ripple_sets import RippleSets
+
+__all__ = ["BatchBuffer", "HostEpoch", "localize_batches", "localize_padded"]
+
+GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
+
+
+@dataclass(frozen=True)
+class HostEpoch:
+    """An epoch's batches in host memory, each padded to B pairs and G groups.
+
+    Groups that a batch does not use share the padding; their user is U, who has no history.
+    """
+
+    number: int  # of the epoch
+    steps: int
+    ripple: RippleSets  # of U + 1 users
+    group_users: Tensor  # [steps, G] int64
+    group_indptr: Tensor  # [steps, G + 1] int64
+    items: Tensor  # [steps, B] int32
+    labels: Tensor  # [steps, B] float32
+    real: Tensor  # [steps, B] float32, 1 for pairs and 0 for padding
+    real_pairs: Tensor  # [steps] float32
+    l2: Tensor  # [steps] float64, lambda3 / pairs
+    triple_heads: Tensor  # [steps, K] int32, true then corrupted
+    triple_relations: Tensor  # [steps, K] int32
+    triple_tails: Tensor  # [steps, K] int32
+
+    @classmethod
+    def prepare(
+        cls,
+        stream: BatchStream,
+        stage: StageConfig,
+        ripple: RippleSets,
+        epoch: int,
+        groups: int = 0,
+        *,
+        pin: bool = False,
+    ) -> HostEpoch:
+        """Draw an epoch's order and pad its batches, to at least so many groups.
+
+        `pin` puts the tensors into memory that a GPU copies from without the host waiting.
+        """
+        order = stream.order(epoch)
+        ends = order.group_indptr.numpy()
+        cuts = np.asarray(order.cuts)
+        steps, most = len(cuts) - 1, int(np.diff(cuts).max(initial=0))
+        G = max(groups, -(-most // GROUP_STEP) * GROUP_STEP + 1)
+        B = stream.batch_size
+        users = np.full((steps, G), ripple.num_users, np.int64)
+        indptr = np.zeros((steps, G + 1), np.int64)
+        items, labels = np.zeros((steps, B), np.int32), np.zeros((steps, B), np.float32)
+        real = np.zeros((steps, B), np.float32)
+        for i, (first, last) in enumerate(pairwise(cuts)):
+            begin, end = ends[first], ends[last]
+            users[i, : last - first] = order.group_users[first:last]
+            indptr[i, : last - first + 1] = ends[first : last + 1] - begin
+            # Padding over the groups that are left, so that no team has it all.
+            spare = np.arange(1, G - (last - first) + 1)
+            share = -(-(B - (end - begin)) // len(spare))
+            indptr[i, last - first + 1 :] = np.minimum(end - begin + spare * share, B)
+            items[i, : end - begin] = order.items[begin:end]
+            items[i, end - begin :] = items[i, 0]
+            labels[i, : end - begin] = order.labels[begin:end]
+            real[i, : end - begin] = 1
+        pairs = np.diff(ends[cuts])
+
+        def placed(x: Tensor) -> Tensor:
+            return x.pin_memory() if pin else x
+
+        sets = {
+            name: placed(torch.cat([x, torch.zeros_like(x[:1])]))
+            for name, x in vars(ripple).items()
+        }
+        by_step = (users, indptr, items, labels, real, pairs.astype(np.float32))
+        drawn = [stream.draw_triples(epoch, i) for i in range(steps)]
+        return cls(
+            epoch,
+            steps,
+            RippleSets(**sets),
+            *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
+            *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
+        )
+
+    def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
+        """Some of the batches on a device, by name."""
+        return {
+            name: x[begin:end].to(device, non_blocking=True)
+            for name, x in vars(self).items()
+            if isinstance(x, Tensor)
+        }
+
+
+def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
+    """The rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
+
+    `ops.localize` does this for one batch on a CPU, in a shape that its ids decide.
+
+    Args:
+        ids: [S, N] int32 entity ids of S batches; `num_entities` stands for no entity.
+        num_entities: E.
+
+    Returns:
+        rows [S, N] int32: the distinct ids of each batch, rising, then -1; and [S, N] int32,
+        positions in the batch's rows, any position for no entity.
+    """
+    S, N = ids.shape
+    batch = torch.arange(S, device=ids.device).unsqueeze(1)
+    # One sort for all batches: a batch's ids stay together.
+    keys, order = torch.sort((ids + batch * (num_entities + 1)).flatten())
+    values = (keys.view(S, N) - batch * (num_entities + 1)).int()
+    starts = torch.ones_like(values, dtype=torch.bool)
+    torch.ne(values[:, 1:], values[:, :-1], out=starts[:, 1:])
+    position = starts.cumsum(1) - 1
+    # Every position of a run writes the same value.
+    rows = torch.full_like(values, num_entities).scatter_(1, position, values)
+    local = torch.empty_like(position).scatter_(1, order.view(S, N) - batch * N, position)
+    return rows.masked_fill(rows == num_entities, -1), local.int()
+
+
+def localize_batches(
+    at: dict[str, Tensor], sets: RippleSets, num_entities: int, num_relations: int
+) -> dict[str, Tensor]:
+    """S batches as `Batch` has them, every field [S, ..], from ids of entities.
+
+    Args:
+        at: fields of `HostEpoch`, [S, ..].
+        sets: ripple sets of U + 1 users, on the same device.
+        num_entities: E.
+        num_relations: R.
+    """
+    S, G = at["group_users"].shape
+    users = at["group_users"].flatten()
+    heads, relations, tails, counts = (
+        x.index_select(0, users).view(S, G, *x.shape[1:])
+        for x in (sets.heads, sets.relations, sets.tails, sets.counts)
+    )
+    masked = torch.arange(heads.shape[3], device=heads.device) >= counts.unsqueeze(-1)
+    parts = {
+        "heads": heads.masked_fill(masked, num_entities),
+        "tails": tails.masked_fill(masked, num_entities),
+        "items": at["items"],
+        "triple_heads": at["triple_heads"],
+        "triple_tails": at["triple_tails"],
+    }
+    ids = [x.flatten(1) for x in parts.values()]
+    rows, local = localize_padded(torch.cat(ids, 1), num_entities)
+    local_parts = torch.split(local, [x.shape[1] for x in ids], 1)
+    named = [relations.masked_fill(masked, num_relations).flatten(1), at["triple_relations"]]
+    touched = torch.zeros(S, num_relations + 1, device=rows.device)
+    touched.scatter_(1, torch.cat(named, 1).long(), 1.0)
+    found = {
+        name: x.reshape(part.shape)
+        for (name, part), x in zip(parts.items(), local_parts, strict=True)
+    }
+    # Masked slots hold 0 in every id, as ops ask for.
+    found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
+    return {
+        **found,
+        "rows": rows,
+        "relations": relations.masked_fill(masked, 0),
+        "counts": counts,
+        "triple_relations": at["triple_relations"],
+        "relation_touched": touched[:, :num_relations],
+        **{name: at[name] for name in ("group_indptr", "labels", "real", "real_pairs", "l2")},
+    }
+
+
+class BatchBuffer:
+    """Batches of fixed shapes on a device, from which a captured step takes one.
+
+    Fields of one dtype lie side by side, so that four reads fetch a batch.
+
+    Args:
+        fields: batches [S, ..] by name, S of them as many as there is room for.
+    """
+
+    def __init__(self, fields: dict[str, Tensor]) -> None:
+        self.shapes = {name: x.shape[1:] for name, x in fields.items()}
+        self.capacity = len(next(iter(fields.values())))
+        dtypes = {x.dtype for x in fields.values()}
+        self._names = {
+            dtype: [name for name, x in fields.items() if x.dtype == dtype] for dtype in dtypes
+        }
+        self._packed = self._pack(fields)
+
+    def fits(self, fields: dict[str, Tensor]) -> bool:
+        """Whether batches have the shapes and find room."""
+        return all(
+            x.shape[1:] == self.shapes[name] and len(x) <= self.capacity
+            for name, x in fields.items()
+        )
+
+    def load(self, fields: dict[str, Tensor]) -> None:
+        """Copy batches into the same memory as before."""
+        for dtype, x in self._pack(fields).items():
+            self._packed[dtype][: len(x)].copy_(x)
+
+    def at(self, cursor: Tensor) -> dict[str, Tensor]:
+        """The batch that a [1] int64 on the device names."""
+        found = {}
+        for dtype, names in self._names.items():
+            row = self._packed[dtype].index_select(0, cursor)[0]
+            sizes = [self.shapes[name].numel() for name in names]
+            for name, x in zip(names, torch.split(row, sizes), strict=True):
+                found[name] = x.view(self.shapes[name])
+        return found
+
+    def _pack(self, fields: dict[str, Tensor]) -> dict[torch.dtype, Tensor]:
+        return {
+            dtype: torch.cat([fields[name].reshape(len(fields[name]), -1) for name in names], 1)
+            for dtype, names in self._names.items()
+        }

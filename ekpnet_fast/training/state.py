@@ -1,0 +1,119 @@
+"""Optimizer state of a stage, and the update of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.config import StageConfig
+from ekpnet_fast.models import Model
+from ekpnet_fast.sampling.pairs import Batch
+from ekpnet_fast.training.losses import LossWatch
+
+__all__ = ["StepState"]
+
+
+class StepState:
+    """What the steps of a stage change besides the weights.
+
+    Adam runs on the touched rows of the model's tables and densely on the rest; both start anew in
+    each stage, as Algorithms 1 and 2 do.
+
+    Args:
+        model: the model, on its device.
+        stage: the stage's options.
+        name: the stage's name.
+        capturable: whether the dense update may become part of a CUDA graph.
+
+    Attributes:
+        m, v: moments of the tables, by table.
+        dense: every other parameter that the stage trains, those of relations first.
+        adam: the optimizer of these; None if there are none.
+        steps: complete steps.
+        watch: stops a stage that diverges.
+    """
+
+    def __init__(
+        self, model: Model, stage: StageConfig, name: str, *, capturable: bool = False
+    ) -> None:
+        self.model, self.stage, self.name = model, stage, name
+        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.dense = [*model.relations(), *model.dense_weights(name)]
+        self.adam: torch.optim.Adam | None = None
+        if self.dense:
+            self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True, capturable=capturable)
+        self.steps = 0
+        self.watch = LossWatch(stage, name)
+
+    def apply(
+        self,
+        backend: ModuleType,
+        batch: Batch,
+        grads: Mapping[str, Tensor],  # [n, ...] each, of the batch's rows of a table
+        *,
+        step: int | Tensor,  # [] int64, from 1
+        l2: float | Tensor,  # [] float64, decay of the rows
+    ) -> None:
+        """Update the touched rows by their gradients, and the dense parameters by their own."""
+        model = self.model
+        for table, grad in grads.items():
+            backend.row_adam_(
+                model.table(table),
+                self.m[table],
+                self.v[table],
+                batch.rows_of(model.tables[table]),
+                grad,
+                step=step,
+                lr=self.stage.lr,
+                l2=0.0 if table in model.undecayed else l2,
+            )
+        if self.adam is not None:
+            self.adam.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the watch by name, for a checkpoint; the tensors themselves."""
+        moments = {"m": self.m, "v": self.v}
+        tables = {f"{name}.{t}": x for name, of in moments.items() for t, x in of.items()}
+        return {**tables, **self._adam_tensors(), "steps": torch.tensor(self.steps)}
+
+    def load(self, tensors: Mapping[str, Tensor], watch: Mapping[str, Any]) -> None:
+        """Go on from what `tensors` gave, and from the watch's state, before the first step.
+
+        Raises:
+            RuntimeError: tensors of another shape.
+        """
+        for name, moments in (("m", self.m), ("v", self.v)):
+            for table, x in moments.items():
+                # Checkpoints of GPU runs may name the moments of their one table without it.
+                lone = name if name in tensors else f"{name}.{table}"
+                x.copy_(tensors[lone])
+        self._load_adam(tensors)
+        self.steps = int(tensors["steps"])
+        self.watch = LossWatch(self.stage, self.name, watch)
+
+    def _adam_tensors(self) -> dict[str, Tensor]:
+        """Moments and step counts of torch's Adam by name; empty before its first step."""
+        states = {} if self.adam is None else self.adam.state
+        return {
+            f"adam.{i}.{name}": x
+            for i, parameter in enumerate(self.dense)
+            for name, x in states.get(parameter, {}).items()
+        }
+
+    def _load_adam(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.adam is None:
+            return
+        for i, parameter in enumerate(self.dense):
+            start = f"adam.{i}."
+            found: dict[str, Any] = {
+                name.removeprefix(start): x.to(parameter.device)
+                for name, x in tensors.items()
+                if name.startswith(start)
+            }
+            if found:
+                self.adam.state[parameter] = found

@@ -1,0 +1,55 @@
+"""Validation after an epoch: the number by which epochs are chosen."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from ekpnet_fast.evaluation.metrics import auc
+from ekpnet_fast.evaluation.ranking import evaluate_ranking
+from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_rows
+from ekpnet_fast.models import Model
+from ekpnet_fast.sampling.pairs import Pairs
+from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.training.data import TrainingData
+
+__all__ = ["Validation"]
+
+
+class Validation:
+    """AUC over the validation rows, or MRR@10 of ranking all items under the protocol "recbole".
+
+    Args:
+        data: of the run.
+        model: what is validated.
+        backend: `ops` or `reference`.
+        device: where the model lies.
+    """
+
+    def __init__(
+        self, data: TrainingData, model: Model, backend: ModuleType, device: torch.device
+    ) -> None:
+        self.prepared, self.model, self.backend = data.prepared, model, backend
+        self.ranks = data.config.protocol == "recbole"
+        self.memory_mb = data.config.memory_mb
+        self.rows = UserRows.from_rows(self.prepared.valid, self.prepared.dataset.num_users)
+        self.ripple = data.ripple.to(device)
+        # Pairs to score, the same in every epoch, if they fit into memory.
+        self._kept: list[Pairs] | None = [] if len(self.rows.items) <= KEPT_PAIRS else None
+
+    def score(self, stage: str) -> float:
+        """The higher the better; `stage` says which stage's prediction counts."""
+        return self._mrr(stage) if self.ranks else self._auc(stage)
+
+    def _auc(self, stage: str) -> float:
+        scores = score_rows(
+            self.backend, self.model, self.ripple, self.rows, stage=stage, kept=self._kept
+        )
+        return auc(self.prepared.valid.labels, scores)
+
+    def _mrr(self, stage: str) -> float:
+        num_items = self.prepared.dataset.num_items
+        scorer = catalogue_scorer(self.backend, self.model, self.ripple, num_items, stage=stage)
+        found = evaluate_ranking(scorer, self.prepared, (10,), self.memory_mb, "valid")
+        return found[10]["mrr"]
