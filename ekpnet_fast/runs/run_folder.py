@@ -48,7 +48,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import Model
 from ekpnet_fast.storage import checkpoint, tensor_file
-from ekpnet_fast.storage.files import plain, remove_leftovers, write_text, write_whole
+from ekpnet_fast.storage.files import remove_leftovers, to_json, write_text, write_whole
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 RUN_FORMAT = "ekpnet_fast.run"
@@ -154,7 +154,7 @@ def load_model(output: Path, model: Model) -> tuple[str, str]:
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`; values that are not finite become null."""
-    text = json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(to_json(metrics), indent=2, allow_nan=False) + "\n"
     write_text(output / METRICS_FILE, text)
 
 

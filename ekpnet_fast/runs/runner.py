@@ -24,7 +24,7 @@ from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
-from ekpnet_fast.storage.files import plain
+from ekpnet_fast.storage.files import to_json
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Signals
@@ -85,7 +85,7 @@ def _check_start(
     """
     free = (*WITHOUT_EFFECT, "threads")
     theirs, ours = (
-        {name: value for name, value in plain(options).items() if name not in free}
+        {name: value for name, value in to_json(options).items() if name not in free}
         for options in (start.facts["config"], config.as_dict())
     )
     different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]

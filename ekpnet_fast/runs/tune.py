@@ -34,7 +34,7 @@ from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, load
 from ekpnet_fast.runs.resolve import flat, resolve
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.storage.files import plain, write_text
+from ekpnet_fast.storage.files import to_json, write_text
 from ekpnet_fast.training import loop
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash
     options = {name: value for name, value in config.as_dict().items() if name not in free}
     tried = {name: vars(x) if isinstance(x, Range) else x for name, x in space.items()}
     ours = json.loads(
-        json.dumps(plain({"options": options, "space": tried, "data_hash": data_hash}))
+        json.dumps(to_json({"options": options, "space": tried, "data_hash": data_hash}))
     )
     theirs = study.user_attrs.get("search")
     if theirs is None:
