@@ -521,6 +521,7 @@ def test_a_failed_run_leaves_no_result(command, copied):
 # ---- real data -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_last_fm(command, data_root, tmp_path):
     output = tmp_path / "run"

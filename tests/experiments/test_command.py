@@ -63,6 +63,7 @@ def test_everything_on_a_small_data_set(command, here):
     assert {path: path.read_bytes() for path in (output / "ripplenet").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_quick_mode_on_last_fm(command, data_root, tmp_path):
     options = ["--quick", "--data-root", data_root, "--threads", 1, "--output", tmp_path / "out"]

@@ -42,6 +42,8 @@ def test_every_row_has_options_of_its_own(name):
     assert ("last-fm" in shown) == (name not in ("far", "no relations"))
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_the_command_writes_what_it_ran(tmp_path, data_root):
     arguments = ["plus", "--data-root", str(data_root), "--output", str(tmp_path / "out")]
     arguments += ["--datasets", "last-fm", "--rows", "popularity", "linear", "--seeds", "1"]

@@ -185,6 +185,7 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 # ---- real data -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_movielens(data_root):
     """Three epochs of the default preset, above item popularity (0.891); Last.FM has no titles."""

@@ -28,6 +28,7 @@ STATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("model", "options", "stated", "spread"), STATED, ids=[row[0] for row in STATED]

@@ -55,7 +55,9 @@ def words(text):
         pytest.param([], id="plain"),
         # Less optimised, because sanitized code takes the compiler several times as long.
         pytest.param(
-            ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"], id="sanitized"
+            ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
+            id="sanitized",
+            marks=pytest.mark.slow,
         ),
     ],
 )
