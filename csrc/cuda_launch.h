@@ -14,6 +14,7 @@
 #else
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 #define EKPNET_CUDA_OPS(m) STABLE_TORCH_LIBRARY_IMPL(ekpnet, CUDA, m)
 #endif
 
