@@ -1,8 +1,8 @@
 // Argument checks that ripple_attention shares between devices: dtypes and shapes, not values.
 #pragma once
 
-#include "attention_args.h"
 #include "checks.h"
+#include "common/ripple_attention_args.h"
 
 namespace ekpnet {
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <atomic>
 
-#include "attention_args.h"
 #include "checks.h"
+#include "common/ripple_attention_args.h"
 #include "cpu/dispatch.h"
 
 namespace ekpnet {

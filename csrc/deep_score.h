@@ -2,7 +2,7 @@
 #pragma once
 
 #include "checks.h"
-#include "deep_score_args.h"
+#include "common/deep_score_args.h"
 
 namespace ekpnet {
 

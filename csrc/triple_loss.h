@@ -1,9 +1,9 @@
 // Argument checks that triple_loss shares between devices: dtypes and shapes, not values.
 #pragma once
 
-#include "attention_args.h"
 #include "checks.h"
-#include "triple_loss_args.h"
+#include "common/ripple_attention_args.h"
+#include "common/triple_loss_args.h"
 
 namespace ekpnet {
 

@@ -5,8 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include "common/random.h"
 #include "cpu/triple_draw.h"
-#include "random.h"
 
 namespace ekpnet {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "deep_score_args.h"
+#include "common/deep_score_args.h"
 
 namespace ekpnet {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "attention_args.h"
+#include "common/ripple_attention_args.h"
 
 namespace ekpnet {
 

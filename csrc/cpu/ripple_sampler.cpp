@@ -5,7 +5,7 @@
 #include <bit>
 #include <vector>
 
-#include "random.h"
+#include "common/random.h"
 
 namespace ekpnet {
 namespace {

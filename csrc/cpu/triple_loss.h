@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "triple_loss_args.h"
+#include "common/triple_loss_args.h"
 
 namespace ekpnet {
 
