@@ -61,7 +61,7 @@ def commands(torch: Path, nvcc: str | None) -> list[tuple[Path, list[str]]]:
     device = [*toolkit, "--cuda"]  # a header alone has no kernels to generate
 
     csrc = ROOT / "csrc"
-    bindings = [path for path in csrc.glob("*.cpp") if path.name != "module.cpp"]
+    bindings = [csrc / "library.cpp", *(csrc / "bindings").glob("*.cpp")]
     jobs: list[tuple[Path, list[Any]]] = []
     for path in sorted([*bindings, *csrc.rglob("*.h"), *csrc.rglob("*.cuh")]):
         source = [path] if path in bindings else ["-include", path, os.devnull]

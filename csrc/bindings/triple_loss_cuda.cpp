@@ -1,11 +1,11 @@
 // CUDA binding of triple_loss and its gradient.
 #include <tuple>
 
+#include "bindings/cuda_launch.h"
+#include "bindings/cuda_sorting.h"
+#include "bindings/triple_loss.h"
 #include "cuda/sum_parts.h"
 #include "cuda/triple_loss.h"
-#include "cuda_launch.h"
-#include "sorting_cuda.h"
-#include "triple_loss.h"
 
 namespace ekpnet {
 namespace {

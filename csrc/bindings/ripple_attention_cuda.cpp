@@ -1,11 +1,11 @@
 // CUDA binding of ripple_attention and its gradient.
 #include <tuple>
 
-#include "attention.h"
+#include "bindings/cuda_launch.h"
+#include "bindings/cuda_sorting.h"
+#include "bindings/ripple_attention.h"
 #include "cuda/attention_sums.h"
 #include "cuda/sum_parts.h"
-#include "cuda_launch.h"
-#include "sorting_cuda.h"
 
 namespace ekpnet {
 namespace {

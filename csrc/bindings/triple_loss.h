@@ -1,7 +1,7 @@
 // Argument checks that triple_loss shares between devices: dtypes and shapes, not values.
 #pragma once
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "common/ripple_attention_args.h"
 #include "common/triple_loss_args.h"
 

@@ -1,9 +1,9 @@
 // CPU binding of deep_score and its gradient.
 #include <tuple>
 
-#include "checks.h"
-#include "cpu_launch.h"
-#include "deep_score.h"
+#include "bindings/checks.h"
+#include "bindings/cpu_launch.h"
+#include "bindings/deep_score.h"
 
 namespace ekpnet {
 namespace {

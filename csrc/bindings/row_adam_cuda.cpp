@@ -1,9 +1,9 @@
 // CUDA binding of row_adam_.
 #include <utility>
 
+#include "bindings/cuda_launch.h"
+#include "bindings/row_adam.h"
 #include "cuda/row_adam.h"
-#include "cuda_launch.h"
-#include "optimizer.h"
 
 namespace ekpnet {
 namespace {

@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "cuda/types.h"
 
 #if defined(EKPNET_EMULATED)

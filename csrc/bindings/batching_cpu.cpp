@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "cpu/batching.h"
 
 namespace ekpnet {

@@ -1,8 +1,8 @@
 // CPU binding of triple_loss and its gradient.
 #include <tuple>
 
-#include "cpu_checks.h"
-#include "cpu_launch.h"
+#include "bindings/cpu_checks.h"
+#include "bindings/cpu_launch.h"
 
 namespace ekpnet {
 namespace {

@@ -2,10 +2,10 @@
 #include <optional>
 #include <tuple>
 
+#include "bindings/cpu_checks.h"
+#include "bindings/cpu_launch.h"
+#include "bindings/deep_score.h"
 #include "cpu/dispatch.h"
-#include "cpu_checks.h"
-#include "cpu_launch.h"
-#include "deep_score.h"
 
 namespace ekpnet {
 namespace {

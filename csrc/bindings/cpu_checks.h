@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "attention.h"
-#include "checks.h"
-#include "triple_loss.h"
+#include "bindings/checks.h"
+#include "bindings/ripple_attention.h"
+#include "bindings/triple_loss.h"
 
 namespace ekpnet {
 

@@ -1,6 +1,6 @@
 // CUDA binding of the ranking ops.
+#include "bindings/cuda_launch.h"
 #include "cuda/top_items.h"
-#include "cuda_launch.h"
 
 namespace ekpnet {
 namespace {

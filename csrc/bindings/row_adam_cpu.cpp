@@ -1,7 +1,7 @@
 // CPU binding of row_adam_.
-#include "checks.h"
+#include "bindings/checks.h"
+#include "bindings/row_adam.h"
 #include "cpu/dispatch.h"
-#include "optimizer.h"
 
 namespace ekpnet {
 namespace {

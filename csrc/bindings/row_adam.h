@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "cpu/row_adam.h"
 
 namespace ekpnet {

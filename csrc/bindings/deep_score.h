@@ -1,7 +1,7 @@
 // Argument checks that deep_score shares between devices.
 #pragma once
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "common/deep_score_args.h"
 
 namespace ekpnet {

@@ -1,10 +1,10 @@
 // CUDA binding of deep_score and its gradient.
 #include <tuple>
 
+#include "bindings/cuda_launch.h"
+#include "bindings/deep_score.h"
 #include "cuda/deep_score.h"
 #include "cuda/sum_parts.h"
-#include "cuda_launch.h"
-#include "deep_score.h"
 
 namespace ekpnet {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "common/ripple_attention_args.h"
 #include "cpu/dispatch.h"
 

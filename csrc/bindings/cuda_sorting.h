@@ -1,10 +1,10 @@
 // Sorting references to table rows before a segmented sum, with workspace from torch.
 #pragma once
 
+#include "bindings/cuda_launch.h"
 #include "cuda/segment_chunks.h"
 #include "cuda/sort_references.h"
 #include "cuda/sorted_references.h"
-#include "cuda_launch.h"
 
 namespace ekpnet {
 

@@ -7,12 +7,12 @@
 #include <sys/mman.h>
 #endif
 
-#include "checks.h"
+#include "bindings/checks.h"
+#include "bindings/sampling.h"
 #include "cpu/batching.h"
 #include "cpu/csr.h"
 #include "cpu/neighbor_sampler.h"
 #include "cpu/ripple_sampler.h"
-#include "sampling.h"
 
 namespace ekpnet {
 namespace {

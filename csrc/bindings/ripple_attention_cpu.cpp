@@ -1,9 +1,9 @@
 // CPU binding of ripple_attention and its gradient.
 #include <tuple>
 
+#include "bindings/cpu_checks.h"
+#include "bindings/cpu_launch.h"
 #include "cpu/dispatch.h"
-#include "cpu_checks.h"
-#include "cpu_launch.h"
 
 namespace ekpnet {
 namespace {

@@ -1,7 +1,7 @@
 // What the bindings of the samplers share between devices.
 #pragma once
 
-#include "checks.h"
+#include "bindings/checks.h"
 
 namespace ekpnet {
 

@@ -1,5 +1,5 @@
 // CPU binding of the ranking ops.
-#include "checks.h"
+#include "bindings/checks.h"
 #include "cpu/top_items.h"
 
 namespace ekpnet {

@@ -1,7 +1,7 @@
 // Argument checks that ripple_attention shares between devices: dtypes and shapes, not values.
 #pragma once
 
-#include "checks.h"
+#include "bindings/checks.h"
 #include "common/ripple_attention_args.h"
 
 namespace ekpnet {
