@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "bindings/checks.h"
-#include "cpu/row_adam.h"
+#include "cpu/isa/row_adam.h"
 
 namespace ekpnet {
 

@@ -1,10 +1,10 @@
-// Entry points of the prediction layers (cpu/layer_stack.h). Where a gradient is wanted the forward
-// pass also writes the activations out, because computing them again would cost more than reading
-// them. Compiled once per instruction set.
-#include "cpu/deep_score.h"
+// Entry points of the prediction layers (cpu/isa/layer_stack.h). Where a gradient is wanted the
+// forward pass also writes the activations out, because computing them again would cost more than
+// reading them. Compiled once per instruction set.
+#include "cpu/isa/deep_score.h"
 
-#include "cpu/isa_kernels.h"
-#include "cpu/layer_stack.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/layer_stack.h"
 
 namespace ekpnet {
 namespace {

@@ -4,9 +4,9 @@
 #include <atomic>
 #include <cstdint>
 
-#include "cpu/deep_score.h"
-#include "cpu/ripple_attention.h"
-#include "cpu/triple_loss.h"
+#include "cpu/isa/deep_score.h"
+#include "cpu/isa/ripple_attention.h"
+#include "cpu/isa/triple_loss.h"
 
 namespace ekpnet {
 

@@ -2,7 +2,7 @@
 // compiled once per instruction set.
 #pragma once
 
-#include "cpu/group_worker.h"
+#include "cpu/isa/group_worker.h"
 
 namespace ekpnet {
 namespace {

@@ -3,9 +3,9 @@
 // instruction set.
 #pragma once
 
-#include "cpu/arena.h"
-#include "cpu/deep_score.h"
-#include "cpu/vectors.h"
+#include "cpu/isa/arena.h"
+#include "cpu/isa/deep_score.h"
+#include "cpu/isa/vectors.h"
 
 namespace ekpnet {
 namespace {

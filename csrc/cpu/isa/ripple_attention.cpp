@@ -1,9 +1,9 @@
-// Entry points of the propagation (cpu/group_worker.h). Compiled once per instruction set.
-#include "cpu/ripple_attention.h"
+// Entry points of the propagation (cpu/isa/group_worker.h). Compiled once per instruction set.
+#include "cpu/isa/ripple_attention.h"
 
-#include "cpu/group_worker.h"
-#include "cpu/isa_kernels.h"
-#include "cpu/scatter_rows.h"
+#include "cpu/isa/group_worker.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/scatter_rows.h"
 
 namespace ekpnet {
 namespace {

@@ -2,8 +2,8 @@
 // instruction set.
 #pragma once
 
-#include "cpu/triple_loss.h"
-#include "cpu/vectors.h"
+#include "cpu/isa/triple_loss.h"
+#include "cpu/isa/vectors.h"
 
 namespace ekpnet {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <type_traits>
 
-#include "cpu/arena.h"
-#include "cpu/ripple_attention.h"
-#include "cpu/vectors.h"
+#include "cpu/isa/arena.h"
+#include "cpu/isa/ripple_attention.h"
+#include "cpu/isa/vectors.h"
 
 namespace ekpnet {
 namespace {

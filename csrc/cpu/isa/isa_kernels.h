@@ -1,11 +1,11 @@
 // The functions that are compiled once per instruction set, and the table that names them.
 #pragma once
 
-#include "cpu/deep_score.h"
-#include "cpu/ekpnet_gradients.h"
-#include "cpu/ripple_attention.h"
-#include "cpu/row_adam.h"
-#include "cpu/triple_loss.h"
+#include "cpu/isa/deep_score.h"
+#include "cpu/isa/ekpnet_gradients.h"
+#include "cpu/isa/ripple_attention.h"
+#include "cpu/isa/row_adam.h"
+#include "cpu/isa/triple_loss.h"
 
 namespace ekpnet {
 

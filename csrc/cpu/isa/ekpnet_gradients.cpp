@@ -1,13 +1,13 @@
 // A group's pairs go forward through hops and layers and back again before the next ones start, so
 // that nothing is computed twice and neither z nor a hidden layer is written to memory. Compiled
 // once per instruction set.
-#include "cpu/ekpnet_gradients.h"
+#include "cpu/isa/ekpnet_gradients.h"
 
-#include "cpu/group_worker.h"
-#include "cpu/isa_kernels.h"
-#include "cpu/layer_stack.h"
-#include "cpu/plausibility.h"
-#include "cpu/scatter_rows.h"
+#include "cpu/isa/group_worker.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/layer_stack.h"
+#include "cpu/isa/scatter_rows.h"
+#include "cpu/isa/triple_score.h"
 
 namespace ekpnet {
 namespace {

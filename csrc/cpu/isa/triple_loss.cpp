@@ -1,8 +1,8 @@
 // Compiled once per instruction set.
-#include "cpu/triple_loss.h"
+#include "cpu/isa/triple_loss.h"
 
-#include "cpu/isa_kernels.h"
-#include "cpu/plausibility.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/triple_score.h"
 
 namespace ekpnet {
 namespace {

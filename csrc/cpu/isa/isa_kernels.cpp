@@ -1,5 +1,5 @@
 // Compiled once per instruction set.
-#include "cpu/isa_kernels.h"
+#include "cpu/isa/isa_kernels.h"
 
 #define EKPNET_STRING_OF(x) #x
 #define EKPNET_STRING(x) EKPNET_STRING_OF(x)

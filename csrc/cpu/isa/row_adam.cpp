@@ -1,7 +1,7 @@
 // Compiled once per instruction set.
-#include "cpu/row_adam.h"
+#include "cpu/isa/row_adam.h"
 
-#include "cpu/isa_kernels.h"
+#include "cpu/isa/isa_kernels.h"
 
 namespace ekpnet {
 namespace {
