@@ -9,10 +9,10 @@
 
 #include "bindings/checks.h"
 #include "bindings/sampling.h"
-#include "cpu/batching.h"
 #include "cpu/csr.h"
 #include "cpu/neighbor_sampler.h"
 #include "cpu/ripple_sampler.h"
+#include "cpu/triple_sampler.h"
 
 namespace ekpnet {
 namespace {

@@ -19,6 +19,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/ripple_sampler.h"
 #include "cpu/top_items.h"
+#include "cpu/triple_sampler.h"
 
 namespace {
 
