@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "bindings/checks.h"
-#include "cpu/isa/row_adam.h"
+#include "common/row_adam_args.h"
 
 namespace ekpnet {
 
