@@ -1,4 +1,4 @@
-// Carving of a thread's workspace. Anonymous namespace: compiled once per instruction set.
+// Carving of a thread's workspace.
 #pragma once
 
 #include <cstdint>

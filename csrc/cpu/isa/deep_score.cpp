@@ -1,6 +1,6 @@
 // Entry points of the prediction layers (cpu/isa/layer_stack.h). Where a gradient is wanted the
 // forward pass also writes the activations out, because computing them again would cost more than
-// reading them. Compiled once per instruction set.
+// reading them.
 #include "cpu/isa/deep_score.h"
 
 #include "cpu/isa/isa_kernels.h"

@@ -1,6 +1,5 @@
 // A group's pairs go forward through hops and layers and back again before the next ones start, so
-// that nothing is computed twice and neither z nor a hidden layer is written to memory. Compiled
-// once per instruction set.
+// that nothing is computed twice and neither z nor a hidden layer is written to memory.
 #include "cpu/isa/ekpnet_gradients.h"
 
 #include "cpu/isa/group_worker.h"
@@ -118,7 +117,7 @@ void run_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomi
     double loss = 0;
     const int64_t last = t.num_triples * (chunk + 1) / sums.triple_chunks;
     for (int64_t k = t.num_triples * chunk / sums.triple_chunks; k < last; ++k) {
-      plausibility(t, k, x);
+      triple_score(t, k, x);
       T sum = 0;
       for (int64_t d = 0; d < D; ++d) {
         const T miss = x[d] - T(t.labels[k]);

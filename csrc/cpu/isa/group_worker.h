@@ -1,6 +1,6 @@
 // The multi-hop recursion (8)-(14) for one group of a user's pairs: key and value of a slot do not
 // depend on the item, so they are computed once per group and hop, and the group's pairs are small
-// matrix products against those tiles. Anonymous namespace: compiled once per instruction set.
+// matrix products against those tiles.
 #pragma once
 
 #include <type_traits>
@@ -129,8 +129,8 @@ class GroupWorker {
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
         if (m + kAhead < count) {
-          ask_for(entity_row(args_.heads[slot + kAhead]));
-          ask_for(entity_row(args_.tails[slot + kAhead]));
+          prefetch(entity_row(args_.heads[slot + kAhead]));
+          prefetch(entity_row(args_.tails[slot + kAhead]));
         }
         const T* h = entity_row(args_.heads[slot]);
         const T* r = args_.relation + args_.relations[slot] * C * D;
@@ -299,7 +299,7 @@ class GroupWorker {
   int64_t padded_width() const { return round_up(D, kWidthBytes / sizeof(T)); }
   int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
   const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
-  void ask_for(const T* row) const {
+  void prefetch(const T* row) const {
     for (int64_t d = 0; d < C * D; d += 64 / sizeof(T)) __builtin_prefetch(row + d);
   }
 

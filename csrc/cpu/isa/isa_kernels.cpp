@@ -1,4 +1,3 @@
-// Compiled once per instruction set.
 #include "cpu/isa/isa_kernels.h"
 
 #define EKPNET_STRING_OF(x) #x

@@ -1,4 +1,6 @@
-// The functions that are compiled once per instruction set, and the table that names them.
+// Everything in this folder is compiled once per instruction set. Its helpers are in anonymous
+// namespaces, because the linker must not merge copies of different sets; what others call are the
+// functions declared here, in a namespace of the set, and the table that names them.
 #pragma once
 
 #include "cpu/isa/deep_score.h"

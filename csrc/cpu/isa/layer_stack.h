@@ -1,6 +1,5 @@
 // The prediction layers (17), (18) over a block of pairs, which goes through all layers before the
-// next one starts, so that activations stay in the cache. Anonymous namespace: compiled once per
-// instruction set.
+// next one starts, so that activations stay in the cache.
 #pragma once
 
 #include "cpu/isa/arena.h"

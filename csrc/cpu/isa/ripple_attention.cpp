@@ -1,4 +1,4 @@
-// Entry points of the propagation (cpu/isa/group_worker.h). Compiled once per instruction set.
+// Entry points of the propagation (cpu/isa/group_worker.h).
 #include "cpu/isa/ripple_attention.h"
 
 #include "cpu/isa/group_worker.h"

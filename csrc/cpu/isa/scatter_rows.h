@@ -1,5 +1,4 @@
-// The gradient of a table row: a sum over the slots and pairs that name it. Anonymous namespace:
-// compiled once per instruction set.
+// The gradient of a table row: a sum over the slots and pairs that name it.
 #pragma once
 
 #include "cpu/isa/group_worker.h"

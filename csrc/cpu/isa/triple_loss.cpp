@@ -1,4 +1,3 @@
-// Compiled once per instruction set.
 #include "cpu/isa/triple_loss.h"
 
 #include "cpu/isa/isa_kernels.h"
@@ -12,7 +11,7 @@ double forward(const TripleLossArgs<T>& args, int64_t begin, int64_t end) {
   T x[kMaxPadded];
   double total = 0;
   for (int64_t k = begin; k < end; ++k) {
-    plausibility(args, k, x);
+    triple_score(args, k, x);
     T sum = 0;
     for (int d = 0; d < args.width; ++d) {
       const T miss = T(args.labels[k]) - x[d];
@@ -28,7 +27,7 @@ void backward(const TripleLossArgs<T>& args, T grad, T* dentity, T* drelation) {
   T x[kMaxPadded];
   const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;
   for (int64_t k = 0; k < args.num_triples; ++k) {
-    plausibility(args, k, x);
+    triple_score(args, k, x);
     for (int64_t d = 0; d < D; ++d)
       x[d] = T(2) * grad * (x[d] - T(args.labels[k])) * x[d] * (T(1) - x[d]);
     axpy<Vector<T>>(D, T(1), x, dentity + args.heads[k] * row);

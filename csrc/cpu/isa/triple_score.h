@@ -1,5 +1,4 @@
-// What the translation loss (22) asks of a triple. Anonymous namespace: compiled once per
-// instruction set.
+// The score of a triple in the translation loss (22).
 #pragma once
 
 #include "cpu/isa/triple_loss.h"
@@ -12,7 +11,7 @@ constexpr int kMaxPadded = 256;  // D and its padding to whole vectors
 
 // sigmoid(v_h + v_r - v_t) of one triple into x [D], padded to whole vectors.
 template <class T>
-void plausibility(const TripleLossArgs<T>& args, int64_t k, T* x) {
+void triple_score(const TripleLossArgs<T>& args, int64_t k, T* x) {
   using V = Vector<T>;
   constexpr int kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
   const int64_t D = args.width, row = static_cast<int64_t>(args.channels) * D;

@@ -1,5 +1,4 @@
 // Vectors of the instruction set that is being compiled, by the compiler's vector extension.
-// Everything is in an anonymous namespace: the linker must not merge copies of different sets.
 #pragma once
 
 #include <cmath>
