@@ -17,7 +17,7 @@ from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.ranking import Score
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 
@@ -91,7 +91,7 @@ class Scorer:
         # Not asked for nothing, because items on a device would have to come back from there.
         if type(self.model).inputs is not Model.inputs:
             inputs = self.model.inputs(
-                Request(
+                PairRequest(
                     groups.users,
                     group_indptr,
                     items.cpu(),

@@ -32,7 +32,7 @@ say which. `begin(training)` comes before the first stage and gets every trainin
 
 **Stages.** `stages` names the groups of options ("pretrain", "train") that are run, in order;
 `plan` says for each whether its batches have pairs, and triples with them, apart from them, or none
-(see `sampling.Plan`). A stage of triples alone learns from `kg_sum` and is not validated.
+(see `sampling.BatchPlan`). A stage of triples alone learns from `kg_sum` and is not validated.
 `logits(..., stage=)` is told which stage's prediction is wanted. A model without stages is computed
 by `fit`.
 
@@ -66,7 +66,15 @@ from torch import Tensor, nn
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+from ekpnet_fast.sampling.pairs import (
+    Batch,
+    BatchFields,
+    BatchPlan,
+    Inputs,
+    PairRequest,
+    Pairs,
+    TrainContext,
+)
 from ekpnet_fast.sampling.rows import TrainingRows
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -125,7 +133,7 @@ class Model(nn.Module):
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__()
         self.shape = config.shape
         self.options = config.options
@@ -148,14 +156,14 @@ class Model(nn.Module):
         return None
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
-        return Plan()
+        return BatchPlan()
 
     def begin(self, training: TrainingRows) -> None:
         """Look at the training rows before the first stage (nothing to do, unless overridden)."""
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """Further tensors for some pairs, by name, in global ids (none, unless overridden).
 
         Runs on the CPU, beside the step where a GPU computes; it must depend on the request alone.
@@ -224,13 +232,13 @@ class Model(nn.Module):
 
     # ---- what follows from that ----------------------------------------------------------------
 
-    def seeing(self, source: Source) -> Model:
+    def seeing(self, source: TrainContext) -> Model:
         """The same weights, drawing `inputs` from another graph or other histories."""
         other = copy.copy(self)
         other.source = source
         return other
 
-    def seen(self, request: Request) -> tuple[Histories, Tensor]:
+    def seen(self, request: PairRequest) -> tuple[Histories, Tensor]:
         """The histories that a request counts in, and which of them [G] the groups have."""
         given = request.histories
         return (self.source.histories if given is None else given), request.seen
@@ -250,10 +258,10 @@ class Model(nn.Module):
         return [self.get_parameter(name) for name in self.relation_tables]
 
     @property
-    def reads(self) -> Reads:
+    def reads(self) -> BatchFields:
         """What a mini-batch must hold."""
         spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
-        return Reads(spaces, self.inputs, self.input_spaces)
+        return BatchFields(spaces, self.inputs, self.input_spaces)
 
 
 def uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:

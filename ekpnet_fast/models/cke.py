@@ -1,4 +1,4 @@
-"""CKE (Zhang et al., Collaborative Knowledge Base Embedding, KDD 2016), its structural part."""
+"""CKE (Zhang et al., Collaborative ItemTripleFeatures Base Embedding, KDD 2016), its structural part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 
 class CKE(Model):
@@ -56,7 +56,7 @@ class CKE(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init = self.shape.width, self.shape.init
         sizes = {
@@ -69,9 +69,9 @@ class CKE(Model):
         self.transr = TransR(source.graph.num_relations, D, init, self.draw)
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """True and corrupted triples in every batch."""
-        return Plan(triples="joined")
+        return BatchPlan(triples="joined")
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

@@ -1,4 +1,4 @@
-"""DKN (Wang et al., Deep Knowledge-Aware Network for News Recommendation, WWW 2018)."""
+"""DKN (Wang et al., Deep ItemTripleFeatures-Aware Network for News Recommendation, WWW 2018)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.titles import encode
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
-from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class DKN(Model):
         """Titles, where there are none."""
         return "titles" if dataset.item_names is None else None
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         if source.item_names is None:
             raise DataError(
@@ -145,7 +145,7 @@ class DKN(Model):
             if not 1 <= value <= high:
                 raise ConfigError(f"--dkn.{option} is {value}, expected 1 to {high}")
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """The distinct items of the pairs and histories, n, and where they are.
 
         centres [n], words [n, N], lengths [n], neighbors [n, X], neighbor_counts [n]: of the items.

@@ -12,7 +12,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Request, Source
+from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
 
 
@@ -49,7 +49,7 @@ class EKPNetPlus(EKPNet):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.linear = LinearPart(self.options, source)
 
@@ -62,7 +62,7 @@ class EKPNetPlus(EKPNet):
         """Fit the linear part."""
         self.linear.fit(training)
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """linear [B]: the linear part's logits."""
         return {"linear": self.linear.of(request, *self.seen(request))}
 

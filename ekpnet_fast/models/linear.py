@@ -12,7 +12,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Model, Presets
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
-from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
 
 
@@ -51,7 +51,7 @@ class Linear(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.linear = LinearPart(self.options, source)
 
@@ -67,7 +67,7 @@ class Linear(Model):
     def fit(self, prepared: PreparedData) -> None:
         """Nothing is left to do after `begin`."""
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """linear [B]: the logits."""
         return {"linear": self.linear.of(request, *self.seen(request))}
 

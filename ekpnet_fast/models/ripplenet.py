@@ -14,7 +14,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.attend import attend, attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear_by_relation
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Source
+from ekpnet_fast.sampling.pairs import Batch, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RippleNet(Model):
     identity: Tensor
     no_bias: Tensor
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init = self.shape.width, self.shape.init
         E, R = source.graph.num_entities, source.graph.num_relations

@@ -36,7 +36,7 @@ from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Source, history_tensors
+from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_text
 
@@ -215,7 +215,7 @@ def _load_recommender(folder: Path, device: str) -> State:
     )
     names = {table: _read_names(folder, table, manifest) for table in TABLES}
     _check(folder, graph, tensors, names)
-    source = Source(
+    source = TrainContext(
         graph,
         len(names["users"]),
         manifest["trained_items"],

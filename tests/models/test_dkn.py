@@ -17,7 +17,7 @@ from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import loop
 from support.small_training import CONFIG, load
@@ -154,7 +154,7 @@ def test_a_history_of_the_target_alone_is_none(setup):
         history_items=only,
         history_indptr=torch.ones_like(source.history_indptr).index_fill_(0, torch.tensor([0]), 0),
     )
-    request = Request(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
+    request = PairRequest(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
     inputs = model.inputs(request)
     assert inputs["history_counts"].tolist() == [1]
     scorer = scoring.Scorer.of(ops, model, "train", torch.device("cpu"))
@@ -175,7 +175,7 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 
     def drawn(epoch, seed=0):
         model.source = replace(model.source, seed=seed)
-        found = model.inputs(Request(users, indptr, items, epoch))
+        found = model.inputs(PairRequest(users, indptr, items, epoch))
         return found["centres"][found["history"].long()]
 
     assert torch.equal(drawn(1), drawn(1))

@@ -16,13 +16,13 @@ from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, pop
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
-from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
+from ekpnet_fast.models.wide.affinity import Affinities, ItemTripleFeatures
 from ekpnet_fast.runs.display import weights_text
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Request, Source
+from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
 
@@ -72,17 +72,19 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         ids = torch.arange(fold, len(folds.histories), 5)
         left = folds.histories.of(ids)
         source = replace(
-            Source.of(prepared, graph, 0), history_indptr=left.indptr, history_items=left.items
+            TrainContext.of(prepared, graph, 0),
+            history_indptr=left.indptr,
+            history_items=left.items,
         )
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, Knowledge(graph, source.num_items), model.linear.options, 1.25
+            left, ItemTripleFeatures(graph, source.num_items), model.linear.options, 1.25
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
         users, items = (owners[rows] // 5).int(), folds.rows.items[rows]
-        request = Request(users, torch.arange(len(rows) + 1), items, epoch=0)
+        request = PairRequest(users, torch.arange(len(rows) + 1), items, epoch=0)
         asked = replace(
             request, histories=folds.histories, ids=owners[rows].int(), folds=5, rows=rows
         )
@@ -101,7 +103,7 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
     rows = torch.cat([torch.arange(*folds.rows.indptr[i : i + 2].tolist()) for i in ids])
-    request = Request(
+    request = PairRequest(
         (ids // 5).int(), indptr, items[rows], 2, histories=folds.histories, ids=ids.int(), folds=5
     )
     stored = model.inputs(replace(request, rows=rows))["linear"]
@@ -121,10 +123,12 @@ def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
     )
     I = source.num_items  # noqa: E741
     items, ends = torch.arange(I, dtype=torch.int32).repeat(2), torch.arange(3) * I
-    theirs = outcome.model.inputs(Request(known, ends, items, 0))["linear"]
-    ours = new.inputs(Request(torch.arange(2, dtype=torch.int32), ends, items, 0))["linear"]
+    theirs = outcome.model.inputs(PairRequest(known, ends, items, 0))["linear"]
+    ours = new.inputs(PairRequest(torch.arange(2, dtype=torch.int32), ends, items, 0))["linear"]
     brought = outcome.model.inputs(
-        Request(known, ends, items, 0, histories=history, ids=torch.arange(2, dtype=torch.int32))
+        PairRequest(
+            known, ends, items, 0, histories=history, ids=torch.arange(2, dtype=torch.int32)
+        )
     )["linear"]
     assert torch.equal(ours, theirs) and torch.equal(brought, theirs)
     assert theirs.std() > 0.1
@@ -255,7 +259,7 @@ def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     for stage in ("pretrain", "train"):
         scorers = [scoring.Scorer.of(ops, each, stage, sets.heads.device) for each in (plus, plain)]
         ours, theirs = (each.logits(each.pairs(groups, ends, items)) for each in scorers)
-        part = plus.inputs(Request(torch.from_numpy(users), ends, items, 0))["linear"]
+        part = plus.inputs(PairRequest(torch.from_numpy(users), ends, items, 0))["linear"]
         assert torch.allclose(ours, part + theirs, atol=1e-6)
 
 
@@ -318,7 +322,7 @@ def test_histories_are_never_empty_lists_of_the_wrong_user(fitted):
     model, prepared, _, _ = fitted
     nobody = Histories(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int32))
     I = prepared.dataset.num_items  # noqa: E741
-    request = Request(
+    request = PairRequest(
         torch.zeros(1, dtype=torch.int32), torch.tensor([0, I]), torch.arange(I).int(), 0,
         histories=nobody, ids=torch.zeros(1, dtype=torch.int32),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
 from ekpnet_fast.runs import evaluate, runner
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Plan
+from ekpnet_fast.sampling.pairs import BatchPlan
 from ekpnet_fast.training import loop, step
 from support.small_training import CONFIG, STAGE, load
 
@@ -57,8 +57,8 @@ class Toy(Model):
     @classmethod
     def plan(cls, config, stage):
         if stage == "pretrain":
-            return Plan(pairs=False, triples="joined")
-        return Plan(triples="apart", every=config.options.every)
+            return BatchPlan(pairs=False, triples="joined")
+        return BatchPlan(triples="apart", every=config.options.every)
 
     def inputs(self, request):
         graph = self.source.graph

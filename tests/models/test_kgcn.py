@@ -17,7 +17,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from support.small_training import CONFIG, load
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
@@ -126,7 +126,7 @@ def test_receptive_fields_by_epoch(resample):
     model, _, _ = start(hops=1, resample=resample)
     fields = []
     for epoch in (0, 1, 2):
-        request = Request(
+        request = PairRequest(
             torch.zeros(1, dtype=torch.int32),
             torch.tensor([0, 80]),
             torch.arange(80, dtype=torch.int32),
@@ -143,7 +143,7 @@ def test_short_lists_are_masked_or_filled():
         degree = graph.indptr.diff()
         few = int((degree < K).nonzero()[0]) if bool((degree < K).any()) else None
         assert few is not None
-        request = Request(
+        request = PairRequest(
             torch.zeros(1, dtype=torch.int32),
             torch.tensor([0, 1]),
             torch.tensor([few], dtype=torch.int32),

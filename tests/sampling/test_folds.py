@@ -23,7 +23,7 @@ from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
-from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
@@ -171,7 +171,7 @@ def test_requests_carry_user_fold_and_rows(prepared, folds):
 
     config = resolve(replace(CONFIG, model="akupm"))
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    model = Spy(config, Source.of(prepared, graph, 0))
+    model = Spy(config, TrainContext.of(prepared, graph, 0))
     stream = BatchStream(
         graph, folds.rows, batch_size=16, group_size=4, triples=0, seed=0, folds=folds,
         reads=model.reads,

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError, TrainingError
-from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.affinity import (
+    Affinities,
+    ItemTripleFeatures,
+    SignalOptions,
+    feature_names,
+)
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
 from ekpnet_fast.ops.deterministic import one_thread
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Request, Source
+from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
 
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
@@ -67,7 +72,7 @@ class LinearPart(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, options: LinearOptions, source: Source) -> None:
+    def __init__(self, options: LinearOptions, source: TrainContext) -> None:
         super().__init__()
         if options.ease > 0 and source.num_items > EASE_ITEMS:
             raise ConfigError(
@@ -81,7 +86,7 @@ class LinearPart(nn.Module):
         self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
         with one_thread():
-            self.knowledge = Knowledge(source.graph, source.num_items)
+            self.knowledge = ItemTripleFeatures(source.graph, source.num_items)
             self.affinities = Affinities(source.histories, self.knowledge, options)
         # Of the training rows; by fold, where their items differ by epoch.
         self._of_rows: Tensor | None = None
@@ -133,7 +138,7 @@ class LinearPart(nn.Module):
             self.bias.fill_(bias)
             self._of_rows = self._logits(found) if redraw is None else None
 
-    def of(self, request: Request, histories: Histories, ids: Tensor) -> Tensor:
+    def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
         """Logits [B] of a request whose groups are seen with histories `ids` [G]."""
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
