@@ -100,7 +100,7 @@ class AKUPM(Model):
 
     def inputs(self, request: PairRequest) -> Inputs:
         """M of each user's clicked items: clicked [G, M], clicked_counts [G]."""
-        histories, ids = self.seen(request)
+        histories, ids = self.histories_of(request)
         _, clicked, counts = ops.sample_neighbors(
             histories.indptr,
             torch.zeros_like(histories.items, dtype=torch.uint8),

@@ -22,13 +22,13 @@ True. Whatever else a model needs, such as sampled neighbours or histories, come
 those that are ids of a space are named in `input_spaces` and arrive as positions. In evaluation the
 same tensors arrive with global ids, and whole tables are given, so one `logits` serves both.
 
-**Histories.** What a group's user clicked is asked for by `self.seen(request)`, never read from
+**Histories.** What a group's user clicked comes from `self.histories_of(request)`, never from
 `source`, because a request may bring its own: with `--folds` those of virtual users, without a
-training row's own fold (see `folds.py`); users that are not in the data are served by
-`model.seeing(source)` with a source of their histories, or by a request that brings them. Set
-`history` if the model looks at histories without ripple sets. Statistics over all users that tell a
-training row its label must leave out its fold: `request.folds` and `request.ids % request.folds`
-say which. `begin(training)` comes before the first stage and gets every training row at once.
+training example's own fold (see `folds.py`); users that are not in the data are served by
+`model.with_context(source)` with their histories, or by a request that brings them. Set `history`
+if the model looks at histories without ripple sets. Statistics over all users that tell a training
+example its label must leave out its fold: `request.folds` and `request.ids % request.folds` say
+which. `fit_features(training)` comes before the first stage and gets all training examples at once.
 
 **Stages.** `stages` names the groups of options ("pretrain", "train") that are run, in order;
 `plan` says for each whether its batches have pairs, and triples with them, apart from them, or none
@@ -160,7 +160,7 @@ class Model(nn.Module):
         """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
         return BatchPlan()
 
-    def begin(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingRows) -> None:
         """Look at the training rows before the first stage (nothing to do, unless overridden)."""
 
     def inputs(self, request: PairRequest) -> Inputs:
@@ -232,16 +232,16 @@ class Model(nn.Module):
 
     # ---- what follows from that ----------------------------------------------------------------
 
-    def seeing(self, source: TrainContext) -> Model:
-        """The same weights, drawing `inputs` from another graph or other histories."""
+    def with_context(self, source: TrainContext) -> Model:
+        """Copy with the same weights, whose `inputs` come from another graph or other histories."""
         other = copy.copy(self)
         other.source = source
         return other
 
-    def seen(self, request: PairRequest) -> tuple[Histories, Tensor]:
-        """The histories that a request counts in, and which of them [G] the groups have."""
+    def histories_of(self, request: PairRequest) -> tuple[Histories, Tensor]:
+        """Histories of a request, and the index [G] of each group's in them."""
         given = request.histories
-        return (self.source.histories if given is None else given), request.seen
+        return (self.source.histories if given is None else given), request.history_ids
 
     def add_table(self, name: str, rows: Tensor) -> None:
         """Make a row-sparse table of its initial rows; it must be declared in `tables`."""

@@ -1,4 +1,4 @@
-"""CKE (Zhang et al., Collaborative ItemTripleFeatures Base Embedding, KDD 2016), its structural part."""
+"""CKE (Zhang et al., Collaborative Knowledge Base Embedding, KDD 2016), its structural part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DKN (Wang et al., Deep ItemTripleFeatures-Aware Network for News Recommendation, WWW 2018)."""
+"""DKN (Wang et al., Deep Knowledge-Aware Network for News Recommendation, WWW 2018)."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class DKN(Model):
         targets [B], history [G, P]: positions among them. history_counts [G]: valid slots.
         """
         source, options = self.source, self.options
-        histories, ids = self.seen(request)
+        histories, ids = self.histories_of(request)
         # A history is a node whose triples lead to its items.
         _, history, history_counts = ops.sample_neighbors(
             histories.indptr,

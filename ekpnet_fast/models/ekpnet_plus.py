@@ -58,13 +58,13 @@ class EKPNetPlus(EKPNet):
         """Ranges of the options."""
         check_signals(cls.name, config.options)
 
-    def begin(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingRows) -> None:
         """Fit the linear part."""
         self.linear.fit(training)
 
     def inputs(self, request: PairRequest) -> Inputs:
         """linear [B]: the linear part's logits."""
-        return {"linear": self.linear.of(request, *self.seen(request))}
+        return {"linear": self.linear.of(request, *self.histories_of(request))}
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

@@ -1,4 +1,4 @@
-"""KGCN (Wang et al., ItemTripleFeatures Graph Convolutional Networks for Recommender Systems, WWW 2019)."""
+"""KGCN (Wang et al., Knowledge Graph Convolutional Networks for Recommender Systems, WWW 2019)."""
 
 from __future__ import annotations
 

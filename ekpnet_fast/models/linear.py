@@ -60,16 +60,16 @@ class Linear(Model):
         """Ranges of the options."""
         check_signals(cls.name, config.options)
 
-    def begin(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingRows) -> None:
         """Fit the weights."""
         self.linear.fit(training)
 
     def fit(self, prepared: PreparedData) -> None:
-        """Nothing is left to do after `begin`."""
+        """Nothing is left to do after `fit_features`."""
 
     def inputs(self, request: PairRequest) -> Inputs:
         """linear [B]: the logits."""
-        return {"linear": self.linear.of(request, *self.seen(request))}
+        return {"linear": self.linear.of(request, *self.histories_of(request))}
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

@@ -221,4 +221,4 @@ class State:
         source = self.model.source
         if source.graph is self.graph:
             return self.model
-        return self.model.seeing(replace(source, graph=self.graph))
+        return self.model.with_context(replace(source, graph=self.graph))

@@ -22,9 +22,9 @@ The files, and the fields of `metrics.json`:
       ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
                             hit, mrr; null without --ranking
       weights               what a model's linear part gives each feature, by name; null without one
-      seconds               per part: load, prepare, sampling, begin (what a model does before its
-                            stages), the stages, evaluate, total; of a resumed run the stages and
-                            the total count all sittings
+      seconds               per part: load, prepare, sampling, fit_features (what a model fits
+                            before its stages), the stages, evaluate, total; of a resumed run the
+                            stages and the total count all processes
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process

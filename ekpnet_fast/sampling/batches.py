@@ -193,7 +193,7 @@ class BatchStream:
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]
-        at = request.seen
+        at = request.history_ids
         if not isinstance(ripple, RippleSets):
             ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
         rows, *sets, items, extra = ops.localize_batch(

@@ -75,7 +75,7 @@ class PairRequest:
     rows: Tensor | None = None
 
     @property
-    def seen(self) -> Tensor:
+    def history_ids(self) -> Tensor:
         """[G] int32, which of the histories each group is seen with."""
         return self.users if self.ids is None else self.ids
 

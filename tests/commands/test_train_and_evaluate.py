@@ -126,7 +126,7 @@ def test_metrics_json(finished):
         for values in metrics[name].values():
             assert sorted(values) == ["f1", "hit", "mrr", "ndcg", "precision", "recall"]
     assert list(metrics["seconds"]) == [
-        *["load", "prepare", "sampling", "begin", "pretrain", "train", "evaluate", "total"]
+        *["load", "prepare", "sampling", "fit_features", "pretrain", "train", "evaluate", "total"]
     ]
     parts = [value for name, value in metrics["seconds"].items() if name != "total"]
     assert 0 < sum(parts) <= metrics["seconds"]["total"]

@@ -57,7 +57,7 @@ def fitted():
     config = with_options("linear")
     model = build.build_model(config, prepared, graph)
     folds = Folds.cut(scoring.rows_by_user(prepared.train, prepared), 5, config.seed)
-    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    model.fit_features(TrainingRows(folds.rows, folds.histories, 5))
     return model, prepared, graph, folds
 
 
@@ -98,7 +98,7 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     model, prepared, graph, folds = fitted
     again = build.build_model(with_options("linear"), prepared, graph)
     items = folds.rows.items
-    again.begin(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    again.fit_features(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
@@ -118,7 +118,7 @@ def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
     source = outcome.model.source
     known = torch.tensor([5, 2], dtype=torch.int32)
     history = source.histories.of(known)
-    new = outcome.model.seeing(
+    new = outcome.model.with_context(
         replace(source, num_users=2, history_indptr=history.indptr, history_items=history.items)
     )
     I = source.num_items  # noqa: E741
@@ -246,7 +246,7 @@ def test_the_response_to_popularity_never_falls(model, fitted):
 def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
     plus = build.build_model(with_options("ekpnet_plus"), prepared, graph)
-    plus.begin(TrainingRows(folds.rows, folds.histories, 5))
+    plus.fit_features(TrainingRows(folds.rows, folds.histories, 5))
     config = resolve(replace(CONFIG, folds=1, model="ekpnet"))
     plain = MODELS["ekpnet"](config, plus.source)
     plain.load_state_dict(

@@ -91,13 +91,13 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
 
 
 class ItemTripleFeatures:
-    """Items by their (relation, tail) pairs; walked backwards too where the graph is.
+    """Tf-idf matrix of items x (relation, tail) pairs; with inverse pairs where the graph has them.
 
     Attributes:
         match: [I, K] rows of idf = log(I / items with the pair), scaled to norm 1; 0 where an item
             has no triple. Products of rows are cosines.
-        near: [I, K'] the pairs that 2 to `MAX_ITEMS_PER_PAIR` - 1 items have, scaled by 1 / sqrt of row and
-            column sums.
+        near: [I, K'] the pairs that 2 to `MAX_ITEMS_PER_PAIR` - 1 items have, scaled by 1 / sqrt
+            of row and column sums.
         shared: [I, K'] the same pairs, unscaled.
     """
 
