@@ -19,17 +19,17 @@ import torch
 from benchmarks.gpu.timing import seconds
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.data import PreparedData, Rows, SyntheticConfig, load_dataset, make_synthetic
+from ekpnet_fast.data import Examples, PreparedData, SyntheticConfig, load_dataset, make_synthetic
 from ekpnet_fast.data import prepare as split
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.fixed_shapes import HostEpoch
@@ -111,7 +111,7 @@ class Steps:
         model: EKPNet,
         stage: StageConfig,
         graph: Graph,
-        rows: UserRows,
+        rows: UserExamples,
         ripple: RippleSets,
         *,
         backend: Any,
@@ -148,7 +148,7 @@ def steps_of(work: Workload, backend: Any, *, deep: bool) -> Steps:
         build.build_model(config, work.prepared, work.graph).to(device),
         config.train if deep else config.pretrain,
         work.graph,
-        scoring.rows_by_user(work.prepared.train, work.prepared),
+        scoring.examples_by_user(work.prepared.train, work.prepared),
         build.sample_ripple_sets(config, work.graph, work.prepared),
         backend=backend,
         deep=deep,
@@ -193,7 +193,7 @@ def end_to_end(work: Workload) -> dict[str, Any]:
         "workload": work.name,
         "source": work.source,
         "epochs": len(outcome.records),
-        "train_rows": len(work.prepared.train),
+        "train_examples": len(work.prepared.train),
         "first_s": walls[0],
         "seconds": walls[1],
         "parts_s": outcome.seconds,
@@ -213,7 +213,13 @@ def rank(work: Workload, k: int = 100) -> dict[str, Any]:
 
     def lists() -> object:
         return ranking.rank_all(
-            score, task.users, num_items, task.seen_indptr, task.seen_items, min(k, num_items), 256
+            score,
+            task.users,
+            num_items,
+            task.consumed_indptr,
+            task.consumed_items,
+            min(k, num_items),
+            256,
         )
 
     if device.type == "cuda":
@@ -241,7 +247,9 @@ def scale(
     draw = np.random.default_rng(0)
     owners = np.repeat(np.arange(users, dtype=np.int32), clicks)
     clicked = draw.integers(0, items, len(owners)) * (num_entities // items)
-    rows = Rows(owners, clicked.astype(np.int32), draw.integers(0, 2, len(owners)).astype(np.int8))
+    rows = Examples(
+        owners, clicked.astype(np.int32), draw.integers(0, 2, len(owners)).astype(np.int8)
+    )
     shape = ModelConfig(width=width, hops=2, slots=32, layers=3)
     stage = StageConfig(batch_size=4096, lambda1=0.001, lambda2=1e-7, lambda3=1e-7)
     histories = torch.arange(users + 1) * clicks, torch.from_numpy(rows.items)
@@ -258,7 +266,7 @@ def scale(
         model.to(device),
         stage,
         graph,
-        UserRows.from_rows(rows, users),
+        UserExamples.from_examples(rows, users),
         ripple,
         backend=ops,
         deep=True,

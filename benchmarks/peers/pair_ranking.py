@@ -52,8 +52,8 @@ def ranker(setting: Setting, k: int) -> tuple[Callable[[], int], RankingTask]:
         logits, _ = model.logits(Batch(items, torch.empty(0), *columns))
         scores = logits.view(at_once, num_items)
         for row in range(at_once):
-            first, last = task.seen_indptr[start + row : start + row + 2]
-            scores[row, torch.from_numpy(task.seen_items[first:last]).long()] = -torch.inf
+            first, last = task.consumed_indptr[start + row : start + row + 2]
+            scores[row, torch.from_numpy(task.consumed_items[first:last]).long()] = -torch.inf
         scores.topk(min(k, num_items))
         return scores.numel()
 

@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feed:
-    """Rows, ripple sets and triples as the published code holds them."""
+    """Examples, ripple sets and triples as the published code holds them."""
 
     rows: NDArray[np.int32]  # [N, 3], user, item, label, shuffled
     sets: dict[np.int32, RippleSet]
@@ -49,7 +49,7 @@ class Feed:
     hops: int
 
     def batch(self, start: int) -> Batch:
-        """Rows start .. start + B - 1."""
+        """Examples start .. start + B - 1."""
         rows = self.rows[start : start + BATCH_SIZE]
         columns: list[list[Tensor]] = [
             [

@@ -1,6 +1,6 @@
 """Loading the way RippleNet's published code does: numpy.loadtxt, then Python dicts.
 
-Rows are split 6:2:2 by `np.random.choice` over sets of indices, positives of the training rows
+Examples are split 6:2:2 by `np.random.choice` over sets of indices, positives of the training rows
 become a dict of histories row by row, rows of users without a history are dropped, and the graph is
 a dict from head to a list of (tail, relation).
 """

@@ -146,17 +146,17 @@ def top_items(problem: Problem, backend: Backend) -> Made:
     """Of all items for some users; samples are user-item pairs."""
     prepared = problem.setting.prepared
     task = ranking.ranking_task(prepared)
-    indptr = torch.from_numpy(task.seen_indptr[: RANKED_USERS + 1])
-    seen = torch.from_numpy(task.seen_items[: indptr[-1]])
+    indptr = torch.from_numpy(task.consumed_indptr[: RANKED_USERS + 1])
+    seen = torch.from_numpy(task.consumed_items[: indptr[-1]])
     scores = torch.randn(RANKED_USERS, prepared.dataset.num_items)
     function = ops.top_items if backend is ops else eager_top_items
     amount = Amount(scores.numel(), top_items_work(scores, seen, TOP))
     return lambda: function(scores, indptr, seen, TOP), amount
 
 
-def eager_top_items(scores: Tensor, seen_indptr: Tensor, seen: Tensor, k: int) -> Tensor:
+def eager_top_items(scores: Tensor, consumed_indptr: Tensor, seen: Tensor, k: int) -> Tensor:
     """Seen items fall to the end; ties in no order."""
-    users = torch.repeat_interleave(torch.arange(len(scores)), seen_indptr.diff())
+    users = torch.repeat_interleave(torch.arange(len(scores)), consumed_indptr.diff())
     masked = scores.index_put((users, seen.long()), scores.new_tensor(-torch.inf))
     return masked.topk(k).indices.int()
 

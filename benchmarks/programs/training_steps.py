@@ -10,13 +10,13 @@ from types import ModuleType, SimpleNamespace
 from benchmarks.harness.datasets import Histories, Setting
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.evaluation.scoring import rows_by_user
+from ekpnet_fast.evaluation.scoring import examples_by_user
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, TrainContext
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training.step import StageTrainer
 
 BATCH_SIZE = 8192
@@ -39,7 +39,7 @@ class Training:
         self,
         graph: Graph,
         histories: Histories,
-        rows: UserRows,
+        rows: UserExamples,
         shape: ModelConfig,
         stage: StageConfig,
         *,
@@ -91,7 +91,7 @@ class Training:
         return cls(
             setting.graph,
             setting.histories,
-            rows_by_user(setting.prepared.train, setting.prepared),
+            examples_by_user(setting.prepared.train, setting.prepared),
             config.shape,
             replace(config.train if deep else config.pretrain, batch_size=batch_size),
             backend=backend,

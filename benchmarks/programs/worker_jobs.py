@@ -56,8 +56,8 @@ def rank(setting: datasets.Setting) -> Job:
 
     def job(name: str) -> float:
         users = len(task.users) if name == ALL_USERS else min(SOME_USERS, len(task.users))
-        indptr = task.seen_indptr[: users + 1]
-        seen = task.seen_items[: indptr[-1]]
+        indptr = task.consumed_indptr[: users + 1]
+        seen = task.consumed_items[: indptr[-1]]
         rank_all(score, task.users[:users], num_items, indptr, seen, TOP, RANKING_MB)
         return users * num_items
 

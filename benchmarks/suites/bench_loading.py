@@ -22,7 +22,7 @@ FORMATS = ["final .txt", "final .npy", "RecBole"]
 
 
 def tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows user, item, label, half of them positive and no pair twice; triples."""
+    """Examples user, item, label, half of them positive and no pair twice; triples."""
     draw = np.random.default_rng(0)
     pairs = draw.choice(USERS * ITEMS, ROWS, replace=False)
     labels = np.arange(ROWS) % 2

@@ -17,9 +17,9 @@ from benchmarks.programs.samplers import native, numba_parallel
 from benchmarks.programs.training_steps import BATCH_SIZE, Training
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, StageConfig
-from ekpnet_fast.data import Rows
+from ekpnet_fast.data import Examples
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.rows import UserRows
 
 SHAPE = ModelConfig(width=16, hops=2, slots=32, layers=3)
 STAGE = StageConfig(lr=5e-3, lambda1=0.001, lambda2=1e-7, lambda3=1e-7, batch_size=BATCH_SIZE)
@@ -37,12 +37,12 @@ def training(num_entities: int) -> Training:
     histories = Histories(clicked.indptr, clicked.entities * (num_entities // ITEMS))
     users = np.repeat(np.arange(USERS, dtype=np.int32), np.diff(clicked.indptr.numpy()))
     others = np.random.default_rng(3).permutation(histories.entities.numpy())
-    rows = Rows(
+    rows = Examples(
         np.concatenate([users, users]),
         np.concatenate([histories.entities.numpy(), others]),
         np.repeat(np.array([1, 0], np.int8), len(users)),
     )
-    by_user = UserRows.from_rows(rows, USERS)
+    by_user = UserExamples.from_examples(rows, USERS)
     return Training(graph, histories, by_user, SHAPE, STAGE, backend=ops, deep=True)
 
 

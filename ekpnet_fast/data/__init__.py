@@ -5,14 +5,14 @@ from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import Finding, Statistics, check, describe
 from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.synthetic.generator import make_synthetic
-from ekpnet_fast.data.tables import Dataset, Interactions, PreparedData, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, Interactions, PreparedData
 
 __all__ = [
     "Dataset",
+    "Examples",
     "Finding",
     "Interactions",
     "PreparedData",
-    "Rows",
     "Statistics",
     "SyntheticConfig",
     "check",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.tables import Dataset, Int32, Interactions, PreparedData, Rows, validate
+from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions, PreparedData, validate
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = [
@@ -95,7 +95,7 @@ def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
         history_indptr=indptr,
         history_items=items,
         dropped_users=int(np.count_nonzero(present & ~kept)),
-        dropped_rows=count - sum(len(part) for part in parts),
+        dropped_examples=count - sum(len(part) for part in parts),
         hash=_digest(dataset, int(seed), rows, (train, valid, test)),
         missing_negatives=missing,
     )
@@ -109,7 +109,7 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
     validate(dataset)
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
     assert pairs is not None
-    positive = pairs.labels == 1 if isinstance(pairs, Rows) else pairs.positive
+    positive = pairs.labels == 1 if isinstance(pairs, Examples) else pairs.positive
     keys = pairs.users[positive].astype(np.int64) * dataset.num_items + pairs.items[positive]
     keys = _sorted_distinct(keys)
     if len(keys) < 5:
@@ -117,7 +117,9 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
     keys = keys[np.argsort(stream.bit_generator.random_raw(len(keys)), kind="stable")]
     keys = keys[np.argsort(keys // dataset.num_items, kind="stable")]
     users, items = np.divmod(keys, dataset.num_items)
-    rows = Rows(users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8))
+    rows = Examples(
+        users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8)
+    )
     totals = np.bincount(users, minlength=dataset.num_users)
     train_count, valid_count, _ = ratio_counts(totals)
     position = _positions_within(totals)
@@ -135,7 +137,7 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
         history_indptr=indptr,
         history_items=history,
         dropped_users=0,
-        dropped_rows=0,
+        dropped_examples=0,
         hash=_digest(dataset, int(seed), rows, (train, valid, test)),
         protocol="recbole",
     )
@@ -157,7 +159,7 @@ def ratio_counts(totals: Int64) -> tuple[Int64, Int64, Int64]:
     return train, tenth + extra[1], tenth + extra[0]
 
 
-def history_of(rows: Rows, num_users: int, num_items: int) -> tuple[Int64, Int32]:
+def history_of(rows: Examples, num_users: int, num_items: int) -> tuple[Int64, Int32]:
     """Positives per user as a CSR table.
 
     Returns:
@@ -173,7 +175,7 @@ def history_of(rows: Rows, num_users: int, num_items: int) -> tuple[Int64, Int32
     return indptr, (keys - users * num_items).astype(np.int32)
 
 
-def label_rows(dataset: Dataset, seed: int) -> tuple[Rows, int]:
+def label_rows(dataset: Dataset, seed: int) -> tuple[Examples, int]:
     """The data set's labelled rows, or its positives with drawn negatives.
 
     Returns:
@@ -189,7 +191,7 @@ def label_rows(dataset: Dataset, seed: int) -> tuple[Rows, int]:
     positive = clicks.positive
     labels = np.zeros(int(positive.sum()) + len(users), dtype=np.int8)
     labels[: len(labels) - len(users)] = 1
-    rows = Rows(
+    rows = Examples(
         np.concatenate([clicks.users[positive], users]),
         np.concatenate([clicks.items[positive], items]),
         labels,
@@ -286,7 +288,9 @@ def _positions_within(counts: Int64) -> Int64:
     return result
 
 
-def _digest(dataset: Dataset, seed: int, rows: Rows, splits: tuple[Rows, Rows, Rows]) -> str:
+def _digest(
+    dataset: Dataset, seed: int, rows: Examples, splits: tuple[Examples, Examples, Examples]
+) -> str:
     """First 16 hex digits of a sha256 over counts, seed, rows, splits and triples.
 
     Little-endian bytes are hashed, and neither name nor path, so equal data give equal hashes.

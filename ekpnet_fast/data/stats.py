@@ -156,7 +156,7 @@ def check(data: Dataset | PreparedData) -> tuple[Finding, ...]:
             Finding(
                 "users with an empty history",
                 data.dropped_users,
-                f"no positive in train; left out with {data.dropped_rows:,} rows",
+                f"no positive in train; left out with {data.dropped_examples:,} rows",
             ),
             Finding(
                 "missing negatives",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.errors import DataError
 
-__all__ = ["Dataset", "Int32", "Interactions", "PreparedData", "Rows", "validate"]
+__all__ = ["Dataset", "Examples", "Int32", "Interactions", "PreparedData", "validate"]
 
 Int32 = NDArray[np.int32]
 
@@ -18,7 +18,7 @@ INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Examples:
     """Labelled (user, item) rows."""
 
     users: Int32  # [n]
@@ -29,9 +29,9 @@ class Rows:
         """Number of rows."""
         return len(self.users)
 
-    def take(self, index: NDArray[Any]) -> Rows:
+    def take(self, index: NDArray[Any]) -> Examples:
         """The rows at ``index``: [k] positions, or an [n] boolean mask."""
-        return Rows(self.users[index], self.items[index], self.labels[index])
+        return Examples(self.users[index], self.items[index], self.labels[index])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ class Interactions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Rows or interactions plus a knowledge graph. Items are entities 0..num_items-1.
+    """Examples or interactions plus a knowledge graph. Items are entities 0..num_items-1.
 
     Exactly one of ``rows`` and ``interactions`` is set. Users, items, entities and relations are
     numbers here. ``user_ids[u]`` and so on say what they are called in the files, ``user_names[u]``
@@ -65,7 +65,7 @@ class Dataset:
     """
 
     name: str
-    rows: Rows | None
+    rows: Examples | None
     interactions: Interactions | None
     heads: Int32  # [T]
     relations: Int32  # [T]
@@ -101,14 +101,14 @@ class PreparedData:
 
     dataset: Dataset
     seed: int
-    train: Rows
-    valid: Rows
-    test: Rows
+    train: Examples
+    valid: Examples
+    test: Examples
     oracle_test: NDArray[np.float32] | None  # [len(test)]
     history_indptr: NDArray[np.int64]  # [U + 1]
     history_items: Int32  # [history_indptr[-1]], sorted within a user, distinct
     dropped_users: int  # users that have rows but no positive in train
-    dropped_rows: int  # those users' rows, over the three splits
+    dropped_examples: int  # those users' rows, over the three splits
     hash: str  # 16 hex digits
     missing_negatives: int = 0  # negatives that could not be drawn: too few items left
     protocol: str = "ripplenet"  # or "recbole", see `splits`

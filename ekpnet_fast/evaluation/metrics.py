@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast.data.popularity import best_threshold, checked_positives, popularity
-from ekpnet_fast.data.tables import PreparedData, Rows
+from ekpnet_fast.data.tables import Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError
 
 DEFAULT_KS = (1, 2, 5, 10, 20, 50, 100)
@@ -101,8 +101,8 @@ def gauc(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any]) -> flo
     return _gauc(users, positive, scores)
 
 
-def seen_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_items: int) -> Bool:
-    """Rows [n] whose item has at least one positive in train.
+def warm_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_items: int) -> Bool:
+    """Examples [n] whose item has at least one positive in train.
 
     Args:
         items: [n] item of each row.
@@ -116,7 +116,7 @@ def seen_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_i
     return mask
 
 
-def auc_seen(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
+def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
     """AUC over rows whose item has at least one train positive ("AUC c>=1").
 
     Every item of the catalogue has a positive in one of the splits. An item without one in train
@@ -126,7 +126,7 @@ def auc_seen(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
     Args:
         labels: [n], 1 = positive.
         scores: [n], any real dtype.
-        seen: [n], of `seen_mask`.
+        seen: [n], of `warm_mask`.
 
     Raises:
         DataError: columns of different length.
@@ -140,16 +140,16 @@ def auc_seen(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ClickMetrics:
-    """Click prediction on one split; `auc_seen` is "AUC c>=1". NaN where undefined."""
+    """Click prediction on one split; `auc_warm` is "AUC c>=1". NaN where undefined."""
 
     auc: float
     acc: float
-    auc_seen: float
+    auc_warm: float
     gauc: float
 
 
 def click_metrics(
-    rows: Rows, logits: NDArray[Any], prepared: PreparedData, threshold: float = 0.0
+    rows: Examples, logits: NDArray[Any], prepared: PreparedData, threshold: float = 0.0
 ) -> ClickMetrics:
     """All metrics of click prediction.
 
@@ -164,16 +164,16 @@ def click_metrics(
         TrainingError: logits that are NaN; says how many.
     """
     positive = checked_positives(rows.labels, logits)
-    seen = seen_mask(rows.items, prepared.history_items, prepared.dataset.num_items)
+    seen = warm_mask(rows.items, prepared.history_items, prepared.dataset.num_items)
     return ClickMetrics(
         auc=_auc(positive, logits),
         acc=_accuracy(positive, logits, threshold),
-        auc_seen=_auc(positive[seen], logits[seen]),
+        auc_warm=_auc(positive[seen], logits[seen]),
         gauc=_gauc(rows.users, positive, logits),
     )
 
 
-def popularity_click_metrics(rows: Rows, prepared: PreparedData) -> ClickMetrics:
+def popularity_click_metrics(rows: Examples, prepared: PreparedData) -> ClickMetrics:
     """The popularity row: each row's score is its item's count of train positives.
 
     A count is no probability, so ACC takes the count from which on validation accuracy is highest

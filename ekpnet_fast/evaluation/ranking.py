@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.popularity import popularity
-from ekpnet_fast.data.tables import Int32, PreparedData, Rows
+from ekpnet_fast.data.tables import Examples, Int32, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation.metrics import DEFAULT_KS, check_ks, topk_metrics
 
@@ -43,8 +43,8 @@ class RankingTask:
     """Who is ranked for, what may not be recommended, and what should have been."""
 
     users: Int32  # [n], rising, distinct
-    seen_indptr: Int64  # [n + 1]
-    seen_items: Int32  # [seen_indptr[-1]], sorted and distinct within a user
+    consumed_indptr: Int64  # [n + 1]
+    consumed_items: Int32  # [consumed_indptr[-1]], sorted and distinct within a user
     relevant_indptr: Int64  # [n + 1]
     relevant_items: Int32  # [relevant_indptr[-1]], sorted and distinct within a user
 
@@ -53,8 +53,8 @@ def rank_all(
     score: Score,
     users: NDArray[np.integer],
     num_items: int,
-    seen_indptr: NDArray[np.integer],
-    seen_items: NDArray[np.integer],
+    consumed_indptr: NDArray[np.integer],
+    consumed_items: NDArray[np.integer],
     k: int,
     memory_mb: float = 256,
 ) -> Int32:
@@ -67,8 +67,8 @@ def rank_all(
         score: gives the scores [b, I] of a block of users; runs without autograd.
         users: [n] user ids, in the order wanted, repeats allowed.
         num_items: I.
-        seen_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
-        seen_items: [seen_indptr[-1]] item ids, sorted within a user.
+        consumed_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
+        consumed_items: [consumed_indptr[-1]] item ids, sorted within a user.
         k: length of the lists, which may exceed I.
         memory_mb: bound in MiB on one block of scores. What `score` needs to compute them, and
             the result, come on top.
@@ -92,14 +92,14 @@ def rank_all(
             f"memory_mb: found {memory_mb}, expected at least {user_bytes / 2**20:.3g}"
             f" for one user's scores of {num_items} items"
         )
-    _check_seen(seen_indptr, seen_items, len(users), num_items)
+    _check_consumed(consumed_indptr, consumed_items, len(users), num_items)
     ids: Int32 = users.astype(np.int32)
     ranked = np.empty((len(users), k), dtype=np.int32)
     for begin in range(0, len(users), step):
         block = ids[begin : begin + step]
         # Copies, because torch warns about arrays that cannot be written, such as mapped files.
-        indptr = np.array(seen_indptr[begin : begin + len(block) + 1], dtype=np.int64)
-        seen = np.array(seen_items[indptr[0] : indptr[-1]], dtype=np.int32)
+        indptr = np.array(consumed_indptr[begin : begin + len(block) + 1], dtype=np.int64)
+        seen = np.array(consumed_items[indptr[0] : indptr[-1]], dtype=np.int32)
         indptr -= indptr[0]
         scores = _block_scores(score, block, num_items)
         if k > MOST_ON_GPU:
@@ -142,8 +142,8 @@ def evaluate_ranking(
         score,
         task.users,
         prepared.dataset.num_items,
-        task.seen_indptr,
-        task.seen_items,
+        task.consumed_indptr,
+        task.consumed_items,
         max(ks),
         memory_mb,
     )
@@ -181,7 +181,7 @@ def popularity_scores(prepared: PreparedData) -> Score:
     return score
 
 
-def _positive_keys(rows: Rows, num_items: int) -> Int64:
+def _positive_keys(rows: Examples, num_items: int) -> Int64:
     """user * I + item of the positives; keys sort by user, then item."""
     positive = rows.labels == 1
     keys: Int64 = rows.users[positive].astype(np.int64) * num_items + rows.items[positive]
@@ -197,7 +197,7 @@ def _csr(keys: Int64, users: Int64, num_items: int) -> tuple[Int64, Int32]:
     return indptr, (keys - owners * num_items)[kept].astype(np.int32)
 
 
-def _check_seen(
+def _check_consumed(
     indptr: NDArray[np.integer], items: NDArray[np.integer], num_users: int, num_items: int
 ) -> None:
     """Check order and range, because an item out of order would be recommended again."""
@@ -208,17 +208,19 @@ def _check_seen(
         or (np.diff(indptr) < 0).any()
     ):
         raise DataError(
-            f"seen_indptr: found {len(indptr)} entries for {num_users} users and"
+            f"consumed_indptr: found {len(indptr)} entries for {num_users} users and"
             f" {len(items)} seen items, expected {num_users + 1} that rise from 0 to {len(items)}"
         )
     if not len(items):
         return
     if items.min() < 0 or items.max() >= num_items:
         found = items.min() if items.min() < 0 else items.max()
-        raise DataError(f"seen_items: found {found}, expected ids from 0 to {num_items - 1}")
+        raise DataError(f"consumed_items: found {found}, expected ids from 0 to {num_items - 1}")
     falls = np.flatnonzero(items[1:] < items[:-1]) + 1
     if not np.isin(falls, indptr).all():
-        raise DataError("seen_items: found ids out of order, expected them sorted within a user")
+        raise DataError(
+            "consumed_items: found ids out of order, expected them sorted within a user"
+        )
 
 
 def _block_scores(score: Score, users: Int32, num_items: int) -> Tensor:

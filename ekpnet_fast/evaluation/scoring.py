@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ekpnet_fast.data import PreparedData, Rows
+from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.ranking import Score
 from ekpnet_fast.models import Model
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 
 # Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
 # what keeps a GPU busy.
@@ -168,11 +168,11 @@ class Scorer:
 
 
 @torch.no_grad()
-def score_rows(
+def score_examples(
     backend: ModuleType,
     model: Model,
     ripple: RippleSets,
-    rows: UserRows,
+    rows: UserExamples,
     *,
     stage: str,
     kept: list[Pairs] | None = None,
@@ -218,6 +218,6 @@ def catalogue_scorer(
     return score
 
 
-def rows_by_user(rows: Rows, prepared: PreparedData) -> UserRows:
-    """Rows of a prepared data set, grouped by user."""
-    return UserRows.from_rows(rows, prepared.dataset.num_users)
+def examples_by_user(rows: Examples, prepared: PreparedData) -> UserExamples:
+    """Examples of a prepared data set, grouped by user."""
+    return UserExamples.from_examples(rows, prepared.dataset.num_users)

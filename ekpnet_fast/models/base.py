@@ -65,6 +65,7 @@ from torch import Tensor, nn
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
+from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import (
     Batch,
@@ -75,7 +76,6 @@ from ekpnet_fast.sampling.pairs import (
     Pairs,
     TrainContext,
 )
-from ekpnet_fast.sampling.rows import TrainingRows
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -84,7 +84,7 @@ class Gradients(NamedTuple):
     """The terms of the loss (eq. 24) per pair, and its gradients.
 
     Attributes:
-        terms: [4] float64: bce, kg, weights, rows.
+        terms: [4] float64: bce, kg, l2_weights, l2_rows.
         rows: by table, that of the touched rows but for their decay.
         dense: of `relations()` and `dense_weights()`, in that order.
     """
@@ -160,7 +160,7 @@ class Model(nn.Module):
         """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
         return BatchPlan()
 
-    def fit_features(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingExamples) -> None:
         """Look at the training rows before the first stage (nothing to do, unless overridden)."""
 
     def inputs(self, request: PairRequest) -> Inputs:

@@ -12,8 +12,8 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
-from ekpnet_fast.sampling.rows import TrainingRows
 
 
 class EKPNetPlus(EKPNet):
@@ -58,7 +58,7 @@ class EKPNetPlus(EKPNet):
         """Ranges of the options."""
         check_signals(cls.name, config.options)
 
-    def fit_features(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingExamples) -> None:
         """Fit the linear part."""
         self.linear.fit(training)
 

@@ -12,20 +12,21 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Model, Presets
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
-from ekpnet_fast.sampling.rows import TrainingRows
 
 
 class Linear(Model):
     """logit = bias + sum_f c_f(x_f), c_f rising curves, fitted to cross-fitted rows.
 
-    The features x_f (see `affinity.py`) are popularity, the clicks of neighbours in the graph, and
-    affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the walk
-    graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of Shen
-    et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the clicks
-    of the item and no c_f falls, so the response to popularity is monotone. Rows whose item nobody
-    else clicked are not fitted: the catalogue has only items with a click somewhere, so that their
-    labels tell how the data were split. Below what was fitted a curve goes on as its first piece.
+    The features x_f (see `wide/affinity.py`) are popularity, the clicks of neighbours in the graph,
+    and affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the
+    walk graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of
+    Shen et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the
+    clicks of the item and no c_f falls, so the response to popularity is monotone. Examples of an
+    item that nobody else clicked are not fitted: the catalogue has only items with a click
+    somewhere, so that their labels tell how the data were split. Below what was fitted a curve goes
+    on as its first piece.
 
     Attributes:
         linear: the features' weights.
@@ -60,7 +61,7 @@ class Linear(Model):
         """Ranges of the options."""
         check_signals(cls.name, config.options)
 
-    def fit_features(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingExamples) -> None:
         """Fit the weights."""
         self.linear.fit(training)
 

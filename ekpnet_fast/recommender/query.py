@@ -42,8 +42,8 @@ class Query:
         """Sorted items that are known already."""
         if self.items is not None:
             return np.unique(np.array(self.items, dtype=np.int32))
-        first, last = self.state.seen_indptr[self.user : self.user + 2]
-        return self.state.seen_items[first:last]
+        first, last = self.state.consumed_indptr[self.user : self.user + 2]
+        return self.state.consumed_items[first:last]
 
 
 def batch_of(queries: Sequence[Query]) -> QueryBatch:

@@ -64,8 +64,8 @@ class State:
         users, items, entities, relations: their ids and names; of relations without the inverse.
         history_indptr, history_items: [U + 1] int64 and int32, entities that the users clicked, as
             training saw them.
-        seen_indptr, seen_items: [U + 1] int64 and int32, sorted items that each user has touched in
-            the whole data set.
+        consumed_indptr, consumed_items: [U + 1] int64 and int32, sorted items that each user
+            has touched in the whole data set.
         added: entities that training did not see; their rows follow from their neighbours.
         data_hash: of the data that trained the model.
     """
@@ -82,8 +82,8 @@ class State:
     relations: Names
     history_indptr: Tensor
     history_items: Tensor
-    seen_indptr: NDArray[np.int64]
-    seen_items: Int32
+    consumed_indptr: NDArray[np.int64]
+    consumed_items: Int32
     added: Int32
     data_hash: str
 

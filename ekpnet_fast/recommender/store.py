@@ -26,7 +26,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData, load_dataset, prepare
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.splits import history_of
-from ekpnet_fast.data.tables import Dataset, Int32, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, Int32
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS, Model, build
 from ekpnet_fast.native.build import __version__
@@ -59,7 +59,7 @@ def state_of(
     }
     names = {table: Names(getattr(maps, table), numbered=numbered[table]) for table in TABLES}
     indptr, items = history_tensors(prepared)
-    seen_indptr, seen_items = _touched(dataset)
+    consumed_indptr, consumed_items = _touched(dataset)
     model.eval()
     return State(
         config=config,
@@ -71,8 +71,8 @@ def state_of(
         **names,
         history_indptr=indptr,
         history_items=items,
-        seen_indptr=seen_indptr,
-        seen_items=seen_items,
+        consumed_indptr=consumed_indptr,
+        consumed_items=consumed_items,
         added=np.zeros(0, dtype=np.int32),
         data_hash=prepared.hash,
     )
@@ -85,7 +85,7 @@ def _touched(dataset: Dataset) -> tuple[Any, Int32]:
     else:
         clicks = dataset.interactions
         assert clicks is not None
-        rows = Rows(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
+        rows = Examples(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
     return history_of(rows, dataset.num_users, dataset.num_items)
 
 
@@ -128,8 +128,8 @@ def _write(state: State, folder: Path) -> None:
     tensors = {
         "history_indptr": state.history_indptr,
         "history_items": state.history_items,
-        "seen_indptr": torch.from_numpy(state.seen_indptr),
-        "seen_items": torch.from_numpy(state.seen_items),
+        "consumed_indptr": torch.from_numpy(state.consumed_indptr),
+        "consumed_items": torch.from_numpy(state.consumed_items),
         "catalogue": state.catalogue,
         "added": torch.from_numpy(state.added),
     }
@@ -209,7 +209,7 @@ def _load_recommender(folder: Path, device: str) -> State:
         "state",
         "Recommender.save",
         tensors=(
-            *("history_indptr", "history_items", "seen_indptr", "seen_items", "catalogue"),
+            *("history_indptr", "history_items", "consumed_indptr", "consumed_items", "catalogue"),
             "added",
         ),
     )
@@ -237,8 +237,8 @@ def _load_recommender(folder: Path, device: str) -> State:
         **names,
         history_indptr=tensors["history_indptr"],
         history_items=tensors["history_items"],
-        seen_indptr=tensors["seen_indptr"].numpy(),
-        seen_items=tensors["seen_items"].numpy(),
+        consumed_indptr=tensors["consumed_indptr"].numpy(),
+        consumed_items=tensors["consumed_items"].numpy(),
         added=tensors["added"].numpy(),
         data_hash=data_hash,
     )
@@ -284,9 +284,9 @@ def _check(
         (graph.num_relations, relations),
         (len(tensors["catalogue"]), items),
         (len(tensors["history_indptr"]), users + 1),
-        (len(tensors["seen_indptr"]), users + 1),
+        (len(tensors["consumed_indptr"]), users + 1),
         (int(tensors["history_indptr"][-1]), len(tensors["history_items"])),
-        (int(tensors["seen_indptr"][-1]), len(tensors["seen_items"])),
+        (int(tensors["consumed_indptr"][-1]), len(tensors["consumed_items"])),
     ):
         if found != expected:
             raise DataError(
@@ -296,7 +296,7 @@ def _check(
     for name, limit in (
         ("history_items", graph.num_entities),
         ("catalogue", graph.num_entities),
-        ("seen_items", items),
+        ("consumed_items", items),
     ):
         ids = tensors[name]
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= limit):

@@ -111,8 +111,10 @@ def evaluate(
         "popularity_ranking": None,
     }
     if config.protocol == "ripplenet":
-        test_rows = scoring.rows_by_user(prepared.test, prepared)
-        scores = scoring.score_rows(backend, outcome.model, ripple, test_rows, stage=outcome.stage)
+        test_examples = scoring.examples_by_user(prepared.test, prepared)
+        scores = scoring.score_examples(
+            backend, outcome.model, ripple, test_examples, stage=outcome.stage
+        )
         scored(scores)
         popularity = popularity_click_metrics(prepared.test, prepared)
         found["test"] = asdict(click_metrics(prepared.test, scores, prepared))

@@ -151,7 +151,7 @@ def _run(
         "data_hash": prepared.hash,
         "users": prepared.dataset.num_users,
         "dropped_users": prepared.dropped_users,
-        "dropped_rows": prepared.dropped_rows,
+        "dropped_examples": prepared.dropped_examples,
         "epochs": records_as_dicts(outcome.records),
         **found,
         "weights": outcome.model.weights_by_name() or None,

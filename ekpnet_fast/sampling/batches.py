@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast import ops
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 
 
 def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
@@ -61,7 +61,7 @@ class BatchStream:
     def __init__(
         self,
         graph: Graph,
-        rows: UserRows,
+        rows: UserExamples,
         *,
         batch_size: int,
         group_size: int,

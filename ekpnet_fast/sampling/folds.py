@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
-from ekpnet_fast.sampling.rows import UserRows
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Folds:
 
     count: int
     histories: Histories
-    rows: UserRows
+    rows: UserExamples
     kept: Tensor
 
     @classmethod
-    def cut(cls, rows: UserRows, count: int, seed: int) -> Folds:
+    def cut(cls, rows: UserExamples, count: int, seed: int) -> Folds:
         """Cut rows into folds by a hash of (seed, user, item); see `histories.fold_of`."""
         num_users = len(rows.indptr) - 1
         users = np.repeat(np.arange(num_users, dtype=np.int64), rows.indptr.diff().numpy())

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast.data import PreparedData, Rows
+from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.splits import items_of_ranks
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.sampling.examples import UserExamples
 
 __all__ = ["RedrawnNegatives"]
 
@@ -32,12 +32,12 @@ class RedrawnNegatives:
         positives, dataset = prepared.train, prepared.dataset
         self.seed = seed
         self.num_items = dataset.num_items
-        doubled = Rows(
+        doubled = Examples(
             np.tile(positives.users, 2),
             np.tile(positives.items, 2),
             np.repeat(np.array([1, 0], dtype=np.int8), len(positives)),
         )
-        self.rows = UserRows.from_rows(doubled, dataset.num_users)
+        self.rows = UserExamples.from_examples(doubled, dataset.num_users)
         self._negative = torch.nonzero(self.rows.labels == 0).squeeze(1)
         self._count = np.diff(prepared.history_indptr)
         users = np.arange(dataset.num_users, dtype=np.int64)

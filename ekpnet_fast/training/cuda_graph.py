@@ -188,7 +188,7 @@ class ResidentTrainer:
         values = {name: term.detach() for name, term in terms.items()}
         if self.stage.lambda3 > 0:
             norms = rows.square().sum((1, 2)).masked_fill(batch.rows < 0, 0.0)
-            values["rows"] = values["rows"] + norms.sum() * (l2 / 2).float()
+            values["l2_rows"] = values["l2_rows"] + norms.sum() * (l2 / 2).float()
         zero = torch.zeros((), device=self.device)
         record = torch.stack([values.get(name, zero) for name in TERMS])
         self._terms.index_copy_(0, self._cursor, record.unsqueeze(0))

@@ -13,13 +13,13 @@ from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.build import sample_ripple_sets
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.examples import TrainingExamples, UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import history_tensors
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
-from ekpnet_fast.sampling.rows import TrainingRows, UserRows
 
 __all__ = ["TrainingData"]
 
@@ -49,7 +49,7 @@ class TrainingData:
             redrawn = RedrawnNegatives(prepared, config.seed)
             self.redraw, self.rows = redrawn, redrawn.rows
         else:
-            self.rows = UserRows.from_rows(prepared.train, prepared.dataset.num_users)
+            self.rows = UserExamples.from_examples(prepared.train, prepared.dataset.num_users)
         if config.folds > 1:
             self.folds = self._cut()
 
@@ -69,13 +69,13 @@ class TrainingData:
         return folds
 
     @property
-    def rows_and_histories(self) -> TrainingRows:
+    def training_examples(self) -> TrainingExamples:
         """What a model may look at before it is trained."""
         if self.folds is None:
             histories = Histories(*history_tensors(self.prepared))
         else:
             histories = self.folds.histories
-        return TrainingRows(self.rows, histories, self.config.folds, self.redraw)
+        return TrainingExamples(self.rows, histories, self.config.folds, self.redraw)
 
     def stream(self, model: Model, name: str) -> BatchStream:
         """The mini-batches of a stage."""

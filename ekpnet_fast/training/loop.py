@@ -80,6 +80,6 @@ def _untrained(data: TrainingData, device: torch.device) -> Outcome:
     outcome = Outcome(model, stage="")
     outcome.seconds["sampling"] = time.perf_counter() - started
     started = time.perf_counter()
-    model.fit_features(data.rows_and_histories)
+    model.fit_features(data.training_examples)
     outcome.seconds["fit_features"] = time.perf_counter() - started
     return outcome

@@ -17,8 +17,8 @@ from ekpnet_fast.models.base import Model
 from ekpnet_fast.ops.deterministic import UNSPLIT, fixed_order_sum
 from ekpnet_fast.sampling.pairs import Batch
 
-TERMS = ("bce", "kg", "weights", "rows")
-_WEIGHT_OF = {"kg": "lambda1", "weights": "lambda2", "rows": "lambda3"}
+TERMS = ("bce", "kg", "l2_weights", "l2_rows")
+_WEIGHT_OF = {"kg": "lambda1", "l2_weights": "lambda2", "l2_rows": "lambda3"}
 
 DIVERGED, DIVERGED_STEPS = 10.0, 20
 
@@ -65,7 +65,7 @@ def loss_terms(
 ) -> dict[str, Tensor]:
     """The terms of the loss over a mini-batch (eq. 24), weighted and divided by its size.
 
-    The term "rows" holds the relations only: `row_adam_` adds the table rows' share to their
+    The term "l2_rows" holds the relations only: `row_adam_` adds the table rows' share to their
     gradient, and `StageTrainer.step` to their value. `name` is the stage's.
     """
     size = batch.size if batch.real_pairs is None else batch.real_pairs
@@ -80,13 +80,13 @@ def loss_terms(
     dense, relations = model.dense_weights(name), model.relations()
     if stage.lambda2 > 0 and dense:
         norm = _SquaredNorm.apply(*dense)  # type: ignore[no-untyped-call]
-        terms["weights"] = norm * (stage.lambda2 / 2 / size)
+        terms["l2_weights"] = norm * (stage.lambda2 / 2 / size)
     if stage.lambda3 > 0 and relations:
         norms = [
             fixed_order_sum(x.square().sum(tuple(range(1, x.dim()))) * batch.relation_touched)
             for x in relations
         ]
-        terms["rows"] = torch.stack(norms).sum() * (stage.lambda3 / 2 / size)
+        terms["l2_rows"] = torch.stack(norms).sum() * (stage.lambda3 / 2 / size)
     return terms
 
 

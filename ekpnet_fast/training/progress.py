@@ -20,8 +20,8 @@ class EpochRecord:
     Attributes:
         stage: "pretrain" or "train".
         epoch: from 1 within the stage.
-        loss, bce, kg, weights, rows: the loss (eq. 24) and its weighted terms, per pair, or per
-            triple in a stage without pairs.
+        loss, bce, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
+            per triple in a stage without pairs.
         valid_auc: AUC over the validation rows; NaN in a stage without pairs, and under the
             protocol "recbole".
         valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
@@ -34,8 +34,8 @@ class EpochRecord:
     loss: float
     bce: float
     kg: float
-    weights: float
-    rows: float
+    l2_weights: float
+    l2_rows: float
     valid_auc: float
     valid_mrr: float
     seconds: float

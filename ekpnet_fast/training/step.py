@@ -68,7 +68,7 @@ class StageTrainer:
             for table in [table for table in grads if table not in model.undecayed]:
                 norms = rows[table].detach().square().flatten(1)
                 norm = float(fixed_order_sum(norms.sum(1))) * stage.lambda3 / batch.size / 2
-                values["rows"] = values.get("rows", 0.0) + norm
+                values["l2_rows"] = values.get("l2_rows", 0.0) + norm
         return values, grads
 
     def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -8,10 +8,10 @@ import torch
 
 from ekpnet_fast.evaluation.metrics import auc
 from ekpnet_fast.evaluation.ranking import evaluate_ranking
-from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_rows
+from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_examples
 from ekpnet_fast.models import Model
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.pairs import Pairs
-from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training.data import TrainingData
 
 __all__ = ["Validation"]
@@ -33,7 +33,7 @@ class Validation:
         self.prepared, self.model, self.backend = data.prepared, model, backend
         self.ranks = data.config.protocol == "recbole"
         self.memory_mb = data.config.memory_mb
-        self.rows = UserRows.from_rows(self.prepared.valid, self.prepared.dataset.num_users)
+        self.rows = UserExamples.from_examples(self.prepared.valid, self.prepared.dataset.num_users)
         self.ripple = data.ripple.to(device)
         # Pairs to score, the same in every epoch, if they fit into memory.
         self._kept: list[Pairs] | None = [] if len(self.rows.items) <= KEPT_PAIRS else None
@@ -43,7 +43,7 @@ class Validation:
         return self._mrr(stage) if self.ranks else self._auc(stage)
 
     def _auc(self, stage: str) -> float:
-        scores = score_rows(
+        scores = score_examples(
             self.backend, self.model, self.ripple, self.rows, stage=stage, kept=self._kept
         )
         return auc(self.prepared.valid.labels, scores)

@@ -97,7 +97,7 @@ def test_metrics_json(finished):
     metrics = json.loads(text)
     assert list(metrics) == [
         *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
-        *["dropped_users", "dropped_rows"],
+        *["dropped_users", "dropped_examples"],
         *["epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
         *["ranking", "popularity_ranking", "weights", "seconds", "resumed", "samples_per_second"],
         *["peak_rss_mb", "environment"],
@@ -109,15 +109,15 @@ def test_metrics_json(finished):
     assert metrics["users"] == 60
     for record, stage in zip(metrics["epochs"], ("pretrain", "train"), strict=True):
         assert list(record) == [
-            *["stage", "epoch", "loss", "bce", "kg", "weights", "rows", "valid_auc"],
+            *["stage", "epoch", "loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc"],
             *["valid_mrr", "seconds", "samples_per_second"],
         ]
         assert (record["stage"], record["epoch"]) == (stage, 1)
         assert record["loss"] == pytest.approx(
-            sum(record[term] for term in ("bce", "kg", "weights", "rows"))
+            sum(record[term] for term in ("bce", "kg", "l2_weights", "l2_rows"))
         )
     for name in ("test", "popularity"):
-        assert list(metrics[name]) == ["auc", "acc", "auc_seen", "gauc"]
+        assert list(metrics[name]) == ["auc", "acc", "auc_warm", "gauc"]
         assert all(0 <= value <= 1 for value in metrics[name].values())
     assert metrics["popularity_auc"] == metrics["popularity"]["auc"]
     assert 0.5 < metrics["oracle_auc"] <= 1

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ekpnet_fast.data import Dataset, Interactions, Rows, load_dataset, prepare
+from ekpnet_fast.data import Dataset, Examples, Interactions, load_dataset, prepare
 from ekpnet_fast.data.splits import draw_negatives, random_stream, ratio_counts
 from ekpnet_fast.errors import ConfigError, DataError
 
@@ -42,7 +42,7 @@ def random_clicks(seed=0, num_users=300, num_items=80, density=0.1, positive=0.7
 
 def random_rows(seed=0, num_users=300):
     clicks = random_clicks(seed, num_users)
-    return Rows(clicks.users, clicks.items, clicks.positive.astype(np.int8))
+    return Examples(clicks.users, clicks.items, clicks.positive.astype(np.int8))
 
 
 def pairs(rows):
@@ -56,7 +56,7 @@ def test_split_is_a_partition_in_proportion():
     assert sum(map(len, parts)) == len(set.union(*parts))
     assert set.union(*parts) <= pairs(rows)
     kept = sum(map(len, parts))
-    assert kept + data.dropped_rows == len(rows)
+    assert kept + data.dropped_examples == len(rows)
     sizes = np.array([len(part) for part in parts]) / len(rows)
     assert np.abs(sizes - [0.6, 0.2, 0.2]).max() < 0.01
 
@@ -82,14 +82,14 @@ def test_users_with_an_empty_history_are_left_out_and_counted():
     assert not empty & set.union(*users)
     present = set(rows.users.tolist())
     assert data.dropped_users == len(empty & present) > 0
-    assert data.dropped_rows == int(np.isin(rows.users, list(empty)).sum())
+    assert data.dropped_examples == int(np.isin(rows.users, list(empty)).sum())
 
 
 def test_users_without_positives_are_left_out():
     users = np.repeat(np.arange(10, dtype=np.int32), 8)
-    rows = Rows(users, np.tile(np.arange(8, dtype=np.int32), 10), (users > 0).astype(np.int8))
+    rows = Examples(users, np.tile(np.arange(8, dtype=np.int32), 10), (users > 0).astype(np.int8))
     data = prepare(dataset(rows, num_users=10), 0)
-    assert 0 not in data.train.users and data.dropped_users == 1 and data.dropped_rows == 8
+    assert 0 not in data.train.users and data.dropped_users == 1 and data.dropped_examples == 8
 
 
 def test_same_seed_same_data_other_seed_other_data():
@@ -103,7 +103,7 @@ def test_same_seed_same_data_other_seed_other_data():
 
 
 def test_hash_is_pinned_and_sees_every_input():
-    rows = Rows(
+    rows = Examples(
         np.repeat(np.arange(5, dtype=np.int32), 4),
         np.tile(np.arange(4, dtype=np.int32), 5),
         np.tile(np.array([1, 0], dtype=np.int8), 10),
@@ -112,7 +112,7 @@ def test_hash_is_pinned_and_sees_every_input():
     reference = prepare(base, 0).hash
     assert reference == "7842984a6186d2f4"
     assert prepare(dataclasses.replace(base, name="renamed"), 0).hash == reference
-    flipped = Rows(rows.users, rows.items, np.ascontiguousarray(rows.labels[::-1]))
+    flipped = Examples(rows.users, rows.items, np.ascontiguousarray(rows.labels[::-1]))
     for change in (
         {"rows": flipped},
         {"num_entities": 91},
@@ -207,7 +207,7 @@ def test_bad_data_sets_made_by_hand(changes, message):
 def test_no_positive_at_all():
     rows = random_rows()
     with pytest.raises(DataError, match="found no positive row in train"):
-        prepare(dataset(Rows(rows.users, rows.items, np.zeros_like(rows.labels))), 0)
+        prepare(dataset(Examples(rows.users, rows.items, np.zeros_like(rows.labels))), 0)
 
 
 @pytest.mark.data
@@ -224,7 +224,7 @@ def test_real_data(name, counts, rows, data_root):
     found = (source.num_users, source.num_items, source.num_entities, source.num_relations)
     assert (*found, source.num_triples) == counts and len(source.rows) == rows
     data = prepare(source, 0)
-    assert sum(len(getattr(data, part)) for part in SPLITS) + data.dropped_rows == rows
+    assert sum(len(getattr(data, part)) for part in SPLITS) + data.dropped_examples == rows
     assert data.hash == prepare(source, 0).hash
 
 
@@ -267,7 +267,7 @@ def test_ratio_split_is_a_partition_of_each_users_positives(kind):
     assert set.union(*parts) == {(user, item, 1) for user, item in expected}
     assert sum(map(len, parts)) == len(set.union(*parts))
     assert np.diff(data.history_indptr).tolist() == ratio_counts(totals)[0].tolist()
-    assert (data.dropped_users, data.dropped_rows, data.protocol) == (0, 0, "recbole")
+    assert (data.dropped_users, data.dropped_examples, data.protocol) == (0, 0, "recbole")
 
 
 def test_ratio_split_depends_on_the_seed_and_not_on_the_order_of_rows():
@@ -284,7 +284,7 @@ def test_ratio_split_is_even():
     """Each of a user's ten positives is as likely to be the test one."""
     users = np.repeat(np.arange(3000, dtype=np.int32), 10)
     items = np.tile(np.arange(10, dtype=np.int32), 3000)
-    rows = Rows(users, items, np.ones(30000, dtype=np.int8))
+    rows = Examples(users, items, np.ones(30000, dtype=np.int8))
     data = prepare(dataset(rows, num_users=3000), 0, "recbole")
     for part in (data.valid, data.test):
         assert np.abs(np.bincount(part.items) - 300).max() < 5 * 300**0.5

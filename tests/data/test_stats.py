@@ -37,7 +37,7 @@ def test_describe_of_interactions_counts_the_rows_that_prepare_draws(write):
     data = load_dataset("d", write({"d/d.inter": inter, "d/d.kg": kg, "d/d.link": link}))
     prepared = prepare(data, 0)
     rows = sum(map(len, (prepared.train, prepared.valid, prepared.test)))
-    assert describe(prepared).interactions == rows + prepared.dropped_rows == 20
+    assert describe(prepared).interactions == rows + prepared.dropped_examples == 20
     assert prepared.missing_negatives == 12
     assert {f.name: f.count for f in check(prepared)}["missing negatives"] == 12
 

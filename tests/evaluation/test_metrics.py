@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ekpnet_fast.data import popularity
-from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation import metrics
 
@@ -69,7 +69,7 @@ def csr(sets):
 
 def rows_of(*triples):
     users, items, labels = zip(*triples, strict=True)
-    return Rows(np.int32(users), np.int32(items), np.int8(labels))
+    return Examples(np.int32(users), np.int32(items), np.int8(labels))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_nan_scores_are_counted():
         lambda: metrics.auc(labels, scores),
         lambda: metrics.accuracy(labels, scores),
         lambda: metrics.gauc(users, labels, scores),
-        lambda: metrics.auc_seen(labels, scores, everything),
+        lambda: metrics.auc_warm(labels, scores, everything),
         lambda: popularity.best_threshold(labels, scores),
     ):
         with pytest.raises(TrainingError, match="found 3 NaN among 20 scores"):
@@ -152,7 +152,7 @@ def test_columns_of_different_length():
     with pytest.raises(DataError, match="users: found 2 for 3"):
         metrics.gauc(np.int32([0, 0]), labels, np.float32([1, 2, 3]))
     with pytest.raises(DataError, match="seen: found 2 for 3"):
-        metrics.auc_seen(labels, np.float32([1, 2, 3]), np.array([True, False]))
+        metrics.auc_warm(labels, np.float32([1, 2, 3]), np.array([True, False]))
 
 
 def test_accuracy_calls_the_threshold_positive():
@@ -235,12 +235,12 @@ def test_popularity_refuses_an_item_out_of_range(item):
 
 
 def test_auc_seen_keeps_rows_with_a_train_positive():
-    seen = metrics.seen_mask(np.int32([3, 0, 1, 2]), np.int32([0, 0, 3]), 4)
+    seen = metrics.warm_mask(np.int32([3, 0, 1, 2]), np.int32([0, 0, 3]), 4)
     assert seen.tolist() == [True, True, False, False]
     labels, scores = np.int8([1, 0, 1, 0]), np.float32([2, 1, 0, 9])
-    assert metrics.auc_seen(labels, scores, seen) == 1.0
+    assert metrics.auc_warm(labels, scores, seen) == 1.0
     assert metrics.auc(labels, scores) == 0.25
-    assert math.isnan(metrics.auc_seen(labels, scores, np.zeros(4, dtype=np.bool_)))
+    assert math.isnan(metrics.auc_warm(labels, scores, np.zeros(4, dtype=np.bool_)))
 
 
 def test_click_metrics_by_hand(prepared):
@@ -250,8 +250,8 @@ def test_click_metrics_by_hand(prepared):
     # Against -1: 1, 2, 0 win and -2 loses; against 3 all four lose.
     assert found.auc == 3 / 8
     assert found.acc == 4 / 6
-    # Rows of items 0 and 1: the negative -1 against 2, 0 and -2.
-    assert found.auc_seen == 2 / 3
+    # Examples of items 0 and 1: the negative -1 against 2, 0 and -2.
+    assert found.auc_warm == 2 / 3
     # User 0: 1 > -1. User 1: 2 < 3. User 2 has no negative.
     assert found.gauc == 0.5
 
@@ -262,20 +262,20 @@ def test_popularity_row_by_hand(prepared):
     # the positives have counts 0, 1, 2, 1 and the negatives 1, 0.
     assert found.auc == (0.5 + 1 + 0.5 + 1 + 1 + 1 + 0.5 + 0) / 8
     assert found.acc == 4 / 6
-    assert found.auc_seen == (0.5 + 1 + 0.5) / 3
+    assert found.auc_warm == (0.5 + 1 + 0.5) / 3
     assert found.gauc == (2 * 0 + 2 * 1) / 4
 
 
 def test_click_metrics_agree_with_their_parts(prepared):
     users, labels, logits = random_rows(2, 200, 3, 10)
     items = np.random.default_rng(2).integers(0, 4, 200).astype(np.int32)
-    found = metrics.click_metrics(Rows(users, items, labels), logits, prepared)
-    seen = metrics.seen_mask(items, prepared.history_items, 4)
+    found = metrics.click_metrics(Examples(users, items, labels), logits, prepared)
+    seen = metrics.warm_mask(items, prepared.history_items, 4)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert astuple(found) == (
         metrics.auc(labels, logits),
         metrics.accuracy(labels, probabilities),
-        metrics.auc_seen(labels, logits, seen),
+        metrics.auc_warm(labels, logits, seen),
         metrics.gauc(users, labels, logits),
     )
 

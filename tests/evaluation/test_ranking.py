@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.data.tables import Dataset, PreparedData, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation.metrics import DEFAULT_KS, topk_metrics
 from ekpnet_fast.evaluation.ranking import (
@@ -64,7 +64,9 @@ def random_prepared(seed, num_users=40, num_items=30, n=900):
     stream = np.random.default_rng(seed)
     keys = stream.permutation(num_users * num_items)[:n]
     labels = (stream.random(n) < 0.2 + 0.3 * (keys % 2)).astype(np.int8)
-    rows = Rows((keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32), labels)
+    rows = Examples(
+        (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32), labels
+    )
     train, valid, test = (
         rows.take(part) for part in np.split(np.arange(n), [3 * n // 5, 4 * n // 5])
     )
@@ -81,7 +83,7 @@ def prepared_of(train, valid, test, num_users, num_items):
 
 def rows_of(*triples):
     users, items, labels = np.array(triples).T
-    return Rows(users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8))
+    return Examples(users.astype(np.int32), items.astype(np.int32), labels.astype(np.int8))
 
 
 def positives(*parts):
@@ -172,12 +174,16 @@ def test_scores_may_be_views_with_autograd_and_tables_read_only():
         ({"memory_mb": 1e-6}, ConfigError, "memory_mb: found 1e-06, expected at least 1.53e-05"),
         ({"num_items": 0}, DataError, "num_items: found 0"),
         ({"num_items": 5}, DataError, r"found scores of shape \(2, 4\), expected \(2, 5\)"),
-        ({"seen_indptr": np.array([0, 3])}, DataError, "seen_indptr: found 2 entries for 2"),
-        ({"seen_indptr": np.array([0, 1, 2])}, DataError, "expected 3 that rise from 0 to 3"),
-        ({"seen_indptr": np.array([0, 4, 3])}, DataError, "expected 3 that rise from 0 to 3"),
-        ({"seen_items": np.array([0, 2, 1])}, DataError, "out of order"),
-        ({"seen_items": np.array([0, 1, 4])}, DataError, "found 4, expected ids from 0 to 3"),
-        ({"seen_items": np.array([-1, 1, 2])}, DataError, "found -1, expected ids from 0 to 3"),
+        (
+            {"consumed_indptr": np.array([0, 3])},
+            DataError,
+            "consumed_indptr: found 2 entries for 2",
+        ),
+        ({"consumed_indptr": np.array([0, 1, 2])}, DataError, "expected 3 that rise from 0 to 3"),
+        ({"consumed_indptr": np.array([0, 4, 3])}, DataError, "expected 3 that rise from 0 to 3"),
+        ({"consumed_items": np.array([0, 2, 1])}, DataError, "out of order"),
+        ({"consumed_items": np.array([0, 1, 4])}, DataError, "found 4, expected ids from 0 to 3"),
+        ({"consumed_items": np.array([-1, 1, 2])}, DataError, "found -1, expected ids from 0 to 3"),
     ],
 )
 def test_what_cannot_be_ranked(change, error, text):
@@ -185,8 +191,8 @@ def test_what_cannot_be_ranked(change, error, text):
         "score": Table(np.zeros((2, 4), dtype=np.float32)),
         "users": np.arange(2),
         "num_items": 4,
-        "seen_indptr": np.array([0, 1, 3]),
-        "seen_items": np.array([2, 1, 2]),
+        "consumed_indptr": np.array([0, 1, 3]),
+        "consumed_items": np.array([2, 1, 2]),
         "k": 2,
     }
     rank_all(**arguments)
@@ -211,11 +217,11 @@ def test_task_by_hand():
     test = rows_of((3, 2, 1), (0, 4, 1), (0, 2, 1), (1, 4, 0), (2, 0, 1), (0, 4, 1))
     task = ranking_task(prepared_of(train, valid, test, 4, 5))
     assert task.users.tolist() == [0, 2]
-    assert task.seen_indptr.tolist() == [0, 2, 2]
-    assert task.seen_items.tolist() == [1, 3]
+    assert task.consumed_indptr.tolist() == [0, 2, 2]
+    assert task.consumed_items.tolist() == [1, 3]
     assert task.relevant_indptr.tolist() == [0, 2, 3]
     assert task.relevant_items.tolist() == [2, 4, 0]
-    assert {task.users.dtype, task.seen_items.dtype, task.relevant_items.dtype} == {
+    assert {task.users.dtype, task.consumed_items.dtype, task.relevant_items.dtype} == {
         np.dtype(np.int32)
     }
 
@@ -227,7 +233,7 @@ def test_task_on_validation_by_hand():
     test = rows_of((0, 2, 1), (1, 0, 1))
     task = ranking_task(prepared_of(train, valid, test, 2, 5), "valid")
     assert task.users.tolist() == [0]
-    assert task.seen_items.tolist() == [3]
+    assert task.consumed_items.tolist() == [3]
     assert task.relevant_items.tolist() == [1, 4]
 
 
@@ -277,8 +283,8 @@ def test_task_holds_the_positives(seed):
     assert 0 < len(relevant) < 40
     assert task.users.tolist() == sorted(relevant)
     for row, user in enumerate(task.users.tolist()):
-        mine = slice(*task.seen_indptr[row : row + 2])
-        assert task.seen_items[mine].tolist() == sorted(seen.get(user, ()))
+        mine = slice(*task.consumed_indptr[row : row + 2])
+        assert task.consumed_items[mine].tolist() == sorted(seen.get(user, ()))
         mine = slice(*task.relevant_indptr[row : row + 2])
         assert task.relevant_items[mine].tolist() == sorted(relevant[user])
 
@@ -334,7 +340,7 @@ def test_popularity_ranks_by_train_positives():
     score = popularity_scores(prepared)
     assert score(np.array([2, 0], dtype=np.int32)).tolist() == [[2, 0, 3, 1, 0]] * 2
     task = ranking_task(prepared)
-    ranked = rank_all(score, task.users, 5, task.seen_indptr, task.seen_items, 3)
+    ranked = rank_all(score, task.users, 5, task.consumed_indptr, task.consumed_items, 3)
     assert ranked.tolist() == [[0, 1, 4], [3, 1, 4], [3, 4, -1]]
     assert evaluate_ranking(score, prepared, ks=(1, 2))[1]["hit"] == 2 / 3
     assert evaluate_ranking(score, prepared, ks=(1, 2))[2]["hit"] == 1

@@ -55,7 +55,7 @@ def command(capsys):
 
 def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, clicked=True, **more):
     """Metrics as a run leaves them, read back from JSON."""
-    clicks = {"acc": 0.6, "auc_seen": 0.65, "gauc": 0.6}
+    clicks = {"acc": 0.6, "auc_warm": 0.65, "gauc": 0.6}
     lists = {
         str(k): {name: auc / k for name in ("precision", "recall", "f1", "ndcg", "hit", "mrr")}
         for k in (1, 2, 5, 10, 20, 50, 100)

@@ -24,7 +24,7 @@ def start(options):
     model = build.build_model(config, prepared, graph)
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=6,

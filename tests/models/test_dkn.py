@@ -41,7 +41,7 @@ def setup():
         x.data.normal_(0, 0.5, generator=draw)
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=0,

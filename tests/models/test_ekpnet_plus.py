@@ -12,18 +12,18 @@ from rich.console import Console
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, popularity, prepare
+from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic, popularity, prepare
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.wide.affinity import Affinities, ItemTripleFeatures
 from ekpnet_fast.runs.display import weights_text
 from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
-from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
 
 STAGE = StageConfig(epochs=2, batch_size=64, group_size=8, triples=16, lr=0.01)
@@ -56,8 +56,8 @@ def fitted():
     prepared, graph = load()
     config = with_options("linear")
     model = build.build_model(config, prepared, graph)
-    folds = Folds.cut(scoring.rows_by_user(prepared.train, prepared), 5, config.seed)
-    model.fit_features(TrainingRows(folds.rows, folds.histories, 5))
+    folds = Folds.cut(scoring.examples_by_user(prepared.train, prepared), 5, config.seed)
+    model.fit_features(TrainingExamples(folds.rows, folds.histories, 5))
     return model, prepared, graph, folds
 
 
@@ -98,7 +98,7 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     model, prepared, graph, folds = fitted
     again = build.build_model(with_options("linear"), prepared, graph)
     items = folds.rows.items
-    again.fit_features(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    again.fit_features(TrainingExamples(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
@@ -140,7 +140,7 @@ def test_train_negatives_of_a_user_describe_nobody(model):
     prepared, graph = load()
     built = build.build_model(with_options(model), prepared, graph)
     train = prepared.train
-    moved = Rows(train.users, np.where(train.labels == 1, train.items, 0), train.labels)
+    moved = Examples(train.users, np.where(train.labels == 1, train.items, 0), train.labels)
     other = build.build_model(with_options(model), replace(prepared, train=moved), graph)
     ids = torch.arange(10, dtype=torch.int32)
     ends, items = torch.arange(11) * 8, torch.arange(80, dtype=torch.int32)
@@ -183,7 +183,7 @@ def planted(seed=0, users=1500, items=1200):
         num_items=items,
         num_entities=items + 150,
         num_relations=2,
-        rows=Rows(u.astype(np.int32), i.astype(np.int32), y.astype(np.int8)),
+        rows=Examples(u.astype(np.int32), i.astype(np.int32), y.astype(np.int8)),
         interactions=None,
         heads=heads,
         relations=stream.integers(0, 2, len(heads)).astype(np.int32),
@@ -209,11 +209,11 @@ def test_artefacts_of_the_split_are_not_learned(model):
     quick = replace(STAGE, epochs=4, batch_size=256, lr=5e-3)
     config = replace(with_options(model), pretrain=quick, train=quick)
     outcome = loop.train(config, prepared, graph)
-    scores = scoring.score_rows(
+    scores = scoring.score_examples(
         ops,
         outcome.model,
         build.sample_ripple_sets(config, graph, prepared),
-        scoring.rows_by_user(test, prepared),
+        scoring.examples_by_user(test, prepared),
         stage=outcome.stage,
     )
     found = metrics.click_metrics(test, scores, prepared)
@@ -226,8 +226,8 @@ def test_artefacts_of_the_split_are_not_learned(model):
     assert np.median(scores[never]) <= np.median(scores[once]) + 1e-3
     as_once = metrics.auc(test.labels, np.maximum(counts[test.items], 1))
     assert found.auc < as_once + 0.01 < looked_up
-    assert found.auc_seen == pytest.approx(by_count.auc_seen, abs=0.03)
-    assert found.auc_seen > 0.6
+    assert found.auc_warm == pytest.approx(by_count.auc_warm, abs=0.03)
+    assert found.auc_warm > 0.6
 
 
 @both
@@ -246,7 +246,7 @@ def test_the_response_to_popularity_never_falls(model, fitted):
 def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
     plus = build.build_model(with_options("ekpnet_plus"), prepared, graph)
-    plus.fit_features(TrainingRows(folds.rows, folds.histories, 5))
+    plus.fit_features(TrainingExamples(folds.rows, folds.histories, 5))
     config = resolve(replace(CONFIG, folds=1, model="ekpnet"))
     plain = MODELS["ekpnet"](config, plus.source)
     plain.load_state_dict(

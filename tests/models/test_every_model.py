@@ -12,7 +12,7 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
@@ -67,7 +67,7 @@ def start(config, name, backend=ops):
     stage, plan = getattr(config, name), model.plan(config, name)
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=0 if plan.triples == "none" else stage.triples,
@@ -133,7 +133,7 @@ def test_shapes_and_finite_loss(model, stage):
             logits = trainer.model.logits(ops, tables, batch, stage=stage)
             assert logits.shape == (batch.num_pairs,) and logits.dtype == torch.float32
         terms = trainer.step(batch)
-        assert set(terms) <= {"bce", "kg", "weights", "rows"}
+        assert set(terms) <= {"bce", "kg", "l2_weights", "l2_rows"}
         assert ("bce" in terms) == (batch.num_pairs > 0)
         assert all(math.isfinite(value) for value in terms.values())
     for x in trainer.model.state_dict().values():
@@ -235,7 +235,7 @@ def planted():
         num_items=items,
         num_entities=items + 2,
         num_relations=1,
-        rows=Rows(columns[0].copy(), columns[1].copy(), np.array(labels, dtype=np.int8)),
+        rows=Examples(columns[0].copy(), columns[1].copy(), np.array(labels, dtype=np.int8)),
         interactions=None,
         heads=heads,
         relations=np.zeros(items, dtype=np.int32),
@@ -254,11 +254,11 @@ def test_learns_a_planted_graph(model):
     outcome = loop.train(config, prepared, graph)
     ripple = build.sample_ripple_sets(config, graph, prepared)
     for rows in (prepared.train, prepared.test):
-        scores = scoring.score_rows(
+        scores = scoring.score_examples(
             ops,
             outcome.model,
             ripple,
-            scoring.rows_by_user(rows, prepared),
+            scoring.examples_by_user(rows, prepared),
             stage=outcome.stage,
         )
         assert metrics.auc(rows.labels, scores) > 0.97
@@ -315,11 +315,11 @@ def test_ranking_agrees_with_rows(model, monkeypatch):
     outcome = loop.train(config, prepared, graph)
     ripple = build.sample_ripple_sets(config, graph, prepared)
     rows, items = prepared.test, prepared.dataset.num_items
-    by_row = scoring.score_rows(
+    by_row = scoring.score_examples(
         ops,
         outcome.model,
         ripple,
-        scoring.rows_by_user(rows, prepared),
+        scoring.examples_by_user(rows, prepared),
         stage=outcome.stage,
     )
     assert by_row.shape == (len(rows),) and np.isfinite(by_row).all()

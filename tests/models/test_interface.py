@@ -110,7 +110,7 @@ def stream_of(model, config, name, graph, prepared):
     stage = getattr(config, name)
     return BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=stage.triples,

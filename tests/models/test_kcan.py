@@ -29,7 +29,7 @@ def start(hops=2, options=None):
             weights *= 3
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=6,

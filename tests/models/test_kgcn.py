@@ -40,7 +40,7 @@ def start(aggregator="sum", hops=2, **sampling):
         model.b.uniform_(0.1, 0.5, generator=torch.Generator().manual_seed(1))
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=6,
         triples=0,

@@ -30,7 +30,7 @@ def start(**options):
         model.table(name).uniform_(-1, 1, generator=draw)
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=24,
         group_size=4,
         triples=20,

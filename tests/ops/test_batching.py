@@ -1,4 +1,4 @@
-"""From labelled rows to mini-batches: the ops one by one, then `UserRows` and `BatchStream`."""
+"""From labelled rows to mini-batches: the ops one by one, then `UserExamples` and `BatchStream`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.data.tables import Rows
+from ekpnet_fast.data.tables import Examples
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 from support.graphs import assert_frequencies, csr, isolated, numbered, path
 
 
@@ -348,12 +348,12 @@ def test_localize_batch_opcheck(extra):
     torch.library.opcheck(torch.ops.ekpnet.localize_batch.default, call)
 
 
-# ---- UserRows ----------------------------------------------------------------------------------
+# ---- UserExamples --------------------------------------------------------------------------------
 
 
 def test_user_rows_by_hand():
-    rows = Rows(np.int32([2, 0, 2, 0, 3]), np.int32([7, 6, 5, 4, 3]), np.int8([1, 0, 0, 1, 1]))
-    grouped = UserRows.from_rows(rows, 5)
+    rows = Examples(np.int32([2, 0, 2, 0, 3]), np.int32([7, 6, 5, 4, 3]), np.int8([1, 0, 0, 1, 1]))
+    grouped = UserExamples.from_examples(rows, 5)
     assert_same(
         (grouped.indptr, grouped.items, grouped.labels, grouped.order),
         (
@@ -366,7 +366,7 @@ def test_user_rows_by_hand():
 
 
 def test_user_rows_without_rows():
-    grouped = UserRows.from_rows(Rows(np.int32([]), np.int32([]), np.int8([])), 3)
+    grouped = UserExamples.from_examples(Examples(np.int32([]), np.int32([]), np.int8([])), 3)
     assert grouped.indptr.tolist() == [0, 0, 0, 0]
     assert grouped.items.numel() == 0
 
@@ -381,7 +381,7 @@ def stream_of(*, batch_size=16, group_size=4, triples=5, seed=0, graph=None):
     """Labels number the rows, so that a label tells which row a pair is."""
     num_rows = sum(SIZES)
     items = np.random.default_rng(0).integers(0, NUM_ITEMS, num_rows, dtype=np.int32)
-    rows = UserRows(
+    rows = UserExamples(
         indptr_of(SIZES),
         torch.from_numpy(items),
         torch.arange(num_rows, dtype=torch.float32),
@@ -527,5 +527,7 @@ def test_an_epoch_left_early_ends_its_thread():
 
 def test_no_rows_no_batches():
     stream = stream_of()
-    stream.rows = UserRows.from_rows(Rows(np.int32([]), np.int32([]), np.int8([])), len(SIZES))
+    stream.rows = UserExamples.from_examples(
+        Examples(np.int32([]), np.int32([]), np.int8([])), len(SIZES)
+    )
     assert epoch_of(stream) == []

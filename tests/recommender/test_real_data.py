@@ -31,13 +31,13 @@ def test_lists_are_those_of_the_ranking_that_is_evaluated(last_fm, data_root):
         lambda block: scores[np.searchsorted(users, block)],
         users,
         state.num_items,
-        task.seen_indptr[:51],
-        task.seen_items[: task.seen_indptr[50]],
+        task.consumed_indptr[:51],
+        task.consumed_items[: task.consumed_indptr[50]],
         10,
     )
     for user, row in zip(users.tolist(), ranked.tolist(), strict=True):
-        first, last = state.seen_indptr[user : user + 2]
-        known = set(state.seen_items[first:last].tolist())
+        first, last = state.consumed_indptr[user : user + 2]
+        known = set(state.consumed_items[first:last].tolist())
         found = last_fm.recommend(user=user, k=10, exclude_seen=True)
         assert not known & {item.item for item in found}
         expected = [item for item in row if item not in known]

@@ -12,20 +12,20 @@ import torch
 from rich.console import Console
 
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
-from ekpnet_fast.data import Rows, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.data import Examples, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs.display import Display
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
-from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from support.graphs import csr, path
@@ -51,7 +51,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def folds(prepared):
-    return Folds.cut(scoring.rows_by_user(prepared.train, prepared), COUNT, seed=5)
+    return Folds.cut(scoring.examples_by_user(prepared.train, prepared), COUNT, seed=5)
 
 
 def lists(histories):
@@ -90,7 +90,7 @@ def test_folds_are_even_and_depend_on_seed_user_and_item_alone():
 
 
 def test_every_row_is_left_once_and_sees_no_click_of_its_own_fold(prepared, folds):
-    rows = scoring.rows_by_user(prepared.train, prepared)
+    rows = scoring.examples_by_user(prepared.train, prepared)
     users = np.repeat(np.arange(prepared.dataset.num_users), rows.indptr.diff().numpy())
     items, labels = rows.items.numpy(), rows.labels.numpy()
     drawn = fold_of(users, items, COUNT, seed=5)
@@ -113,8 +113,8 @@ def test_every_row_is_left_once_and_sees_no_click_of_its_own_fold(prepared, fold
 
 
 def test_a_repeated_row_does_not_tell_its_label():
-    rows = UserRows.from_rows(
-        Rows(
+    rows = UserExamples.from_examples(
+        Examples(
             np.zeros(5, dtype=np.int32),
             np.array([1, 1, 1, 2, 3], dtype=np.int32),
             np.ones(5, dtype=np.int8),
@@ -143,8 +143,8 @@ def test_ripple_sets_of_a_virtual_user_depend_on_seed_and_id_alone(prepared, fol
 
 def test_a_ripple_set_starts_outside_the_rows_fold():
     graph = Graph.from_triples(*path(20))
-    rows = Rows(np.zeros(10, np.int32), np.arange(10, dtype=np.int32), np.ones(10, np.int8))
-    folds = Folds.cut(UserRows.from_rows(rows, 1), 2, seed=0)
+    rows = Examples(np.zeros(10, np.int32), np.arange(10, dtype=np.int32), np.ones(10, np.int8))
+    folds = Folds.cut(UserExamples.from_examples(rows, 1), 2, seed=0)
     drawn = DrawnRippleSets(graph, folds.histories, 1, 16, seed=0, epoch=0, repeat=False)
     stream = BatchStream(
         graph, folds.rows, batch_size=4, group_size=4, triples=0, seed=0, folds=folds

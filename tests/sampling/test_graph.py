@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ekpnet_fast.data.tables import Dataset, Rows
+from ekpnet_fast.data.tables import Dataset, Examples
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import tensor_file
@@ -78,7 +78,7 @@ def test_other_integers_and_layouts():
 
 def test_from_dataset():
     heads, relations, tails, num_entities, num_relations = numbered(1, 30, 200)
-    rows = Rows(np.int32([0]), np.int32([0]), np.int8([1]))
+    rows = Examples(np.int32([0]), np.int32([0]), np.int8([1]))
     dataset = Dataset(
         "tiny", rows, None, heads, relations, tails, 1, 1, num_entities, num_relations
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.data import Dataset, Rows, prepare
+from ekpnet_fast.data import Dataset, Examples, prepare
 from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.batches import BatchStream
@@ -20,7 +20,7 @@ NUM_USERS, NUM_ITEMS = 60, 25
 
 
 def prepared_of(users, items, num_users=NUM_USERS):
-    rows = Rows(np.int32(users), np.int32(items), np.ones(len(users), dtype=np.int8))
+    rows = Examples(np.int32(users), np.int32(items), np.ones(len(users), dtype=np.int8))
     ids = np.zeros(1, dtype=np.int32)
     data = Dataset("made", rows, None, ids, ids, ids, num_users, NUM_ITEMS, NUM_ITEMS, 1)
     return prepare(data, 0, "recbole")
@@ -70,7 +70,7 @@ def all_in_train(histories, num_items):
     """Data whose users have these items in train, and nothing held out."""
     users = np.repeat(np.arange(len(histories), dtype=np.int32), [len(x) for x in histories])
     items = np.concatenate(histories).astype(np.int32)
-    rows = Rows(users, items, np.ones(len(users), dtype=np.int8))
+    rows = Examples(users, items, np.ones(len(users), dtype=np.int8))
     indptr, history = history_of(rows, len(histories), num_items)
     made = prepared_of(np.arange(5), np.arange(5), num_users=5)
     dataset = replace(made.dataset, num_users=len(histories), num_items=num_items)

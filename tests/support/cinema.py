@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ekpnet_fast.data import Dataset, Rows
+from ekpnet_fast.data import Dataset, Examples
 from ekpnet_fast.recommender import Recommender
 
 FILMS = ("alien", "blade", "casablanca", "dune", "eden", "fargo")
@@ -34,7 +34,7 @@ def cinema(repeats: int = 4) -> Dataset:
     heads, relations, tails = np.array(TRIPLES, dtype=np.int32).T.copy()
     return Dataset(
         name="cinema",
-        rows=Rows(
+        rows=Examples(
             np.array(users, dtype=np.int32),
             np.array(items, dtype=np.int32),
             np.array(labels, dtype=np.int8),

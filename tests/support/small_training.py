@@ -48,7 +48,7 @@ def start(config, deep, backend=ops):
     trainer = step.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
     stream = BatchStream(
         graph,
-        scoring.rows_by_user(prepared.train, prepared),
+        scoring.examples_by_user(prepared.train, prepared),
         batch_size=stage.batch_size,
         group_size=stage.group_size,
         triples=stage.triples if stage.lambda1 > 0 else 0,

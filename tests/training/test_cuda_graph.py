@@ -60,7 +60,7 @@ def train_stepped(config, deep, epochs):
     trainer, stream, ripple = start(config, deep)
     found = []
     for number in range(1, epochs + 1):
-        sums = dict.fromkeys(("bce", "kg", "weights", "rows"), 0.0)
+        sums = dict.fromkeys(("bce", "kg", "l2_weights", "l2_rows"), 0.0)
         for batch in stream.epoch(number, ripple):
             for term, value in trainer.step(batch).items():
                 sums[term] += value * batch.num_pairs

@@ -19,7 +19,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.ops import deterministic, reference
 from ekpnet_fast.runs import evaluate
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.rows import UserRows
+from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.training import epochs, loop, losses, step, validation
 from ekpnet_fast.training.validation import Validation
 from support.small_training import CONFIG, STAGE, SYNTHETIC, load, start, train
@@ -57,7 +57,7 @@ def test_native_and_reference_losses_agree(deep):
         trainer, stream, ripple = start(CONFIG, deep, backend)
         losses.append([trainer.step(batch) for batch in batches(stream, ripple, 20)])
     for native, plain in zip(*losses, strict=True):
-        assert native.keys() == plain.keys() == {"bce", "kg", "weights", "rows"}
+        assert native.keys() == plain.keys() == {"bce", "kg", "l2_weights", "l2_rows"}
         assert native == pytest.approx(plain, rel=1e-4, abs=1e-7)
 
 
@@ -232,8 +232,8 @@ def by_definition(model, batch, ripple, stage, deep):
     terms = {
         "bce": bce / B,
         "kg": stage.lambda1 / 2 * kg / B,
-        "weights": stage.lambda2 / 2 * weights / B,
-        "rows": stage.lambda3 / 2 * norms / B,
+        "l2_weights": stage.lambda2 / 2 * weights / B,
+        "l2_rows": stage.lambda3 / 2 * norms / B,
     }
     return terms, seen_entities, seen_relations
 
@@ -354,7 +354,7 @@ def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     assert not torch.equal(started[0]["entity"], expected["entity"])
 
 
-@pytest.mark.parametrize(("term", "field"), [("bce", "entity"), ("weights", "b_e")])
+@pytest.mark.parametrize(("term", "field"), [("bce", "entity"), ("l2_weights", "b_e")])
 def test_loss_that_is_not_finite_names_term_and_step(term, field):
     trainer, stream, ripple = start(CONFIG, deep=False)
     ahead = batches(stream, ripple, 3)
@@ -427,7 +427,7 @@ def test_no_training_rows():
 @pytest.mark.parametrize("resample", [False, True])
 def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
     used, evaluated = [], []
-    epoch, score_rows = BatchStream.epoch, scoring.score_rows
+    epoch, score_examples = BatchStream.epoch, scoring.score_examples
 
     def remember_epoch(stream, number, ripple, **skipped):
         used.append(ripple)
@@ -435,10 +435,10 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
 
     def remember_scores(backend, model, ripple, rows, *, stage, kept):
         evaluated.append(ripple)
-        return score_rows(backend, model, ripple, rows, stage=stage, kept=kept)
+        return score_examples(backend, model, ripple, rows, stage=stage, kept=kept)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
-    monkeypatch.setattr(validation, "score_rows", remember_scores)
+    monkeypatch.setattr(validation, "score_examples", remember_scores)
     train(replace(CONFIG, sampling=SamplingConfig(resample=resample)))
     assert len(used) == len(evaluated) == 4
     for i in range(4):
@@ -459,7 +459,7 @@ def test_reports():
             assert done == sorted(done) and done[-1] == pairs == mine[0].total_pairs
             assert mine[-1].record is not None and mine[-1].epochs == 2
     for record in outcome.records:
-        parts = record.bce + record.kg + record.weights + record.rows
+        parts = record.bce + record.kg + record.l2_weights + record.l2_rows
         assert record.loss == pytest.approx(parts)
         assert record.samples_per_second == pytest.approx(pairs / record.seconds)
 
@@ -477,16 +477,16 @@ def trained():
 def test_rows_are_scored_in_table_order(trained, monkeypatch):
     prepared, outcome, ripple = trained
     rows = prepared.test
-    together = scoring.score_rows(
-        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage="train"
+    together = scoring.score_examples(
+        ops, outcome.model, ripple, scoring.examples_by_user(rows, prepared), stage="train"
     )
     assert together.shape == (len(rows),)
     alone = [
-        scoring.score_rows(
+        scoring.score_examples(
             ops,
             outcome.model,
             ripple,
-            UserRows.from_rows(rows.take(np.array([i])), prepared.dataset.num_users),
+            UserExamples.from_examples(rows.take(np.array([i])), prepared.dataset.num_users),
             stage="train",
         )[0]
         for i in range(len(rows))
@@ -494,8 +494,8 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
     assert together == pytest.approx(np.array(alone), rel=1e-6)
     # A block of users at a time gives the same bits.
     monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 7)
-    blocks = scoring.score_rows(
-        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage="train"
+    blocks = scoring.score_examples(
+        ops, outcome.model, ripple, scoring.examples_by_user(rows, prepared), stage="train"
     )
     assert np.array_equal(blocks, together)
 
@@ -504,8 +504,8 @@ def test_rows_are_scored_in_table_order(trained, monkeypatch):
 def test_catalogue_scores_are_those_of_rows(trained, monkeypatch, stage):
     prepared, outcome, ripple = trained
     rows, items = prepared.test, prepared.dataset.num_items
-    by_row = scoring.score_rows(
-        ops, outcome.model, ripple, scoring.rows_by_user(rows, prepared), stage=stage
+    by_row = scoring.score_examples(
+        ops, outcome.model, ripple, scoring.examples_by_user(rows, prepared), stage=stage
     )
     users = np.arange(prepared.dataset.num_users, dtype=np.int32)
     scorer = scoring.catalogue_scorer(ops, outcome.model, ripple, items, stage=stage)

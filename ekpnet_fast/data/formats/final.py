@@ -18,7 +18,7 @@ from ekpnet_fast.data.formats.parse import (
     read_table,
     to_numpy,
 )
-from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Rows
+from ekpnet_fast.data.tables import INT32_MAX, Dataset, Examples, Int32
 from ekpnet_fast.errors import DataError
 
 __all__ = ["KG_FILES", "RATING_FILES", "has_final", "load_final", "read_names"]
@@ -57,7 +57,7 @@ def load_final(folder: Path, name: str) -> Dataset:
     kg_file = _first(folder, KG_FILES)
     users, items, labels = _read(rating_file, _RATING_COLUMNS)
     heads, relations, tails = _read(kg_file, _KG_COLUMNS)
-    rows = Rows(users, items, labels.astype(np.int8))
+    rows = Examples(users, items, labels.astype(np.int8))
     _check_contradictions(rating_file, rows)
     num_items = int(items.max()) + 1
     num_relations = int(relations.max()) + 1
@@ -122,7 +122,7 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[Int32, Int32, Int32]
     return first, second, third
 
 
-def _check_contradictions(path: Path, rows: Rows) -> None:
+def _check_contradictions(path: Path, rows: Examples) -> None:
     """Raise where one (user, item) pair is labelled both 0 and 1."""
     stride = int(rows.items.max()) + 1
     pairs = rows.users.astype(np.int64) * stride + rows.items

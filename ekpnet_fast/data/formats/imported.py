@@ -23,7 +23,7 @@ import polars as pl
 
 from ekpnet_fast.data.formats.parse import to_numpy
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
-from ekpnet_fast.data.tables import Dataset, Int32, Interactions, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = ["expect_free", "has_imported", "load_imported", "read_ids", "write_imported"]
@@ -99,7 +99,7 @@ def load_imported(folder: Path, name: str) -> Dataset:
     pairs = _table(folder, "interactions")
     users, items = _int32(folder, pairs, "user"), _int32(folder, pairs, "item")
     if "label" in pairs.columns:
-        rows = Rows(users, items, to_numpy(pairs["label"].cast(pl.Int8)))
+        rows = Examples(users, items, to_numpy(pairs["label"].cast(pl.Int8)))
     elif "positive" in pairs.columns:
         ratings = to_numpy(pairs["rating"]) if "rating" in pairs.columns else None
         clicks = Interactions(

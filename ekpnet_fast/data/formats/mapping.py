@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from ekpnet_fast.data.formats.parse import Column, line_of, to_numpy
-from ekpnet_fast.data.tables import Int32, Interactions, Rows
+from ekpnet_fast.data.tables import Examples, Int32, Interactions
 from ekpnet_fast.errors import DataError
 
 __all__ = [
@@ -162,7 +162,7 @@ def collect_rows(
     labels: pl.Series,
     item_ids: pl.Series,
     user_ids: pl.Series | None = None,
-) -> tuple[pl.Series, Rows]:
+) -> tuple[pl.Series, Examples]:
     """Labelled rows of the known items, in order, each (user, item, label) once.
 
     Args:
@@ -180,7 +180,7 @@ def collect_rows(
     if user_ids is not None:
         found = user_ids.filter(user_ids.is_in(found.implode()))
     frame = frame.with_columns(index_of(frame["user"], found).alias("user"))
-    return found, Rows(
+    return found, Examples(
         to_numpy(frame["user"]),
         to_numpy(frame["item"]),
         to_numpy(frame["label"].cast(pl.Int8)),

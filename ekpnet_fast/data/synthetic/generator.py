@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from ekpnet_fast.data.splits import SYNTHETIC, draw_negatives, random_stream
 from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.synthetic.graph import LATENT_UNIT, SyntheticGraph, make_graph
-from ekpnet_fast.data.tables import Dataset, Int32, Interactions, Rows
+from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions
 
 __all__ = ["SyntheticConfig", "make_synthetic"]
 
@@ -48,7 +48,7 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
     hundreds of MB.
 
     Returns:
-        Rows with labels and oracle scores, and the graph. Items are entities 0..I-1, followed by
+        Examples with labels and oracle scores, and the graph. Items are entities 0..I-1, before
         attributes, then parents. An item's title names its first attributes, three at most, for
         models that read words.
     """
@@ -67,7 +67,7 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
     )
     labels = np.zeros(len(users) + len(negative_users), dtype=np.int8)
     labels[: len(users)] = 1
-    rows = Rows(
+    rows = Examples(
         np.concatenate([users, negative_users]),
         np.concatenate([positive, negative_items]),
         labels,
@@ -181,7 +181,7 @@ def _draw_positives(
 
 
 def _oracle(
-    rows: Rows, tastes: Float64, item_vectors: Float64, bias: Float64, normaliser: Float64
+    rows: Examples, tastes: Float64, item_vectors: Float64, bias: Float64, normaliser: Float64
 ) -> NDArray[np.float32]:
     """log w_ui - logsumexp_j w_uj per row [n]."""
     scores = np.empty(len(rows), dtype=np.float32)

@@ -17,9 +17,9 @@ from ekpnet_fast.models.wide.affinity import (
 )
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
 from ekpnet_fast.ops.deterministic import one_thread
+from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
-from ekpnet_fast.sampling.rows import TrainingRows
 
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
@@ -92,7 +92,7 @@ class LinearPart(nn.Module):
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
-    def fit(self, training: TrainingRows) -> None:
+    def fit(self, training: TrainingExamples) -> None:
         """Describe the training rows without their own folds, and fit the weights to them.
 
         Raises:

@@ -184,4 +184,4 @@ def test_last_fm_raw_has_the_positives_of_its_final_files(data_root):
     assert (raw.num_users, raw.num_items, raw.num_entities) == (1872, 3846, 9366)
     prepared = prepare(raw, 0)
     rows = sum(map(len, (prepared.train, prepared.valid, prepared.test)))
-    assert rows + prepared.dropped_rows == len(final.rows)
+    assert rows + prepared.dropped_examples == len(final.rows)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ekpnet_fast.data import Rows
+from ekpnet_fast.data import Examples
 from ekpnet_fast.sampling.histories import Histories
 
 
 @dataclass(frozen=True)
-class UserRows:
+class UserExamples:
     """Labelled rows grouped by user: those of user u are indptr[u] .. indptr[u + 1]."""
 
     indptr: Tensor  # [U + 1] int64
@@ -23,7 +23,7 @@ class UserRows:
     order: Tensor  # [N] int64, position of each row in the table it came from
 
     @classmethod
-    def from_rows(cls, rows: Rows, num_users: int) -> UserRows:
+    def from_examples(cls, rows: Examples, num_users: int) -> UserExamples:
         """Group rows; within a user they keep their order."""
         order = np.argsort(rows.users, kind="stable")
         indptr = np.zeros(num_users + 1, dtype=np.int64)
@@ -37,7 +37,7 @@ class UserRows:
 
 
 @dataclass(frozen=True)
-class TrainingRows:
+class TrainingExamples:
     """The labelled rows of a run, as a model may look at them before it is trained.
 
     Attributes:
@@ -47,7 +47,7 @@ class TrainingRows:
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
     """
 
-    rows: UserRows
+    rows: UserExamples
     histories: Histories
     folds: int = 1
     redraw: Callable[[int], Tensor] | None = None
