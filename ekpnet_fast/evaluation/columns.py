@@ -9,7 +9,7 @@ COLUMNS = {
     "ripplenet": {
         "AUC": "auc",
         "ACC": "acc",
-        "AUC c>=1": "auc_warm",
+        "AUC warm": "auc_warm",
         "GAUC": "gauc",
         "NDCG@10": "ndcg@10",
         "Recall@20": "recall@20",

@@ -117,7 +117,7 @@ def warm_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_i
 
 
 def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
-    """AUC over rows whose item has at least one train positive ("AUC c>=1").
+    """AUC over rows whose item has at least one train positive ("AUC warm").
 
     Every item of the catalogue has a positive in one of the splits. An item without one in train
     must therefore have it in validation or test, and a model that notices is rewarded for an
@@ -140,7 +140,7 @@ def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ClickMetrics:
-    """Click prediction on one split; `auc_warm` is "AUC c>=1". NaN where undefined."""
+    """Click prediction on one split; `auc_warm` is "AUC warm". NaN where undefined."""
 
     auc: float
     acc: float

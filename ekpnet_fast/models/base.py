@@ -23,7 +23,7 @@ those that are ids of a space are named in `input_spaces` and arrive as position
 same tensors arrive with global ids, and whole tables are given, so one `logits` serves both.
 
 **Histories.** What a group's user clicked comes from `self.histories_of(request)`, never from
-`source`, because a request may bring its own: with `--folds` those of virtual users, without a
+`source`, because a request may bring its own: with `--folds` those of (user, fold) pairs, without a
 training example's own fold (see `folds.py`); users that are not in the data are served by
 `model.with_context(source)` with their histories, or by a request that brings them. Set `history`
 if the model looks at histories without ripple sets. Statistics over all users that tell a training

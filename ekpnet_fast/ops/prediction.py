@@ -169,9 +169,9 @@ def ekpnet_gradients(
     That of `ripple_attention`, `deep_score` and `triple_loss`, but nothing is computed twice and no
     hidden layer is written out. Without `layers` the prediction is that of eq. 15.
 
-    Returns terms [4] float64 (bce, kg, l2_weights, l2_rows, each weighted and divided by B); gradient
-    [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds; and the
-    gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the layers'
+    Returns terms [4] float64 (bce, kg, l2_weights, l2_rows, each weighted and divided by B); the
+    gradient [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds;
+    and the gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the layers'
     tensors (decay lambda2 / B). Sums are in a fixed order at any number of threads. On a CPU only.
     """
     if activation not in ACTIVATIONS:

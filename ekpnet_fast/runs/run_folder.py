@@ -12,9 +12,9 @@ The files, and the fields of `metrics.json`:
       data_hash             of the prepared data (PreparedData.hash)
       users, dropped_users, dropped_examples   users of the data set; left out for an empty history
       epochs                a record per epoch: stage, epoch, loss and its terms bce, kg,
-                            l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol "recbole"; null
-                            in a stage without pairs), seconds, samples_per_second; none for a model
-                            without stages
+                            l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol
+                            "recbole"; null in a stage without pairs), seconds, samples_per_second;
+                            none for a model without stages
       test                  null under the protocol "recbole", which has no negative rows; else auc,
                             acc, auc_warm (rows whose item has a train positive), gauc
       popularity            the same for item popularity; popularity_auc repeats its auc

@@ -15,7 +15,7 @@ from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
-from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 
 def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
@@ -37,7 +37,7 @@ class EpochOrder(NamedTuple):
     items: Tensor  # [N] int32
     labels: Tensor  # [N] float32
     group_indptr: Tensor  # [G + 1] int64, pairs of each group
-    group_users: Tensor  # [G] int32, virtual users where there are folds
+    group_users: Tensor  # [G] int32, (user, fold) pairs where there are folds
     cuts: list[int]
     rows: Tensor  # [N] int64, where each pair stands in the rows
 
@@ -55,7 +55,7 @@ class BatchStream:
         reads: what the model reads of a batch.
         plan: what the batches consist of.
         redraw: gives the items [N] of `rows` in an epoch, for rows that differ by epoch.
-        folds: whose rows `rows` are, if they are by virtual user; ripple sets then are too.
+        folds: whose rows `rows` are, if they are by (user, fold) pair; ripple sets then are too.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class BatchStream:
     def epoch(
         self,
         epoch: int,
-        ripple: RippleSets | DrawnRippleSets,
+        ripple: RippleSets | LazyRippleSets,
         *,
         skip: int = 0,
         ahead: bool = False,
@@ -181,7 +181,7 @@ class BatchStream:
 
     def _batch(
         self,
-        ripple: RippleSets | DrawnRippleSets,
+        ripple: RippleSets | LazyRippleSets,
         request: PairRequest,
         labels: Tensor,
         triples: tuple[Tensor, Tensor, Tensor],

@@ -41,8 +41,8 @@ class TrainingExamples:
     """The labelled rows of a run, as a model may look at them before it is trained.
 
     Attributes:
-        rows: by user, or by virtual user where there are folds.
-        histories: [U], or [U * folds] of the virtual users.
+        rows: by user, or by (user, fold) pair where there are folds.
+        histories: [U], or [U * folds] of the (user, fold) pairs.
         folds: F.
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
     """

@@ -1,9 +1,9 @@
-"""Cross-fitting: a training row sees what it would see if its own fold had not been clicked.
+"""Folds for cross-fitting: every example's features are computed without its own fold's clicks.
 
-Train rows are cut into F folds. User u and fold k make the *virtual user* u * F + k, whose history
-is u's train positives outside fold k, and who owns u's rows of fold k; ripple sets, counts and
-whatever else a row is described by are built from such histories. Validation, test and serving see
-all train positives: they are rows whose own click is in no history anyway.
+Training examples are cut into F folds. User u and fold k make the *(user, fold) pair* u * F + k,
+whose history is u's train positives outside fold k, and who owns u's examples of fold k; ripple
+sets, counts and all other features are built from such histories. Validation, test and serving
+use all train positives: their own click is in no history anyway.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.sampling.examples import UserExamples
-from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Labelled rows by virtual user.
+    """Labelled examples by (user, fold) pair.
 
     Attributes:
         count: F.
-        histories: [U * F] of the virtual users.
-        rows: the rows by virtual user; those whose virtual user has no history are left out, as
+        histories: [U * F] of the (user, fold) pairs.
+        rows: the examples by (user, fold) pair; those of a pair without history are left out, as
             the protocol leaves out users without one.
         kept: [N] int64, where each of them stands in the rows that were cut.
     """
@@ -42,9 +42,7 @@ class Folds:
         users = np.repeat(np.arange(num_users, dtype=np.int64), rows.indptr.diff().numpy())
         items, clicked = rows.items.numpy(), rows.labels.numpy() == 1
         folds = fold_of(users, items, count, seed)
-        histories = virtual_histories(
-            users[clicked], items[clicked], folds[clicked], num_users, count
-        )
+        histories = fold_histories(users[clicked], items[clicked], folds[clicked], num_users, count)
         owners = users * count + folds
         order = np.argsort(owners, kind="stable")
         order = order[histories.indptr.diff().numpy()[owners[order]] > 0]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Histories", "fold_of", "virtual_histories"]
+__all__ = ["Histories", "fold_of", "fold_histories"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def virtual_histories(
+def fold_histories(
     users: NDArray[np.integer],  # [n] of the clicks
     items: NDArray[np.integer],  # [n]
     folds: NDArray[np.integer],  # [n]

@@ -59,9 +59,9 @@ class PairRequest:
         items: [B] int32, item of each pair.
         epoch: keys what is drawn; 0 for evaluation, from 1 in training.
         histories: what `ids` count; None for the train histories, where ids are users.
-        ids: [G] int32, the history that each group is seen with.
-        folds: F; above 1 `histories` are those of virtual users, whose id is user * F + fold, and
-            the clicks of that fold must not be counted in anything that describes the group.
+        ids: [G] int32, the index of each group's history.
+        folds: F; above 1 `histories` are those of (user, fold) pairs, whose id is user * F + fold,
+            and the clicks of that fold must not be counted in anything that describes the group.
         rows: [B] int64, the pairs' places in the training rows; None where they have none.
     """
 

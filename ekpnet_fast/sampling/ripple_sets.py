@@ -77,10 +77,10 @@ class RippleSets:
 
 
 @dataclass(frozen=True)
-class DrawnRippleSets:
+class LazyRippleSets:
     """Ripple sets that are drawn where they are asked for, because U * F of them may not fit.
 
-    A draw is a hash of (seed, epoch, virtual user), so asking twice gives the same.
+    A draw is a hash of (seed, epoch, (user, fold) pair), so asking twice gives the same.
     """
 
     graph: Graph

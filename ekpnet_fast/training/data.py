@@ -19,7 +19,7 @@ from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import history_tensors
-from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 __all__ = ["TrainingData"]
 
@@ -99,13 +99,13 @@ class TrainingData:
         """Ripple sets of the users, first draw: what evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
-    def ripple_sets(self, number: int) -> RippleSets | DrawnRippleSets:
+    def ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
         """What the run's epoch of that number, from 1, trains on."""
         if self.folds is None:
             return self.user_ripple_sets(number)
         if not MODELS[self.config.model].ripple:
             return RippleSets.none(len(self.folds.histories))
-        return DrawnRippleSets(
+        return LazyRippleSets(
             self.graph,
             self.folds.histories,
             hops=self.config.shape.hops,

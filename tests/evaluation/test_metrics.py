@@ -234,7 +234,7 @@ def test_popularity_refuses_an_item_out_of_range(item):
         popularity.popularity(np.int32([2, item]), 6)
 
 
-def test_auc_seen_keeps_rows_with_a_train_positive():
+def test_auc_warm_keeps_examples_with_a_train_positive():
     seen = metrics.warm_mask(np.int32([3, 0, 1, 2]), np.int32([0, 0, 3]), 4)
     assert seen.tolist() == [True, True, False, False]
     labels, scores = np.int8([1, 0, 1, 0]), np.float32([2, 1, 0, 9])

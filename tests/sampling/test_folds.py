@@ -22,10 +22,10 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
+from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import TrainContext
-from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from support.graphs import csr, path
@@ -70,7 +70,7 @@ def test_histories_of_ids():
 def test_virtual_histories_by_hand():
     users, items = np.array([0, 0, 0, 1]), np.array([7, 2, 4, 2])
     folds = np.array([0, 1, 1, 0])
-    found = virtual_histories(users, items, folds, num_users=3, count=2)
+    found = fold_histories(users, items, folds, num_users=3, count=2)
     assert lists(found) == [[2, 4], [7], [], [2], [], []]
 
 
@@ -133,7 +133,7 @@ def test_ripple_sets_of_a_virtual_user_depend_on_seed_and_id_alone(prepared, fol
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
     shared = {"hops": 2, "slots": 4, "seed": 3, "epoch": 2, "repeat": False}
     at_once = RippleSets.sample(graph, folds.histories.indptr, folds.histories.items, **shared)
-    drawn = DrawnRippleSets(graph, folds.histories, **shared)
+    drawn = LazyRippleSets(graph, folds.histories, **shared)
     ids = torch.tensor([7, 0, 7, 100], dtype=torch.int32)
     for found, all_of_them in zip(
         vars(drawn.of_users(ids)).values(), vars(at_once).values(), strict=True
@@ -145,7 +145,7 @@ def test_a_ripple_set_starts_outside_the_rows_fold():
     graph = Graph.from_triples(*path(20))
     rows = Examples(np.zeros(10, np.int32), np.arange(10, dtype=np.int32), np.ones(10, np.int8))
     folds = Folds.cut(UserExamples.from_examples(rows, 1), 2, seed=0)
-    drawn = DrawnRippleSets(graph, folds.histories, 1, 16, seed=0, epoch=0, repeat=False)
+    drawn = LazyRippleSets(graph, folds.histories, 1, 16, seed=0, epoch=0, repeat=False)
     stream = BatchStream(
         graph, folds.rows, batch_size=4, group_size=4, triples=0, seed=0, folds=folds
     )
@@ -176,7 +176,7 @@ def test_requests_carry_user_fold_and_rows(prepared, folds):
         graph, folds.rows, batch_size=16, group_size=4, triples=0, seed=0, folds=folds,
         reads=model.reads,
     )  # fmt: skip
-    drawn = DrawnRippleSets(graph, folds.histories, 2, 4, seed=0, epoch=0, repeat=False)
+    drawn = LazyRippleSets(graph, folds.histories, 2, 4, seed=0, epoch=0, repeat=False)
     batches = list(stream.epoch(1, drawn))
     owner_of_row = torch.repeat_interleave(folds.rows.indptr.diff())
     for batch, request in zip(batches, requests, strict=True):
