@@ -155,7 +155,7 @@ def tune(
 
     Args:
         options: of the runs, by name, as `resolve` takes them; `output` is the search's folder.
-        trials: finished ones in the end, those of earlier sittings included.
+        trials: finished ones in the end, those of earlier processes included.
         space: what is tried; `default_space` if not given.
         told: told each trial when it is finished, and the best one so far.
         fixed: options by dotted name that the default space leaves as they are; all of `options`
@@ -285,7 +285,7 @@ def _try(
     """Train once with what the sampler asks for."""
     import optuna
 
-    # Seeded anew for each, so that a search in two sittings asks for the same as one in one.
+    # Seeded anew for each, so that a search in two processes asks for the same as one in one.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + before)
     trial = study.ask({name: _distribution(values) for name, values in space.items()})
     started = time.perf_counter()

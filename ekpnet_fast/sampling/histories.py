@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Histories", "fold_of", "fold_histories"]
+__all__ = ["Histories", "fold_histories", "fold_of"]
 
 
 @dataclass(frozen=True)

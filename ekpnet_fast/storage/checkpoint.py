@@ -124,7 +124,7 @@ class Keeper:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the run in this sitting and those before, up to their last checkpoints."""
+        """Seconds of the run in this process and those before, up to their last checkpoints."""
         return self._earlier + time.perf_counter() - self._started
 
     def due(self, epoch: int) -> bool:

@@ -105,7 +105,7 @@ class Position:
         passed: pairs, or triples, that those steps passed over.
         sums: terms of the loss over them, not divided.
         epoch_seconds: training time of them.
-        stage_seconds: time of the stage before this sitting.
+        stage_seconds: time of the stage in earlier processes.
         best, best_epoch: what the stage's best epoch reached on validation; -inf and 0 before one.
         watch: state of `losses.LossWatch`.
     """

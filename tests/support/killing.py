@@ -2,7 +2,7 @@
 
 Resumes them, until at least so many were killed and so many went on. A program of its own, because
 a process that has computed with several threads must not fork. It forks, after the slow imports, a
-process for each sitting of a run; prints as JSON their exit codes, how many runs they were, and
+process for each part of a run; prints as JSON their exit codes, how many runs they were, and
 what they said on stderr.
 """
 
@@ -26,7 +26,7 @@ from ekpnet_fast import train
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
 
 
-def sitting(arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL) -> int:
+def process_of(arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL) -> int:
     """A process that trains, to be signalled after so many seconds; its exit code."""
     pid = os.fork()
     if pid == 0:
@@ -49,8 +49,8 @@ def main(folder: Path, kills: int, resumes: int, seed: int, options: list[str]) 
     draw = random.Random(seed)
     log = folder / "log.txt"
     started = time.monotonic()
-    assert sitting([*options, "--output", str(folder / "undisturbed")], log) == 0
-    most = time.monotonic() - started  # seconds of a sitting
+    assert process_of([*options, "--output", str(folder / "undisturbed")], log) == 0
+    most = time.monotonic() - started  # seconds of a process
     codes: list[int] = []
     runs = 0
 
@@ -67,17 +67,17 @@ def main(folder: Path, kills: int, resumes: int, seed: int, options: list[str]) 
             # Now and then the gentle signal, which leaves a checkpoint in the middle of an epoch.
             signum = draw.choice([KILL, KILL, KILL, TERM])
             seconds = math.inf if enough() else draw.uniform(0.0, most)
-            codes.append(sitting(arguments, log, seconds, signum))
+            codes.append(process_of(arguments, log, seconds, signum))
             # -TERM: before the handler was there.
             assert codes[-1] in (0, -KILL, -TERM, 128 + TERM), (codes[-1], log.read_text())
-            # However busy the machine is, sittings are to end in the middle of a run.
+            # However busy the machine is, processes are to end in the middle of a run.
             found = sorted(path.name for path in output.glob("checkpoint-*.json"))
             most *= 0.8 if codes[-1] == 0 else 1.4 if found == before else 1.0
             before = found
             if (output / "config.yaml").exists():
                 arguments = ["--resume", str(output)]
         if codes[-1] != 0:  # killed between its result and the end
-            assert sitting(["--resume", str(output)], log) == 2
+            assert process_of(["--resume", str(output)], log) == 2
     print(json.dumps({"codes": codes, "runs": runs, "log": log.read_text().splitlines()}))
 
 
