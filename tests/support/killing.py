@@ -26,7 +26,9 @@ from ekpnet_fast import train
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
 
 
-def process_of(arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL) -> int:
+def process_of(
+    arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL
+) -> int:
     """A process that trains, to be signalled after so many seconds; its exit code."""
     pid = os.fork()
     if pid == 0:
