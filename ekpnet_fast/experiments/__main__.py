@@ -24,9 +24,9 @@ from ekpnet_fast.experiments.plan import (
     Settings,
 )
 from ekpnet_fast.experiments.plus import VARIANTS, run_plus
-from ekpnet_fast.experiments.report import PROTOCOLS, write_statistics, write_table
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
+from ekpnet_fast.experiments.tables_io import PROTOCOLS, write_statistics, write_table
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import plotting, run_folder
 

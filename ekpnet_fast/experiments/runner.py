@@ -94,19 +94,19 @@ class Runner:
             for cell in dict.fromkeys(todo):
                 bar.update(task, description=str(cell), completed=self._done(), left=self._left())
 
-                def report(progress: Progress, cell: Cell = cell) -> None:
+                def on_progress(progress: Progress, cell: Cell = cell) -> None:
                     done = f"{progress.stage} {progress.epoch}/{progress.epochs}"
                     bar.update(task, description=f"{cell}: {done}")
 
-                told = self._run(cell, report)
+                told = self._run(cell, on_progress)
                 line = f"{self._done()}/{total}  {told}  {self._left()}"
                 self.console.print(line.rstrip(), highlight=False, markup=False)
 
-    def _run(self, cell: Cell, report: Callable[[Progress], None]) -> str:
+    def _run(self, cell: Cell, on_progress: Callable[[Progress], None]) -> str:
         """Run a cell; returns a line about it."""
         folder = self.folder(cell)
         try:
-            runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), report)
+            runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), on_progress)
             metrics = self.store.load(folder, cell, self._hashes[cell.dataset, cell.seed])
             assert metrics is not None
         except EkpnetError as error:

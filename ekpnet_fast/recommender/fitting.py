@@ -24,7 +24,7 @@ def fit(
     dataset: Dataset | str | PathLike[str],
     model: str,
     options: Mapping[str, Any],
-    report: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], None] | None,
 ) -> State:
     """Train a model with options by dotted name, and make a state of it.
 
@@ -51,7 +51,7 @@ def fit(
         )
     with _threads(config.threads):
         prepared, graph = prepare_run(config, dataset)
-        outcome = loop.train(config, prepared, graph, report or (lambda progress: None))
+        outcome = loop.train(config, prepared, graph, on_progress or (lambda progress: None))
     return state_of(config, prepared, graph, outcome.model, outcome.stage)
 
 

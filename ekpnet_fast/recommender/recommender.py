@@ -89,7 +89,7 @@ class Recommender:
         threads: int | None = None,
         device: str = "auto",
         data_root: str | PathLike[str] | None = None,
-        report: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Recommender:
         """Train on a data set.
 
@@ -106,7 +106,7 @@ class Recommender:
             threads: CPU threads for training; those of torch without.
             device: "auto", "cpu" or "cuda".
             data_root: folder of data sets.
-            report: told about each batch and each epoch.
+            on_progress: told about each batch and each epoch.
 
         Raises:
             ConfigError, DataError, TrainingError: as `python -m ekpnet_fast.train`.
@@ -115,7 +115,7 @@ class Recommender:
         for name, value in (("epochs", epochs), ("threads", threads), ("data_root", data_root)):
             if value is not None:
                 told[name] = value
-        return cls(fitting.fit(dataset, model, told, report))
+        return cls(fitting.fit(dataset, model, told, on_progress))
 
     @classmethod
     def load(

@@ -33,20 +33,20 @@ from ekpnet_fast.training.snapshot import Saved
 
 def run(
     config: RunConfig,
-    report: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     resume: bool = False,
     signals: Signals | None = None,
-    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> dict[str, Any]:
     """Train and evaluate; write the run's folder if `config.output` names one.
 
     Args:
         config: its configuration, resolved or not.
-        report: told about each batch and each epoch.
+        on_progress: told about each batch and each epoch.
         resume: go on with the unfinished run in `config.output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
-        tell: told where a resumed run goes on, and what of it is damaged.
+        warn: told where a resumed run goes on, and what of it is damaged.
 
     Returns:
         The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`).
@@ -62,20 +62,20 @@ def run(
     if config.output is None:
         if resume:
             raise ConfigError("there is no --output, expected the folder of the run to resume")
-        return _run(config, report, None, signals, tell)
+        return _run(config, on_progress, None, signals, warn)
     with run_folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
         start = None
         if resume:
-            start = checkpoint.latest(config.output, tell)
+            start = checkpoint.latest(config.output, warn)
             if start is None:
-                tell(f"{config.output}: no checkpoint yet; starting from the beginning")
+                warn(f"{config.output}: no checkpoint yet; starting from the beginning")
         else:
             run_folder.save_config(config.output, config)
-        return _run(config, report, start, signals, tell)
+        return _run(config, on_progress, start, signals, warn)
 
 
 def _check_start(
-    start: Checkpoint, config: RunConfig, data_hash: str, tell: Callable[[str], None]
+    start: Checkpoint, config: RunConfig, data_hash: str, warn: Callable[[str], None]
 ) -> None:
     """See that a checkpoint is one of this run, and say where it goes on.
 
@@ -98,24 +98,24 @@ def _check_start(
         )
     written = start.facts["version"], start.facts["torch"]
     if written != (__version__, torch.__version__):
-        tell(
+        warn(
             f"{start.path}: written by version {written[0]} with torch {written[1]}, going on with"
             f" {__version__} and {torch.__version__}; numbers may differ from an undisturbed run's"
         )
-    tell(f"resumed {Saved.of(start).position}")
+    warn(f"resumed {Saved.of(start).position}")
 
 
 def _run(
     config: RunConfig,
-    report: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
     start: Checkpoint | None,
     signals: Signals | None,
-    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     watch = Stopwatch()
     prepared, graph = load(config, watch)
     if start is not None:
-        _check_start(start, config, prepared.hash, tell)
+        _check_start(start, config, prepared.hash, warn)
     every = 1 if config.checkpoint_every is None else config.checkpoint_every
     with ExitStack() as stack:
         keeper = None
@@ -133,8 +133,8 @@ def _run(
                 stack.enter_context(signals.deferred())
         if config.track is not None:
             first = 1 if start is None else Saved.of(start).position.epochs_done + 1
-            report = stack.enter_context(tracking(config.track, report, first))
-        outcome = loop.train(config, prepared, graph, report, keeper)
+            on_progress = stack.enter_context(tracking(config.track, on_progress, first))
+        outcome = loop.train(config, prepared, graph, on_progress, keeper)
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):

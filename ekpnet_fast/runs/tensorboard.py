@@ -16,13 +16,13 @@ __all__ = ["tracking"]
 
 @contextmanager
 def tracking(
-    folder: Path, report: Callable[[Progress], None], first: int
+    folder: Path, on_progress: Callable[[Progress], None], first: int
 ) -> Iterator[Callable[[Progress], None]]:
-    """A report that also writes each epoch's record for TensorBoard.
+    """A progress callback that also writes each epoch's record for TensorBoard.
 
     Args:
         folder: where TensorBoard's files go.
-        report: told everything, too.
+        on_progress: told everything, too.
         first: the first epoch of the run, from 1, that will be told; what is there of it and of
             later ones, of a run that was stopped and is resumed, is taken back.
 
@@ -43,7 +43,7 @@ def tracking(
 
     def told(progress: Progress) -> None:
         nonlocal number
-        report(progress)
+        on_progress(progress)
         if progress.record is None:
             return
         number += 1

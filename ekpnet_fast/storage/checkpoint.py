@@ -176,12 +176,12 @@ class Keeper:
                 _remove(self.folder, old)
 
 
-def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint of a folder that is whole; None where there is none at all.
 
     Args:
         folder: of a run.
-        tell: told which files are damaged, and how.
+        warn: told which files are damaged, and how.
 
     Raises:
         DataError: there are checkpoints, and none of them is whole.
@@ -194,7 +194,7 @@ def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
             problems.append(str(error))
             continue
         for problem in problems:
-            tell(f"{problem}; falling back to {found.path.name}")
+            warn(f"{problem}; falling back to {found.path.name}")
         return found
     if problems:
         raise DataError(

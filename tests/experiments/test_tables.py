@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ekpnet_fast.experiments import plan as planning
-from ekpnet_fast.experiments import report, significance, tables
+from ekpnet_fast.experiments import significance, tables, tables_io
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 
 DATA = "book-crossing"
@@ -33,7 +33,7 @@ def table(tmp_path, monkeypatch, fabricated):
             if auc is not None
         }
         sections = tables.sections_of(experiment, plan, found)
-        paths = report.write_table(experiment, plan, sections, found, failures or {}, [])
+        paths = tables_io.write_table(experiment, plan, sections, found, failures or {}, [])
         return {path.suffix: path.read_text() for path in paths}
 
     return build

@@ -80,16 +80,16 @@ SIGNAL = _Signal()
 
 
 def after(stage, epoch, batches):
-    """A report that has a signal come after so many batches of an epoch."""
+    """A callback that has a signal come after so many batches of an epoch."""
     seen = []
 
-    def report(progress):
+    def on_progress(progress):
         if progress.record is None and (progress.stage, progress.epoch) == (stage, epoch):
             seen.append(progress)
             if len(seen) == batches:
                 SIGNAL.caught = signal.SIGTERM
 
-    return report
+    return on_progress
 
 
 def resume(output, *arguments, **options):
@@ -156,7 +156,7 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
     assert checkpoints(stopped)[-2:] == ["checkpoint-6.json", "checkpoint-6.safetensors"]
     assert not (stopped / "metrics.json").exists()
     told = []
-    metrics = resume(stopped, tell=told.append)
+    metrics = resume(stopped, warn=told.append)
     assert told == ["resumed after step 3 of epoch 2 of the train stage"]
     assert metrics["resumed"] == 1
     assert_same_run(stopped, undisturbed)
@@ -173,13 +173,13 @@ def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
             after("train", 2, 2),
             signals=SIGNAL,
         )
-    resume(output, tell=lambda text: None)
+    resume(output, warn=lambda text: None)
     assert_same_run(output, undisturbed)
 
 
 def test_it_goes_on_with_other_threads_elsewhere(stopped, undisturbed, tmp_path):
     moved = shutil.move(stopped, tmp_path / "moved")
-    resume(moved, "--threads", "2", "--checkpoint-every", "2", tell=lambda text: None)
+    resume(moved, "--threads", "2", "--checkpoint-every", "2", warn=lambda text: None)
     metrics = json.loads((moved / "metrics.json").read_text())
     assert metrics["environment"]["threads"] == 2
     metrics["environment"]["threads"] = 1
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         cut(file)  # the first cut takes the final line break alone
     damage(file)
     told = []
-    resume(stopped, tell=told.append)
+    resume(stopped, warn=told.append)
     assert len(told) == 2
     assert told[0].startswith(str(stopped))
     assert told[0].endswith("; falling back to checkpoint-5.json")
@@ -323,7 +323,7 @@ def test_a_full_disk(capsys, monkeypatch, undisturbed, tmp_path):
         f"checkpoint-{i}.{kind}" for i in (1, 2) for kind in ("json", "safetensors")
     ]
     told = []
-    resume(output, tell=told.append)
+    resume(output, warn=told.append)
     assert told == ["resumed after epoch 2 of the pretrain stage"]
     assert_same_run(output, undisturbed)
 
@@ -370,12 +370,12 @@ def test_the_last_two_are_kept(tmp_path, every, numbers):
     class StopError(Exception):
         pass
 
-    def report(progress):
+    def on_progress(progress):
         if (progress.stage, progress.epoch) == ("train", 2):
             raise StopError
 
     with pytest.raises(StopError):
-        runner.run(config, report)
+        runner.run(config, on_progress)
     assert checkpoints(output) == [
         f"checkpoint-{i}.{kind}" for i in numbers for kind in ("json", "safetensors")
     ]
@@ -451,7 +451,7 @@ def test_another_version_is_told(stopped, undisturbed, monkeypatch):
     monkeypatch.setattr(runner, "__version__", "9.9")
     told = []
     with pytest.raises(Interrupted):
-        resume(stopped, tell=told.append, signals=_Stopped())
+        resume(stopped, warn=told.append, signals=_Stopped())
     assert "going on with 9.9" in told[0] and "numbers may differ" in told[0]
 
 
@@ -479,7 +479,7 @@ def test_before_the_first_checkpoint(undisturbed, tmp_path):
     output.mkdir()
     run_folder.save_config(output, parse_command([*SMALL, "--output", str(output)]).config)
     told = []
-    resume(output, tell=told.append)
+    resume(output, warn=told.append)
     assert told == [f"{output}: no checkpoint yet; starting from the beginning"]
     assert_same_run(output, undisturbed)
 
@@ -512,4 +512,4 @@ def test_a_checkpoint_of_another_model(stopped):
     with Keeper(stopped, {}, start=found) as keeper:
         keeper.save(facts, tensors)
     with pytest.raises(DataError, match=r"checkpoint-7\.json: does not fit the run's model"):
-        resume(stopped, tell=lambda text: None)
+        resume(stopped, warn=lambda text: None)
