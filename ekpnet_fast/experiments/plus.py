@@ -52,13 +52,15 @@ VARIANTS = {
     "no projections": Variant(
         "EKPNet+ without projections",
         "ekpnet_plus",
-        {"ekpnet_plus.low_pass": (), "ekpnet_plus.joint": ()},
+        {"ekpnet_plus.low_pass": (), "ekpnet_plus.joint_spectral": ()},
     ),
     "lines": Variant(
         "EKPNet+, straight lines in place of curves", "ekpnet_plus", {"ekpnet_plus.pieces": 1}
     ),
-    "near": Variant("EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.far": False}),
-    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", {"ekpnet_plus.far": True}),
+    "near": Variant(
+        "EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.seven_hop": False}
+    ),
+    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", {"ekpnet_plus.seven_hop": True}),
     "no relations": Variant(
         "EKPNet+ without matches by relation", "ekpnet_plus", {"ekpnet_plus.relations": 0}
     ),
@@ -68,7 +70,7 @@ VARIANTS = {
     "no walk": Variant(
         "EKPNet+ without the walk over graph and clicks",
         "ekpnet_plus",
-        {"ekpnet_plus.mixed": False},
+        {"ekpnet_plus.kg_click_kg": False},
     ),
     "ease": Variant("EKPNet+, EASE^R", "ekpnet_plus", {"ekpnet_plus.ease": 300}, EASE_ITEMS),
 }

@@ -41,12 +41,12 @@ class Linear(Model):
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"folds": 5},
-            "last-fm": {"linear.far": True},
+            "last-fm": {"linear.seven_hop": True},
             # Here the projections get no weight.
             "book-crossing": {
                 "linear.low_pass": (),
-                "linear.joint": (),
-                "linear.far": True,
+                "linear.joint_spectral": (),
+                "linear.seven_hop": True,
                 "linear.relations": 4,
             },
         }

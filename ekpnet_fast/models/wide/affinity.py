@@ -30,15 +30,12 @@ Matrix = Any  # scipy.sparse.csr_matrix
 # Products of items lie in memory, 64 MiB each at most, where there are few items with many clicks.
 DENSE_ITEMS, DENSE_CLICKS = 4096, 16
 PRODUCTS_AT_ONCE = 1 << 22
-FAR_WALK_STEPS, FAR_WALK_USERS = (
-    3,
-    128,
-)  # products with the co-click in a far walk; histories at a time
+FAR_WALK_STEPS = 3  # products with the co-click matrix in a 7-hop walk
+FAR_WALK_USERS = 128  # histories that walk at a time
 MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share says that they are alike
 LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
-MEAN_SMOOTHING = (
-    0.05  # added to a history's mean affinity, as a share of the mean over all histories
-)
+# Added to a history's mean affinity, as a share of the mean over all histories.
+MEAN_SMOOTHING = 0.05
 OVERSAMPLED, ROUNDS = 16, 6  # of the subspace iteration (Halko et al. 2011)
 
 
@@ -47,19 +44,19 @@ class SignalOptions:
     """Which affinities there are.
 
     Attributes:
-        mixed: affinity by the graph, by clicks, and by the graph again.
+        kg_click_kg: affinity by the graph, by clicks, and by the graph again.
         low_pass: ranks of projections of the history on what most clicks share.
-        joint: ranks of projections on what clicks and graph share.
+        joint_spectral: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
-        far: whether 7-hop co-click is looked at beside the 3-hop one.
+        seven_hop: whether 7-hop co-click is looked at beside the 3-hop one.
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
-    mixed: bool = True
+    kg_click_kg: bool = True
     low_pass: tuple[int, ...] = (32, 128)
-    joint: tuple[int, ...] = (32, 128)
+    joint_spectral: tuple[int, ...] = (32, 128)
     ease: float = 0.0
-    far: bool = False
+    seven_hop: bool = False
     relations: int = 0
 
     @property
@@ -68,11 +65,11 @@ class SignalOptions:
         return (
             "co-click",
             "KG match",
-            *(["KG-click-KG"] if self.mixed else []),
+            *(["KG-click-KG"] if self.kg_click_kg else []),
             *(f"low-pass {rank}" for rank in self.low_pass),
-            *(f"joint {rank}" for rank in self.joint),
+            *(f"joint {rank}" for rank in self.joint_spectral),
             *(["EASE"] if self.ease > 0 else []),
-            *(["far co-click"] if self.far else []),
+            *(["far co-click"] if self.seven_hop else []),
             *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
         )
 
@@ -316,13 +313,13 @@ class Affinities:
         together = (left @ left.T).toarray() if few else None
         made = [_Affinity(left, together)]
         made.append(_Affinity(knowledge.match, knowledge.matches if few else None))
-        if options.mixed:
+        if options.kg_click_kg:
             if together is not None:
                 half = np.asarray(knowledge.alike @ together)
                 made.append(_Affinity(product=np.asarray(knowledge.alike @ half.T)))
             else:
                 made.append(_Affinity((knowledge.near @ (knowledge.near.T @ left)).tocsr()))
-        for ranks, weight, power in ((options.low_pass, None, 0), (options.joint, 1.0, 1)):
+        for ranks, weight, power in ((options.low_pass, None, 0), (options.joint_spectral, 1.0, 1)):
             if not ranks:
                 continue
             vectors, values = _leading(left, knowledge, weight, max(ranks))
@@ -331,11 +328,11 @@ class Affinities:
                 made.append(_Affinity(vectors[:, :kept] * values[:kept] ** (power / 2)))
         if options.ease > 0:
             made.append(_Affinity(product=_ease(by_length, counts, options.ease)))
-        if options.far and together is not None:
+        if options.seven_hop and together is not None:
             made.append(
                 _Affinity(product=_dense_product(_dense_product(together, together), together))
             )
-        elif options.far:
+        elif options.seven_hop:
             made.append(_FarWalk(left))
         for rank in range(1, options.relations + 1):
             made.append(_Affinity(knowledge.match_by(rank)))

@@ -43,7 +43,7 @@ def check_signals(model: str, options: LinearOptions) -> None:
     Raises:
         ConfigError: names the option.
     """
-    for name in ("low_pass", "joint"):
+    for name in ("low_pass", "joint_spectral"):
         for rank in getattr(options, name):
             if not 1 <= rank <= MAX_RANK:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")

@@ -21,7 +21,7 @@ from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0, far=True, relations=4)
+ALL = SignalOptions(ease=20.0, seven_hop=True, relations=4)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def dense_affinities(A, table, options):
         values, vectors = np.linalg.eigh(C)
         V = vectors[:, ::-1][:, : min(rank, ITEMS // 4)]
         found[f"low-pass {rank}"] = V @ V.T
-    for rank in options.joint:
+    for rank in options.joint_spectral:
         values, vectors = np.linalg.eigh(C + N)
         kept = min(rank, ITEMS // 4)
         V, s = vectors[:, ::-1][:, :kept], values[::-1][:kept]
@@ -165,7 +165,7 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
 
 
 def test_names_follow_the_options():
-    assert feature_names(SignalOptions(mixed=False, low_pass=(), joint=())) == (
+    assert feature_names(SignalOptions(kg_click_kg=False, low_pass=(), joint_spectral=())) == (
         "popularity",
         "KG neighbours' clicks",
         "co-click",
