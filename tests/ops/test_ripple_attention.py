@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
+from ekpnet_fast.ops import Propagation, reference
 from support.problems import (
     ISAS,
     THREAD_COUNTS,
-    AttentionProblem,
     assert_matches_reference,
     assert_same_bits,
     attention_problem,
     differentiable,
+    flat,
     outputs_and_gradients,
     threads,
     to_float64,
     under_isa,
+    valid_slots,
 )
 
 # Sizes beside, at and between the vector widths (4, 8, 16 lanes) and the blocks of 16 pairs.
@@ -49,12 +50,15 @@ SPLIT = dict(pairs=700, groups=90, hops=2, slots=9, width=17)
 SMALL = dict(pairs=5, groups=4, hops=2, slots=4, width=3, rows=6, relations=2)
 
 
+NATIVE, SPECIFIED = flat(ops.ripple_attention), flat(reference.ripple_attention)
+
+
 def native(problem):
-    return outputs_and_gradients(ops.ripple_attention, problem)
+    return outputs_and_gradients(NATIVE, problem)
 
 
 def specified(problem):
-    return outputs_and_gradients(reference.ripple_attention, problem)
+    return outputs_and_gradients(SPECIFIED, problem)
 
 
 def assert_close64(one, other):
@@ -68,14 +72,14 @@ def assert_close64(one, other):
 @sizes
 def test_float32_is_as_accurate_as_eager(size):
     problem = attention_problem(**size)
-    assert_matches_reference(native(problem), reference.ripple_attention, problem)
+    assert_matches_reference(native(problem), SPECIFIED, problem)
 
 
 @sizes
 def test_the_item_replaced(size):
     """With `replace`, where u = rho instead of o + rho unless the hop is empty."""
     problem = [*attention_problem(**size), True]
-    assert_matches_reference(native(problem), reference.ripple_attention, problem)
+    assert_matches_reference(native(problem), SPECIFIED, problem)
     problem = [*attention_problem(**size, dtype=torch.float64), True]
     assert_close64(native(problem), specified(problem))
 
@@ -85,11 +89,11 @@ def test_the_item_replaced_by_hand():
         group_indptr=torch.tensor([0, 2, 5, 5, 5]),
         counts=torch.tensor([[2, 3], [0, 3], [4, 4], [1, 1]], dtype=torch.int32),
     )
-    z, _ = ops.ripple_attention(*problem, replace=True)
+    z, _ = ops.ripple_attention(problem, replace=True)
     xi_1, xi_2, o = z.view(5, 3, 3).unbind(1)
     assert torch.allclose(o, (xi_2 - xi_1) @ problem.W_e + problem.b_e)
     # An empty first hop leaves the item to be transformed, which the second then looks at.
-    plain = ops.ripple_attention(*problem)[0].view(5, 3, 3)
+    plain = ops.ripple_attention(problem)[0].view(5, 3, 3)
     assert torch.equal(xi_2[2:], plain[2:, 1]) and not torch.allclose(xi_2[:2], plain[:2, 1])
 
 
@@ -102,19 +106,19 @@ def test_float64_equals_the_specification(size):
 @channels
 def test_gradcheck(channels):
     problem = attention_problem(**SMALL, channels=channels, dtype=torch.float64)
-    torch.autograd.gradcheck(ops.ripple_attention, differentiable(problem))
+    torch.autograd.gradcheck(NATIVE, differentiable(problem))
 
 
 @sizes
 def test_weights(size):
     problem = attention_problem(**size)
-    alpha = ops.ripple_attention_weights(*problem)
-    valid = problem.valid()
+    alpha = ops.ripple_attention_weights(problem)
+    valid = valid_slots(problem)
     assert (alpha[~valid] == 0).all()
     assert (alpha[valid] > 0).all()
     torch.testing.assert_close(alpha.sum(-1), valid.any(-1).float(), rtol=0, atol=1e-6)
-    exact = ops.ripple_attention_weights(*to_float64(problem))
-    specified = reference.ripple_attention_weights(*to_float64(problem))
+    exact = ops.ripple_attention_weights(to_float64(problem))
+    specified = reference.ripple_attention_weights(to_float64(problem))
     torch.testing.assert_close(exact, specified, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(alpha, specified.float(), rtol=1e-4, atol=1e-6)
 
@@ -130,7 +134,7 @@ def by_hand(dtype):
     def ids(values):
         return torch.tensor(values, dtype=torch.int32)
 
-    problem = AttentionProblem(
+    problem = Propagation(
         entity=torch.tensor(
             [[[1, 0], [1, 1]], [[1, 2], [1, 0]], [[0, 1], [2, 1]]],
             dtype=dtype,
@@ -163,8 +167,8 @@ def by_hand(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_example_by_hand(module, dtype):
     problem, z, match, alpha = by_hand(dtype)
-    torch.testing.assert_close(module.ripple_attention(*problem), (z, match))
-    torch.testing.assert_close(module.ripple_attention_weights(*problem), alpha)
+    torch.testing.assert_close(module.ripple_attention(problem), (z, match))
+    torch.testing.assert_close(module.ripple_attention_weights(problem), alpha)
 
 
 # ---- the same bits -----------------------------------------------------------------------------
@@ -178,7 +182,7 @@ def test_same_bits_for_any_thread_count(channels, dtype):
     for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
         with threads(count):
             outputs, gradients = native(problem)
-            weights = ops.ripple_attention_weights(*problem)
+            weights = ops.ripple_attention_weights(problem)
             results.append([*outputs, *gradients, weights])
     for other in results[1:]:
         assert_same_bits(results[0], other)
@@ -194,7 +198,7 @@ def test_instruction_sets(isa, tmp_path):
     exact = [to_float64(problem) for problem in problems[:-3]]
     results = under_isa(isa, tmp_path, isa_results, problems + exact)
     for problem, result in zip(problems, results, strict=False):
-        assert_matches_reference(result, reference.ripple_attention, problem)
+        assert_matches_reference(result, SPECIFIED, problem)
     for problem, result in zip(exact, results[len(problems) :], strict=True):
         assert_close64(result, specified(problem))
 
@@ -208,7 +212,7 @@ def test_no_pairs(channels):
     (z, match), gradients = native(problem)
     assert z.shape == (0, 3 * 16) and match.shape == (0,)
     assert all((x == 0).all() for x in gradients)
-    assert ops.ripple_attention_weights(*problem).shape == (0, 2, 32)
+    assert ops.ripple_attention_weights(problem).shape == (0, 2, 32)
 
 
 @channels
@@ -241,14 +245,14 @@ def test_a_group_without_pairs_changes_nothing(channels):
 def test_history_without_triples(channels):
     problem = attention_problem(hops=3, channels=channels)
     problem.counts.zero_()
-    z, match = ops.ripple_attention(*problem)
+    z, match = ops.ripple_attention(problem)
     assert (z[:, : 3 * 16] == 0).all() and (match == 0).all()
     o = problem.entity[problem.items.long(), 0]
     for _ in range(3):
         o = o @ problem.W_e + problem.b_e
     torch.testing.assert_close(z[:, 3 * 16 :], o)
-    assert (ops.ripple_attention_weights(*problem) == 0).all()
-    assert_matches_reference(native(problem), reference.ripple_attention, problem)
+    assert (ops.ripple_attention_weights(problem) == 0).all()
+    assert_matches_reference(native(problem), SPECIFIED, problem)
     assert (native(problem)[1][1] == 0).all()
 
 
@@ -291,9 +295,9 @@ def test_rows_that_no_slot_names_have_no_gradient():
 def test_one_row_everywhere(channels):
     # Head, tail and item are the same entity in every slot: all gradients add up in one row.
     problem = attention_problem(rows=1, relations=1, channels=channels)
-    assert_matches_reference(native(problem), reference.ripple_attention, problem)
-    alpha = ops.ripple_attention_weights(*problem)
-    valid = problem.valid()
+    assert_matches_reference(native(problem), SPECIFIED, problem)
+    alpha = ops.ripple_attention_weights(problem)
+    valid = valid_slots(problem)
     share = valid / valid.sum(-1, keepdim=True).clamp(min=1)
     torch.testing.assert_close(alpha, share)
 
@@ -302,16 +306,16 @@ def test_one_row_everywhere(channels):
 def test_many_relations_and_one(channels):
     for relations in (1, 1000):
         problem = attention_problem(relations=relations, channels=channels)
-        assert_matches_reference(native(problem), reference.ripple_attention, problem)
+        assert_matches_reference(native(problem), SPECIFIED, problem)
 
 
 def test_large_scores_do_not_overflow():
     problem = attention_problem(channels=1, scale=30.0)
-    exact = reference.ripple_attention_weights(*to_float64(problem))
+    exact = reference.ripple_attention_weights(to_float64(problem))
     assert (exact.max(-1).values > 1 - 1e-12).any()
     outputs, gradients = native(problem)
     assert all(x.isfinite().all() for x in [*outputs, *gradients])
-    first = ops.ripple_attention_weights(*problem)[:, 0]
+    first = ops.ripple_attention_weights(problem)[:, 0]
     # Scores of about 1e4 carry an error of about 1e-3 in float32; later hops amplify it.
     torch.testing.assert_close(first, exact[:, 0].float(), rtol=0.02, atol=1e-6)
 
@@ -319,15 +323,15 @@ def test_large_scores_do_not_overflow():
 def test_nan_does_not_vanish():
     problem = attention_problem()
     problem.entity[problem.items[0]] = torch.nan
-    z, match = ops.ripple_attention(*problem)
+    z, match = ops.ripple_attention(problem)
     assert z[0].isnan().any() and match[0].isnan()
 
 
 def test_gradient_of_one_output_alone():
     problem = attention_problem(dtype=torch.float64)
     for k in (0, 1):
-        one = outputs_and_gradients(lambda *x, k=k: ops.ripple_attention(*x)[k], problem)
-        other = outputs_and_gradients(lambda *x, k=k: reference.ripple_attention(*x)[k], problem)
+        one = outputs_and_gradients(lambda *x, k=k: NATIVE(*x)[k], problem)
+        other = outputs_and_gradients(lambda *x, k=k: SPECIFIED(*x)[k], problem)
         assert_close64(one, other)
 
 
@@ -341,7 +345,7 @@ def test_opcheck(channels, dtype):
     library = torch.ops.ekpnet
     torch.library.opcheck(library.ripple_attention.default, tuple(differentiable(problem)))
     torch.library.opcheck(library.ripple_attention_weights.default, tuple(problem))
-    z, match = ops.ripple_attention(*problem)
+    z, match = ops.ripple_attention(problem)
     torch.library.opcheck(
         library.ripple_attention_backward.default,
         (torch.randn_like(z), torch.randn_like(match), *problem),
@@ -357,7 +361,9 @@ class Attention(torch.nn.Module):
         self.b_e = torch.nn.Parameter(problem.b_e)
 
     def forward(self, entity, relation, *batch):
-        z, match = ops.ripple_attention(2 * entity, relation, self.W_e, self.b_e, *batch)
+        z, match = ops.ripple_attention(
+            Propagation(2 * entity, relation, self.W_e, self.b_e, *batch)
+        )
         return z.tanh(), torch.sigmoid(match)
 
 
@@ -477,7 +483,7 @@ REFUSED = {
 def test_refused(op, change, message):
     problem = change(attention_problem(**SMALL))
     with pytest.raises(RuntimeError, match=message):
-        op(*problem)
+        op(problem)
 
 
 def _without_rows(table):
@@ -494,7 +500,7 @@ def test_a_table_without_rows(table):
     upstream = torch.zeros(0, 9), torch.zeros(0)
     message = f"counts holds 4 at position 0, expected 0 because {table} has no rows"
     with pytest.raises(RuntimeError, match=message):
-        ops.ripple_attention(*problem)
+        ops.ripple_attention(problem)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.ekpnet.ripple_attention_backward(*upstream, *problem)
     masked = problem._replace(counts=problem.counts * 0)
@@ -504,7 +510,7 @@ def test_a_table_without_rows(table):
 
 def test_backward_refuses_other_upstream():
     problem = attention_problem(**SMALL)
-    z, match = ops.ripple_attention(*problem)
+    z, match = ops.ripple_attention(problem)
     backward = torch.ops.ekpnet.ripple_attention_backward
     with pytest.raises(RuntimeError, match=r"dz has shape \[5, 8\], expected \[5, 9\]"):
         backward(z[:, 1:].contiguous(), match, *problem)
