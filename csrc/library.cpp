@@ -10,93 +10,131 @@
 #define EKPNET_LIBRARY ekpnet
 #endif
 
+// By hand: one group of arguments a line.
+// clang-format off
 STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   // Graph and ripple sets
   m.def(
-      "build_csr(Tensor heads, Tensor relations, Tensor tails, int num_entities, int num_relations)"
-      " -> (Tensor indptr, Tensor relations, Tensor tails)");
+      "build_csr("
+      "Tensor heads, Tensor relations, Tensor tails, "
+      "int num_entities, int num_relations"
+      ") -> (Tensor indptr, Tensor relations, Tensor tails)");
   m.def(
-      "sample_ripple_sets(Tensor indptr, Tensor relations, Tensor tails, Tensor seed_indptr, "
-      "Tensor seeds,"
-      " Tensor? users, int hops, int slots, int seed, int epoch, bool repeat)"
-      " -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
+      "sample_ripple_sets("
+      "Tensor indptr, Tensor relations, Tensor tails, "
+      "Tensor seed_indptr, Tensor seeds, Tensor? users, "
+      "int hops, int slots, int seed, int epoch, bool repeat"
+      ") -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
   m.def(
-      "sample_neighbors(Tensor indptr, Tensor relations, Tensor tails, Tensor nodes, int count, "
-      "int seed, int epoch, bool repeat)"
-      " -> (Tensor relations, Tensor tails, Tensor counts)");
+      "sample_neighbors("
+      "Tensor indptr, Tensor relations, Tensor tails, "
+      "Tensor nodes, "
+      "int count, int seed, int epoch, bool repeat"
+      ") -> (Tensor relations, Tensor tails, Tensor counts)");
   m.def(
-      "sample_triples(Tensor indptr, Tensor relations, Tensor tails, int count, int seed, int step)"
-      " -> (Tensor heads, Tensor relations, Tensor tails)");
+      "sample_triples("
+      "Tensor indptr, Tensor relations, Tensor tails, "
+      "int count, int seed, int step"
+      ") -> (Tensor heads, Tensor relations, Tensor tails)");
 
   // Mini-batches of user groups
   m.def(
-      "group_pairs(Tensor user_indptr, int group_size, int seed, int epoch)"
-      " -> (Tensor order, Tensor group_indptr, Tensor group_users)");
+      "group_pairs("
+      "Tensor user_indptr, "
+      "int group_size, int seed, int epoch"
+      ") -> (Tensor order, Tensor group_indptr, Tensor group_users)");
   m.def(
-      "localize_batch(Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor "
-      "group_users,"
-      " Tensor items, Tensor extra)"
-      " -> (Tensor rows, Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor "
-      "items, Tensor extra)");
+      "localize_batch("
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor group_users, "
+      "Tensor items, Tensor extra"
+      ") -> ("
+      "Tensor rows, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor items, Tensor extra)");
 
   // The fused propagation (eq. 8-16) and its gradient; replace: o^p = rho^p W_e + b_e in eq. 12
   m.def(
-      "ripple_attention(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor heads, "
-      "Tensor relations,"
-      " Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, bool replace=False) -> "
-      "(Tensor z, Tensor "
-      "match)");
+      "ripple_attention("
+      "Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor group_indptr, Tensor items, "
+      "bool replace=False"
+      ") -> (Tensor z, Tensor match)");
   m.def(
-      "ripple_attention_backward(Tensor dz, Tensor dmatch, Tensor entity, Tensor relation, Tensor "
-      "W_e, Tensor b_e,"
-      " Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor "
-      "items, bool replace=False)"
-      " -> (Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e)");
+      "ripple_attention_backward("
+      "Tensor dz, Tensor dmatch, "
+      "Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor group_indptr, Tensor items, "
+      "bool replace=False"
+      ") -> (Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e)");
   m.def(
-      "ripple_attention_weights(Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, Tensor "
-      "heads,"
-      " Tensor relations, Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, bool "
-      "replace=False) -> "
-      "Tensor alpha");
+      "ripple_attention_weights("
+      "Tensor entity, Tensor relation, Tensor W_e, Tensor b_e, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor group_indptr, Tensor items, "
+      "bool replace=False"
+      ") -> Tensor alpha");
 
   // The prediction layers (eq. 17, 18) and their gradient; activation 0 tanh, 1 relu, 2 sigmoid.
   // `keep` asks for what the gradient needs of the forward pass; a GPU computes that again.
   m.def(
-      "deep_score(Tensor z, Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, int "
-      "activation, bool keep) -> (Tensor logit, Tensor hidden)");
+      "deep_score("
+      "Tensor z, "
+      "Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, "
+      "int activation, bool keep"
+      ") -> (Tensor logit, Tensor hidden)");
   m.def(
-      "deep_score_backward(Tensor dlogit, Tensor hidden, Tensor z, Tensor weights, Tensor biases, "
-      "Tensor w_out, "
-      "Tensor b_out,"
-      " int activation) -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor "
-      "db_out)");
+      "deep_score_backward("
+      "Tensor dlogit, Tensor hidden, Tensor z, "
+      "Tensor weights, Tensor biases, Tensor w_out, Tensor b_out, "
+      "int activation"
+      ") -> (Tensor dz, Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
 
   // The translation loss (eq. 22) and its gradient
   m.def(
-      "triple_loss(Tensor entity, Tensor relation, Tensor heads, Tensor relations, Tensor tails, "
-      "Tensor labels)"
-      " -> Tensor");
+      "triple_loss("
+      "Tensor entity, Tensor relation, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor labels"
+      ") -> Tensor");
   m.def(
-      "triple_loss_backward(Tensor grad, Tensor entity, Tensor relation, Tensor heads, Tensor "
-      "relations,"
-      " Tensor tails, Tensor labels) -> (Tensor dentity, Tensor drelation)");
+      "triple_loss_backward("
+      "Tensor grad, "
+      "Tensor entity, Tensor relation, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor labels"
+      ") -> (Tensor dentity, Tensor drelation)");
 
   // The whole loss of EKPNet over a mini-batch (eq. 24) and its gradients, in one pass. Without the
   // layers' parameters the prediction is that of eq. 15. The terms are bce, kg, weights, rows; the
   // gradient of the touched rows lacks their decay, which row_adam_ adds.
   m.def(
-      "ekpnet_gradients(Tensor table, Tensor relation, Tensor W_e, Tensor b_e, Tensor? weights, "
-      "Tensor? biases, Tensor? w_out, Tensor? b_out, Tensor rows, Tensor heads, Tensor relations, "
-      "Tensor tails, Tensor counts, Tensor group_indptr, Tensor items, Tensor labels, Tensor? "
-      "offset, Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor "
-      "triple_labels, int activation, float lambda1, float lambda2, float lambda3) -> (Tensor "
-      "terms, Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, Tensor dweights, Tensor "
-      "dbiases, Tensor dw_out, Tensor db_out)");
+      "ekpnet_gradients("
+      "Tensor table, Tensor relation, Tensor W_e, Tensor b_e, "
+      "Tensor? weights, Tensor? biases, Tensor? w_out, Tensor? b_out, "
+      "Tensor rows, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor group_indptr, Tensor items, Tensor labels, Tensor? offset, "
+      "Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, "
+      "int activation, float lambda1, float lambda2, float lambda3"
+      ") -> ("
+      "Tensor terms, "
+      "Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, "
+      "Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
 
   // Optimizer and ranking
   m.def(
-      "row_adam_(Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, Tensor rows, Tensor grad, "
-      "Tensor step, Tensor l2,"
-      " float lr, float beta1, float beta2, float eps) -> ()");
-  m.def("top_items(Tensor scores, Tensor seen_indptr, Tensor seen, int k) -> Tensor");
+      "row_adam_("
+      "Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, "
+      "Tensor rows, Tensor grad, "
+      "Tensor step, Tensor l2, "
+      "float lr, float beta1, float beta2, float eps"
+      ") -> ()");
+  m.def(
+      "top_items("
+      "Tensor scores, "
+      "Tensor seen_indptr, Tensor seen, "
+      "int k"
+      ") -> Tensor");
 }
+// clang-format on

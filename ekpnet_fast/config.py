@@ -1,4 +1,4 @@
-"""Options of a run, and the presets that fill them."""
+"""Options of a run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ekpnet_fast.data import SyntheticConfig
-from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.models import MODELS
 
 # Options that change no number of a run; nor do threads, but they change its times.
 WITHOUT_EFFECT = (
@@ -158,26 +156,6 @@ class RunConfig:
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     options: Any = None
 
-    def resolved(self) -> RunConfig:
-        """The same run with `epochs` written into the stages and the model's options filled in.
-
-        Raises:
-            ConfigError: a value out of range; names the option.
-        """
-        if self.model not in MODELS:
-            raise ConfigError(f"--model is {self.model!r}, expected one of {', '.join(MODELS)}")
-        config = replace(self, options=_options(self))
-        if self.epochs is not None:
-            # Taken away here, or a written run would override stages named beside its --config.
-            config = replace(
-                config,
-                epochs=None,
-                pretrain=replace(config.pretrain, epochs=self.epochs),
-                train=replace(config.train, epochs=self.epochs),
-            )
-        _check(config)
-        return config
-
     def without_output(self) -> RunConfig:
         """The same run, of which nothing is written."""
         return replace(
@@ -191,101 +169,3 @@ class RunConfig:
         if options is not None:
             values[self.model] = options
         return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}
-
-
-def _options(config: RunConfig) -> Any:
-    kind, given = MODELS[config.model].Options, config.options
-    if given is None:
-        return None if kind is None else kind()
-    if kind is None or not isinstance(given, kind):
-        expected = "none" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
-        raise ConfigError(
-            f"options: found {type(given).__qualname__} for model {config.model},"
-            f" expected {expected}"
-        )
-    return given
-
-
-def _check(config: RunConfig) -> None:
-    model = MODELS[config.model]
-    model.check(config)  # first, because a plan may be made of the model's options
-    limits: list[tuple[str, float, float, float]] = [
-        ("shape.width", config.shape.width, 1, 128),
-        ("shape.hops", config.shape.hops, 1, 4),
-        ("shape.slots", config.shape.slots, 1, 64),
-        ("shape.layers", config.shape.layers, 1, 17),
-        ("folds", config.folds, 1, 64),
-        ("seed", config.seed, 0, 2**31 - 1),
-        ("memory_mb", config.memory_mb, 1, float("inf")),
-    ]
-    if config.checkpoint_every is not None:
-        limits.append(("checkpoint_every", config.checkpoint_every, 0, 2**31 - 1))
-        if config.checkpoint_every and config.output is None:
-            raise ConfigError(
-                f"--checkpoint_every is {config.checkpoint_every} but there is no --output, the"
-                " folder where checkpoints lie"
-            )
-    if config.report and config.output is None:
-        raise ConfigError("--report is true but there is no --output, the folder it is written to")
-    if config.threads is not None:
-        limits.append(("threads", config.threads, 1, 1024))
-    for name in ("pretrain", "train"):
-        stage: StageConfig = getattr(config, name)
-        for option, low, high in (
-            ("epochs", 0, 2**31 - 1),
-            ("patience", 1, 2**31 - 1),
-            ("batch_size", 1, 2**31 - 1),
-            ("group_size", 1, 2**31 - 1),
-            ("triples", 0, 2**24),  # more would take gigabytes per mini-batch
-            ("lambda1", 0.0, float("inf")),
-            ("lambda2", 0.0, float("inf")),
-            ("lambda3", 0.0, float("inf")),
-        ):
-            limits.append((f"{name}.{option}", getattr(stage, option), low, high))
-        if not 0 < stage.lr < float("inf"):
-            raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
-        triples = model.plan(config, name).triples if name in model.stages else "none"
-        if stage.lambda1 > 0 and stage.triples == 0 and triples != "none":
-            raise ConfigError(
-                f"--{name}.lambda1 is {stage.lambda1} but --{name}.triples is 0:"
-                " the KG term would have nothing to weigh; set triples, or lambda1 to 0"
-            )
-        if name in model.stages and not model.plan(config, name).pairs and stage.lambda1 == 0:
-            raise ConfigError(
-                f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
-                " the KG term alone"
-            )
-    if config.folds > 1 and not (model.ripple or model.history):
-        raise ConfigError(
-            f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"
-            " there is nothing to hide a row's own fold from"
-        )
-    for option, value, low, high in limits:
-        if not low <= value <= high:
-            span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
-            raise ConfigError(f"--{option} is {value}, expected {span}")
-    if config.protocol == "recbole" and not config.ranking:
-        raise ConfigError("--ranking is false, expected true: --protocol recbole only ranks")
-    if model.stages and not any(getattr(config, name).epochs for name in model.stages):
-        raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")
-
-
-def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
-    """What a preset sets for a data set and a model, by dotted option name.
-
-    A data set that the default preset does not know keeps the model's defaults.
-
-    Raises:
-        ConfigError: the preset has nothing for the model, or "paper" nothing for the data set.
-    """
-    presets = MODELS[model].presets
-    if preset not in presets and preset != "default":
-        known = [name for name, found in MODELS.items() if preset in found.presets]
-        raise ConfigError(f"--preset {preset} is for {', '.join(known)}, not for model {model}")
-    options = presets.get(preset, {})
-    name = dataset.rstrip("/").removesuffix("/raw").rsplit("/", 1)[-1]
-    if name not in options and preset == "paper":
-        raise ConfigError(
-            f"--preset paper has settings for {', '.join(options)} (Table 2), not for {dataset}"
-        )
-    return {**options.get("*", {}), **options.get(name, {})}

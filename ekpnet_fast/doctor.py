@@ -27,7 +27,7 @@ Status = Literal["ok", "note", "broken"]
 # What each package is for; the first group comes with the package itself.
 _CORE = {
     "numpy": "arrays",
-    "numba": "metrics and rankings",
+    "scipy": "the wide part of EKPNet+",
     "safetensors": "weights on disk",
 }
 _COMMANDS = {
@@ -46,6 +46,7 @@ _EXTRAS = {
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),
     "lint": ("ruff", "checking style"),
+    "docs": ("mkdocs", "building the site of docs/"),
     "recbole": ("recbole", "comparing with RecBole"),
 }
 

@@ -76,7 +76,7 @@ def _tune(command: Command, trials: int, console: Console) -> int:
     try:
         with Signals():
             space = None if command.tune_space is None else tune.read_space(command.tune_space)
-            best = tune.tune(command.words, trials, space, told)[0]
+            best = tune.tune(command.options, trials, space, told, fixed=command.named)[0]
     except Interrupted as stop:
         print(f"{stop}; the same command goes on after the last finished trial", file=sys.stderr)
         return 128 + stop.signum

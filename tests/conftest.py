@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.gpus import EmulatedGpu, RealGpu, build_emulated_gpu
+from support.devices import GPUS, Cpu, EmulatedGpu, RealGpu, build_emulated_gpu
 from support.places import ROOT
 
 # For the tests of benchmarks/; last, so that an installed ekpnet_fast stays the one that is tested.
@@ -44,12 +44,12 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedGpu:
     return EmulatedGpu(build_emulated_gpu(shared / "emulated"))
 
 
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
-def gpu(request: pytest.FixtureRequest) -> EmulatedGpu | RealGpu:
-    """The emulated GPU, and a real one, which skips where there is none."""
+@pytest.fixture(params=["cpu", *GPUS])
+def device(request: pytest.FixtureRequest) -> Cpu | EmulatedGpu | RealGpu:
+    """The CPU, the emulated GPU, and a real one, which skips where there is none."""
     if request.param == "emulated":
         return request.getfixturevalue("emulated")
-    return RealGpu()
+    return Cpu() if request.param == "cpu" else RealGpu()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

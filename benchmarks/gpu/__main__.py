@@ -20,9 +20,9 @@ from benchmarks.gpu import training
 from benchmarks.gpu.facts import facts, facts_text
 from benchmarks.gpu.timing import copy_bytes_per_second, float32_operations_per_second
 from benchmarks.harness.datasets import power_law_graph
-from ekpnet_fast import build_info
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.experiments.markdown import table
+from ekpnet_fast.native.build import build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
 
 Record = dict[str, Any]

@@ -27,7 +27,7 @@ from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
@@ -252,7 +252,7 @@ def scale(
         slots=shape.slots,
         seed=0,
     )
-    source = Source(graph, users, num_entities, *histories, seed=0)
+    source = TrainContext(graph, users, num_entities, *histories, seed=0)
     model = EKPNet(RunConfig(shape=replace(shape, init="normal")), source)
     steps = Steps(
         model.to(device),

@@ -62,13 +62,13 @@ def data_root() -> Path:
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """A real data set with a preset; its own graph, walked both ways, unless one is given."""
     # A machine that only measures what is drawn need not have what parses options.
-    from ekpnet_fast.runs.options import parse_run
+    from ekpnet_fast.runs.resolve import resolve
 
-    options = ["--dataset", name, "--data-root", str(data_root), "--preset", preset]
+    options = {"dataset": name, "data_root": data_root, "preset": preset}
     prepared = prepare(load_dataset(name, data_root), seed=0)
     if graph is None:
         graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    return Setting(prepared, graph, parse_run(options))
+    return Setting(prepared, graph, resolve(options))
 
 
 def movielens(data_root: Path) -> Setting:

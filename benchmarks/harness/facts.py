@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from ekpnet_fast import build_info
+from ekpnet_fast.native.build import build_info
 
 LOAD = round(os.getloadavg()[0], 2)  # before the measurements make one of their own
 

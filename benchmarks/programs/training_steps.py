@@ -14,7 +14,7 @@ from ekpnet_fast.evaluation.scoring import rows_by_user
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Batch, Source
+from ekpnet_fast.sampling.pairs import Batch, TrainContext
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training.step import StageTrainer
@@ -56,7 +56,7 @@ class Training:
         )
         # Items are entities; how many of them are does not matter to a step.
         sizes = histories.num_users, graph.num_entities
-        source = Source(graph, *sizes, histories.indptr, histories.entities, seed=0)
+        source = TrainContext(graph, *sizes, histories.indptr, histories.entities, seed=0)
         model = (EKPNet if deep else EKPAtt)(RunConfig(shape=shape), source)
         name = "train" if deep else "pretrain"
         self.trainer = StageTrainer(model, stage, backend, name)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-PATIENCE = 120  # seconds, for machines that do other things too
+PATIENCE = 600  # seconds, for machines that do other things too
 
 
 class Served:

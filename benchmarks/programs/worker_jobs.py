@@ -16,10 +16,11 @@ from benchmarks.harness import datasets, memory
 from benchmarks.harness.worker_protocol import serve
 from benchmarks.programs.op_calls import OPS, problem_of
 from benchmarks.programs.training_steps import Training
-from ekpnet_fast import build_info, ops
+from ekpnet_fast import ops
 from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.evaluation.scoring import catalogue_scorer
 from ekpnet_fast.models.build import build_model, sample_ripple_sets
+from ekpnet_fast.native.build import build_info
 
 TOP = 100
 STEP = "training step"

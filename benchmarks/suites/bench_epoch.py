@@ -19,7 +19,7 @@ from benchmarks.peers import plain_torch
 from benchmarks.programs.training_steps import BATCH_SIZE
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.runs import runner
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop
 
 Named = Callable[[str], Setting]
@@ -143,11 +143,11 @@ def test_run(
     need(data)
     options = {
         "dataset": FOLDERS[data],
-        "data-root": data_root,
-        "ranking": "false",
+        "data_root": data_root,
+        "ranking": False,
         "threads": threads,
     }
-    config = parse_run([f"--{name}={value}" for name, value in options.items()])
+    config = resolve(options)
     found: list[dict[str, Any]] = []
     benchmark.pedantic(lambda: found.append(runner.run(config)), rounds=1)  # type: ignore[no-untyped-call]
     info = benchmark.extra_info

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.harness.compare import alternate, time_rounds, write_rates
 from benchmarks.harness.worker_protocol import Worker
 from benchmarks.programs.worker_jobs import STEP
-from ekpnet_fast import build_info
+from ekpnet_fast.native.build import build_info
 
 # With the calls per request, so that waiting for the answer costs nothing.
 WORK = {

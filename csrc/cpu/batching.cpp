@@ -5,8 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/triple_draw.h"
-#include "random.h"
+#include "common/random.h"
 
 namespace ekpnet {
 namespace {
@@ -87,29 +86,5 @@ int64_t localize_batch(const BatchArgs& args, const BatchRows& out) {
   for (int64_t x = 0; x < args.num_extra; ++x) out.extra[x] = numbering.number(args.extra[x]);
   return numbering.size();
 }
-
-template <class Relation>
-void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
-                    const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
-                    int64_t begin, int64_t end, int32_t* heads, int32_t* relations,
-                    int32_t* tails) {
-  const uint64_t key = stream_key(seed, step, 0, kTripleStream);
-  for (int64_t k = begin; k < end; ++k) {
-    const TriplePair drawn =
-        draw_triple(num_entities, indptr, graph_relations, graph_tails, key, k);
-    heads[k] = drawn.head;
-    tails[k] = drawn.tail;
-    relations[k] = relations[count + k] = drawn.relation;
-    heads[count + k] = drawn.corrupt_head;
-    tails[count + k] = drawn.corrupt_tail;
-  }
-}
-
-template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
-template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
-template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 
 }  // namespace ekpnet

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/isa_kernels.h"
+#include "cpu/isa/isa_kernels.h"
 
 namespace ekpnet {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "random.h"
+#include "common/random.h"
 
 namespace ekpnet {
 namespace {

@@ -5,7 +5,7 @@
 #include <bit>
 #include <vector>
 
-#include "random.h"
+#include "common/random.h"
 
 namespace ekpnet {
 namespace {
@@ -183,13 +183,13 @@ class Sampler {
   }
 
   // Asks for what the next hop starts from.
-  void ask_for_degrees(const int32_t* entities, int64_t n) const {
+  void prefetch_degrees(const int32_t* entities, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) prefetch(graph_.indptr + entities[i]);
   }
 
   void open(int64_t u, User& user) const {
     if (!request_.repeat) user.seen.reset(history_size(u) + (H - 1) * M);
-    ask_for_degrees(history(u), history_size(u));
+    prefetch_degrees(history(u), history_size(u));
   }
 
   void collect(int64_t u, int64_t p, User& user) {
@@ -263,7 +263,7 @@ class Sampler {
       relations[m] = static_cast<int32_t>(graph_.relations[triples[m]]);
       tails[m] = graph_.tails[triples[m]];
     }
-    if (p + 1 < H) ask_for_degrees(tails, count);
+    if (p + 1 < H) prefetch_degrees(tails, count);
     for (int64_t m = count; m < M; ++m) heads[m] = relations[m] = tails[m] = 0;
   }
 

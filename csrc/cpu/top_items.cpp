@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "score_key.h"
+#include "common/score_key.h"
 
 namespace ekpnet {
 void top_items(const TopItemsArgs& args, int64_t begin, int64_t end, int32_t* items) {

@@ -1,8 +1,8 @@
 // The prediction layers (eq. 17, 18) on the GPU, over raw pointers of device memory.
 #pragma once
 
+#include "common/deep_score_args.h"
 #include "cuda/types.h"
-#include "deep_score_args.h"
 
 namespace ekpnet {
 

@@ -1,7 +1,7 @@
 // The fused propagation of EKPNet on the GPU, over raw pointers of device memory.
 #pragma once
 
-#include "attention_args.h"
+#include "common/ripple_attention_args.h"
 #include "cuda/types.h"
 
 namespace ekpnet {

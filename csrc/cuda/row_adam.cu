@@ -23,9 +23,9 @@ __global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArg
     corrections[1] = A(std::sqrt(1 / (1 - std::pow(args.beta2, step))));
   }
   __syncthreads();
-  const A step_size = corrections[0], root2 = corrections[1], l2 = A(*args.l2);
+  const A step_size = corrections[0], rsqrt_correction2 = corrections[1], l2 = A(*args.l2);
   const A beta1 = A(args.beta1), beta2 = A(args.beta2), eps = A(args.eps);
-  const A rest1 = A(1 - args.beta1), rest2 = A(1 - args.beta2);
+  const A one_minus_beta1 = A(1 - args.beta1), one_minus_beta2 = A(1 - args.beta2);
   const auto in_row = static_cast<uint32_t>(args.row_size / kVector);
   const auto total = static_cast<uint32_t>(args.num_rows * in_row);
   for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < total;
@@ -41,19 +41,21 @@ __global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArg
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const A g = grad.x[j] + l2 * x.x[j];
-        m.x[j] = beta1 * m.x[j] + rest1 * g;
-        v.x[j] = beta2 * v.x[j] + rest2 * g * g;
-        x.x[j] -= step_size * m.x[j] / (std::sqrt(v.x[j]) * root2 + eps);
+        m.x[j] = beta1 * m.x[j] + one_minus_beta1 * g;
+        v.x[j] = beta2 * v.x[j] + one_minus_beta2 * g * g;
+        x.x[j] -= step_size * m.x[j] / (std::sqrt(v.x[j]) * rsqrt_correction2 + eps);
       }
       store4(args.m + at, m);
       store4(args.v + at, v);
       store4(args.table + at, x);
     } else {
       const A x = to_compute(args.table[at]), g = to_compute(args.grad[from]) + l2 * x;
-      const A m = beta1 * args.m[at] + rest1 * g, v = beta2 * args.v[at] + rest2 * g * g;
+      const A m = beta1 * args.m[at] + one_minus_beta1 * g,
+              v = beta2 * args.v[at] + one_minus_beta2 * g * g;
       args.m[at] = m;
       args.v[at] = v;
-      args.table[at] = from_compute<S>(x - step_size * m / (std::sqrt(v) * root2 + eps));
+      args.table[at] =
+          from_compute<S>(x - step_size * m / (std::sqrt(v) * rsqrt_correction2 + eps));
     }
   }
 }

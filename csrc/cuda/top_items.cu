@@ -1,6 +1,6 @@
+#include "common/score_key.h"
 #include "cuda/device.cuh"
 #include "cuda/top_items.h"
-#include "score_key.h"
 
 namespace ekpnet {
 namespace {

@@ -1,9 +1,9 @@
 // The translation loss (eq. 22) on the GPU, over raw pointers of device memory.
 #pragma once
 
+#include "common/triple_loss_args.h"
 #include "cuda/sorted_references.h"
 #include "cuda/types.h"
-#include "triple_loss_args.h"
 
 namespace ekpnet {
 

@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 #endif
 
-#include "host_device.h"
+#include "common/host_device.h"
 
 namespace ekpnet {
 

@@ -1,10 +1,11 @@
-"""Logits of labelled rows, and of whole catalogues."""
+"""Logits of pairs against whole tables: of labelled rows, and of whole catalogues."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast.data import PreparedData, Rows
+from ekpnet_fast.data.tables import Int32
+from ekpnet_fast.evaluation.ranking import Score
 from ekpnet_fast.models import Model
-from ekpnet_fast.sampling.pairs import Pairs, Request
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 
@@ -25,25 +29,142 @@ SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 KEPT_PAIRS = 1 << 20
 
 
-def scored_pairs(
-    model: Model,
-    ripple: RippleSets,
-    users: NDArray[np.integer[Any]],  # [G]
-    group_indptr: Tensor,  # [G + 1] int64
-    items: Tensor,  # [B] int32
-) -> Pairs:
-    """Pairs to score against whole tables, on the device of the ripple sets."""
-    ids = torch.from_numpy(users.astype(np.int32))
-    device = ripple.heads.device
-    sets = ripple.of_users(ids.long().to(device))
-    return Pairs(
-        **vars(sets),
-        group_indptr=group_indptr,
-        items=items,
-        users=ids,
-        free_items=items,
-        inputs=model.inputs(Request(ids, group_indptr, items, epoch=0)),
-    ).to(device)
+@dataclass(frozen=True, eq=False)
+class UserGroups:
+    """User groups of pairs: whom the pairs of each group are scored for.
+
+    Attributes:
+        users: [G] int32, on the CPU.
+        sets: [G] their ripple sets.
+        histories: what `ids` count; None for the train histories, where ids are users.
+        ids: [G] int32, the history of each group, on the CPU.
+    """
+
+    users: Tensor
+    sets: RippleSets
+    histories: Histories | None = None
+    ids: Tensor | None = None
+
+    @classmethod
+    def of(cls, ripple: RippleSets, users: NDArray[np.integer]) -> UserGroups:
+        """Users [G] of training, from the ripple sets of all."""
+        ids = torch.from_numpy(users.astype(np.int32))
+        return cls(ids, ripple.of_users(ids.long().to(ripple.heads.device)))
+
+    def __len__(self) -> int:
+        """G."""
+        return self.users.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model's predictions against whole tables.
+
+    Attributes:
+        backend: `ops` or `reference`.
+        model: the model.
+        tables: the whole tables by name.
+        stage: whose prediction is wanted.
+        device: where scores are computed, and the tables lie.
+    """
+
+    backend: ModuleType
+    model: Model
+    tables: Mapping[str, Tensor]
+    stage: str
+    device: torch.device
+
+    @classmethod
+    def of(cls, backend: ModuleType, model: Model, stage: str, device: torch.device) -> Scorer:
+        """A model with its own tables."""
+        tables = {name: model.table(name) for name in model.tables}
+        return cls(backend, model, tables, stage, device)
+
+    def pairs(
+        self,
+        groups: UserGroups,
+        group_indptr: Tensor,  # [G + 1] int64, on the CPU
+        items: Tensor,  # [B] int32, on the CPU or the device
+    ) -> Pairs:
+        """Pairs to score, in global ids, on the device."""
+        inputs: Inputs = {}
+        # Not asked for nothing, because items on a device would have to come back from there.
+        if type(self.model).inputs is not Model.inputs:
+            inputs = self.model.inputs(
+                PairRequest(
+                    groups.users,
+                    group_indptr,
+                    items.cpu(),
+                    epoch=0,
+                    histories=groups.histories,
+                    ids=groups.ids,
+                )
+            )
+        pairs = Pairs(
+            **vars(groups.sets),
+            group_indptr=group_indptr,
+            items=items,
+            users=groups.users,
+            free_items=items,
+            inputs=inputs,
+        )
+        return pairs if self.device.type == "cpu" else pairs.to(self.device)
+
+    @torch.no_grad()
+    def logits(self, pairs: Pairs) -> Tensor:
+        """Logits [B]."""
+        return self.model.logits(self.backend, self.tables, pairs, stage=self.stage)
+
+    def catalogue_logits(self, groups: UserGroups, items: Tensor) -> Tensor:
+        """Logits [G, I'] of the same items [I'] int32 for every group.
+
+        What depends on the group alone is computed once and serves every item.
+        """
+        count, width = len(groups), items.numel()
+        repeated = items if count == 1 else items.repeat(count)
+        pairs = self.pairs(groups, torch.arange(count + 1) * width, repeated)
+        return self.logits(pairs).view(count, width)
+
+    def groups_at_once(self, num_items: int) -> int:
+        """How many groups `catalogue_logits` is to be asked for at a time, at least 1."""
+        return max(1, SCORED_PAIRS[self.device.type] // max(num_items, 1))
+
+    def blocks(
+        self,
+        groups_of: Callable[[NDArray[np.int64]], UserGroups],
+        users: NDArray[np.int64],  # [G]
+        indptr: NDArray[np.int64],  # [G + 1] pairs of each user
+        items: Tensor,  # [indptr[-1]] int32
+    ) -> Iterator[Pairs]:
+        """Pairs of users in the given order, at most `SCORED_PAIRS`, or one user's, at a time.
+
+        Args:
+            groups_of: makes the groups of some users.
+            users: of each group.
+            indptr: pairs of each group.
+            items: of each pair.
+        """
+        at_once, first = SCORED_PAIRS[self.device.type], 0
+        while first < len(users):
+            start = int(indptr[first])
+            last = int(np.searchsorted(indptr, start + at_once, side="right")) - 1
+            last = max(first + 1, last)
+            yield self.pairs(
+                groups_of(users[first:last]),
+                torch.from_numpy(indptr[first : last + 1] - start),
+                items[start : int(indptr[last])],
+            )
+            first = last
+
+    def logits_of(self, blocks: Iterable[Pairs], num_pairs: int) -> Tensor:
+        """Logits [N] of all the pairs of some blocks, on the device."""
+        logits = torch.empty(num_pairs, device=self.device)
+        start = 0
+        for pairs in blocks:
+            stop = start + pairs.num_pairs
+            logits[start:stop] = self.logits(pairs)
+            start = stop
+        return logits
 
 
 @torch.no_grad()
@@ -60,60 +181,37 @@ def score_rows(
 
     A list `kept` is filled with the pairs, and spares their making the next time.
     """
-    tables = {name: model.table(name) for name in model.tables}
-    indptr = rows.indptr.numpy()
+    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
     users = np.flatnonzero(np.diff(indptr))
-    ends = indptr[users + 1]
-    device = ripple.heads.device
-    at_once = SCORED_PAIRS[device.type]
-    logits = torch.empty(len(rows.items), device=device)
-    made = list(kept or ())
-    first = start = 0
-    while start < len(logits):
-        if made:
-            pairs = made.pop(0)
-            stop = start + pairs.num_pairs
-        else:
-            last = max(first + 1, int(np.searchsorted(ends, start + at_once, side="right")))
-            stop = int(ends[last - 1])
-            group_indptr = torch.from_numpy(np.append(indptr[users[first:last]], stop) - start)
-            pairs = scored_pairs(
-                model, ripple, users[first:last], group_indptr, rows.items[start:stop]
-            )
-            first = last
-            if kept is not None:
-                kept.append(pairs)
-        logits[start:stop] = model.logits(backend, tables, pairs, stage=stage)
-        start = stop
-    in_table_order = torch.empty(len(rows.items))
-    in_table_order[rows.order] = logits.cpu()
+    ends = np.append(indptr[users], num_pairs)
+    made = scorer.blocks(partial(UserGroups.of, ripple), users, ends, rows.items)
+    if kept is not None and not kept:
+        kept.extend(made)
+    in_table_order = torch.empty(num_pairs)
+    in_table_order[rows.order] = scorer.logits_of(kept or made, num_pairs).cpu()
     scores: NDArray[np.float32] = in_table_order.numpy()
     return scores
 
 
 def catalogue_scorer(
     backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
-) -> Callable[[NDArray[np.int32]], Tensor]:
+) -> Score:
     """Scores [b, I] of all items for users [b], as `ranking.rank_all` asks for them.
 
-    What depends on the user alone is computed once and serves every item; features of pairs are in
-    memory for `SCORED_PAIRS` pairs, or one user, at a time.
+    Features of pairs are in memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
-    tables = {name: model.table(name) for name in model.tables}
-    users_at_once = max(1, SCORED_PAIRS[ripple.heads.device.type] // num_items)
-    items = torch.arange(num_items, dtype=torch.int32).repeat(users_at_once)
+    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    step = scorer.groups_at_once(num_items)
+    items = torch.arange(num_items, dtype=torch.int32, device=scorer.device)
 
     @torch.no_grad()
-    def score(users: NDArray[np.int32]) -> Tensor:
-        scores = torch.empty(len(users), num_items, device=ripple.heads.device)
-        for first in range(0, len(users), users_at_once):
-            block = users[first : first + users_at_once]
-            n = len(block)
-            pairs = scored_pairs(
-                model, ripple, block, torch.arange(n + 1) * num_items, items[: n * num_items]
-            )
-            scores[first : first + n] = model.logits(backend, tables, pairs, stage=stage).view(
-                n, num_items
+    def score(users: Int32) -> Tensor:
+        scores = torch.empty(len(users), num_items, device=scorer.device)
+        for first in range(0, len(users), step):
+            block = users[first : first + step]
+            scores[first : first + len(block)] = scorer.catalogue_logits(
+                UserGroups.of(ripple, block), items
             )
         return scores
 

@@ -15,7 +15,7 @@ from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.device import resolve_device
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.resolve import resolve
 
 __all__ = [
     "ABLATION",
@@ -214,7 +214,7 @@ class Plan:
         if cell.layers is not None:
             changes: dict[str, Any] = {"activation": cell.activation, "layers": cell.layers}
             config = replace(config, shape=replace(config.shape, **changes))
-        return config.resolved()
+        return resolve(config)
 
     def is_ranked(self, cell: Cell) -> bool:
         """Whether a run also ranks all items: those of Figures 4-6 do, the rest saves the time."""
@@ -237,8 +237,8 @@ class Plan:
                 "protocol": settings.protocol,
                 "epochs": QUICK_EPOCHS if settings.quick else None,
             }
-            given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-            self._configs[key] = parse_run(given)
+            given = {name: value for name, value in options.items() if value is not None}
+            self._configs[key] = resolve(given)
         return self._configs[key]
 
     def _shape_cells(self) -> Iterable[Cell]:

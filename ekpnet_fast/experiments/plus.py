@@ -7,7 +7,7 @@ splits that are shown here have decided nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.experiments.runner import Runner
-from ekpnet_fast.models.linear import EASE_ITEMS
+from ekpnet_fast.models.wide.part import EASE_ITEMS
 from ekpnet_fast.native.build import __version__
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["FIRST_SEED", "VARIANTS", "PlusPlan", "run_plus"]
@@ -37,7 +37,7 @@ class Variant:
 
     label: str
     model: str
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     max_items: int = 1 << 31
 
 
@@ -45,32 +45,32 @@ VARIANTS = {
     "popularity": Variant("item popularity", "popularity"),
     "mf": Variant("MF", "mf"),
     "ekpnet": Variant("EKPNet", "ekpnet"),
-    "ekpnet folds": Variant("EKPNet, cross-fitted", "ekpnet", ("--folds=5",)),
+    "ekpnet folds": Variant("EKPNet, cross-fitted", "ekpnet", {"folds": 5}),
     "linear": Variant("linear part alone", "linear"),
     "ekpnet_plus": Variant("EKPNet+", "ekpnet_plus"),
-    "no folds": Variant("EKPNet+ without cross-fitting", "ekpnet_plus", ("--folds=1",)),
+    "no folds": Variant("EKPNet+ without cross-fitting", "ekpnet_plus", {"folds": 1}),
     "no projections": Variant(
         "EKPNet+ without projections",
         "ekpnet_plus",
-        ("--ekpnet_plus.low_pass=[]", "--ekpnet_plus.joint=[]"),
+        {"ekpnet_plus.low_pass": (), "ekpnet_plus.joint": ()},
     ),
     "lines": Variant(
-        "EKPNet+, straight lines in place of curves", "ekpnet_plus", ("--ekpnet_plus.pieces=1",)
+        "EKPNet+, straight lines in place of curves", "ekpnet_plus", {"ekpnet_plus.pieces": 1}
     ),
-    "near": Variant("EKPNet+ without far co-click", "ekpnet_plus", ("--ekpnet_plus.far=false",)),
-    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", ("--ekpnet_plus.far=true",)),
+    "near": Variant("EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.far": False}),
+    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", {"ekpnet_plus.far": True}),
     "no relations": Variant(
-        "EKPNet+ without matches by relation", "ekpnet_plus", ("--ekpnet_plus.relations=0",)
+        "EKPNet+ without matches by relation", "ekpnet_plus", {"ekpnet_plus.relations": 0}
     ),
     "relations": Variant(
-        "EKPNet+, matches by 4 relations", "ekpnet_plus", ("--ekpnet_plus.relations=4",)
+        "EKPNet+, matches by 4 relations", "ekpnet_plus", {"ekpnet_plus.relations": 4}
     ),
     "no walk": Variant(
         "EKPNet+ without the walk over graph and clicks",
         "ekpnet_plus",
-        ("--ekpnet_plus.mixed=false",),
+        {"ekpnet_plus.mixed": False},
     ),
-    "ease": Variant("EKPNet+, EASE^R", "ekpnet_plus", ("--ekpnet_plus.ease=300",), EASE_ITEMS),
+    "ease": Variant("EKPNet+, EASE^R", "ekpnet_plus", {"ekpnet_plus.ease": 300}, EASE_ITEMS),
 }
 
 
@@ -117,10 +117,10 @@ class PlusPlan(Plan):
         """The options of a run, without its output."""
         assert isinstance(cell, PlusCell)
         base = self._base(cell.dataset, cell.model)
-        given = [f"--dataset={cell.dataset}", f"--model={cell.model}"]
-        changed = parse_run([*given, *VARIANTS[cell.variant].options])
+        given = {"dataset": cell.dataset, "model": cell.model}
+        changed = resolve({**given, **VARIANTS[cell.variant].options})
         config = replace(base, folds=changed.folds, options=changed.options, seed=cell.seed)
-        return config.resolved()
+        return resolve(config)
 
 
 def run_plus(

@@ -6,19 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather, linear
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
 
 # Of a masked score; finite, because all slots may be masked.
 LOWEST = -1e30
@@ -85,7 +83,7 @@ class AKUPM(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init = self.shape.width, self.shape.init
         E, R = source.graph.num_entities, source.graph.num_relations
@@ -96,13 +94,13 @@ class AKUPM(Model):
         self.W_v = nn.Parameter(xavier((D, D), D, D, self.draw))
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """True and corrupted triples in every batch."""
-        return Plan(triples="joined")
+        return BatchPlan(triples="joined")
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """M of each user's clicked items: clicked [G, M], clicked_counts [G]."""
-        histories, ids = self.seen(request)
+        histories, ids = self.histories_of(request)
         _, clicked, counts = ops.sample_neighbors(
             histories.indptr,
             torch.zeros_like(histories.items, dtype=torch.uint8),

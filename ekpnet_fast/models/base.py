@@ -22,17 +22,17 @@ True. Whatever else a model needs, such as sampled neighbours or histories, come
 those that are ids of a space are named in `input_spaces` and arrive as positions. In evaluation the
 same tensors arrive with global ids, and whole tables are given, so one `logits` serves both.
 
-**Histories.** What a group's user clicked is asked for by `self.seen(request)`, never read from
+**Histories.** What a group's user clicked comes from `self.histories_of(request)`, never from
 `source`, because a request may bring its own: with `--folds` those of virtual users, without a
-training row's own fold (see `folds.py`); users that are not in the data are served by
-`model.seeing(source)` with a source of their histories, or by a request that brings them. Set
-`history` if the model looks at histories without ripple sets. Statistics over all users that tell a
-training row its label must leave out its fold: `request.folds` and `request.ids % request.folds`
-say which. `begin(training)` comes before the first stage and gets every training row at once.
+training example's own fold (see `folds.py`); users that are not in the data are served by
+`model.with_context(source)` with their histories, or by a request that brings them. Set `history`
+if the model looks at histories without ripple sets. Statistics over all users that tell a training
+example its label must leave out its fold: `request.folds` and `request.ids % request.folds` say
+which. `fit_features(training)` comes before the first stage and gets all training examples at once.
 
 **Stages.** `stages` names the groups of options ("pretrain", "train") that are run, in order;
 `plan` says for each whether its batches have pairs, and triples with them, apart from them, or none
-(see `sampling.Plan`). A stage of triples alone learns from `kg_sum` and is not validated.
+(see `sampling.BatchPlan`). A stage of triples alone learns from `kg_sum` and is not validated.
 `logits(..., stage=)` is told which stage's prediction is wanted. A model without stages is computed
 by `fit`.
 
@@ -58,18 +58,24 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Reads, Request, Source
+from ekpnet_fast.sampling.pairs import (
+    Batch,
+    BatchFields,
+    BatchPlan,
+    Inputs,
+    PairRequest,
+    Pairs,
+    TrainContext,
+)
 from ekpnet_fast.sampling.rows import TrainingRows
-
-if TYPE_CHECKING:  # config.py asks the registry for its models
-    from ekpnet_fast.config import RunConfig, StageConfig
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -127,7 +133,7 @@ class Model(nn.Module):
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__()
         self.shape = config.shape
         self.options = config.options
@@ -150,14 +156,14 @@ class Model(nn.Module):
         return None
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """What the mini-batches of a stage consist of: pairs and no triples, unless overridden."""
-        return Plan()
+        return BatchPlan()
 
-    def begin(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingRows) -> None:
         """Look at the training rows before the first stage (nothing to do, unless overridden)."""
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """Further tensors for some pairs, by name, in global ids (none, unless overridden).
 
         Runs on the CPU, beside the step where a GPU computes; it must depend on the request alone.
@@ -226,16 +232,16 @@ class Model(nn.Module):
 
     # ---- what follows from that ----------------------------------------------------------------
 
-    def seeing(self, source: Source) -> Model:
-        """The same weights, drawing `inputs` from another graph or other histories."""
+    def with_context(self, source: TrainContext) -> Model:
+        """Copy with the same weights, whose `inputs` come from another graph or other histories."""
         other = copy.copy(self)
         other.source = source
         return other
 
-    def seen(self, request: Request) -> tuple[Histories, Tensor]:
-        """The histories that a request counts in, and which of them [G] the groups have."""
+    def histories_of(self, request: PairRequest) -> tuple[Histories, Tensor]:
+        """Histories of a request, and the index [G] of each group's in them."""
         given = request.histories
-        return (self.source.histories if given is None else given), request.seen
+        return (self.source.histories if given is None else given), request.history_ids
 
     def add_table(self, name: str, rows: Tensor) -> None:
         """Make a row-sparse table of its initial rows; it must be declared in `tables`."""
@@ -252,10 +258,10 @@ class Model(nn.Module):
         return [self.get_parameter(name) for name in self.relation_tables]
 
     @property
-    def reads(self) -> Reads:
+    def reads(self) -> BatchFields:
         """What a mini-batch must hold."""
         spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
-        return Reads(spaces, self.inputs, self.input_spaces)
+        return BatchFields(spaces, self.inputs, self.input_spaces)
 
 
 def uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:

@@ -6,13 +6,13 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Source, history_tensors
+from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
     """The untrained model of a run."""
-    return MODELS[config.model](config, Source.of(prepared, graph, config.seed))
+    return MODELS[config.model](config, TrainContext.of(prepared, graph, config.seed))
 
 
 def sample_ripple_sets(

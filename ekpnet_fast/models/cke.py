@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 
 class CKE(Model):
@@ -58,7 +56,7 @@ class CKE(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init = self.shape.width, self.shape.init
         sizes = {
@@ -71,9 +69,9 @@ class CKE(Model):
         self.transr = TransR(source.graph.num_relations, D, init, self.draw)
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """True and corrupted triples in every batch."""
-        return Plan(triples="joined")
+        return BatchPlan(triples="joined")
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.titles import encode
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
-from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class DKN(Model):
         """Titles, where there are none."""
         return "titles" if dataset.item_names is None else None
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         if source.item_names is None:
             raise DataError(
@@ -147,14 +145,14 @@ class DKN(Model):
             if not 1 <= value <= high:
                 raise ConfigError(f"--dkn.{option} is {value}, expected 1 to {high}")
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """The distinct items of the pairs and histories, n, and where they are.
 
         centres [n], words [n, N], lengths [n], neighbors [n, X], neighbor_counts [n]: of the items.
         targets [B], history [G, P]: positions among them. history_counts [G]: valid slots.
         """
         source, options = self.source, self.options
-        histories, ids = self.seen(request)
+        histories, ids = self.histories_of(request)
         # A history is a node whose triples lead to its items.
         _, history, history_counts = ops.sample_neighbors(
             histories.indptr,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 # "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
 # of the KG term and, under another letter, the weight of the squared rows (lambda3 here); lambda2
@@ -107,7 +105,7 @@ class EKPNet(Model):
     deep: ClassVar[bool] = True
     entity: Tensor
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         shape, draw = self.shape, self.draw
         channels, D = (2 if self.semantic_attention else 1), shape.width
@@ -124,9 +122,9 @@ class EKPNet(Model):
             self.b_out = nn.Parameter(torch.zeros(1))
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """True and corrupted triples in every batch (eq. 22)."""
-        return Plan(triples="joined")
+        return BatchPlan(triples="joined")
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

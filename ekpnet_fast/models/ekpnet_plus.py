@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
-from ekpnet_fast.models.linear import LinearOptions, LinearPart, check_signals
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Request, Source
+from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig, StageConfig
 
 
 class EKPNetPlus(EKPNet):
@@ -51,7 +49,7 @@ class EKPNetPlus(EKPNet):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.linear = LinearPart(self.options, source)
 
@@ -60,13 +58,13 @@ class EKPNetPlus(EKPNet):
         """Ranges of the options."""
         check_signals(cls.name, config.options)
 
-    def begin(self, training: TrainingRows) -> None:
+    def fit_features(self, training: TrainingRows) -> None:
         """Fit the linear part."""
         self.linear.fit(training)
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """linear [B]: the linear part's logits."""
-        return {"linear": self.linear.of(request, *self.seen(request))}
+        return {"linear": self.linear.of(request, *self.histories_of(request))}
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

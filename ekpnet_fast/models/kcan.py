@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
 
 LOWEST = -1e30  # of a masked score; finite, because all slots may be masked
 
@@ -98,7 +96,7 @@ class KCAN(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, H, init = self.shape.width, self.shape.hops, self.shape.init
         graph, draw = source.graph, self.draw
@@ -140,13 +138,13 @@ class KCAN(Model):
             )
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """True and corrupted triples in every batch."""
-        return Plan(triples="joined")
+        return BatchPlan(triples="joined")
 
     # ---- the sampled graph around a batch --------------------------------------------------------
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """The nodes within H hops and their sampled neighbours.
 
         Nodes are numbered by hops: the first `reach[d]`, [H + 1] int64, are at most d hops away.

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, repeat_row
-from ekpnet_fast.sampling.pairs import Inputs, Pairs, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class KGCN(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.sampling = config.sampling
         H, D, init = self.shape.hops, self.shape.width, self.shape.init
@@ -106,7 +104,7 @@ class KGCN(Model):
         if not 1 <= config.options.neighbors <= 1024:
             raise ConfigError(f"--kgcn.neighbors is {config.options.neighbors}, expected 1 to 1024")
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """The states of the pairs' receptive fields, S in all.
 
         Returns:

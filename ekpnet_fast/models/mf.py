@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Model, Presets, initial_rows
 from ekpnet_fast.ops.deterministic import gather
-from ekpnet_fast.sampling.pairs import Pairs, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class MF(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         for space, n in (("user", source.num_users), ("item", source.num_items)):
             rows = initial_rows((n, self.shape.width), self.shape.init, self.draw)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.popularity import best_threshold, popularity
 from ekpnet_fast.models.base import Model
-from ekpnet_fast.sampling.pairs import Pairs, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
 
 class Popularity(Model):
@@ -35,7 +32,7 @@ class Popularity(Model):
     new_users = True
     logit: Tensor
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.register_buffer("logit", torch.zeros(source.num_items))
 

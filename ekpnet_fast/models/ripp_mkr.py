@@ -6,20 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.attend import attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.ripplenet import propagate, slot_rows
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear, repeat_row
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Plan, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class RippMKR(Model):
     }
     no_bias: Tensor
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init, draw = self.shape.width, self.shape.init, self.draw
         E, R = source.graph.num_entities, source.graph.num_relations
@@ -123,9 +121,9 @@ class RippMKR(Model):
                 raise ConfigError(f"--ripp_mkr.{name} is {value}, expected at least 1")
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """Steps on triples between steps on pairs."""
-        return Plan(triples="apart", every=config.options.every)
+        return BatchPlan(triples="apart", every=config.options.every)
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str

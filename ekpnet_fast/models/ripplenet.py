@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.attend import attend, attention_weights
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear_by_relation
-from ekpnet_fast.sampling.pairs import Batch, Pairs, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class RippleNet(Model):
     identity: Tensor
     no_bias: Tensor
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, init = self.shape.width, self.shape.init
         E, R = source.graph.num_entities, source.graph.num_relations

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather, linear
-from ekpnet_fast.sampling.pairs import Batch, Inputs, Pairs, Plan, Request, Source
-
-if TYPE_CHECKING:
-    from ekpnet_fast.config import RunConfig
+from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class WideDeep(Model):
         }
     }
 
-    def __init__(self, config: RunConfig, source: Source) -> None:
+    def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         D, K, init = self.shape.width, self.options.hidden, self.shape.init
         graph, U, I = source.graph, source.num_users, source.num_items  # noqa: E741
@@ -115,11 +113,11 @@ class WideDeep(Model):
                 raise ConfigError(f"--wide_deep.{option} is {value}, expected 1 to {high}")
 
     @classmethod
-    def plan(cls, config: RunConfig, stage: str) -> Plan:
+    def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """Triples alone, then pairs alone."""
-        return Plan(pairs=False, triples="joined") if stage == "pretrain" else Plan()
+        return BatchPlan(pairs=False, triples="joined") if stage == "pretrain" else BatchPlan()
 
-    def inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: PairRequest) -> Inputs:
         """The weight that each pair's cross is hashed to, [B] int32."""
         cells = request.pair_users.long() * self.source.num_items + request.items
         # The odd factor is 2^64 over the golden ratio (Knuth, vol. 3, 6.4), as a signed number; the

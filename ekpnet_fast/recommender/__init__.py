@@ -1,23 +1,22 @@
-"""Recommending with a trained model: lists, reasons, and a graph that may change.
+"""Recommenders of trained models: lists, reasons, and a graph that may change.
 
-`recommender.py` is the face. `state.py` holds what is known at one moment and scores; `asking.py`
-goes from ids to lists, `reasons.py` and `fidelity.py` from scores to paths, `drawing.py` from paths
-to SVG, `live.py` from one state to the next, `store.py` to folders and back.
+`recommender.py` is the face. `state.py` holds what is known at one moment, and scores; `query.py`
+goes from ids to numbers, `topk.py` from scores to lists, `reasons.py` and `fidelity.py` from scores
+to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, `store.py` to
+folders and back.
 """
 
 from ekpnet_fast.recommender.answers import (
     Explanation,
     Fidelity,
-    Node,
-    Reason,
     Recommendation,
     Recommendations,
     SimilarItem,
-    Step,
 )
-from ekpnet_fast.recommender.asking import ItemFilter
 from ekpnet_fast.recommender.live import LiveGraph
 from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
+from ekpnet_fast.recommender.query import ItemFilter
 from ekpnet_fast.recommender.recommender import Recommender
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "Recommendation",
     "Recommendations",
     "Recommender",
+    "RippleTriple",
     "SimilarItem",
     "Step",
 ]

@@ -1,23 +1,22 @@
-"""What a recommender answers: lists of items, and the reasons for one of them."""
+"""Answers of a recommender: lists of items, and the reasons for one of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, overload
+from typing import Any, overload
 
+from ekpnet_fast.recommender.drawing import svg_of
 from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, with_lists
 
 __all__ = [
     "Explanation",
     "Fidelity",
-    "Node",
-    "Reason",
     "Recommendation",
     "Recommendations",
     "SimilarItem",
-    "Step",
 ]
 
 
@@ -36,7 +35,7 @@ class Recommendation:
     score: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Values as JSON has them."""
         return {"item": self.item, "name": self.name, "score": self.score}
 
 
@@ -55,13 +54,13 @@ class SimilarItem:
     similarity: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Values as JSON has them."""
         return {"item": self.item, "name": self.name, "similarity": self.similarity}
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendations(Sequence[Recommendation]):
-    """The best items for somebody, best first; a sequence of `Recommendation`.
+    """The best items for a user or a history, best first; a sequence of `Recommendation`.
 
     Attributes:
         user: whom they are for; None where a history was given.
@@ -92,92 +91,13 @@ class Recommendations(Sequence[Recommendation]):
         return self.items[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, such as for JSON."""
+        """Values as JSON has them."""
         return {
             "user": self.user,
             "history": None if self.history is None else list(self.history),
             "items": [item.to_dict() for item in self.items],
             "notes": list(self.notes),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An entity on a path.
-
-    Attributes:
-        id: of an item the item's id, else the entity's.
-        name: its name, None where the data set has none.
-        kind: "item" or "entity".
-    """
-
-    id: Id
-    name: str | None
-    kind: Literal["item", "entity"]
-
-    def __str__(self) -> str:
-        """The name, or the id where there is none."""
-        return self.name or str(self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A triple on a path, walked from `start` to `end`.
-
-    Attributes:
-        start, end: what it joins.
-        relation: its relation.
-        backwards: whether the graph has it as (end, relation, start).
-        attention: the weight that the model gives it among the triples of its hop (eq. 10), which
-            sum to 1; None where a model has no such weight.
-    """
-
-    start: Node
-    relation: str
-    end: Node
-    backwards: bool
-    attention: float | None
-
-    def __str__(self) -> str:
-        """The arrow, such as `-[starring]->`."""
-        return f"<-[{self.relation}]-" if self.backwards else f"-[{self.relation}]->"
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """A path from an item of the history, and what it does for the recommended item.
-
-    Attributes:
-        steps: the path; its first start is an item of the history.
-        match: how its end meets the recommended item: it "is" the item, it is "linked" to it by a
-            triple, or the model finds them "alike".
-        link: of a "linked" one, the triple that joins the end and the item.
-        effect: by how much the logit of the item falls where the path's last triple is masked.
-    """
-
-    steps: tuple[Step, ...]
-    match: Literal["is", "linked", "alike"]
-    link: Step | None
-    effect: float
-
-    @property
-    def attention(self) -> float | None:
-        """The attention of the last triple among those of its hop."""
-        return self.steps[-1].attention
-
-    def __str__(self) -> str:
-        """The path on one line."""
-        path = str(self.steps[0].start)
-        for step in self.steps:
-            path += f" {step} {step.end}"
-        if self.link is not None:
-            return f"{path} {self.link} {self.link.end}"
-        return path if self.match == "is" else f"{path} ~ {{item}}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        found: dict[str, Any] = _plain(asdict(self))
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +112,7 @@ class Explanation:
         reasons: paths by falling effect, those that speak for the item only.
         paths: how many there are, those that speak against it too.
         notes: what the reader should know.
+        hops: the whole ripple set where it was asked for, by hop and falling effect; else None.
     """
 
     user: Id | None
@@ -202,18 +123,21 @@ class Explanation:
     reasons: tuple[Reason, ...]
     paths: int
     notes: tuple[str, ...] = ()
+    hops: tuple[tuple[RippleTriple, ...], ...] | None = None
 
     @property
     def subject(self) -> str:
-        """Whom it is for, in words."""
+        """User or history that it is for, in words."""
         if self.history is None:
             return f"user {self.user}"
         some = ", ".join(map(str, self.history[:5]))
         return f"history {some}{', ...' if len(self.history) > 5 else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, such as for JSON."""
-        found: dict[str, Any] = _plain(asdict(self))
+        """Values as JSON has them; `hops` only where it was asked for."""
+        found: dict[str, Any] = with_lists(asdict(self))
+        if self.hops is None:
+            del found["hops"]
         return found
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -234,14 +158,19 @@ class Explanation:
 
     def to_svg(self) -> str:
         """A drawing of the paths, a column per hop."""
-        from ekpnet_fast.recommender.drawing import svg_of
-
-        return svg_of(self)
+        about = f"score {self.score:.4f}; {len(self.reasons)} of {self.paths} paths"
+        return svg_of(
+            self.reasons,
+            self.item,
+            title=f"{self.item} for {self.subject}",
+            about="; ".join((about, *self.notes)),
+            description=self.to_text(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Whether the reasons given are what the scores rest on.
+    """Fidelity of reasons: whether they are what the scores rest on.
 
     Of recommended items, the mean fall of the logit where some paths' last triples are masked.
 
@@ -263,12 +192,5 @@ class Fidelity:
     larger: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Values as JSON has them."""
         return asdict(self)
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What the commands `recommend`, `explain`, `export` and `serve` share."""
+"""Options and checks that the commands `recommend`, `explain`, `export` and `serve` share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ekpnet_fast.recommender.recommender import Recommender
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a command's work: 0, or 2 with a line on stderr for an error that the user can mend."""
+    """Exit code of a command's work: 0, or 2 and a line on stderr for an error a user can mend."""
     try:
         work()
     except EkpnetError as error:
@@ -25,7 +25,7 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """The recommender, and where it computes."""
+    """Options for the recommender, and where it computes."""
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
     )
@@ -34,7 +34,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
-    """Who is asked for."""
+    """Options for whom: a user or a history."""
     parser.add_argument("--user", metavar="ID", help="a user that training saw")
     parser.add_argument("--history", metavar="ID,ID,...", help="items that somebody new clicked")
 

@@ -1,12 +1,12 @@
-"""SVG of an explanation: a column per hop, the history on the left, the item on the right."""
+"""SVG of paths: a column per hop, the history on the left, the item on the right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
+from ekpnet_fast.recommender.paths import Node, Reason, Step
 
 BOX, GAP, HEIGHT, ROW = 190, 150, 30, 56  # widths and heights, in pixels
 MARGIN, TITLE = 20, 50
@@ -33,12 +33,22 @@ class Edge:
     effect: float
 
 
-def svg_of(explanation: Explanation) -> str:
-    """The drawing; lines are as wide as the effect of the strongest path through them."""
-    edges = _edges(explanation)
+def svg_of(
+    reasons: Sequence[Reason], item: Node, *, title: str, about: str, description: str
+) -> str:
+    """The drawing; lines are as wide as the effect of the strongest path through them.
+
+    Args:
+        reasons: the paths.
+        item: where they lead.
+        title: which item and whom it is for.
+        about: a line below the title.
+        description: the same in words, for those who do not see the drawing.
+    """
+    edges = _edges(reasons, item)
     last = max((edge.end[0] for edge in edges.values()), default=1)
     places = list(dict.fromkeys(p for edge in edges.values() for p in (edge.start, edge.end)))
-    end = (last, explanation.item)
+    end = (last, item)
     if end not in places:
         places.append(end)
     columns: list[list[Place]] = [[] for _ in range(last + 1)]
@@ -64,14 +74,11 @@ def svg_of(explanation: Explanation) -> str:
         role="img",
     )
     root.set("font-family", "sans-serif")
-    ElementTree.SubElement(root, "title").text = f"Why {explanation.item} for {explanation.subject}"
-    ElementTree.SubElement(root, "desc").text = explanation.to_text()
+    ElementTree.SubElement(root, "title").text = f"Why {title}"
+    ElementTree.SubElement(root, "desc").text = description
     ElementTree.SubElement(root, "rect", width="100%", height="100%", fill="white")
-    _text(root, MARGIN, MARGIN + 14, f"{explanation.item} for {explanation.subject}", 16)
-    about = (
-        f"score {explanation.score:.4f}; {len(explanation.reasons)} of {explanation.paths} paths"
-    )
-    _text(root, MARGIN, MARGIN + 34, "; ".join((about, *explanation.notes)), 12, FAINT)
+    _text(root, MARGIN, MARGIN + 14, title, 16)
+    _text(root, MARGIN, MARGIN + 34, about, 12, FAINT)
     most = max((edge.effect for edge in edges.values()), default=1.0)
     for edge in edges.values():
         _draw_edge(root, edge, at, most)
@@ -81,12 +88,12 @@ def svg_of(explanation: Explanation) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _edges(explanation: Explanation) -> dict[tuple[Place, Place, str], Edge]:
+def _edges(reasons: Sequence[Reason], item: Node) -> dict[tuple[Place, Place, str], Edge]:
     """The edges of all reasons, those that several share once."""
-    last = max((len(r.steps) + (r.match != "is") for r in explanation.reasons), default=1)
+    last = max((len(r.steps) + (r.match != "is") for r in reasons), default=1)
     edges: dict[tuple[Place, Place, str], Edge] = {}
-    for reason in explanation.reasons:
-        for start, end, label in _walk(reason, explanation.item, last):
+    for reason in reasons:
+        for start, end, label in _walk(reason, item, last):
             known = edges.setdefault((start, end, label), Edge(start, end, label, reason.effect))
             known.effect = max(known.effect, reason.effect)
     return edges

@@ -1,4 +1,4 @@
-"""The scoring model as a graph of its own: for `torch.export`, and as ONNX."""
+"""Export of the scoring model: a graph of its own for `torch.export`, and as ONNX."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
-from ekpnet_fast.recommender.state import Query, State
+from ekpnet_fast.recommender.state import QueryBatch, State
 from ekpnet_fast.sampling.pairs import Pairs
 
 INPUTS = ("heads", "relations", "tails", "counts", "items")
@@ -66,8 +66,8 @@ class ScoringGraph(nn.Module):
         return self.model.logits(self.backend, tables, pairs, stage=self.stage)
 
 
-def scoring_inputs(state: State, query: Query) -> dict[str, NDArray[np.int32]]:
-    """What the graph takes for one user or history, and all items in the catalogue's order."""
+def scoring_inputs(state: State, query: QueryBatch) -> dict[str, NDArray[np.int32]]:
+    """Inputs of the graph: one user or history, and all items in the catalogue's order."""
     sets = state.ripple_sets(query)
     values = (sets.heads, sets.relations, sets.tails, sets.counts, state.catalogue)
     return {name: value.numpy().copy() for name, value in zip(INPUTS, values, strict=True)}
@@ -87,7 +87,7 @@ def check(state: State) -> None:
         )
 
 
-def export_onnx(state: State, query: Query, path: Path) -> float:
+def export_onnx(state: State, query: QueryBatch, path: Path) -> float:
     """Write the scoring model in plain operators, and compare it with the native one.
 
     Args:

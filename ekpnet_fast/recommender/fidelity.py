@@ -1,4 +1,4 @@
-"""Whether reasons are what scores rest on: what masking them costs, beside random ones."""
+"""Fidelity of reasons: what masking them costs, beside random paths."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.answers import Fidelity, Recommendations
-from ekpnet_fast.recommender.asking import Asked
+from ekpnet_fast.recommender.query import Query
 from ekpnet_fast.recommender.reasons import masked_logits, paths_of
 
 
 def measure(
-    recommended: Sequence[tuple[Asked, Recommendations]], *, masked: int, draws: int, seed: int
+    recommended: Sequence[tuple[Query, Recommendations]], *, masked: int, draws: int, seed: int
 ) -> Fidelity:
     """Mask the first reasons, those of most attention, and random paths, all at once each.
 
@@ -26,14 +26,14 @@ def measure(
     stream = np.random.default_rng(seed)
     falls: list[tuple[float, float, float]] = []
     has_attention = True
-    for asked, best in recommended:
-        state, query = asked.state, asked.query()
+    for query, best in recommended:
+        state, batch = query.state, query.batch()
         if not state.model.ripple:
             raise ConfigError(f"fidelity: model {state.model.name} does not look at paths")
-        sets = state.ripple_sets(query)
+        sets = state.ripple_sets(batch)
         for item in best:
             entity = int(state.catalogue[state.items.number(item.item)])
-            logit, paths = paths_of(state, query, sets, entity)
+            logit, paths = paths_of(state, batch, sets, entity)
             if len(paths) < 2 * masked:
                 continue
             has_attention = has_attention and paths[0].attention is not None
@@ -45,7 +45,7 @@ def measure(
             masks = [
                 [(path.hop, slot) for path in group for slot in path.slots] for group in chosen
             ]
-            fall = logit - masked_logits(state, query, sets, entity, masks)
+            fall = logit - masked_logits(state, batch, sets, entity, masks)
             falls.append((float(fall[0]), float(fall[1]), float(fall[2:].mean())))
     if not falls:
         raise ConfigError(

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
 from ekpnet_fast.runs.evaluate import prepare_run
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress
 
@@ -40,7 +40,7 @@ def fit(
             f"dataset: found {type(dataset).__name__}, expected a Dataset, such as load_dataset"
             " gives, a name, or a folder"
         )
-    config = _config(name, model, options)
+    config = resolve({**options, "dataset": name, "model": model})
     resolve_device(config.device)  # a device that cannot be used is told before any work
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(
@@ -53,17 +53,6 @@ def fit(
         prepared, graph = prepare_run(config, dataset)
         outcome = loop.train(config, prepared, graph, report or (lambda progress: None))
     return state_of(config, prepared, graph, outcome.model, outcome.stage)
-
-
-def _config(name: str, model: str, options: Mapping[str, Any]) -> RunConfig:
-    # Only here, because its parser takes a while to import.
-    from ekpnet_fast.runs.options import parse_run
-
-    words = ["--dataset", name, "--model", model]
-    for option, value in options.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        words += [f"--{option}", text]
-    return parse_run(words)
 
 
 @contextmanager

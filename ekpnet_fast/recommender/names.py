@@ -1,4 +1,4 @@
-"""Between the user's own ids and numbers, in a table that can grow."""
+"""Ids of the user's own, their numbers and names, in tables that can grow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ekpnet_fast.data.ids import Ids
 from ekpnet_fast.errors import DataError, quote
 
 Id: TypeAlias = str | int
-"""What the user calls something: text as in the files, or a number where the files hold numbers."""
+"""An id of the user's own: text as in the files, or a number where the files hold numbers."""
 
 _LOOKED_THROUGH = 100_000  # ids, for the ones that come close to one that is not there
 
@@ -87,7 +87,7 @@ class Names:
         )
 
     def id(self, number: int) -> Id:
-        """What the user calls a number."""
+        """The id of a number."""
         text = self.ids.ids[number]
         # What was added later may be a text among numbers.
         return int(text) if self.numbered and text.isdecimal() else text
@@ -104,9 +104,9 @@ class Names:
     def with_more(self, ids: Iterable[Id], names: Mapping[Id, str] | None = None) -> Names:
         """These and some new ones behind them."""
         new = [str(given) for given in ids]
-        told = {str(key): value for key, value in (names or {}).items()}
+        given_names = {str(key): value for key, value in (names or {}).items()}
         old = self.ids.names
-        if old is None and told:
+        if old is None and given_names:
             old = ("",) * len(self)
-        named = None if old is None else (*old, *(told.get(text, "") for text in new))
+        named = None if old is None else (*old, *(given_names.get(text, "") for text in new))
         return Names(Ids(self.kind, (*self.ids.ids, *new), named), numbered=self.numbered)

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ekpnet_fast.ops.backends import BACKENDS
-from ekpnet_fast.recommender.answers import Explanation, Node, Reason, Step
-from ekpnet_fast.recommender.state import Query, State
+from ekpnet_fast.recommender.answers import Explanation
+from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
+from ekpnet_fast.recommender.query import Query
+from ekpnet_fast.recommender.state import QueryBatch, State
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 @dataclass(frozen=True)
-class Path:
-    """The end of a path: a distinct triple of a hop.
+class RipplePath:
+    """A path through the ripple set, by its end: a distinct triple of a hop.
 
     Attributes:
         hop: from 0.
@@ -41,20 +42,9 @@ class Path:
     effect: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ripple:
-    """A triple of a hop.
-
-    Attributes:
-        step: the triple, as it is walked.
-        effect: by how much the logit falls without it.
-    """
-
-    step: Step
-    effect: float
-
-
-def paths_of(state: State, query: Query, sets: RippleSets, entity: int) -> tuple[float, list[Path]]:
+def paths_of(
+    state: State, query: QueryBatch, sets: RippleSets, entity: int
+) -> tuple[float, list[RipplePath]]:
     """The logit of an item for one user or history, and all paths, by falling effect.
 
     Args:
@@ -75,14 +65,14 @@ def paths_of(state: State, query: Query, sets: RippleSets, entity: int) -> tuple
     paths = []
     for (key, slots), without in zip(triples.items(), logits[1:], strict=True):
         attention = None if weights is None else sum(weights[key[0]][slot] for slot in slots)
-        paths.append(Path(*key, slots, attention, logits[0] - without))
+        paths.append(RipplePath(*key, slots, attention, logits[0] - without))
     paths.sort(key=lambda path: -path.effect)
     return logits[0], paths
 
 
 def masked_logits(
     state: State,
-    query: Query,
+    query: QueryBatch,
     sets: RippleSets,
     entity: int,
     masks: Sequence[Sequence[tuple[int, int]]],
@@ -94,59 +84,44 @@ def masked_logits(
     keep[torch.tensor(gone, dtype=torch.int64).view(-1, 3).unbind(1)] = False
     masked = _masked(sets, keep)
     entities = torch.full((groups,), entity, dtype=torch.int32, device=state.device)
-    pairs = state.pairs(query, masked, torch.arange(groups + 1), entities)
-    return state.logits(pairs).cpu()
+    pairs = state.scorer.pairs(state.groups(query, masked), torch.arange(groups + 1), entities)
+    return state.scorer.logits(pairs).cpu()
 
 
-def explain(
-    state: State,
-    query: Query,
-    item: int,
-    *,
-    top: int,
-    subject: tuple[str | int | None, tuple[str | int, ...] | None],
-    notes: tuple[str, ...],
-) -> Explanation:
-    """The reasons for an item; `subject` is the user or the history, as the caller named it."""
-    return explain_ripple(state, query, item, top=top, subject=subject, notes=notes)[0]
+def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explanation:
+    """The reasons for an item.
 
-
-def explain_ripple(
-    state: State,
-    query: Query,
-    item: int,
-    *,
-    top: int,
-    subject: tuple[str | int | None, tuple[str | int, ...] | None],
-    notes: tuple[str, ...],
-) -> tuple[Explanation, list[list[Ripple]]]:
-    """`explain`, and all triples by hop, also those that speak against the item."""
+    Args:
+        query: a user or a history.
+        item: the item's number.
+        top: reasons, at most.
+        hops: whether the whole ripple set is wanted, too.
+    """
+    state, batch = query.state, query.batch()
     entity = int(state.catalogue[item])
-    sets = state.ripple_sets(query)
-    logit, paths = paths_of(state, query, sets, entity)
-    tree = _Tree(state, query, paths)
+    sets = state.ripple_sets(batch)
+    logit, paths = paths_of(state, batch, sets, entity)
+    tree = _Tree(state, batch, paths)
     reasons = tuple(tree.reason(path, entity) for path in paths[:top] if path.effect > 0)
+    notes: tuple[str, ...] = ()
     if not state.model.ripple:
-        notes = (*notes, f"model {state.model.name} does not look at paths of the graph")
+        notes = (f"model {state.model.name} does not look at paths of the graph",)
     elif not paths:
-        notes = (*notes, "no path of the graph leads away from the history")
+        notes = ("no path of the graph leads away from the history",)
     elif not reasons:
-        notes = (*notes, f"none of the {len(paths)} paths speaks for the item")
-    ripples: list[list[Ripple]] = [[] for _ in range(sets.heads.shape[1] if paths else 0)]
-    for path in paths:
-        step = tree.step(path.head, path.relation, path.tail, path.attention)
-        ripples[path.hop].append(Ripple(step, path.effect))
-    explanation = Explanation(
-        user=subject[0],
-        history=subject[1],
+        notes = (f"none of the {len(paths)} paths speaks for the item",)
+    user, history = query.subject
+    return Explanation(
+        user=user,
+        history=history,
         item=_node(state, entity),
         score=float(torch.sigmoid(torch.tensor(logit))),
         logit=logit,
         reasons=reasons,
         paths=len(paths),
         notes=notes,
+        hops=tree.hops(paths, sets.heads.shape[1]) if hops else None,
     )
-    return explanation, ripples
 
 
 def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
@@ -175,13 +150,14 @@ def _masked(sets: RippleSets, keep: Tensor) -> RippleSets:
 
 
 def _attention(
-    state: State, query: Query, sets: RippleSets, entity: int
+    state: State, query: QueryBatch, sets: RippleSets, entity: int
 ) -> list[list[float]] | None:
     """The attention of an item over the slots, by hop; None where the model has none."""
     entities = torch.tensor([entity], dtype=torch.int32, device=state.device)
-    pairs = state.pairs(query, sets, torch.tensor([0, 1]), entities)
+    scorer = state.scorer
+    pairs = scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), entities)
     with torch.no_grad():
-        found = state.model.attention(BACKENDS[state.config.backend], state.tables, pairs)
+        found = scorer.model.attention(scorer.backend, scorer.tables, pairs)
     if found is None:
         return None
     weights: list[list[float]] = found[0].tolist()
@@ -192,24 +168,23 @@ def _node(state: State, entity: int) -> Node:
     item = state.item_of(entity)
     if item is None:
         return Node(state.entities.id(entity), state.entities.name(entity), "entity")
-    name = state.items.name(item) or state.entities.name(entity)
-    return Node(state.items.id(item), name, "item")
+    return Node(state.items.id(item), state.item_name(item), "item")
 
 
 class _Tree:
-    """Leads paths back to the history."""
+    """Paths as a tree that leads back to the history."""
 
-    def __init__(self, state: State, query: Query, paths: Sequence[Path]) -> None:
+    def __init__(self, state: State, query: QueryBatch, paths: Sequence[RipplePath]) -> None:
         self.state = state
         self.history = set(query.entities.tolist())
-        self.ends: dict[tuple[int, int], Path] = {}  # the best path to a tail, by hop
+        self.ends: dict[tuple[int, int], RipplePath] = {}  # the best path to a tail, by hop
         for path in paths:
             key = (path.hop, path.tail)
             best = self.ends.get(key)
             if best is None or (path.attention or 0.0) > (best.attention or 0.0):
                 self.ends[key] = path
 
-    def reason(self, path: Path, entity: int) -> Reason:
+    def reason(self, path: RipplePath, entity: int) -> Reason:
         """A path as a reason for an item."""
         chain = [path]
         while chain[0].hop > 0 and chain[0].head not in self.history:
@@ -223,7 +198,19 @@ class _Tree:
         link = self.step(path.tail, relation[0], entity, None, backwards=relation[1])
         return Reason(steps, "linked", link, path.effect)
 
-    def before(self, path: Path) -> Path:
+    def hops(self, paths: Sequence[RipplePath], count: int) -> tuple[tuple[RippleTriple, ...], ...]:
+        """All triples by hop, in the order of the paths that they end."""
+        found: list[list[RippleTriple]] = [[] for _ in range(count)]
+        for path in paths:
+            step = self.step(path.head, path.relation, path.tail, path.attention)
+            found[path.hop].append(
+                RippleTriple(
+                    step.start, step.relation, step.end, step.backwards, step.attention, path.effect
+                )
+            )
+        return tuple(map(tuple, found))
+
+    def before(self, path: RipplePath) -> RipplePath:
         """The path that reaches the head of another; a hop may be a copy of the one before it."""
         hops = range(path.hop - 1, -1, -1)
         return next(self.ends[p, path.head] for p in hops if (p, path.head) in self.ends)

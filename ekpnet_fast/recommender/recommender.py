@@ -20,21 +20,18 @@ from ekpnet_fast.recommender.answers import (
     Recommendations,
     SimilarItem,
 )
-from ekpnet_fast.recommender.asking import (
-    Asked,
-    ItemFilter,
-    ask,
-    best_of,
-    candidates_of,
-    item_name,
-    lists,
-    many,
-    predicted,
-    whole,
-)
 from ekpnet_fast.recommender.live import LiveGraph
 from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.query import (
+    ItemFilter,
+    Query,
+    candidates_of,
+    check_ids,
+    check_positive,
+    parse_query,
+)
 from ekpnet_fast.recommender.state import State
+from ekpnet_fast.recommender.topk import best_of, predict_pairs, recommend_topk
 from ekpnet_fast.training.progress import Progress
 
 
@@ -171,6 +168,20 @@ class Recommender:
         """All it knows now. Never changes: a change of the graph makes a new one."""
         return self._state
 
+    def snapshot(self) -> Recommender:
+        """A recommender with the graph as it is now, for questions that are about one graph.
+
+        Whatever happens to the graph later does not reach it, nor do changes of its own graph reach
+        this one. Weights and tables are shared, so it costs nothing.
+
+        Examples:
+            >>> now = recommender.snapshot()
+            >>> now.graph.add_items({"new": [("parent", 96)]})
+            >>> len(now.item_ids()) - len(recommender.item_ids())
+            1
+        """
+        return Recommender(self._state)
+
     @property
     def graph(self) -> LiveGraph:
         """The graph, which may be changed: see `LiveGraph`.
@@ -203,7 +214,7 @@ class Recommender:
             DataError: no such item.
         """
         state = self._state
-        return item_name(state, state.items.number(item))
+        return state.item_name(state.items.number(item))
 
     def history(self, user: Id) -> list[Id]:
         """The items whose clicks by a user training saw; empty for a user without.
@@ -256,9 +267,9 @@ class Recommender:
             ekpnet_fast.errors.DataError: user: found '1000', expected one of 60 ids such as ...
         """
         state = self._state
-        asked = ask(state, user, history)
+        query = parse_query(state, user, history)
         candidates = candidates_of(state, filter_items)
-        return lists([asked], whole(k), exclude_seen, candidates)[0]
+        return recommend_topk([query], check_positive(k), exclude_seen, candidates)[0]
 
     def recommend_batch(
         self,
@@ -284,18 +295,18 @@ class Recommender:
         if users is not None and histories is not None:
             raise DataError("found users and histories, expected one of the two")
         if histories is not None:
-            asked = [ask(state, None, history) for history in histories]
+            queries = [parse_query(state, None, history) for history in histories]
         elif users is not None:
-            asked = [ask(state, user, None) for user in many(users, "users")]
+            queries = [parse_query(state, user, None) for user in check_ids(users, "users")]
         else:
             some = np.flatnonzero(np.diff(state.history_indptr.numpy()))
-            asked = [Asked(state, user=number) for number in some.tolist()]
-        candidates, k = candidates_of(state, filter_items), whole(k)
+            queries = [Query(state, user=number) for number in some.tolist()]
+        candidates, k = candidates_of(state, filter_items), check_positive(k)
         found: list[Recommendations] = []
-        step = state.at_once()
-        for first in range(0, len(asked), step):
-            block = asked[first : first + step]
-            found += lists(block, k, exclude_seen, candidates)
+        step = state.scorer.groups_at_once(state.num_items)
+        for first in range(0, len(queries), step):
+            block = queries[first : first + step]
+            found += recommend_topk(block, k, exclude_seen, candidates)
         return found
 
     def predict(self, users: Sequence[Id], items: Sequence[Id]) -> NDArray[np.float32]:
@@ -309,12 +320,12 @@ class Recommender:
             (3,)
         """
         state = self._state
-        users, items = list(many(users, "users")), list(many(items, "items"))
+        users, items = list(check_ids(users, "users")), list(check_ids(items, "items"))
         if len(users) != len(items):
             raise DataError(f"found {len(users)} users and {len(items)} items, expected as many")
-        numbers = np.array([ask(state, user, None).user for user in users], dtype=np.int64)
+        numbers = np.array([parse_query(state, user, None).user for user in users], dtype=np.int64)
         entities = state.catalogue.numpy()[[state.items.number(item) for item in items]]
-        return predicted(state, numbers, entities)
+        return predict_pairs(state, numbers, entities)
 
     def similar_items(self, item: Id, k: int = 10) -> list[SimilarItem]:
         """The items whose vectors point most nearly the same way, without the item itself.
@@ -327,13 +338,13 @@ class Recommender:
             >>> [found.item == 7 for found in recommender.similar_items(7, k=2)]
             [False, False]
         """
-        state, k = self._state, whole(k)
+        state, k = self._state, check_positive(k)
         number = state.items.number(item)
         directions = state.item_directions
         cosines = (directions @ directions[number]).unsqueeze(0)
         (best,), values = best_of(cosines, [np.array([number], dtype=np.int32)], k)
         return [
-            SimilarItem(state.items.id(i), item_name(state, i), cosine)
+            SimilarItem(state.items.id(i), state.item_name(i), cosine)
             for i, cosine in zip(best, values[0].tolist(), strict=False)
         ]
 
@@ -346,6 +357,7 @@ class Recommender:
         *,
         history: Iterable[Id] | None = None,
         top: int = 5,
+        hops: bool = False,
     ) -> Explanation:
         """Why an item scores as it does: paths of the graph from the history to it.
 
@@ -357,6 +369,8 @@ class Recommender:
             item: the item.
             history: items that somebody clicked.
             top: paths, at most.
+            hops: whether the answer has the whole ripple set, too, also what speaks against the
+                item.
 
         Raises:
             DataError, ConfigError: as `recommend`.
@@ -365,14 +379,16 @@ class Recommender:
             >>> explanation = recommender.explain(history=[12, 40], item=7, top=2)
             >>> [reason.steps[0].start.id in (12, 40) for reason in explanation.reasons]
             [True, True]
+            >>> whole = recommender.explain(history=[12, 40], item=7, hops=True)
+            >>> sum(len(hop) for hop in whole.hops) == whole.paths
+            True
         """
         state = self._state
         if item is None:
             raise DataError("item: found None, expected the item to explain")
-        asked = ask(state, user, history)
-        number, top = state.items.number(item), whole(top, "top")
-        query = asked.query()
-        return reasons.explain(state, query, number, top=top, subject=asked.subject, notes=())
+        query = parse_query(state, user, history)
+        number, top = state.items.number(item), check_positive(top, "top")
+        return reasons.explain(query, number, top=top, hops=hops)
 
     def fidelity(
         self,
@@ -383,7 +399,7 @@ class Recommender:
         draws: int = 10,
         seed: int = 0,
     ) -> Fidelity:
-        """Whether the reasons are what the scores rest on, measured by masking them.
+        """Fidelity of the reasons: whether the scores rest on them, measured by masking.
 
         Args:
             users: whose recommendations are looked at; 100 drawn by the seed without.
@@ -406,13 +422,13 @@ class Recommender:
             stream = np.random.default_rng(seed)
             chosen = stream.permutation(some)[:100].tolist()
         else:
-            chosen = [ask(state, user, None).user for user in many(users, "users")]
-        asked = [Asked(state, user=number) for number in chosen]
-        k = whole(items, "items")
+            chosen = [parse_query(state, user, None).user for user in check_ids(users, "users")]
+        queries = [Query(state, user=number) for number in chosen]
+        k = check_positive(items, "items")
         return measured.measure(
-            [(each, lists([each], k, True, None)[0]) for each in asked],
-            masked=whole(masked, "masked"),
-            draws=whole(draws, "draws"),
+            [(query, recommend_topk([query], k, True, None)[0]) for query in queries],
+            masked=check_positive(masked, "masked"),
+            draws=check_positive(draws, "draws"),
             seed=seed,
         )
 
@@ -441,7 +457,7 @@ class Recommender:
     def scoring_inputs(
         self, user: Id | None = None, history: Iterable[Id] | None = None
     ) -> dict[str, NDArray[np.int32]]:
-        """What an exported model takes: the ripple sets of somebody, and all items.
+        """Inputs of an exported model: the ripple sets of a user or a history, and all items.
 
         Returns:
             heads, relations, tails [1, H, M] and counts [1, H]; items [I], the entities of
@@ -455,6 +471,6 @@ class Recommender:
             >>> {name: array.shape for name, array in inputs.items()}["items"]
             (80,)
         """
-        asked = ask(self._state, user, history)
-        exporting.check(asked.state)
-        return exporting.scoring_inputs(asked.state, asked.query())
+        query = parse_query(self._state, user, history)
+        exporting.check(query.state)
+        return exporting.scoring_inputs(query.state, query.batch())

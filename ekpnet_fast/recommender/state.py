@@ -1,6 +1,6 @@
-"""What a recommender knows at one moment, and the scores that follow from it.
+"""State of a recommender: all that it knows at one moment, and the scores that follow from it.
 
-A `State` never changes: live changes of the graph make a new one, and whoever has begun with the
+A `State` never changes: live changes of the graph make a new one, and an answer that began with the
 old one ends with it. Items are numbered by their place in the catalogue; `catalogue` says which
 entity each one is. Users and entities are numbered as in training, new ones behind them.
 """
@@ -16,23 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation.scoring import SCORED_PAIRS
+from ekpnet_fast.evaluation.scoring import Scorer, UserGroups
 from ekpnet_fast.models import Model
 from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Pairs, Request
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 @dataclass(frozen=True)
-class Query:
-    """Who is asked for: n users that training saw, or n histories.
+class QueryBatch:
+    """Queries that are scored together: n users that training saw, or n histories.
 
     Attributes:
         users: [n] int32 numbers of users; for histories the number behind the last user's, which
@@ -93,7 +91,7 @@ class State:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where scores are computed."""
+        """The device that computes scores."""
         of = next(iter(self.model.state_dict().values()), None)
         return torch.device("cpu") if of is None else of.device
 
@@ -119,6 +117,10 @@ class State:
         number = int(self._item_numbers[entity])
         return None if number < 0 else number
 
+    def item_name(self, item: int) -> str | None:
+        """The name of an item, or of its entity; None where neither has one."""
+        return self.items.name(item) or self.entities.name(int(self.catalogue[item]))
+
     @cached_property
     def item_directions(self) -> Tensor:
         """[I, D] rows of the items, scaled to norm 1, on the device.
@@ -136,9 +138,9 @@ class State:
         rows = rows[:, 0] if rows.dim() == 3 else rows
         return torch.nn.functional.normalize(rows, dim=1)
 
-    # ---- who is asked for ------------------------------------------------------------------------
+    # ---- queries ---------------------------------------------------------------------------------
 
-    def of_users(self, numbers: Sequence[int]) -> Query:
+    def of_users(self, numbers: Sequence[int]) -> QueryBatch:
         """Users that training saw."""
         starts, ends = self.history_indptr[:-1], self.history_indptr[1:]
         parts = [self.history_items[int(starts[u]) : int(ends[u])] for u in numbers]
@@ -146,9 +148,9 @@ class State:
         for i, part in enumerate(parts):
             indptr[i + 1] = indptr[i] + part.numel()
         entities = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return Query(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
+        return QueryBatch(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
 
-    def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> Query:
+    def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> QueryBatch:
         """Histories of items; order and repeats play no part.
 
         Raises:
@@ -163,7 +165,7 @@ class State:
         parts = [np.unique(catalogue[items]) for items in histories]
         indptr = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in parts], out=indptr[1:])
-        return Query(
+        return QueryBatch(
             torch.full((len(parts),), len(self.users), dtype=torch.int32),
             torch.from_numpy(indptr),
             torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)),
@@ -172,78 +174,46 @@ class State:
 
     # ---- scores ----------------------------------------------------------------------------------
 
-    def ripple_sets(self, query: Query) -> RippleSets:
-        """The ripple sets of a query: of users those that evaluation takes. On the CPU."""
+    def ripple_sets(self, queries: QueryBatch) -> RippleSets:
+        """The ripple sets of the queries: of users those that evaluation takes. On the CPU."""
         if not self.model.ripple:
-            return RippleSets.none(len(query))
-        shape, graph = self.config.shape, self.graph
-        return RippleSets(
-            *ops.sample_ripple_sets(
-                graph.indptr,
-                graph.relations,
-                graph.tails,
-                query.indptr,
-                query.entities,
-                hops=shape.hops,
-                slots=shape.slots,
-                seed=self.config.seed,
-                users=query.users,
-                repeat=self.config.sampling.padding == "repeat",
-            )
+            return RippleSets.none(len(queries))
+        return RippleSets.sample(
+            self.graph,
+            queries.indptr,
+            queries.entities,
+            hops=self.config.shape.hops,
+            slots=self.config.shape.slots,
+            seed=self.config.seed,
+            users=queries.users,
+            repeat=self.config.sampling.padding == "repeat",
         )
 
-    def pairs(
-        self,
-        query: Query,
-        sets: RippleSets,
-        group_indptr: Tensor,  # [n + 1] int64
-        entities: Tensor,  # [B] int32, on the device
-    ) -> Pairs:
-        """Pairs of those asked for and items, on the device."""
-        groups = torch.arange(sets.num_users, dtype=torch.int32)
-        if len(query) < sets.num_users:  # one user in several groups
-            groups.zero_()
-        users, inputs = query.users[groups], {}
-        if type(self.model).inputs is not Model.inputs:
-            request = Request(users, group_indptr, entities.cpu(), epoch=0)
-            if not query.known:
-                told = Histories(query.indptr, query.entities)
-                request = replace(request, histories=told, ids=groups)
-            inputs = dict(self._reader.inputs(request))
-        pairs = Pairs(
-            heads=sets.heads,
-            relations=sets.relations,
-            tails=sets.tails,
-            counts=sets.counts,
-            group_indptr=group_indptr,
-            items=entities,
-            users=users,
-            free_items=entities,
-            inputs=inputs,
-        )
-        return pairs if self.device.type == "cpu" else pairs.to(self.device)
-
-    @torch.no_grad()
-    def logits(self, pairs: Pairs) -> Tensor:
-        """Logits [B]."""
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model's predictions, over this state's tables and graph."""
         backend = BACKENDS[self.config.backend]
-        return self.model.logits(backend, self.tables, pairs, stage=self.stage)
+        return Scorer(backend, self._reader, self.tables, self.stage, self.device)
+
+    def groups(self, queries: QueryBatch, sets: RippleSets) -> UserGroups:
+        """A group for each of the ripple sets; where there is one query, they all are its own."""
+        ids = torch.arange(sets.num_users, dtype=torch.int32)
+        if len(queries) < sets.num_users:
+            ids.zero_()
+        if queries.known:
+            return UserGroups(queries.users[ids], sets)
+        return UserGroups(
+            queries.users[ids], sets, Histories(queries.indptr, queries.entities), ids
+        )
 
     def scores(
         self,
-        query: Query,
+        queries: QueryBatch,
         sets: RippleSets,
         entities: Tensor,  # [I'] int32, on the device
     ) -> Tensor:
-        """Logits [n, I'] of some items for all those asked for; one group of pairs for each."""
-        n, width = len(query), entities.numel()
-        group_indptr = torch.arange(n + 1) * width
-        pairs = self.pairs(query, sets, group_indptr, entities if n == 1 else entities.repeat(n))
-        return self.logits(pairs).view(n, width)
-
-    def at_once(self) -> int:
-        """How many users' scores are computed at a time, see `training.SCORED_PAIRS`."""
-        return max(1, SCORED_PAIRS[self.device.type] // max(self.num_items, 1))
+        """Logits [n, I'] of some items for all queries; one group of pairs for each."""
+        return self.scorer.catalogue_logits(self.groups(queries, sets), entities)
 
     @cached_property
     def _reader(self) -> Model:
@@ -251,4 +221,4 @@ class State:
         source = self.model.source
         if source.graph is self.graph:
             return self.model
-        return self.model.seeing(replace(source, graph=self.graph))
+        return self.model.with_context(replace(source, graph=self.graph))

@@ -34,8 +34,9 @@ from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Source, history_tensors
+from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_text
 
@@ -78,7 +79,7 @@ def state_of(
 
 
 def _touched(dataset: Dataset) -> tuple[Any, Int32]:
-    """What each user has touched: positives of labelled rows, or all interactions."""
+    """Items that each user has touched: positives of labelled rows, or all interactions."""
     if dataset.rows is not None:
         rows = dataset.rows
     else:
@@ -175,17 +176,10 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
     )
 
 
-def _config(folder: Path, *more: str) -> RunConfig:
-    # Only here, because its parser takes a while to import.
-    from ekpnet_fast.runs.options import parse_run
-
-    return parse_run(["--config", str(folder / run_folder.CONFIG_FILE), *more])
-
-
 def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     run_folder.load_metrics(folder)
-    root = () if data_root is None else ("--data-root", str(data_root))
-    config = _config(folder, *root, "--device", device)
+    root = {} if data_root is None else {"data_root": data_root}
+    config = resolve({**run_folder.read_config(folder), **root, "device": device})
     there = resolve_device(device)
     dataset = load_dataset(
         config.dataset,
@@ -208,7 +202,7 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
 def _load_recommender(folder: Path, device: str) -> State:
     manifest = _manifest(folder)
     there = resolve_device(device)
-    config = _config(folder, "--device", device)
+    config = resolve({**run_folder.read_config(folder), "device": device})
     graph = Graph.load(folder / GRAPH_FILE)
     tensors, _ = tensor_file.read(
         folder / STATE_FILE,
@@ -221,7 +215,7 @@ def _load_recommender(folder: Path, device: str) -> State:
     )
     names = {table: _read_names(folder, table, manifest) for table in TABLES}
     _check(folder, graph, tensors, names)
-    source = Source(
+    source = TrainContext(
         graph,
         len(names["users"]),
         manifest["trained_items"],

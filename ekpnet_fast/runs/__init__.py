@@ -1,1 +1,6 @@
 """A run's folder: options, training, evaluation, report, search."""
+
+from ekpnet_fast.runs.evaluate import evaluate_run
+from ekpnet_fast.runs.runner import run
+
+__all__ = ["evaluate_run", "run"]

@@ -25,6 +25,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training.progress import Outcome
 
@@ -147,18 +148,10 @@ def evaluate_run(
     Raises:
         DataError: no finished run, or the data are not those that it was trained on.
     """
-    # Only commands read options, so only they need its parser.
-    from ekpnet_fast.runs.options import parse_run
-
     stored = run_folder.load_metrics(output)
-    arguments = ["--config", str(output / run_folder.CONFIG_FILE)]
-    if data_root is not None:
-        arguments += ["--data-root", str(data_root)]
-    if threads is not None:
-        arguments += ["--threads", str(threads)]
-    if device is not None:
-        arguments += ["--device", device]
-    config = parse_run(arguments)
+    changes = {"data_root": data_root, "threads": threads, "device": device}
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = resolve({**run_folder.read_config(output), **given})
     prepared, graph = load(config, Stopwatch())
     model = build.build_model(config, prepared, graph)
     stage, data_hash = run_folder.load_model(output, model)

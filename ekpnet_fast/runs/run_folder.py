@@ -22,9 +22,9 @@ The files, and the fields of `metrics.json`:
       ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
                             hit, mrr; null without --ranking
       weights               what a model's linear part gives each feature, by name; null without one
-      seconds               per part: load, prepare, sampling, begin (what a model does before its
-                            stages), the stages, evaluate, total; of a resumed run the stages and
-                            the total count all sittings
+      seconds               per part: load, prepare, sampling, fit_features (what a model fits
+                            before its stages), the stages, evaluate, total; of a resumed run the
+                            stages and the total count all processes
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process
@@ -48,7 +48,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import Model
 from ekpnet_fast.storage import checkpoint, tensor_file
-from ekpnet_fast.storage.files import plain, remove_leftovers, write_text, write_whole
+from ekpnet_fast.storage.files import remove_leftovers, to_json, write_text, write_whole
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 RUN_FORMAT = "ekpnet_fast.run"
@@ -111,6 +111,24 @@ def save_config(output: Path, config: RunConfig) -> None:
     write_text(output / CONFIG_FILE, text)
 
 
+def read_config(output: Path) -> dict[str, Any]:
+    """Read `config.yaml`: the options of a run, nested, for `resolve`.
+
+    Raises:
+        DataError: there is none, or it is no mapping.
+    """
+    path = output / CONFIG_FILE
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{output}: has no {CONFIG_FILE}, expected the folder of a run") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
+    if not isinstance(options, dict):
+        raise DataError(f"{path}: found {type(options).__name__}, expected options by name")
+    return options
+
+
 def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> None:
     """Write `model.safetensors`."""
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
@@ -136,7 +154,7 @@ def load_model(output: Path, model: Model) -> tuple[str, str]:
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`; values that are not finite become null."""
-    text = json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(to_json(metrics), indent=2, allow_nan=False) + "\n"
     write_text(output / METRICS_FILE, text)
 
 

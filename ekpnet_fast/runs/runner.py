@@ -20,10 +20,11 @@ from ekpnet_fast.native.device import describe_device, resolve_device
 from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
-from ekpnet_fast.storage.files import plain
+from ekpnet_fast.storage.files import to_json
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Signals
@@ -41,7 +42,7 @@ def run(
     """Train and evaluate; write the run's folder if `config.output` names one.
 
     Args:
-        config: a resolved run.
+        config: its configuration, resolved or not.
         report: told about each batch and each epoch.
         resume: go on with the unfinished run in `config.output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
@@ -54,6 +55,7 @@ def run(
         EkpnetError: an option, the data, or training; says what was found and expected.
         Interrupted: a signal came.
     """
+    config = resolve(config)
     resolve_device(config.device)  # a device that cannot be used is told before any work
     if config.report:
         html.check_available()
@@ -83,7 +85,7 @@ def _check_start(
     """
     free = (*WITHOUT_EFFECT, "threads")
     theirs, ours = (
-        {name: value for name, value in plain(options).items() if name not in free}
+        {name: value for name, value in to_json(options).items() if name not in free}
         for options in (start.facts["config"], config.as_dict())
     )
     different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]

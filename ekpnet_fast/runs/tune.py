@@ -19,7 +19,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,9 @@ from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, load
-from ekpnet_fast.runs.options import named, parse_run
+from ekpnet_fast.runs.resolve import flat, resolve
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.storage.files import plain, write_text
+from ekpnet_fast.storage.files import to_json, write_text
 from ekpnet_fast.training import loop
 
 if TYPE_CHECKING:
@@ -144,19 +144,22 @@ def _number(value: Any) -> float:
 
 
 def tune(
-    arguments: Sequence[str],
+    options: Mapping[str, Any],
     trials: int,
     space: Space | None = None,
     told: Callable[[Trial, Trial], None] = lambda trial, best: None,
+    *,
+    fixed: Collection[str] | None = None,
 ) -> list[Trial]:
     """Search, or go on with the search in `--output`, until so many trials are finished.
 
     Args:
-        arguments: options of `python -m ekpnet_fast.train`; with the default space, what they name
-            stays as it is.
+        options: of the runs, by name, as `resolve` takes them; `output` is the search's folder.
         trials: finished ones in the end, those of earlier sittings included.
         space: what is tried; `default_space` if not given.
         told: told each trial when it is finished, and the best one so far.
+        fixed: options by dotted name that the default space leaves as they are; all of `options`
+            if not given.
 
     Returns:
         The finished trials, best first.
@@ -173,14 +176,13 @@ def tune(
         raise ConfigError(
             "--tune needs optuna, which is missing; pip install 'ekpnet_fast[tune]'"
         ) from error
-    config = parse_run(arguments)
+    options = flat(options)
+    config = resolve(options)
     _check(config, trials)
     if space is None:
-        fixed = named(arguments)
-        space = {
-            name: values for name, values in default_space(config).items() if name not in fixed
-        }
-    _check_space(arguments, space)
+        left = options if fixed is None else fixed
+        space = {name: values for name, values in default_space(config).items() if name not in left}
+    _check_space(options, space)
     assert config.output is not None
     with run_folder.open_output(config.output, overwrite=config.overwrite):
         journal = config.output / STUDY_FILE
@@ -201,12 +203,12 @@ def tune(
             )  # of a search that was killed
         finished = _finished(study)
         while len(finished) < trials:
-            _try(study, arguments, config, space, prepared, graph, len(finished))
+            _try(study, options, config, space, prepared, graph, len(finished))
             finished = _finished(study)
             best = max(finished, key=_worth)
             _write(config.output, finished)
             if best.error is None:
-                run = _with(arguments, best.options)
+                run = resolve({**options, **best.options})
                 run = replace(run.without_output(), data_root=config.data_root)
                 write_text(
                     config.output / BEST_FILE, yaml.safe_dump(run.as_dict(), sort_keys=False)
@@ -232,7 +234,7 @@ def _check(config: RunConfig, trials: int) -> None:
             raise ConfigError(f"--{option} has no effect beside --tune; give it to the run after")
 
 
-def _check_space(arguments: Sequence[str], space: Space) -> None:
+def _check_space(options: Mapping[str, Any], space: Space) -> None:
     """See that a run can be made of each end and choice, before any is trained."""
     if not space:
         raise ConfigError("--tune: every option to try is set already, expected one that is not")
@@ -243,17 +245,9 @@ def _check_space(arguments: Sequence[str], space: Space) -> None:
             )
         for value in (values.low, values.high) if isinstance(values, Range) else values:
             try:
-                _with(arguments, {option: value})
+                resolve({**options, option: value})
             except ConfigError as error:
                 raise ConfigError(f"--tune cannot try {option} {value}: {error}") from error
-
-
-def _with(arguments: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
-    """The run with some options set."""
-    texts = {
-        x: value if isinstance(value, str) else json.dumps(value) for x, value in options.items()
-    }
-    return parse_run([*arguments, *(f"--{name}={text}" for name, text in texts.items())])
 
 
 def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash: str) -> None:
@@ -266,7 +260,7 @@ def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash
     options = {name: value for name, value in config.as_dict().items() if name not in free}
     tried = {name: vars(x) if isinstance(x, Range) else x for name, x in space.items()}
     ours = json.loads(
-        json.dumps(plain({"options": options, "space": tried, "data_hash": data_hash}))
+        json.dumps(to_json({"options": options, "space": tried, "data_hash": data_hash}))
     )
     theirs = study.user_attrs.get("search")
     if theirs is None:
@@ -281,7 +275,7 @@ def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash
 
 def _try(
     study: optuna.Study,
-    arguments: Sequence[str],
+    options: Mapping[str, Any],
     config: RunConfig,
     space: Space,
     prepared: PreparedData,
@@ -296,7 +290,7 @@ def _try(
     trial = study.ask({name: _distribution(values) for name, values in space.items()})
     started = time.perf_counter()
     try:
-        run = _with(arguments, trial.params)
+        run = resolve({**options, **trial.params})
         if run.sampling.inverse != config.sampling.inverse:
             graph = Graph.from_dataset(prepared.dataset, inverse=run.sampling.inverse)
         outcome = loop.train(run, prepared, graph)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import Batch, Plan, Reads, Request
+from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 
@@ -67,8 +67,8 @@ class BatchStream:
         group_size: int,
         triples: int,
         seed: int,
-        reads: Reads | None = None,
-        plan: Plan | None = None,
+        reads: BatchFields | None = None,
+        plan: BatchPlan | None = None,
         redraw: Callable[[int], Tensor] | None = None,
         folds: Folds | None = None,
     ) -> None:
@@ -78,8 +78,8 @@ class BatchStream:
         self.group_size = min(group_size, batch_size)
         self.triples = triples
         self.seed = seed
-        self.reads = Reads() if reads is None else reads
-        self.plan = Plan(triples="joined") if plan is None else plan
+        self.reads = BatchFields() if reads is None else reads
+        self.plan = BatchPlan(triples="joined") if plan is None else plan
         self.redraw = redraw
         self.folds = folds
 
@@ -142,11 +142,11 @@ class BatchStream:
             else:
                 triples = (nothing, nothing, nothing)
             if i is None:
-                request = Request(nothing, torch.zeros(1, dtype=torch.int64), nothing, epoch)
+                request = PairRequest(nothing, torch.zeros(1, dtype=torch.int64), nothing, epoch)
                 return self._batch(ripple, request, torch.zeros(0), triples)
             first, last = cuts[i], cuts[i + 1]
             pairs = slice(int(indptr[first]), int(indptr[last]))
-            request = Request(
+            request = PairRequest(
                 owners[first:last] // F,
                 indptr[first : last + 1] - indptr[first],
                 items[pairs],
@@ -182,7 +182,7 @@ class BatchStream:
     def _batch(
         self,
         ripple: RippleSets | DrawnRippleSets,
-        request: Request,
+        request: PairRequest,
         labels: Tensor,
         triples: tuple[Tensor, Tensor, Tensor],
     ) -> Batch:
@@ -193,7 +193,7 @@ class BatchStream:
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]
-        at = request.seen
+        at = request.history_ids
         if not isinstance(ripple, RippleSets):
             ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
         rows, *sets, items, extra = ops.localize_batch(

@@ -19,7 +19,7 @@ from ekpnet_fast.sampling.histories import Histories
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainContext:
     """What a model may draw from besides the labelled rows: the graph and the train histories."""
 
     graph: Graph
@@ -31,7 +31,7 @@ class Source:
     item_names: tuple[str, ...] | None = None  # [I] titles, where the data set has them
 
     @classmethod
-    def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> Source:
+    def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> TrainContext:
         """That of a prepared data set."""
         dataset = prepared.dataset
         return cls(
@@ -50,7 +50,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Request:
+class PairRequest:
     """The pairs that a model is asked to give further inputs for, in global ids, on the CPU.
 
     Attributes:
@@ -75,7 +75,7 @@ class Request:
     rows: Tensor | None = None
 
     @property
-    def seen(self) -> Tensor:
+    def history_ids(self) -> Tensor:
         """[G] int32, which of the histories each group is seen with."""
         return self.users if self.ids is None else self.ids
 
@@ -89,7 +89,7 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Reads:
+class BatchFields:
     """What a model reads of a mini-batch.
 
     Attributes:
@@ -100,16 +100,16 @@ class Reads:
     """
 
     spaces: Collection[str] = ("entity",)
-    inputs: Callable[[Request], Inputs] | None = None
+    inputs: Callable[[PairRequest], Inputs] | None = None
     input_spaces: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, request: Request) -> Inputs:
+    def of(self, request: PairRequest) -> Inputs:
         """The further inputs of some pairs, in global ids."""
         return {} if self.inputs is None else self.inputs(request)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What the mini-batches of a stage consist of.
 
     Attributes:

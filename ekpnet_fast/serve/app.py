@@ -51,18 +51,21 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class Engine(Protocol):
-    """What answers. Called from several threads at a time; raises EkpnetError for bad requests."""
+    """Answers behind the endpoints.
+
+    Called from several threads at a time; raises EkpnetError for bad requests.
+    """
 
     def facts(self) -> schemas.Facts:
-        """What is served now."""
+        """Model, data set and sizes, as they are now; on the event loop, so it must be quick."""
 
-    def recommend(self, asked: schemas.RecommendRequest) -> schemas.Recommendations:
+    def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
         """The best items."""
 
-    def score(self, asked: schemas.ScoreRequest) -> schemas.Scores:
+    def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
         """Scores of some items."""
 
-    def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
+    def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
         """Why an item scores as it does."""
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
@@ -137,19 +140,19 @@ def _add_answers(app: FastAPI, engine: Engine, pool: Pool) -> None:
         return Response(body, media_type="application/json")
 
     @app.post("/recommend", response_model=schemas.Recommendations, responses=REFUSALS)
-    async def recommend(asked: schemas.RecommendRequest) -> Response:
+    async def recommend(request: schemas.RecommendRequest) -> Response:
         """The best items for a user or a history."""
-        return await compute(lambda: engine.recommend(asked))
+        return await compute(lambda: engine.recommend(request))
 
     @app.post("/score", response_model=schemas.Scores, responses=REFUSALS)
-    async def score(asked: schemas.ScoreRequest) -> Response:
+    async def score(request: schemas.ScoreRequest) -> Response:
         """The predicted probability that a user, or somebody with a history, clicks some items."""
-        return await compute(lambda: engine.score(asked))
+        return await compute(lambda: engine.score(request))
 
     @app.post("/explain", response_model=schemas.Explanation, responses=REFUSALS)
-    async def explain(asked: schemas.ExplainRequest) -> Response:
+    async def explain(request: schemas.ExplainRequest) -> Response:
         """Why an item scores as it does: the ripple set with its attention, and the reasons."""
-        return await compute(lambda: engine.explain(asked))
+        return await compute(lambda: engine.explain(request))
 
     @app.get("/users", response_model=schemas.Matches, responses=REFUSALS)
     async def users(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
@@ -168,7 +171,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
 
     @app.get("/health")
     async def health() -> schemas.Health:
-        """That the server works, and what it serves."""
+        """Status of the server, and what it serves."""
         return schemas.Health(
             status="ok",
             version=__version__,

@@ -1,61 +1,39 @@
-"""What answers requests: a `Recommender`, and what a search needs to know of it."""
+"""Engine of the server: answers requests from a `Recommender`."""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.recommender.asking import ask, item_name
-from ekpnet_fast.recommender.reasons import Ripple, explain_ripple
+from ekpnet_fast.recommender import Recommender, RippleTriple
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
 
 
 class RecommenderEngine:
-    """Answers from a recommender as it is when the server starts.
+    """Answers from a recommender, whose graph may be changed meanwhile.
 
-    Every method may be called from several threads at a time.
+    Each request is answered from one snapshot, taken when it begins, so that all that it says is
+    about one graph; the next request sees what was changed. Every method may be called from several
+    threads at a time.
 
     Args:
         recommender: the recommender.
     """
 
     def __init__(self, recommender: Recommender) -> None:
+        now = recommender.snapshot()
         self._recommender = recommender
-        self._state = state = recommender.state
-        entities = state.catalogue.numpy()
-        clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))[entities]
-        names = [item_name(state, item) for item in range(state.num_items)]
-        ids = recommender.item_ids()
-        self._items = Index(ids, names, clicks)
-        self._nodes = {
-            item: schemas.Node(id=item, name=name, kind="item")
-            for item, name in zip(ids, names, strict=True)
-        }
-        lengths = np.diff(state.history_indptr.numpy())
-        active = np.flatnonzero(lengths).tolist()  # nothing is known of the others
-        self._users = Index(
-            [state.users.id(user) for user in active],
-            [state.users.name(user) for user in active],
-            lengths[active],
-        )
-        self._facts = schemas.Facts(
-            model=recommender.model,
-            dataset=state.config.dataset,
-            data_hash=state.data_hash,
-            users=len(self._users),
-            items=len(self._items),
-            entities=len(state.entities),
-            relations=len(state.relations),
-            triples=recommender.graph.num_triples,
-            histories=state.model.new_users,
-        )
+        self._users = _user_index(now)
+        self._items = now.state.items, _item_index(now)
+        self._indexing = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path, data_root: Path | None, device: str) -> RecommenderEngine:
-        """Of the folder of a run or of a saved recommender.
+        """Engine of a run's folder, or of a saved recommender.
 
         Raises:
             EkpnetError: as `Recommender.load`.
@@ -63,74 +41,102 @@ class RecommenderEngine:
         return cls(Recommender.load(folder, data_root=data_root, device=device))
 
     def facts(self) -> schemas.Facts:
-        """What is served."""
-        return self._facts
+        """Model, data set and sizes, as they are now."""
+        now = self._recommender.snapshot()
+        state = now.state
+        return schemas.Facts(
+            model=now.model,
+            dataset=state.config.dataset,
+            data_hash=state.data_hash,
+            users=len(self._users),
+            items=state.num_items,
+            entities=len(state.entities),
+            relations=len(state.relations),
+            triples=now.graph.num_triples,
+            histories=state.model.new_users,
+        )
 
-    def recommend(self, asked: schemas.RecommendRequest) -> schemas.Recommendations:
+    def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
         """The best items."""
-        found = self._recommender.recommend(
-            asked.user,
-            asked.history,
-            asked.k,
-            exclude_seen=asked.exclude_seen,
-            filter_items=asked.filter_items,
+        now = self._recommender.snapshot()
+        found = now.recommend(
+            request.user,
+            request.history,
+            request.k,
+            exclude_seen=request.exclude_seen,
+            filter_items=request.filter_items,
         )
         clicked = found.history
         if clicked is None:
-            assert asked.user is not None
-            clicked = tuple(self._recommender.history(asked.user))
-        return schemas.Recommendations(
-            **found.to_dict(), clicked=[self._nodes[each] for each in clicked]
-        )
+            assert request.user is not None
+            clicked = tuple(now.history(request.user))
+        nodes = [schemas.Node(id=item, name=now.item_name(item), kind="item") for item in clicked]
+        return schemas.Recommendations(**found.to_dict(), clicked=nodes)
 
-    def score(self, asked: schemas.ScoreRequest) -> schemas.Scores:
-        """Scores of some items, in the order asked for."""
+    def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
+        """Scores of some items, in the order of the request."""
         found = self._recommender.recommend(
-            asked.user,
-            asked.history,
-            len(asked.items),
+            request.user,
+            request.history,
+            len(request.items),
             exclude_seen=False,
-            filter_items=asked.items,
+            filter_items=request.items,
         )
         by_item = {str(each.item): each.to_dict() for each in found}
-        items = [by_item[str(item)] for item in asked.items]
+        items = [by_item[str(item)] for item in request.items]
         return schemas.Scores(**{**found.to_dict(), "items": items})
 
-    def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
-        """The reasons for an item, and its whole ripple set."""
-        state = self._state
-        subject = ask(state, asked.user, asked.history)
-        explanation, hops = explain_ripple(
-            state,
-            subject.query(),
-            state.items.number(asked.item),
-            top=asked.top,
-            subject=subject.subject,
-            notes=(),
+    def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
+        """The reasons for an item, and the whole ripple set."""
+        found = self._recommender.explain(
+            request.user, request.item, history=request.history, top=request.top, hops=True
         )
-        return schemas.Explanation(
-            **explanation.to_dict(),
-            hops=[
-                schemas.Hop(hop=hop, triples=[_triple(each) for each in sorted(some, key=_order)])
-                for hop, some in enumerate(hops, 1)
-                if some
-            ],
-        )
+        assert found.hops is not None
+        hops = [
+            schemas.Hop(
+                hop=number,
+                triples=[
+                    schemas.Triple.model_validate(triple) for triple in sorted(triples, key=_order)
+                ],
+            )
+            for number, triples in enumerate(found.hops, 1)
+            if triples
+        ]
+        return schemas.Explanation(**replace(found, hops=None).to_dict(), hops=hops)
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Users with a history."""
+        """Users with a history. They are those of training, whatever happens to the graph."""
         return self._users.find(query, skip, limit)
 
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Items."""
-        return self._items.find(query, skip, limit)
+        """Items, those that were added since the start, too."""
+        now = self._recommender.snapshot()
+        with self._indexing:  # once for all who wait for it
+            names, index = self._items
+            if names is not now.state.items:
+                index = _item_index(now)
+                self._items = now.state.items, index
+        return index.find(query, skip, limit)
 
 
-def _triple(ripple: Ripple) -> schemas.Triple:
-    step = schemas.Step.model_validate(ripple.step)
-    return schemas.Triple(**dict(step), effect=ripple.effect)
+def _user_index(recommender: Recommender) -> Index:
+    state = recommender.state
+    lengths = np.diff(state.history_indptr.numpy())
+    active = np.flatnonzero(lengths).tolist()  # nothing is known of the others
+    return Index(
+        [state.users.id(user) for user in active],
+        [state.users.name(user) for user in active],
+        lengths[active],
+    )
 
 
-def _order(ripple: Ripple) -> float:
-    attention = ripple.step.attention
-    return -(ripple.effect if attention is None else attention)
+def _item_index(recommender: Recommender) -> Index:
+    state = recommender.state
+    clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))
+    names = [state.item_name(item) for item in range(state.num_items)]
+    return Index(recommender.item_ids(), names, clicks[state.catalogue.numpy()])
+
+
+def _order(triple: RippleTriple) -> float:
+    """Falling attention, or effect where the model has none."""
+    return -(triple.effect if triple.attention is None else triple.attention)

@@ -1,5 +1,7 @@
-"""What every request passes before and after the application: whom it is for, how large it is, how
-long it may take to arrive, what the answer's headers say, and that it is counted.
+"""Middleware that guards the application.
+
+Every request passes it before and after: whom it is for, how large it is, how long it may take to
+arrive, what the answer's headers say, and that it is counted.
 
 Plain ASGI, because it stands in the way of every request.
 """

@@ -1,4 +1,4 @@
-"""What is asked and answered over HTTP.
+"""Schemas of requests and answers over HTTP.
 
 Answers have the fields of the Python API's dataclasses (`ekpnet_fast.recommender`), so that both
 are learned once; what they have beyond those says so.
@@ -62,14 +62,14 @@ Id = Annotated[
 ]
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """Base of requests: unknown fields and values of other types are refused, not guessed at."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Subject(Asked):
-    """For whom: exactly one of `user` and `history`."""
+class Subject(RequestBody):
+    """Base of requests for a user or a history: exactly one of the two."""
 
     user: Id | None = Field(None, description="A user that training saw.")
     history: Annotated[list[Id], Field(min_length=1, max_length=LONGEST_HISTORY)] | None = Field(
@@ -212,14 +212,14 @@ class Match(Answer):
 
 
 class Matches(Answer):
-    """What a search found, those with the most clicks first."""
+    """Matches of a search, those with the most clicks first."""
 
     matches: list[Match]
     total: int = Field(description="How many there are; `matches` may hold fewer.")
 
 
 class Facts(Answer):
-    """What is served."""
+    """Model, data set and sizes that are served."""
 
     model: str
     dataset: str
@@ -233,7 +233,7 @@ class Facts(Answer):
 
 
 class Health(Facts):
-    """That the server works, and with what."""
+    """Status of the server, with what it serves."""
 
     status: Literal["ok"]
     version: str

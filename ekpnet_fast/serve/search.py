@@ -1,4 +1,4 @@
-"""Finding users and items by a part of their name, or by their id."""
+"""Search for users and items by a part of their name, or by their id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ekpnet_fast.serve.schemas import Match, Matches
 
 
 class Index:
-    """Ids and names in the order of their clicks, folded for comparing.
+    """Index of ids and names in the order of their clicks, folded for comparing.
 
     Args:
         ids: [n], as answers give them.
@@ -36,7 +36,7 @@ class Index:
         return len(self._matches)
 
     def find(self, query: str, skip: int, limit: int) -> Matches:
-        """Those that a query fits: first by id, then by the start of the name, then by its words.
+        """Matches of a query: first by id, then by the start of the name, then by its words.
 
         Every word of the query must occur in the name, or the query be the id; the id is the name
         where there is none. Those that fit equally well stand by falling clicks; without a query

@@ -1,4 +1,4 @@
-"""uvicorn, told when to speak and how to end."""
+"""HTTP server: uvicorn, which says when it is ready and ends in order."""
 
 from __future__ import annotations
 

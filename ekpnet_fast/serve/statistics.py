@@ -40,7 +40,7 @@ class Latencies:
 
 @dataclass(slots=True)
 class Endpoint:
-    """What one endpoint answered."""
+    """Statuses and latencies of one endpoint."""
 
     statuses: dict[int, int] = field(default_factory=dict)
     latencies: Latencies = field(default_factory=Latencies)

@@ -34,7 +34,7 @@ from torch import Tensor
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.storage import tensor_file
-from ekpnet_fast.storage.files import plain, write_text, write_whole
+from ekpnet_fast.storage.files import to_json, write_text, write_whole
 
 __all__ = ["Checkpoint", "Keeper", "latest", "remove_all"]
 
@@ -168,7 +168,7 @@ class Keeper:
 
         write_whole(path, write)
         versions = {"format": FORMAT, "version": __version__, "torch": torch.__version__}
-        content = plain({**versions, "tensors": found, **facts})
+        content = to_json({**versions, "tensors": found, **facts})
         whole = {"sha256": _text_hash(content), "checkpoint": content}
         write_text(path.with_suffix(".json"), json.dumps(whole, indent=1, allow_nan=False) + "\n")
         for old in _numbers(self.folder):

@@ -60,12 +60,12 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """A value as strict JSON has it: keys are text, numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

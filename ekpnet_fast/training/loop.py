@@ -80,6 +80,6 @@ def _untrained(data: TrainingData, device: torch.device) -> Outcome:
     outcome = Outcome(model, stage="")
     outcome.seconds["sampling"] = time.perf_counter() - started
     started = time.perf_counter()
-    model.begin(data.rows_and_histories)
-    outcome.seconds["begin"] = time.perf_counter() - started
+    model.fit_features(data.rows_and_histories)
+    outcome.seconds["fit_features"] = time.perf_counter() - started
     return outcome

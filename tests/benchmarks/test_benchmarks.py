@@ -1,101 +1,58 @@
-"""How benchmark results are stored, compared and turned into the page."""
+"""Benchmark results and their page, comparisons, worker processes, counts and peers."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from benchmarks.harness import goals, operation_counts, render, results, worker_protocol
+from benchmarks.harness import goals, operation_counts, render, results, series, worker_protocol
 from benchmarks.harness.compare import Comparison, alternate
 from benchmarks.peers import plain_torch
 from ekpnet_fast.ops import Propagation, reference
 from support.places import ROOT
 
-MACHINE = {
-    "processor": "Some CPU",
-    "cores": 2,
-    "memory_gb": 8,
-    "isa": "avx2",
-    "torch": "2.13.0",
-    "torch_isa": "AVX2",
-    "numpy": "2.4",
-    "python": "3.11",
-    "compiler": "cc 1",
-    "load": 0.5,
-    "commit": "abc1234",
-    "date": "2026-01-02",
-    "command": "pytest benchmarks/suites/bench_step.py --benchmark-only",
-}
 
-
-def benchmark(name="test_both_stages[movielens]", median=0.0125, **info):
+def benchmark(**info):
+    """What pytest-benchmark writes of one benchmark."""
     return {
         "group": "training, both stages",
-        "name": name,
-        "fullname": "benchmarks/suites/bench_step.py::" + name,
-        "params": {"data": "movielens"},
-        "extra_info": {"threads": 2, "samples_per_s": 655360.123456789, **info},
+        "name": "test_both_stages[movielens]",
+        "fullname": "benchmarks/suites/bench_step.py::test_both_stages[movielens]",
+        "params": {"data": "movielens", "op_threads": 2},
+        "extra_info": info,
         "stats": {
-            "min": 0.012,
-            "max": 0.02,
-            "median": median,
-            "iqr": 0.001,
-            "rounds": 40,
-            "mean": 0.013,
-            "data": [0.0125] * 40,
+            **{"min": 0.012, "max": 0.02, "median": 0.0125, "iqr": 0.001, "rounds": 40},
+            **{"mean": 0.013, "data": [0.0125] * 40},
         },
     }
 
 
-@pytest.fixture
-def measured():
-    """What pytest-benchmark wrote: one goal reached, one missed."""
-    info = {}
-    Comparison(1e-6, 4e-4, 350.0, 420.0, 401.0).write(info, "plain RippleNet")
-    info["goals"] = {
-        "step_movielens_plain": {"value": 400.0, "range": [350.0, 420.0]},
-        "step_movielens_grouped": {"value": 4.5, "range": [4.0, 5.0]},
-    }
-    return {
-        "datetime": "2026-01-02T10:00:00",
-        "machine_info": MACHINE,
-        "commit_info": {"id": "abc"},
-        "version": "5",
-        "benchmarks": [benchmark(**info)],
-    }
+def measured(*benchmarks, time="2026-01-02T10:00:00"):
+    """What pytest-benchmark writes of a suite."""
+    return {"datetime": time, "machine_info": {}, "version": "5", "benchmarks": [*benchmarks]}
 
 
-def test_store_keeps_what_the_page_needs(tmp_path, measured):
-    path = results.store(tmp_path, "step", "some-cpu", measured)
-    assert path.name == "step-some-cpu.json"
-    stored = json.loads(path.read_text())
-    (entry,) = stored["benchmarks"]
-    assert entry["stats"] == {
-        "min": 0.012,
-        "max": 0.02,
-        "median": 0.0125,
-        "iqr": 0.001,
-        "rounds": 40,
-    }
-    assert entry["extra_info"]["samples_per_s"] == 655360.0
-    assert stored["machine_info"] == MACHINE
+def test_store_keeps_what_the_page_needs(tmp_path):
+    path = results.store(tmp_path, "step", "m", measured(benchmark(samples_per_s=655360.123456789)))
+    assert path.name == "step-m.json"
+    (entry,) = json.loads(path.read_text())["benchmarks"]
+    assert sorted(entry) == ["extra_info", "group", "name", "params", "stats"]
+    assert sorted(entry["stats"]) == ["iqr", "max", "median", "min", "rounds"]
+    assert entry["extra_info"] == {"samples_per_s": 655360.0}
 
 
-def test_newest_result_of_a_suite_counts(tmp_path, measured):
-    results.store(tmp_path, "step", "b-machine", measured)
-    newer = copy.deepcopy(measured)
-    newer["datetime"] = "2026-01-03T09:00:00"
-    results.store(tmp_path, "step", "a-machine", newer)
-    results.store(tmp_path, "ops", "a-machine", measured)
+def test_newest_result_of_a_suite_counts(tmp_path):
+    newer = "2026-01-03T09:00:00"
+    results.store(tmp_path, "step", "b-machine", measured(benchmark()))
+    results.store(tmp_path, "step", "a-machine", measured(benchmark(), time=newer))
+    results.store(tmp_path, "ops", "a-machine", measured(benchmark()))
     found = results.newest(tmp_path)
     assert list(found) == ["step", "ops"]  # the order of the page
-    assert found["step"]["datetime"] == newer["datetime"]
+    assert found["step"]["datetime"] == newer
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"suite": "ops", "datetime": "2026"}'])
@@ -106,32 +63,27 @@ def test_a_file_that_is_no_result_is_named(tmp_path, text):
         results.newest(tmp_path)
 
 
-def test_page_without_results_says_how_to_get_some(tmp_path):
-    pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    with pytest.raises(ValueError, match=r"found no result, .* python -m benchmarks\.run"):
-        render.write(tmp_path, tmp_path)
+def test_every_suite_is_a_file_and_a_section():
+    suites = (ROOT / "benchmarks" / "suites").glob("bench_*.py")
+    assert sorted(f"bench_{suite}" for suite in results.SUITES) == sorted(p.stem for p in suites)
+    assert set(render.SECTIONS) == set(render.NOTES) == set(results.SUITES)
 
 
-def test_goals_are_judged_from_the_data(tmp_path, measured):
-    results.store(tmp_path, "step", "m", measured)
-    text = render.goals_text(results.newest(tmp_path))
+def test_goals_are_judged_from_the_data():
+    found = measured(
+        benchmark(goals={"step_movielens_plain": {"value": 400.0, "range": [350.0, 420.0]}}),
+        benchmark(goals={"step_movielens_grouped": {"value": 4.5}}),
+    )
+    text = render.goals_text({"step": found})
     count = len(goals.GOALS)
     assert text.startswith(f"1 of {count} goals were reached, 1 missed, {count - 2} not measured.")
-    lines = {
-        line.split(" | ")[1]: line for line in text.splitlines() if "MovieLens setting" in line
-    }
-    plain = lines["plain-torch sample-by-sample RippleNet, fed by a loop over users"]
-    assert plain.endswith("| ≥ 350x, stretch 700x | 400x (350 - 420) | reached |")
-    assert (
-        "| 4.5x (4 - 5) | **missed** |"
-        in lines["the same trainer in eager torch, with user groups"]
-    )
+    assert "| ≥ 350x, stretch 700x | 400x (350 - 420) | reached |" in text
+    assert "| ≥ 5x | 4.5x | **missed** |" in text
 
 
 def test_an_upper_bound_is_reached_from_below():
     goal = goals.Goal("w", "a", 1.3, at_most=True)
     assert goal.met(1.2) and not goal.met(1.4)
-    assert goal.bound_text() == "≤ 1.3x"
     assert not goals.Goal("w", "a", 5).met(4.9)
 
 
@@ -142,38 +94,30 @@ def test_goal_of_a_share_is_in_percent():
     assert goals.reached.pop("floor") == info["goals"]["floor"]
 
 
-def test_table_shows_rates_and_peers(tmp_path, measured):
-    results.store(tmp_path, "step", "m", measured)
-    text = render.text_of(results.newest(tmp_path), {"step": "plots/step.svg"})
-    assert "|  | threads | median time | samples/s | x faster than plain RippleNet |" in text
-    assert "| MovieLens | 2 | 12.5 ms | 655,360 | 400 (350 - 420) |" in text
-    assert "![Training step](plots/step.svg)" in text
-    for fact in ("Some CPU, 2 cores, 8 GB", "commit abc1234", f"`{MACHINE['command']}`"):
-        assert fact in text
+def test_growth_is_ordered_by_size_and_leaves_out_what_has_none():
+    entries = [benchmark(entities=n, seconds=n / 1e6, peak_mb=n / 1e3) for n in (2000, 1000)]
+    found = measured(*entries, benchmark(), benchmark(triples=9, peak_mb=None))
+    line = [(1000, pytest.approx(1.0), 1.0), (2000, pytest.approx(2.0), 2.0)]
+    assert series.growth(found) == {"entities": {"training step": line}}
 
 
-def test_plots_are_the_same_bytes_again(tmp_path, measured):
+def test_plots_are_the_same_bytes_again(tmp_path):
+    """The stored plots change where results do, and not because they are drawn anew."""
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    stored = tmp_path / "results"
-    results.store(stored, "step", "m", measured)
-    scale = copy.deepcopy(measured)
-    scale["benchmarks"] = [
-        benchmark(f"test_entities[{n}]", n / 1e7, entities=n, peak_mb=n / 1e4)
-        for n in (10**5, 10**6)
-    ]
-    results.store(stored, "scale", "m", scale)
-    pages = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        pages.append(render.write(stored, tmp_path / name))
-    files = sorted((tmp_path / "first" / "plots").iterdir())
-    assert [path.stem for path in files] == ["goals", "scale", "step"]
-    for path in files:
-        assert ElementTree.parse(path).getroot().tag.endswith("svg")
-        assert path.read_bytes() == (tmp_path / "second" / "plots" / path.name).read_bytes()
-    assert pages[0].read_text() == pages[1].read_text()
-    scaled = (tmp_path / "first" / "plots" / "scale.svg").read_text()
-    assert "number of entities" in scaled and "peak memory, MB" in scaled
+    from benchmarks.harness import plots
+
+    found = results.newest(results.FOLDER)
+    some = {suite: found[suite] for suite in ("sampler", "scale")}  # a plot of each kind
+    first, second = (plots.draw(some, tmp_path / name / "plots") for name in ("first", "second"))
+    assert first == second == {name: f"plots/{name}.svg" for name in ("goals", "sampler", "scale")}
+    for path in first.values():
+        assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
+
+
+def test_page_without_results_says_how_to_get_some(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    with pytest.raises(ValueError, match=r"found no result, .* python -m benchmarks\.run"):
+        render.write(tmp_path, tmp_path)
 
 
 def test_the_page_in_the_repository_is_made_from_the_stored_results():

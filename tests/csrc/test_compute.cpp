@@ -13,12 +13,13 @@
 #include <tuple>
 #include <vector>
 
+#include "common/random.h"
 #include "cpu/batching.h"
 #include "cpu/csr.h"
 #include "cpu/dispatch.h"
 #include "cpu/ripple_sampler.h"
 #include "cpu/top_items.h"
-#include "random.h"
+#include "cpu/triple_sampler.h"
 
 namespace {
 

@@ -15,6 +15,7 @@ from ekpnet_fast.data import fetch as fetching
 from ekpnet_fast.data.__main__ import main
 from ekpnet_fast.data.fetch import REMOTES, Remote, fetch, git_blob_sha1
 from ekpnet_fast.errors import ConfigError, DataError
+from support.programs import PATIENCE
 
 FILES = {"ratings.dat": b"1::2::3::4\n", "kg.txt": b"0\tmade by\t1\n"}
 HASHES = {
@@ -123,7 +124,7 @@ def test_pooch_is_needed_only_for_downloads(tmp_path):
         [sys.executable, "-c", code, "fetch", "movielens-1m", "--data-root", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 2

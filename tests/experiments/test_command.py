@@ -15,6 +15,7 @@ from ekpnet_fast.experiments.plan import Cell
 from ekpnet_fast.experiments.runner import duration, expected_seconds
 from ekpnet_fast.runs import plotting, runner
 from support.places import ROOT
+from support.programs import PATIENCE
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def test_everything_on_a_small_data_set(command, here):
     assert {path: path.read_bytes() for path in (output / "ripplenet").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_quick_mode_on_last_fm(command, data_root, tmp_path):
     options = ["--quick", "--data-root", data_root, "--threads", 1, "--output", tmp_path / "out"]
@@ -208,7 +210,7 @@ def test_a_killed_command_loses_its_running_cell_only(command, here, moment):
         [sys.executable, "-c", KILLED, moment, *words],
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == -9, done.stderr

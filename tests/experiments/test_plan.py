@@ -13,6 +13,7 @@ from ekpnet_fast.experiments import plan as planning
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.runs.resolve import resolve
 
 
 def plan_of(**settings):
@@ -80,7 +81,7 @@ def test_options_of_a_run():
     assert (config.dataset, config.model, config.seed) == ("movielens-1m", "ekpnet", 2)
     assert (config.threads, config.device, config.data_root) == (3, "cpu", Path("nowhere"))
     assert config.pretrain.lambda2 == EKPNet.presets["paper"]["movielens-1m"]["pretrain.lambda2"]
-    assert config.output is None and config == config.resolved()
+    assert config.output is None and config == resolve(config)
     with pytest.raises(ConfigError, match="not for last-fm"):
         plan.config(Cell("last-fm", "ekpnet", 0))
     # What has no such preset takes its own.

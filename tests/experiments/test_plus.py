@@ -10,7 +10,7 @@ import pytest
 from ekpnet_fast.experiments.__main__ import main
 from ekpnet_fast.experiments.plan import Settings
 from ekpnet_fast.experiments.plus import FIRST_SEED, VARIANTS, PlusCell, PlusPlan
-from ekpnet_fast.models.linear import EASE_ITEMS
+from ekpnet_fast.models.wide.part import EASE_ITEMS
 
 
 def plan(rows=(), **changes):
@@ -42,6 +42,8 @@ def test_every_row_has_options_of_its_own(name):
     assert ("last-fm" in shown) == (name not in ("far", "no relations"))
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_the_command_writes_what_it_ran(tmp_path, data_root):
     arguments = ["plus", "--data-root", str(data_root), "--output", str(tmp_path / "out")]
     arguments += ["--datasets", "last-fm", "--rows", "popularity", "linear", "--seeds", "1"]

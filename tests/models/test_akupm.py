@@ -12,13 +12,14 @@ from ekpnet_fast import ops
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.akupm import AKUPMOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from support.small_training import CONFIG, load
 
 
 def start(options):
     """A model and a batch in which slots are masked and whole hops are empty."""
-    config = replace(CONFIG, model="akupm", options=options).resolved()
+    config = resolve(replace(CONFIG, model="akupm", options=options))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     stream = BatchStream(

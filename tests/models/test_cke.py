@@ -11,6 +11,7 @@ import torch
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.training import loop
 from support.small_training import CONFIG, load
@@ -22,7 +23,7 @@ def one_thread(threads):
 
 
 def test_equations():
-    config = replace(CONFIG, model="cke").resolved()
+    config = resolve(replace(CONFIG, model="cke"))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     stream = BatchStream(
@@ -62,7 +63,7 @@ def test_equations():
 def test_triples_move_what_no_click_touches():
     """Attributes and relations learn from the KG term alone."""
     stage = replace(CONFIG.train, epochs=1, lambda1=1.0)
-    config = replace(CONFIG, model="cke", train=stage).resolved()
+    config = resolve(replace(CONFIG, model="cke", train=stage))
     prepared, graph = load(config)
     before = build.build_model(config, prepared, graph)
     after = loop.train(config, prepared, graph).model

@@ -14,9 +14,10 @@ from ekpnet_fast.models import build
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
 from ekpnet_fast.runs import runner
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.options import parse_command
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import loop
 from support.small_training import CONFIG, load
@@ -32,7 +33,7 @@ def one_thread(threads):
 @pytest.fixture
 def setup():
     """A model with every weight drawn, as its biases start from 0, and the batches of an epoch."""
-    config = replace(CONFIG, model="dkn", options=OPTIONS).resolved()
+    config = resolve(replace(CONFIG, model="dkn", options=OPTIONS))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)
@@ -153,16 +154,12 @@ def test_a_history_of_the_target_alone_is_none(setup):
         history_items=only,
         history_indptr=torch.ones_like(source.history_indptr).index_fill_(0, torch.tensor([0]), 0),
     )
-    request = Request(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
+    request = PairRequest(torch.tensor([user]).int(), torch.tensor([0, 1]), only, epoch=1)
     inputs = model.inputs(request)
     assert inputs["history_counts"].tolist() == [1]
-    pairs = scoring.scored_pairs(
-        model,
-        RippleSets.none(source.num_users),
-        request.users.numpy(),
-        request.group_indptr,
-        request.items,
-    )
+    scorer = scoring.Scorer.of(ops, model, "train", torch.device("cpu"))
+    groups = scoring.UserGroups(request.users, RippleSets.none(1))
+    pairs = scorer.pairs(groups, request.group_indptr, request.items)
     tables = {"word": model.word, "entity": model.entity}
     logit = model.logits(ops, tables, pairs, stage="train")
     v = model.items(tables, pairs.inputs)[pairs.inputs["targets"].long()]
@@ -178,7 +175,7 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 
     def drawn(epoch, seed=0):
         model.source = replace(model.source, seed=seed)
-        found = model.inputs(Request(users, indptr, items, epoch))
+        found = model.inputs(PairRequest(users, indptr, items, epoch))
         return found["centres"][found["history"].long()]
 
     assert torch.equal(drawn(1), drawn(1))
@@ -188,14 +185,15 @@ def test_histories_are_drawn_anew_by_epoch_and_seed(setup):
 # ---- real data -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_movielens(data_root):
     """Three epochs of the default preset, above item popularity (0.891); Last.FM has no titles."""
     given = ["--model", "dkn", "--dataset", "movielens-1m", "--data-root", str(data_root)]
-    found = runner.run(parse_run([*given, "--ranking", "false", "--epochs", "3"]))
+    found = runner.run(parse_command([*given, "--ranking", "false", "--epochs", "3"]).config)
     assert found["test"]["auc"] == pytest.approx(0.8936, abs=0.002)
     with pytest.raises(DataError, match="--model dkn reads the words of items: found a data set"):
-        runner.run(parse_run([*given[:2], "--dataset", "last-fm", *given[4:]]))
+        runner.run(parse_command([*given[:2], "--dataset", "last-fm", *given[4:]]).config)
 
 
 # ---- titles --------------------------------------------------------------------------------------
@@ -227,7 +225,7 @@ def test_encoded_titles():
 
 
 def test_a_data_set_without_titles_is_refused_before_it_is_trained_on():
-    config = replace(CONFIG, model="dkn").resolved()
+    config = resolve(replace(CONFIG, model="dkn"))
     prepared, graph = load(config, lambda dataset: replace(dataset, item_names=None))
     told = []
     with pytest.raises(DataError, match=r"--model dkn reads .* without titles, expected item_name"):
@@ -240,5 +238,5 @@ def test_sizes_out_of_range(option):
     for value in (0, LIMITS[option] + 1):
         options = replace(DKNOptions(), **{option: value})
         with pytest.raises(ConfigError, match=f"--dkn.{option} is {value}, expected 1 to"):
-            replace(CONFIG, model="dkn", options=options).resolved()
+            resolve(replace(CONFIG, model="dkn", options=options))
     assert DKN.Options is DKNOptions

@@ -16,12 +16,13 @@ from ekpnet_fast.data import Dataset, Rows, SyntheticConfig, make_synthetic, pop
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
-from ekpnet_fast.models.wide.affinity import Affinities, Knowledge
+from ekpnet_fast.models.wide.affinity import Affinities, ItemTripleFeatures
 from ekpnet_fast.runs.display import weights_text
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
-from ekpnet_fast.sampling.pairs import Request, Source
+from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 from ekpnet_fast.sampling.rows import TrainingRows
 from ekpnet_fast.training import loop
 
@@ -46,7 +47,7 @@ def load():
 
 def with_options(model, **changes):
     kind = MODELS[model].Options
-    return replace(CONFIG, model=model, options=kind(**changes)).resolved()
+    return resolve(replace(CONFIG, model=model, options=kind(**changes)))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def fitted():
     config = with_options("linear")
     model = build.build_model(config, prepared, graph)
     folds = Folds.cut(scoring.rows_by_user(prepared.train, prepared), 5, config.seed)
-    model.begin(TrainingRows(folds.rows, folds.histories, 5))
+    model.fit_features(TrainingRows(folds.rows, folds.histories, 5))
     return model, prepared, graph, folds
 
 
@@ -71,17 +72,19 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         ids = torch.arange(fold, len(folds.histories), 5)
         left = folds.histories.of(ids)
         source = replace(
-            Source.of(prepared, graph, 0), history_indptr=left.indptr, history_items=left.items
+            TrainContext.of(prepared, graph, 0),
+            history_indptr=left.indptr,
+            history_items=left.items,
         )
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, Knowledge(graph, source.num_items), model.linear.options, 1.25
+            left, ItemTripleFeatures(graph, source.num_items), model.linear.options, 1.25
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
         users, items = (owners[rows] // 5).int(), folds.rows.items[rows]
-        request = Request(users, torch.arange(len(rows) + 1), items, epoch=0)
+        request = PairRequest(users, torch.arange(len(rows) + 1), items, epoch=0)
         asked = replace(
             request, histories=folds.histories, ids=owners[rows].int(), folds=5, rows=rows
         )
@@ -95,12 +98,12 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     model, prepared, graph, folds = fitted
     again = build.build_model(with_options("linear"), prepared, graph)
     items = folds.rows.items
-    again.begin(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    again.fit_features(TrainingRows(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
     rows = torch.cat([torch.arange(*folds.rows.indptr[i : i + 2].tolist()) for i in ids])
-    request = Request(
+    request = PairRequest(
         (ids // 5).int(), indptr, items[rows], 2, histories=folds.histories, ids=ids.int(), folds=5
     )
     stored = model.inputs(replace(request, rows=rows))["linear"]
@@ -115,15 +118,17 @@ def test_a_new_user_is_scored_as_a_known_one_with_the_same_history(model):
     source = outcome.model.source
     known = torch.tensor([5, 2], dtype=torch.int32)
     history = source.histories.of(known)
-    new = outcome.model.seeing(
+    new = outcome.model.with_context(
         replace(source, num_users=2, history_indptr=history.indptr, history_items=history.items)
     )
     I = source.num_items  # noqa: E741
     items, ends = torch.arange(I, dtype=torch.int32).repeat(2), torch.arange(3) * I
-    theirs = outcome.model.inputs(Request(known, ends, items, 0))["linear"]
-    ours = new.inputs(Request(torch.arange(2, dtype=torch.int32), ends, items, 0))["linear"]
+    theirs = outcome.model.inputs(PairRequest(known, ends, items, 0))["linear"]
+    ours = new.inputs(PairRequest(torch.arange(2, dtype=torch.int32), ends, items, 0))["linear"]
     brought = outcome.model.inputs(
-        Request(known, ends, items, 0, histories=history, ids=torch.arange(2, dtype=torch.int32))
+        PairRequest(
+            known, ends, items, 0, histories=history, ids=torch.arange(2, dtype=torch.int32)
+        )
     )["linear"]
     assert torch.equal(ours, theirs) and torch.equal(brought, theirs)
     assert theirs.std() > 0.1
@@ -241,8 +246,8 @@ def test_the_response_to_popularity_never_falls(model, fitted):
 def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     _, prepared, graph, folds = fitted
     plus = build.build_model(with_options("ekpnet_plus"), prepared, graph)
-    plus.begin(TrainingRows(folds.rows, folds.histories, 5))
-    config = replace(CONFIG, folds=1, model="ekpnet").resolved()
+    plus.fit_features(TrainingRows(folds.rows, folds.histories, 5))
+    config = resolve(replace(CONFIG, folds=1, model="ekpnet"))
     plain = MODELS["ekpnet"](config, plus.source)
     plain.load_state_dict(
         {name: value for name, value in plus.state_dict().items() if name in plain.state_dict()}
@@ -250,17 +255,11 @@ def test_untrained_prediction_is_the_linear_part_s_and_ekpnet_s(fitted):
     sets = build.sample_ripple_sets(config, graph, prepared)
     users, ends = np.arange(4, dtype=np.int32), torch.arange(5) * 3
     items = torch.arange(12, dtype=torch.int32)
+    groups = scoring.UserGroups.of(sets, users)
     for stage in ("pretrain", "train"):
-        ours, theirs = (
-            model.logits(
-                ops,
-                {name: model.table(name) for name in model.tables},
-                scoring.scored_pairs(model, sets, users, ends, items),
-                stage=stage,
-            )
-            for model in (plus, plain)
-        )
-        part = plus.inputs(Request(torch.from_numpy(users), ends, items, 0))["linear"]
+        scorers = [scoring.Scorer.of(ops, each, stage, sets.heads.device) for each in (plus, plain)]
+        ours, theirs = (each.logits(each.pairs(groups, ends, items)) for each in scorers)
+        part = plus.inputs(PairRequest(torch.from_numpy(users), ends, items, 0))["linear"]
         assert torch.allclose(ours, part + theirs, atol=1e-6)
 
 
@@ -286,7 +285,7 @@ def test_options_are_checked(model):
 
 def test_ease_is_refused_where_it_takes_too_much_memory(fitted, monkeypatch):
     _, prepared, graph, _ = fitted
-    monkeypatch.setattr("ekpnet_fast.models.linear.EASE_ITEMS", 79)
+    monkeypatch.setattr("ekpnet_fast.models.wide.part.EASE_ITEMS", 79)
     with pytest.raises(
         ConfigError, match=r"ease is 5.0, expected 0 for 80 items: it holds them all"
     ):
@@ -308,9 +307,7 @@ def test_the_recbole_protocol_is_trained_with_folds(model):
     dataset = make_synthetic(CONFIG.synthetic)
     prepared = prepare(dataset, 0, "recbole")
     graph = Graph.from_dataset(dataset, inverse=True)
-    outcome = loop.train(
-        replace(with_options(model), protocol="recbole").resolved(), prepared, graph
-    )
+    outcome = loop.train(resolve(replace(with_options(model), protocol="recbole")), prepared, graph)
     assert max(outcome.model.weights_by_name().values()) > 0
     assert all(np.isfinite(record.loss) for record in outcome.records)
     scorer = scoring.catalogue_scorer(
@@ -325,7 +322,7 @@ def test_histories_are_never_empty_lists_of_the_wrong_user(fitted):
     model, prepared, _, _ = fitted
     nobody = Histories(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int32))
     I = prepared.dataset.num_items  # noqa: E741
-    request = Request(
+    request = PairRequest(
         torch.zeros(1, dtype=torch.int32), torch.tensor([0, I]), torch.arange(I).int(), 0,
         histories=nobody, ids=torch.zeros(1, dtype=torch.int32),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
 from ekpnet_fast.runs import evaluate, runner
 from ekpnet_fast.runs.options import run_parser
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import checkpoint
@@ -51,7 +52,7 @@ def one_thread(threads):
 
 
 def config_of(model, base=CONFIG, **changes):
-    return replace(base, model=model, **changes).resolved()
+    return resolve(replace(base, model=model, **changes))
 
 
 def load(config):

@@ -16,8 +16,9 @@ from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.base import Model, initial_rows
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather
 from ekpnet_fast.runs import evaluate, runner
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Plan
+from ekpnet_fast.sampling.pairs import BatchPlan
 from ekpnet_fast.training import loop, step
 from support.small_training import CONFIG, STAGE, load
 
@@ -56,8 +57,8 @@ class Toy(Model):
     @classmethod
     def plan(cls, config, stage):
         if stage == "pretrain":
-            return Plan(pairs=False, triples="joined")
-        return Plan(triples="apart", every=config.options.every)
+            return BatchPlan(pairs=False, triples="joined")
+        return BatchPlan(triples="apart", every=config.options.every)
 
     def inputs(self, request):
         graph = self.source.graph
@@ -120,7 +121,7 @@ def stream_of(model, config, name, graph, prepared):
 
 
 def test_ids_become_positions_space_by_space():
-    config = config_of().resolved()
+    config = resolve(config_of())
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     ripple = build.sample_ripple_sets(config, graph, prepared)
@@ -149,7 +150,7 @@ def test_ids_become_positions_space_by_space():
 
 
 def test_a_stage_of_triples_alone():
-    config = config_of().resolved()
+    config = resolve(config_of())
     prepared, graph = load(config)
     before = build.build_model(config, prepared, graph)
     told = []
@@ -172,7 +173,7 @@ def test_a_stage_of_triples_alone():
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_triples_apart(every):
-    config = config_of(options=ToyOptions(every)).resolved()
+    config = resolve(config_of(options=ToyOptions(every)))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     stream = stream_of(model, config, "train", graph, prepared)
@@ -196,7 +197,7 @@ def test_triples_apart(every):
 
 def test_what_is_not_decayed():
     """Without a gradient of its own a row moves by its decay alone."""
-    config = config_of().resolved()
+    config = resolve(config_of())
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     model.cross.fill_(1.0)
@@ -211,7 +212,7 @@ def test_what_is_not_decayed():
 
 
 def test_whole_run(tmp_path):
-    config = config_of(output=tmp_path / "run", ranking=True, threads=1).resolved()
+    config = resolve(config_of(output=tmp_path / "run", ranking=True, threads=1))
     written = runner.run(config)
     assert [r["stage"] for r in written["epochs"]] == ["pretrain"] * 3 + ["train"] * 3
     found, stored = evaluate.evaluate_run(tmp_path / "run")
@@ -222,4 +223,4 @@ def test_whole_run(tmp_path):
 def test_a_stage_of_triples_needs_its_loss():
     idle = replace(STAGE, lambda1=0.0)
     with pytest.raises(ConfigError, match=r"--pretrain.lambda1 is 0, expected more: .* toy learns"):
-        config_of(pretrain=idle).resolved()
+        resolve(config_of(pretrain=idle))

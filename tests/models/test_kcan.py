@@ -12,15 +12,16 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.kcan import KCANOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from support.small_training import CONFIG, load
 
 
 def start(hops=2, options=None):
     shape = replace(CONFIG.shape, hops=hops)
     options = options or KCANOptions(sampled=4, kept=3)
-    config = replace(CONFIG, model="kcan", shape=shape, options=options).resolved()
+    config = resolve(replace(CONFIG, model="kcan", shape=shape, options=options))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that attention is not all but uniform
@@ -149,7 +150,7 @@ def test_sampled_graph():
     """Every node once; its neighbours are triples and interactions of the train positives."""
     model, _ = start()
     source, E = model.source, model.source.graph.num_entities
-    request = Request(
+    request = PairRequest(
         torch.tensor([3, 5, 3], dtype=torch.int32),
         torch.tensor([0, 2, 3, 4]),
         torch.tensor([7, 8, 7, 9], dtype=torch.int32),
@@ -183,7 +184,7 @@ def test_sampled_graph():
 def test_work_is_bounded_by_the_sample():
     """A larger graph does not make a pair reach further than its sampled neighbours."""
     model, _ = start(options=KCANOptions(sampled=2, kept=2))
-    pair = Request(torch.tensor([0], dtype=torch.int32), torch.tensor([0, 1]),
+    pair = PairRequest(torch.tensor([0], dtype=torch.int32), torch.tensor([0, 1]),
                    torch.tensor([1], dtype=torch.int32), epoch=1)  # fmt: skip
     reach = model.inputs(pair)["reach"].tolist()
     assert reach[0] == 2 and reach[1] <= 2 * (1 + 4) and reach[2] <= 2 * (1 + 4 + 16)
@@ -195,4 +196,4 @@ def test_work_is_bounded_by_the_sample():
 )
 def test_options_that_cannot_be(options, named):
     with pytest.raises(ConfigError, match=f"--kcan.{named} is"):
-        replace(CONFIG, model="kcan", options=options).resolved()
+        resolve(replace(CONFIG, model="kcan", options=options))

@@ -15,8 +15,9 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from support.small_training import CONFIG, load
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
@@ -24,13 +25,15 @@ K = 3
 
 
 def start(aggregator="sum", hops=2, **sampling):
-    config = replace(
-        CONFIG,
-        model="kgcn",
-        shape=replace(CONFIG.shape, hops=hops),
-        sampling=SamplingConfig(**{"resample": False, **sampling}),
-        options=KGCNOptions(K, aggregator),
-    ).resolved()
+    config = resolve(
+        replace(
+            CONFIG,
+            model="kgcn",
+            shape=replace(CONFIG.shape, hops=hops),
+            sampling=SamplingConfig(**{"resample": False, **sampling}),
+            options=KGCNOptions(K, aggregator),
+        )
+    )
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     with torch.no_grad():  # so that ReLU's bend and zero biases hide nothing
@@ -123,7 +126,7 @@ def test_receptive_fields_by_epoch(resample):
     model, _, _ = start(hops=1, resample=resample)
     fields = []
     for epoch in (0, 1, 2):
-        request = Request(
+        request = PairRequest(
             torch.zeros(1, dtype=torch.int32),
             torch.tensor([0, 80]),
             torch.arange(80, dtype=torch.int32),
@@ -140,7 +143,7 @@ def test_short_lists_are_masked_or_filled():
         degree = graph.indptr.diff()
         few = int((degree < K).nonzero()[0]) if bool((degree < K).any()) else None
         assert few is not None
-        request = Request(
+        request = PairRequest(
             torch.zeros(1, dtype=torch.int32),
             torch.tensor([0, 1]),
             torch.tensor([few], dtype=torch.int32),
@@ -154,4 +157,4 @@ def test_short_lists_are_masked_or_filled():
 @pytest.mark.parametrize("neighbors", [0, 1025])
 def test_neighbors_are_checked(neighbors):
     with pytest.raises(ConfigError, match=f"--kgcn.neighbors is {neighbors}, expected 1 to 1024"):
-        replace(CONFIG, model="kgcn", options=KGCNOptions(neighbors)).resolved()
+        resolve(replace(CONFIG, model="kgcn", options=KGCNOptions(neighbors)))

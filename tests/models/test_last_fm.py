@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from ekpnet_fast.runs import runner
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.options import parse_command
 
 # Model, options, mean test AUC over seeds 0, 1, 2, and how far from it a mean may be. Measured as
 # the test does. DKN, which needs titles, is not among them.
@@ -28,6 +28,7 @@ STATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("model", "options", "stated", "spread"), STATED, ids=[row[0] for row in STATED]
@@ -38,6 +39,6 @@ def test_auc(model, options, stated, spread, data_root, threads):
     for seed in range(3):
         given = ["--model", model, "--dataset", "last-fm", "--data-root", str(data_root)]
         given += ["--threads", "1", "--seed", str(seed), "--ranking", "false"]
-        config = parse_run([*given, *options])
+        config = parse_command([*given, *options]).config
         aucs.append(runner.run(config)["test"]["auc"])
     assert statistics.mean(aucs) == pytest.approx(stated, abs=spread), aucs

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from ekpnet_fast.runs import evaluate
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop
 from support.small_training import CONFIG, load
 
 
 def test_is_the_popularity_row():
-    config = replace(CONFIG, model="popularity", ranking=True).resolved()
+    config = resolve(replace(CONFIG, model="popularity", ranking=True))
     prepared, graph = load(config)
     outcome = loop.train(config, prepared, graph)
     found = evaluate.evaluate(config, prepared, graph, outcome)
@@ -23,7 +24,7 @@ def test_is_the_popularity_row():
 
 
 def test_monotone_in_the_count():
-    config = replace(CONFIG, model="popularity").resolved()
+    config = resolve(replace(CONFIG, model="popularity"))
     prepared, graph = load(config)
     model = loop.train(config, prepared, graph).model
     counts = torch.bincount(

@@ -13,13 +13,14 @@ from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.ripp_mkr import RippMKROptions
 from ekpnet_fast.ops import reference
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from support.small_training import CONFIG, load
 
 
 def start(**options):
     """A model whose biases are not 0, a batch of pairs and a batch of triples."""
-    config = replace(CONFIG, model="ripp_mkr", options=RippMKROptions(**options)).resolved()
+    config = resolve(replace(CONFIG, model="ripp_mkr", options=RippMKROptions(**options)))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     draw = torch.Generator().manual_seed(1)

@@ -13,6 +13,7 @@ from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.ripplenet import RippleNetOptions
 from ekpnet_fast.ops import reference
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from support.small_training import CONFIG, load
 
@@ -20,7 +21,7 @@ UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 
 
 def start(options):
-    config = replace(CONFIG, model="ripplenet", options=options).resolved()
+    config = resolve(replace(CONFIG, model="ripplenet", options=options))
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     stream = BatchStream(

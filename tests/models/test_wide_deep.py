@@ -12,8 +12,9 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.wide_deep import WideDeepOptions
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.pairs import Request
+from ekpnet_fast.sampling.pairs import PairRequest
 from ekpnet_fast.training import loop
 from support.small_training import CONFIG, load
 
@@ -25,9 +26,9 @@ def one_thread(threads):
 
 def config_of(**changes):
     stage = replace(CONFIG.train, epochs=1, lambda1=1.0)
-    return replace(
-        CONFIG, **{"model": "wide_deep", "pretrain": stage, "train": stage, **changes}
-    ).resolved()
+    return resolve(
+        replace(CONFIG, **{"model": "wide_deep", "pretrain": stage, "train": stage, **changes})
+    )
 
 
 def test_equation():
@@ -55,7 +56,7 @@ def test_equation():
     logits = model.logits(ops, tables, batch, stage="train")
     for b, logit in enumerate(logits.tolist()):
         u, i = int(order.group_users[batch.groups[b]]), int(order.items[b])
-        one = Request(
+        one = PairRequest(
             torch.tensor([u]).int(), torch.tensor([0, 1]), torch.tensor([i]).int(), epoch=0
         )
         cross = int(model.inputs(one)["cross"])
@@ -73,7 +74,7 @@ def test_crosses_spread():
     model = build.build_model(config, *load(config))
     users = torch.arange(50, dtype=torch.int32)
     items = torch.arange(20, dtype=torch.int32).repeat(50)
-    found = model.inputs(Request(users, torch.arange(51) * 20, items, epoch=0))["cross"]
+    found = model.inputs(PairRequest(users, torch.arange(51) * 20, items, epoch=0))["cross"]
     assert found.dtype == torch.int32 and found.min() >= 0 and found.max() < 1000
     assert 550 < len(set(found.tolist())) < 720
 

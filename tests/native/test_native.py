@@ -16,6 +16,7 @@ import torch
 import ekpnet_fast
 from ekpnet_fast import build_info, cuda_kernels
 from support.places import PACKAGE, ROOT
+from support.programs import PATIENCE, tool
 
 
 def run(command, folder=None, **changes):
@@ -28,19 +29,9 @@ def run(command, folder=None, **changes):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
     )
-
-
-def tool(*names):
-    """The path of the first of the programs that there is; skips without any."""
-    for name in names:
-        # Beside this Python first: an environment need not be on PATH to be in use.
-        found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
-        if found:
-            return found
-    pytest.skip(f"no {' or '.join(names)} here")
 
 
 def configure(build, *options, **changes):
@@ -64,7 +55,9 @@ def words(text):
         pytest.param([], id="plain"),
         # Less optimised, because sanitized code takes the compiler several times as long.
         pytest.param(
-            ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"], id="sanitized"
+            ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
+            id="sanitized",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -169,7 +162,7 @@ def test_cuda_library_loads_beside_the_libraries_of_a_cuda_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     code = (
         "import torch, ekpnet_fast.ops as ops\n"
-        "from ekpnet_fast._library import HERE\n"
+        "from ekpnet_fast.native.build import HERE\n"
         "torch.ops.load_library(str(HERE / 'libekpnet_cuda.so'))\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
         "names = ['ripple_attention', 'ripple_attention_backward', 'deep_score', 'triple_loss']\n"

@@ -9,17 +9,19 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
-from support.problems import (
+from support.contracts import (
     ISAS,
-    THREAD_COUNTS,
+    assert_bfloat16_matches_reference,
+    assert_close64,
+    assert_compiled_equals_eager,
     assert_matches_reference,
-    assert_same_bits,
-    differentiable,
+    assert_no_race,
+    assert_right_under_isa,
+    assert_same_bits_for_any_thread_count,
     outputs_and_gradients,
-    threads,
-    to_float64,
-    under_isa,
 )
+from support.devices import Cpu, on_gpus, sized
+from support.problems import deep_problem, differentiable, to_float64
 
 # Beside, at and between the vector widths (4, 8, 16 lanes) and the blocks of 32 pairs.
 SIZES = {
@@ -37,66 +39,61 @@ SIZES = {
     "deep-sigmoid": dict(pairs=64, layers=6, width=16, activation="sigmoid"),
     "wide": dict(pairs=65, layers=4, width=160, activation="tanh"),
 }
-sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
+LARGER = {
+    # More tiles than one block of a GPU takes; weights, and activations, that do not fit into its
+    # shared memory.
+    "many-pairs": dict(pairs=300, layers=3, width=12, activation="relu"),
+    "weights-outside": dict(pairs=40, layers=3, width=131, activation="tanh"),
+    "activations-outside": dict(pairs=9, layers=17, width=150, activation="sigmoid"),
+    "widest": dict(pairs=5, layers=2, width=520, activation="tanh"),
+}
+ALL_SIZES = {**SIZES, **LARGER}
 activations = pytest.mark.parametrize("activation", ops.ACTIVATIONS)
 SMALL = dict(pairs=4, layers=3, width=3)
+CPU = Cpu()
 
 
-def deep_problem(
-    *, pairs=64, layers=2, width=16, activation="tanh", dtype=torch.float32, scale=1.0, seed=0
-):
-    """Arguments of `ops.deep_score`: inputs N(0, scale), parameters N(0, 1 / sqrt(K))."""
-    stream = torch.Generator().manual_seed(seed)
-
-    def reals(deviation, *shape):
-        return (torch.randn(shape, generator=stream) * deviation).to(dtype)
-
-    deviation = width**-0.5
-    return [
-        reals(scale, pairs, width),
-        reals(deviation, layers - 1, width, width),
-        reals(deviation, layers - 1, width),
-        reals(deviation, width),
-        reals(deviation, 1),
-        activation,
-    ]
+def call(device):
+    return lambda *problem: device.call("deep_score", *problem)
 
 
-def native(problem):
-    return outputs_and_gradients(ops.deep_score, problem)
+def results(device, problem):
+    return outputs_and_gradients(call(device), problem)
 
 
-def specified(problem):
-    return outputs_and_gradients(reference.deep_score, problem)
-
-
-def assert_close64(one, other):
-    for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+def results_of_all(device, problems):
+    return [results(device, problem) for problem in problems]
 
 
 # ---- values ------------------------------------------------------------------------------------
 
 
-@sizes
-def test_float32_is_as_accurate_as_eager(size):
+@sized(ALL_SIZES, sample=["smallest-hidden", "odd-relu", "usual-sigmoid"])
+def test_float32_is_as_accurate_as_eager(device, size):
     problem = deep_problem(**size)
-    assert_matches_reference(native(problem), reference.deep_score, problem)
+    assert_matches_reference(results(device, problem), reference.deep_score, problem)
 
 
-@sizes
-def test_float64_equals_the_specification(size):
+@sized(ALL_SIZES, sample=["smallest"], on_gpus=["smallest", "usual-sigmoid", "weights-outside"])
+def test_float64_equals_the_specification(device, size):
     problem = deep_problem(**size, dtype=torch.float64)
-    assert_close64(native(problem), specified(problem))
+    specified = outputs_and_gradients(reference.deep_score, problem)
+    assert_close64(results(device, problem), specified)
+
+
+@on_gpus
+@pytest.mark.parametrize("size", ["usual-tanh", "odd-relu", "many-pairs"])
+def test_bfloat16_is_as_accurate_as_eager(device, size):
+    problem = deep_problem(**ALL_SIZES[size], dtype=torch.bfloat16)
+    assert_bfloat16_matches_reference(results(device, problem), reference.deep_score, problem)
 
 
 @activations
 @pytest.mark.parametrize("layers", [1, 3])
-def test_gradcheck(activation, layers):
-    problem = deep_problem(
-        **{**SMALL, "layers": layers}, activation=activation, dtype=torch.float64
-    )
-    torch.autograd.gradcheck(ops.deep_score, differentiable(problem))
+def test_gradcheck(device, activation, layers):
+    size = {**SMALL, "layers": layers}
+    problem = deep_problem(**size, activation=activation, dtype=torch.float64)
+    torch.autograd.gradcheck(call(device), differentiable(problem))
 
 
 @pytest.mark.parametrize("module", [ops, reference])
@@ -121,12 +118,13 @@ def test_extreme_inputs(activation, dtype):
     problem[0] = problem[0].sign() * 100
     problem[0][0] = 0
     problem[0][1, ::2] = -100
-    outputs, gradients = native(problem)
+    outputs, gradients = results(CPU, problem)
     assert all(x.isfinite().all() for x in [*outputs, *gradients])
     if dtype == torch.float32:
         assert_matches_reference((outputs, gradients), reference.deep_score, problem)
     else:
-        assert_close64((outputs, gradients), specified(problem))
+        specified = outputs_and_gradients(reference.deep_score, problem)
+        assert_close64((outputs, gradients), specified)
 
 
 @activations
@@ -141,11 +139,12 @@ def test_activation_over_its_whole_range(activation):
     torch.testing.assert_close(y.double(), exact, rtol=4e-7, atol=1e-36)
 
 
-@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
-def test_nan_does_not_vanish(activation):
+@activations
+def test_nan_does_not_vanish(device, activation):
     problem = deep_problem(activation=activation)
     problem[0][3, 2] = torch.nan
-    assert ops.deep_score(*problem)[3].isnan()
+    logit = call(device)(*problem)
+    assert logit[3].isnan() and logit.isnan().sum() == 1
 
 
 # ---- the same bits -----------------------------------------------------------------------------
@@ -156,39 +155,35 @@ def test_nan_does_not_vanish(activation):
 def test_same_bits_for_any_thread_count(activation, dtype):
     # More than four tasks of pairs, forward and backward.
     problem = deep_problem(pairs=1100, layers=3, width=17, activation=activation, dtype=dtype)
-    results = []
-    for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
-        with threads(count):
-            outputs, gradients = native(problem)
-            results.append([*outputs, *gradients])
-    for other in results[1:]:
-        assert_same_bits(results[0], other)
+
+    def found():
+        outputs, gradients = results(CPU, problem)
+        return [*outputs, *gradients]
+
+    first = assert_same_bits_for_any_thread_count(found)
     if dtype == torch.float32:
-        result = results[0][:1], results[0][1:]
-        assert_matches_reference(result, reference.deep_score, problem)
-
-
-def isa_results(problems):
-    return [native(problem) for problem in problems]
+        assert_matches_reference((first[:1], first[1:]), reference.deep_score, problem)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [deep_problem(**size) for size in SIZES.values()]
     exact = [to_float64(problem) for problem in problems]
-    results = under_isa(isa, tmp_path, isa_results, problems + exact)
-    for problem, result in zip(problems, results, strict=False):
-        assert_matches_reference(result, reference.deep_score, problem)
-    for problem, result in zip(exact, results[len(problems) :], strict=True):
-        assert_close64(result, specified(problem))
+    assert_right_under_isa(isa, tmp_path, results_of_all, reference.deep_score, problems, exact)
+
+
+@pytest.mark.slow
+def test_threads_of_a_gpu_do_not_race(emulated, tmp_path):
+    problems = [deep_problem(**size) for size in ALL_SIZES.values()]
+    assert_no_race(emulated, tmp_path, results_of_all, problems)
 
 
 # ---- edges and torch's contracts ---------------------------------------------------------------
 
 
 @activations
-def test_no_pairs(activation):
-    (logit,), gradients = native(deep_problem(pairs=0, activation=activation))
+def test_no_pairs(device, activation):
+    (logit,), gradients = results(device, deep_problem(pairs=0, activation=activation))
     assert logit.shape == (0,)
     assert all((x == 0).all() for x in gradients)
 
@@ -221,17 +216,10 @@ def test_kept_only_for_a_gradient():
 
 
 def test_compiled_equals_eager():
-    problem = deep_problem(layers=3)
-
     def step(z, *rest):
         return torch.sigmoid(ops.deep_score(2 * z, *rest))
 
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    one, other = outputs_and_gradients(step, problem), outputs_and_gradients(compiled, problem)
-    for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
-        torch.testing.assert_close(x, y)
-    torch.compiler.reset()
+    assert_compiled_equals_eager(step, deep_problem(layers=3))
 
 
 # ---- what is refused ---------------------------------------------------------------------------
@@ -257,6 +245,15 @@ def test_refused(position, change, message):
     problem[position] = change(problem[position])
     with pytest.raises(RuntimeError, match=message):
         ops.deep_score(*problem)
+
+
+@on_gpus
+def test_shapes_are_checked_on_a_gpu(device):
+    problem = deep_problem(**SMALL)
+    position, change, message = REFUSED["w_out"]
+    problem[position] = change(problem[position])
+    with pytest.raises(RuntimeError, match=message):
+        call(device)(*problem)
 
 
 def test_unknown_activation():

@@ -6,20 +6,16 @@ import math
 
 import pytest
 import torch
-from test_deep_score import deep_problem
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import RippleBatch, reference
-from support.problems import (
+from support.contracts import (
     ISAS,
-    THREAD_COUNTS,
     assert_accurate,
-    assert_same_bits,
-    attention_problem,
-    threads,
-    to_float64,
-    under_isa,
+    assert_same_bits_for_any_thread_count,
 )
+from support.devices import under_isa
+from support.problems import attention_problem, deep_problem, to_float64
 
 WEIGHTS = dict(lambda1=0.3, lambda2=0.2, lambda3=0.1)
 NAMES = ["terms", "drows", "drelation", "dW_e", "db_e", "dweights", "dbiases", "dw_out", "db_out"]
@@ -186,25 +182,19 @@ def test_same_bits_for_any_thread_count(hidden):
     problem = loss_problem(
         pairs=3000, groups=150, hops=2, slots=16, width=8, rows=2000, triples=400, hidden=hidden
     )
-    found = []
-    for count in THREAD_COUNTS:
-        with threads(count):
-            found.append(found_by(ops, problem))
-    for other in found[1:]:
-        assert_same_bits(found[0], other)
+    assert_same_bits_for_any_thread_count(lambda: found_by(ops, problem))
 
 
-def isa_results(problems):
-    """Native results of each problem."""
+def results_of_all(device, problems):
     return [found_by(ops, problem) for problem in problems]
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [loss_problem(**size) for size in SIZES.values()]
-    plain = [[*model, tuple(batch)] for *model, batch in problems]
-    results = under_isa(isa, tmp_path, isa_results, plain)
-    for problem, native in zip(problems, results, strict=True):
+    plain = [[*model, tuple(batch)] for *model, batch in problems]  # as torch.load allows
+    found = under_isa(isa, tmp_path, results_of_all, plain)
+    for problem, native in zip(problems, found, strict=True):
         eager, exact = found_by(reference, problem), found_by(reference, in_float64(problem))
         torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
         assert_accurate(native[1:], eager[1:], exact[1:], factor=3)

@@ -9,20 +9,19 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import Propagation, reference
-from support.problems import (
+from support.contracts import (
     ISAS,
-    THREAD_COUNTS,
+    assert_bfloat16_matches_reference,
+    assert_close64,
     assert_matches_reference,
+    assert_no_race,
+    assert_right_under_isa,
     assert_same_bits,
-    attention_problem,
-    differentiable,
-    flat,
+    assert_same_bits_for_any_thread_count,
     outputs_and_gradients,
-    threads,
-    to_float64,
-    under_isa,
-    valid_slots,
 )
+from support.devices import Cpu, on_gpus, sized
+from support.problems import attention_problem, differentiable, flat, to_float64, valid_slots
 
 # Sizes beside, at and between the vector widths (4, 8, 16 lanes) and the blocks of 16 pairs.
 SIZES = {
@@ -43,45 +42,66 @@ SIZES = {
     # Scores of about +-10: the softmax is close to a choice.
     "sharp": dict(pairs=64, groups=9, hops=2, slots=32, width=16, channels=1, scale=1.0),
 }
-sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
+LARGER = {
+    # Every width that is compiled apart for a GPU; groups from one pair to all, packed by four to a
+    # block and alone; one tile for keys and values where its memory is short.
+    "width-8": dict(pairs=64, groups=9, hops=2, slots=32, width=8, channels=2),
+    "width-32": dict(pairs=64, groups=9, hops=2, slots=17, width=32, channels=2),
+    "pairs-of-a-user": dict(pairs=90, groups=25, hops=3, slots=32, width=4, channels=2),
+    "single-pairs": dict(pairs=40, groups=60, hops=2, slots=32, width=16, channels=2),
+    "all-items": dict(pairs=400, groups=2, hops=2, slots=32, width=16, channels=2),
+    "all-items-wide": dict(pairs=150, groups=1, hops=4, slots=64, width=64, channels=1),
+    "widest-four-hops": dict(pairs=20, groups=2, hops=4, slots=64, width=128, channels=1),
+}
+ALL_SIZES = {**SIZES, **LARGER}
+sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 channels = pytest.mark.parametrize("channels", [1, 2])
 # More than two tasks of pairs for the forward pass, and more groups than chunks of the backward.
 SPLIT = dict(pairs=700, groups=90, hops=2, slots=9, width=17)
 SMALL = dict(pairs=5, groups=4, hops=2, slots=4, width=3, rows=6, relations=2)
+CPU = Cpu()
+SPECIFIED = flat(reference.ripple_attention)
 
 
-NATIVE, SPECIFIED = flat(ops.ripple_attention), flat(reference.ripple_attention)
+def call(device):
+    return lambda *problem: device.call("ripple_attention", *problem)
 
 
-def native(problem):
-    return outputs_and_gradients(NATIVE, problem)
+def results(device, problem):
+    return outputs_and_gradients(call(device), problem)
+
+
+def results_of_all(device, problems):
+    return [results(device, problem) for problem in problems]
 
 
 def specified(problem):
     return outputs_and_gradients(SPECIFIED, problem)
 
 
-def assert_close64(one, other):
-    for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
-
-
 # ---- values ------------------------------------------------------------------------------------
 
+# What the emulated GPU gets in every run of the tests.
+SAMPLE = ["smallest-semantic", "narrow", "odd-slots", "width-8"]
 
-@sizes
-def test_float32_is_as_accurate_as_eager(size):
+
+@sized(ALL_SIZES, sample=SAMPLE)
+def test_float32_is_as_accurate_as_eager(device, size):
     problem = attention_problem(**size)
-    assert_matches_reference(native(problem), SPECIFIED, problem)
+    assert_matches_reference(results(device, problem), SPECIFIED, problem)
 
 
-@sizes
-def test_the_item_replaced(size):
+@sized(ALL_SIZES, sample=SAMPLE[:2])
+def test_the_item_replaced(device, size):
     """With `replace`, where u = rho instead of o + rho unless the hop is empty."""
     problem = [*attention_problem(**size), True]
-    assert_matches_reference(native(problem), SPECIFIED, problem)
+    assert_matches_reference(results(device, problem), SPECIFIED, problem)
+
+
+@sizes
+def test_the_item_replaced_in_float64(size):
     problem = [*attention_problem(**size, dtype=torch.float64), True]
-    assert_close64(native(problem), specified(problem))
+    assert_close64(results(CPU, problem), specified(problem))
 
 
 def test_the_item_replaced_by_hand():
@@ -97,30 +117,48 @@ def test_the_item_replaced_by_hand():
     assert torch.equal(xi_2[2:], plain[2:, 1]) and not torch.allclose(xi_2[:2], plain[:2, 1])
 
 
-@sizes
-def test_float64_equals_the_specification(size):
+@sized(
+    ALL_SIZES,
+    sample=["smallest"],
+    # The widest do not fit into a GPU's shared memory in float64.
+    on_gpus=["smallest", "usual", "odd-everything", "one-column"],
+)
+def test_float64_equals_the_specification(device, size):
     problem = attention_problem(**size, dtype=torch.float64)
-    assert_close64(native(problem), specified(problem))
+    assert_close64(results(device, problem), specified(problem))
+
+
+@on_gpus
+@pytest.mark.parametrize("size", ["usual", "usual-plain", "odd-everything", "pairs-of-a-user"])
+def test_bfloat16_is_as_accurate_as_eager(device, size):
+    problem = attention_problem(**ALL_SIZES[size], dtype=torch.bfloat16)
+    assert_bfloat16_matches_reference(results(device, problem), SPECIFIED, problem)
 
 
 @channels
-def test_gradcheck(channels):
+def test_gradcheck(device, channels):
     problem = attention_problem(**SMALL, channels=channels, dtype=torch.float64)
-    torch.autograd.gradcheck(NATIVE, differentiable(problem))
+    torch.autograd.gradcheck(call(device), differentiable(problem))
 
 
-@sizes
-def test_weights(size):
+@sized(ALL_SIZES, sample=SAMPLE)
+def test_weights(device, size):
     problem = attention_problem(**size)
-    alpha = ops.ripple_attention_weights(problem)
+    alpha = device.call("ripple_attention_weights", *problem)
     valid = valid_slots(problem)
     assert (alpha[~valid] == 0).all()
     assert (alpha[valid] > 0).all()
     torch.testing.assert_close(alpha.sum(-1), valid.any(-1).float(), rtol=0, atol=1e-6)
-    exact = ops.ripple_attention_weights(to_float64(problem))
-    specified = reference.ripple_attention_weights(to_float64(problem))
-    torch.testing.assert_close(exact, specified, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(alpha, specified.float(), rtol=1e-4, atol=1e-6)
+    exact = reference.ripple_attention_weights(to_float64(problem))
+    torch.testing.assert_close(alpha, exact.float(), rtol=1e-4, atol=1e-6)
+
+
+@sizes
+def test_weights_in_float64(size):
+    problem = attention_problem(**size, dtype=torch.float64)
+    alpha = ops.ripple_attention_weights(problem)
+    exact = reference.ripple_attention_weights(problem)
+    torch.testing.assert_close(alpha, exact, rtol=1e-10, atol=1e-10)
 
 
 def by_hand(dtype):
@@ -163,12 +201,18 @@ def by_hand(dtype):
     return problem, z, match, alpha
 
 
-@pytest.mark.parametrize("module", [ops, reference])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_example_by_hand(module, dtype):
+def test_example_by_hand(device, dtype):
     problem, z, match, alpha = by_hand(dtype)
-    torch.testing.assert_close(module.ripple_attention(problem), (z, match))
-    torch.testing.assert_close(module.ripple_attention_weights(problem), alpha)
+    torch.testing.assert_close(tuple(call(device)(*problem)), (z, match))
+    torch.testing.assert_close(device.call("ripple_attention_weights", *problem), alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_example_by_hand_as_specified(dtype):
+    problem, z, match, alpha = by_hand(dtype)
+    torch.testing.assert_close(reference.ripple_attention(problem), (z, match))
+    torch.testing.assert_close(reference.ripple_attention_weights(problem), alpha)
 
 
 # ---- the same bits -----------------------------------------------------------------------------
@@ -178,49 +222,46 @@ def test_example_by_hand(module, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits_for_any_thread_count(channels, dtype):
     problem = attention_problem(**SPLIT, channels=channels, dtype=dtype)
-    results = []
-    for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
-        with threads(count):
-            outputs, gradients = native(problem)
-            weights = ops.ripple_attention_weights(problem)
-            results.append([*outputs, *gradients, weights])
-    for other in results[1:]:
-        assert_same_bits(results[0], other)
+
+    def found():
+        outputs, gradients = results(CPU, problem)
+        return [*outputs, *gradients, ops.ripple_attention_weights(problem)]
+
+    assert_same_bits_for_any_thread_count(found)
 
 
-def isa_results(problems):
-    return [native(problem) for problem in problems]
+@on_gpus
+@pytest.mark.parametrize("size", ["usual", "pairs-of-a-user"])
+def test_same_bits_twice(device, size):
+    problem = attention_problem(**ALL_SIZES[size])
+    one, other = results(device, problem), results(device, problem)
+    assert_same_bits([*one[0], *one[1]], [*other[0], *other[1]])
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [list(attention_problem(**size)) for size in SIZES.values()]
     exact = [to_float64(problem) for problem in problems[:-3]]
-    results = under_isa(isa, tmp_path, isa_results, problems + exact)
-    for problem, result in zip(problems, results, strict=False):
-        assert_matches_reference(result, SPECIFIED, problem)
-    for problem, result in zip(exact, results[len(problems) :], strict=True):
-        assert_close64(result, specified(problem))
+    assert_right_under_isa(isa, tmp_path, results_of_all, SPECIFIED, problems, exact)
+
+
+@pytest.mark.slow
+def test_threads_of_a_gpu_do_not_race(emulated, tmp_path):
+    problems = [list(attention_problem(**size)) for size in ALL_SIZES.values()]
+    assert_no_race(emulated, tmp_path, results_of_all, problems)
 
 
 # ---- edges -------------------------------------------------------------------------------------
 
 
 @channels
-def test_no_pairs(channels):
-    problem = attention_problem(pairs=0, groups=3, channels=channels)
-    (z, match), gradients = native(problem)
+@pytest.mark.parametrize("groups", [0, 3])
+def test_no_pairs(device, channels, groups):
+    problem = attention_problem(pairs=0, groups=groups, channels=channels)
+    (z, match), gradients = results(device, problem)
     assert z.shape == (0, 3 * 16) and match.shape == (0,)
     assert all((x == 0).all() for x in gradients)
-    assert ops.ripple_attention_weights(problem).shape == (0, 2, 32)
-
-
-@channels
-def test_no_groups(channels):
-    problem = attention_problem(pairs=0, groups=0, channels=channels)
-    (z, match), gradients = native(problem)
-    assert z.shape == (0, 3 * 16) and match.shape == (0,)
-    assert all((x == 0).all() for x in gradients)
+    assert device.call("ripple_attention_weights", *problem).shape == (0, 2, 32)
 
 
 @channels
@@ -234,7 +275,7 @@ def test_a_group_without_pairs_changes_nothing(channels):
         counts=problem.counts[kept],
         group_indptr=torch.cat([torch.zeros(1, dtype=torch.int64), sizes[kept].cumsum(0)]),
     )
-    (outputs, gradients), (others, other_gradients) = native(problem), native(fewer)
+    (outputs, gradients), (others, other_gradients) = results_of_all(CPU, [problem, fewer])
     assert_same_bits(outputs, others)
     # Chunks of groups are cut elsewhere, so sums over groups may round differently.
     for x, y in zip(gradients, other_gradients, strict=True):
@@ -242,18 +283,18 @@ def test_a_group_without_pairs_changes_nothing(channels):
 
 
 @channels
-def test_history_without_triples(channels):
+def test_history_without_triples(device, channels):
     problem = attention_problem(hops=3, channels=channels)
     problem.counts.zero_()
-    z, match = ops.ripple_attention(problem)
+    (z, match), gradients = results(device, problem)
     assert (z[:, : 3 * 16] == 0).all() and (match == 0).all()
     o = problem.entity[problem.items.long(), 0]
     for _ in range(3):
         o = o @ problem.W_e + problem.b_e
     torch.testing.assert_close(z[:, 3 * 16 :], o)
-    assert (ops.ripple_attention_weights(problem) == 0).all()
-    assert_matches_reference(native(problem), SPECIFIED, problem)
-    assert (native(problem)[1][1] == 0).all()
+    assert (device.call("ripple_attention_weights", *problem) == 0).all()
+    assert_matches_reference(([z, match], gradients), SPECIFIED, problem)
+    assert (gradients[1] == 0).all()
 
 
 def test_empty_tables_without_triples():
@@ -262,7 +303,7 @@ def test_empty_tables_without_triples():
     for ids in (problem.heads, problem.relations, problem.tails):
         ids.zero_()
     problem = problem._replace(entity=problem.entity[:0], relation=problem.relation[:0])
-    (z, match), gradients = native(problem)
+    (z, match), gradients = results(CPU, problem)
     assert z.shape == (0, 3 * 16) and match.shape == (0,)
     assert [x.shape for x in gradients] == [x.shape for x in problem[:4]]
 
@@ -276,7 +317,7 @@ def test_masked_slots_are_not_looked_at():
             for name in ("heads", "relations", "tails")
         }
     )
-    one, other = native(problem), native(blank)
+    one, other = results_of_all(CPU, [problem, blank])
     assert_same_bits([*one[0], *one[1]], [*other[0], *other[1]])
 
 
@@ -288,49 +329,53 @@ def test_rows_that_no_slot_names_have_no_gradient():
     away = torch.ones(200, dtype=torch.bool)
     away[torch.cat(named).long()] = False
     assert away.any()
-    assert (native(problem)[1][0][away] == 0).all()
+    assert (results(CPU, problem)[1][0][away] == 0).all()
 
 
 @channels
-def test_one_row_everywhere(channels):
+def test_one_row_everywhere(device, channels):
     # Head, tail and item are the same entity in every slot: all gradients add up in one row.
     problem = attention_problem(rows=1, relations=1, channels=channels)
-    assert_matches_reference(native(problem), SPECIFIED, problem)
-    alpha = ops.ripple_attention_weights(problem)
+    assert_matches_reference(results(device, problem), SPECIFIED, problem)
+    alpha = device.call("ripple_attention_weights", *problem)
     valid = valid_slots(problem)
     share = valid / valid.sum(-1, keepdim=True).clamp(min=1)
     torch.testing.assert_close(alpha, share)
 
 
 @channels
-def test_many_relations_and_one(channels):
-    for relations in (1, 1000):
-        problem = attention_problem(relations=relations, channels=channels)
-        assert_matches_reference(native(problem), SPECIFIED, problem)
+@pytest.mark.parametrize("relations", [1, 1000])
+def test_many_relations_and_one(device, channels, relations):
+    problem = attention_problem(relations=relations, channels=channels)
+    assert_matches_reference(results(device, problem), SPECIFIED, problem)
 
 
-def test_large_scores_do_not_overflow():
+def test_large_scores_do_not_overflow(device):
+    problem = attention_problem(channels=1, scale=30.0)
+    outputs, gradients = results(device, problem)
+    assert all(x.isfinite().all() for x in [*outputs, *gradients])
+
+
+def test_weights_of_large_scores():
     problem = attention_problem(channels=1, scale=30.0)
     exact = reference.ripple_attention_weights(to_float64(problem))
     assert (exact.max(-1).values > 1 - 1e-12).any()
-    outputs, gradients = native(problem)
-    assert all(x.isfinite().all() for x in [*outputs, *gradients])
     first = ops.ripple_attention_weights(problem)[:, 0]
     # Scores of about 1e4 carry an error of about 1e-3 in float32; later hops amplify it.
     torch.testing.assert_close(first, exact[:, 0].float(), rtol=0.02, atol=1e-6)
 
 
-def test_nan_does_not_vanish():
+def test_nan_does_not_vanish(device):
     problem = attention_problem()
     problem.entity[problem.items[0]] = torch.nan
-    z, match = ops.ripple_attention(problem)
+    z, match = call(device)(*problem)
     assert z[0].isnan().any() and match[0].isnan()
 
 
 def test_gradient_of_one_output_alone():
     problem = attention_problem(dtype=torch.float64)
     for k in (0, 1):
-        one = outputs_and_gradients(lambda *x, k=k: NATIVE(*x)[k], problem)
+        one = outputs_and_gradients(lambda *x, k=k: call(CPU)(*x)[k], problem)
         other = outputs_and_gradients(lambda *x, k=k: SPECIFIED(*x)[k], problem)
         assert_close64(one, other)
 
@@ -486,6 +531,50 @@ def test_refused(op, change, message):
         op(problem)
 
 
+# What the kernels cannot say without waiting for the GPU stops the launch instead.
+BY_VALUE = ("beyond", "negative", "indptr start", "indptr falls", "indptr end", "half")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(*case, id=name)
+        for name, case in REFUSED.items()
+        if not any(word in name for word in BY_VALUE)
+    ],
+)
+@on_gpus
+def test_refused_on_a_gpu(device, change, message):
+    problem = change(attention_problem(**SMALL))
+    with pytest.raises(RuntimeError, match=message):
+        call(device)(*problem)
+
+
+@on_gpus
+def test_float16_is_refused_on_a_gpu(device):
+    problem = attention_problem(**SMALL)._replace(entity=torch.zeros(6, 2, 3).half())
+    with pytest.raises(
+        RuntimeError, match="entity is float16, expected float32, bfloat16 or float64"
+    ):
+        call(device)(*problem)
+
+
+@on_gpus
+def test_shapes_beyond_shared_memory_are_refused(device):
+    problem = attention_problem(pairs=4, groups=1, hops=4, slots=64, width=128, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="bytes of shared memory in float64, expected at most"):
+        results(device, problem)
+
+
+def test_rows_that_start_between_two_reads_are_refused(emulated):
+    # On a real GPU the copy of a tensor starts where it should.
+    problem = attention_problem(**SIZES["usual"])
+    flat = torch.cat([torch.zeros(1), problem.entity.flatten()])
+    shifted = problem._replace(entity=flat[1:].view_as(problem.entity))
+    with pytest.raises(RuntimeError, match=r"entity starts at an address .* 16; call .clone"):
+        call(emulated)(*shifted)
+
+
 def _without_rows(table):
     """No pairs, and a table without rows; ids are 0, as in masked slots."""
     problem = attention_problem(**{**SMALL, "pairs": 0})
@@ -516,3 +605,46 @@ def test_backward_refuses_other_upstream():
         backward(z[:, 1:].contiguous(), match, *problem)
     with pytest.raises(RuntimeError, match="dmatch is float64, expected float32"):
         backward(z, match.double(), *problem)
+
+
+# ---- a real GPU --------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+def test_tensors_on_two_devices_are_refused():
+    problem = [x.cuda() for x in attention_problem(**SMALL)]
+    with pytest.raises(RuntimeError, match=r"entity is not on a GPU, but other arguments are"):
+        call(CPU)(problem[0].cpu(), *problem[1:])
+    problem[9] = problem[9].cpu()
+    with pytest.raises(RuntimeError, match=r"items is on .*, expected cuda:0 as entity; move it"):
+        ops.ripple_attention(problem)
+
+
+@pytest.mark.cuda
+def test_current_stream_is_used():
+    problem = [x.cuda() for x in attention_problem()]
+    expected = ops.ripple_attention(problem)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        problem[0].mul_(2)
+        other = ops.ripple_attention(problem)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert not torch.equal(other[0], expected[0])
+
+
+@pytest.mark.cuda
+def test_graph_replay_equals_launch():
+    problem = [x.cuda() for x in attention_problem()]
+    backward = torch.ops.ekpnet.ripple_attention_backward
+
+    def both():
+        z, match = ops.ripple_attention(problem)
+        return z, match, *backward(z, match, *problem)
+
+    expected = both()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    graph.replay()
+    assert_same_bits(captured, expected)

@@ -7,19 +7,19 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
-from support.problems import (
+from support.contracts import (
     ISAS,
-    THREAD_COUNTS,
     assert_accurate,
     assert_same_bits,
-    threads,
-    under_isa,
+    assert_same_bits_for_any_thread_count,
 )
+from support.devices import Cpu, on_gpus, under_isa
 
 HYPER = dict(lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-8, l2=1e-3)
 # Row shapes: entity rows of one and two channels, below and beside whole vectors; plain rows.
 ROWS = [(2, 16), (1, 1), (2, 3), (2, 17), (64,), (5,), ()]
 rows_shapes = pytest.mark.parametrize("row", ROWS, ids=str)
+CPU = Cpu()
 
 
 def adam_problem(row=(2, 17), *, rows=30, touched=None, steps=5, dtype=torch.float32, seed=0):
@@ -48,8 +48,16 @@ def after_steps(step_op, problem, first_step=1):
     return [table, m, v]
 
 
-def native(problem):
-    return after_steps(ops.row_adam_, problem)
+def call(device):
+    return lambda *arguments, **options: device.call("row_adam_", *arguments, **options)
+
+
+def results(device, problem):
+    return after_steps(call(device), problem)
+
+
+def results_of_all(device, problems):
+    return [results(device, problem) for problem in problems]
 
 
 def specified(problem):
@@ -79,29 +87,45 @@ def to_float64(problem):
     return table.double(), [(at, grad.double()) for at, grad in batches]
 
 
+def assert_close64(one, other):
+    for x, y in zip(one, other, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
+
 # ---- values ------------------------------------------------------------------------------------
 
 
 @rows_shapes
-def test_all_rows_touched_is_adam(row):
+def test_all_rows_touched_is_adam(device, row):
     problem = adam_problem(row)
-    assert_accurate(native(problem), by_torch(problem), by_torch(to_float64(problem)), factor=2)
+    exact = by_torch(to_float64(problem))
+    assert_accurate(results(device, problem), by_torch(problem), exact, factor=2)
 
 
 @rows_shapes
-def test_float64_is_adam(row):
+def test_float64_is_adam(device, row):
     problem = adam_problem(row, dtype=torch.float64)
-    for x, y in zip(native(problem), by_torch(problem), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    assert_close64(results(device, problem), by_torch(problem))
 
 
 @rows_shapes
-def test_some_rows_touched(row):
+def test_some_rows_touched(device, row):
     problem = adam_problem(row, touched=7)
     exact = to_float64(problem)
-    assert_accurate(native(problem), specified(problem), specified(exact), factor=2)
-    for x, y in zip(native(exact), specified(exact), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    assert_accurate(results(device, problem), specified(problem), specified(exact), factor=2)
+    assert_close64(results(device, exact), specified(exact))
+
+
+@on_gpus
+def test_bfloat16_table_with_float32_moments(device):
+    table, [(at, grad)] = adam_problem((2, 16), steps=1)
+    small, grad = table.bfloat16(), grad.bfloat16()
+    m, v = torch.zeros_like(table), torch.zeros_like(table)
+    call(device)(small, m, v, at, grad, step=1, lr=0.1)
+    exact = [table.bfloat16().float(), torch.zeros_like(table), torch.zeros_like(table)]
+    reference.row_adam_(*exact, at, grad.float(), step=1, lr=0.1)
+    torch.testing.assert_close(small, exact[0].bfloat16(), rtol=0.01, atol=0.01)
+    torch.testing.assert_close([m, v], exact[1:])
 
 
 @pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
@@ -129,22 +153,29 @@ def test_untouched_rows_keep_their_bits(dtype):
         assert (x[~away] != y[~away]).all()
 
 
-def test_no_rows():
+def test_no_rows(device):
     table, batches = adam_problem(touched=0)
-    assert_same_bits(native((table, batches))[:1], [table])
+    assert_same_bits(results(device, (table, batches))[:1], [table])
     empty = torch.zeros(0, 2, 3)
     no_ids = torch.zeros(0, dtype=torch.int32)
-    ops.row_adam_(empty, empty.clone(), empty.clone(), no_ids, empty.clone(), step=1, lr=0.1)
+    call(device)(empty, empty.clone(), empty.clone(), no_ids, empty.clone(), step=1, lr=0.1)
 
 
-@pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
-def test_skipped_rows(op):
+def assert_skips_rows(op):
     table, [(at, grad)] = adam_problem(touched=7, steps=1)
     padded = torch.cat([at[:3], torch.tensor([-1, -1], dtype=torch.int32), at[3:]])
     wide = torch.cat([grad[:3], torch.full((2, 2, 17), torch.nan), grad[3:]])
     assert_same_bits(
         after_steps(op, (table, [(padded, wide)])), after_steps(op, (table, [(at, grad)]))
     )
+
+
+def test_skipped_rows(device):
+    assert_skips_rows(call(device))
+
+
+def test_skipped_rows_as_specified():
+    assert_skips_rows(reference.row_adam_)
 
 
 @pytest.mark.parametrize("op", [ops.row_adam_, reference.row_adam_])
@@ -181,29 +212,19 @@ def test_late_step():
 def test_same_bits_for_any_thread_count(dtype):
     # About five tasks of 2^14 elements.
     problem = adam_problem((2, 17), rows=3000, touched=2500, steps=2, dtype=dtype)
-    results = []
-    for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
-        with threads(count):
-            results.append(native(problem))
-    for other in results[1:]:
-        assert_same_bits(results[0], other)
-
-
-def isa_results(problems):
-    return [native(problem) for problem in problems]
+    assert_same_bits_for_any_thread_count(lambda: results(CPU, problem))
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [adam_problem(row, touched=11) for row in ROWS]
     exact = [to_float64(problem) for problem in problems]
-    results = under_isa(isa, tmp_path, isa_results, problems + exact)
+    found = under_isa(isa, tmp_path, results_of_all, problems + exact)
     truths = [specified(problem) for problem in exact]
-    for problem, result, truth in zip(problems, results, truths, strict=False):
+    for problem, result, truth in zip(problems, found, truths, strict=False):
         assert_accurate(result, specified(problem), truth, factor=2)
-    for result, truth in zip(results[len(problems) :], truths, strict=True):
-        for x, y in zip(result, truth, strict=True):
-            torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    for result, truth in zip(found[len(problems) :], truths, strict=True):
+        assert_close64(result, truth)
 
 
 # ---- torch's contracts -------------------------------------------------------------------------

@@ -9,12 +9,17 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
+from support.devices import Cpu, on_gpus
 from support.graphs import csr
 
+KINDS = ["distinct", "normal", "ties", "equal", "rising", "falling", "special"]
 
-def top(scores, seen=None, k=1):
+CPU = Cpu()
+
+
+def top(scores, seen=None, k=1, device=CPU):
     scores = torch.as_tensor(scores, dtype=torch.float32)
-    items = ops.top_items(scores, *csr(seen or [[] for _ in scores]), k)
+    items = device.call("top_items", scores, *csr(seen or [[] for _ in scores]), k)
     assert items.dtype == torch.int32
     assert items.shape == (len(scores), k)
     return items
@@ -53,14 +58,22 @@ def random_case(seed, num_users, num_items, kind):
 
 @pytest.mark.parametrize("k", [1, 2, 10, 33, 200])
 @pytest.mark.parametrize("num_items", [1, 2, 17, 150])
-@pytest.mark.parametrize(
-    "kind", ["distinct", "normal", "ties", "equal", "rising", "falling", "special"]
-)
-def test_against_a_sort(kind, num_items, k):
-    scores, seen = random_case(k + num_items, 12, num_items, kind)
-    assert top(scores, seen, k).tolist() == sorted_items(scores, seen, k)
-    nothing = [[]] * 12
-    assert top(scores, nothing, k).tolist() == sorted_items(scores, nothing, k)
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_a_sort(device, kind, num_items, k):
+    scores, seen = random_case(k + num_items, 12 if device.name == "cpu" else 4, num_items, kind)
+    assert top(scores, seen, k, device).tolist() == sorted_items(scores, seen, k)
+    nothing = [[]] * len(seen)
+    assert top(scores, nothing, k, device).tolist() == sorted_items(scores, nothing, k)
+
+
+def test_more_items_than_the_mask_holds(device):
+    # A bit per item does not fit into a GPU's shared memory, so seen items are searched for.
+    num_items = 800_000
+    scores = torch.randn(1, num_items, generator=torch.Generator().manual_seed(0))
+    best = scores[0].argsort(descending=True, stable=True)
+    seen = sorted(best[[0, 2, 5]].tolist())
+    expected = [i for i in best[:13].tolist() if i not in seen][:10]
+    assert top(scores, [seen], 10, device).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +92,8 @@ def test_against_a_sort(kind, num_items, k):
         ([], [], [-1, -1, -1]),
     ],
 )
-def test_by_hand(scores, seen, expected):
-    assert top([scores], [seen], 3).tolist() == [expected]
+def test_by_hand(device, scores, seen, expected):
+    assert top([scores], [seen], 3, device).tolist() == [expected]
 
 
 def test_neighbouring_floats_are_told_apart():
@@ -91,8 +104,17 @@ def test_neighbouring_floats_are_told_apart():
     assert top([[-x for x in row]], k=50).tolist() == [list(range(50))]
 
 
-def test_no_users():
-    assert top(torch.zeros(0, 4), k=3).shape == (0, 3)
+def test_no_users(device):
+    assert top(torch.zeros(0, 4), k=3, device=device).shape == (0, 3)
+
+
+@on_gpus
+def test_k_is_bounded_on_a_gpu(device):
+    scores = torch.zeros(1, 3)
+    with pytest.raises(RuntimeError, match="k is 0, expected at least 1"):
+        top(scores, k=0, device=device)
+    with pytest.raises(RuntimeError, match="k is 4097, expected at most 4096 on a GPU"):
+        top(scores, k=4097, device=device)
 
 
 def test_same_for_any_number_of_threads(threads):

@@ -7,17 +7,19 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
-from support.problems import (
+from support.contracts import (
     ISAS,
-    THREAD_COUNTS,
+    assert_bfloat16_matches_reference,
+    assert_close64,
+    assert_compiled_equals_eager,
     assert_matches_reference,
-    assert_same_bits,
-    differentiable,
+    assert_no_race,
+    assert_right_under_isa,
+    assert_same_bits_for_any_thread_count,
     outputs_and_gradients,
-    threads,
-    to_float64,
-    under_isa,
 )
+from support.devices import Cpu, on_gpus, sized
+from support.problems import differentiable, to_float64, triple_problem
 
 SIZES = {
     "smallest": dict(triples=1, width=1, channels=1),
@@ -31,75 +33,50 @@ SIZES = {
     "many": dict(triples=2000, width=16, channels=2),
     "far": dict(triples=64, width=17, channels=1, scale=30.0),
 }
-sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
 channels = pytest.mark.parametrize("channels", [1, 2])
 SMALL = dict(triples=5, width=3, rows=4, relations=2)
+CPU = Cpu()
 
 
-def triple_problem(
-    *,
-    triples=64,
-    width=16,
-    channels=2,
-    rows=20,
-    relations=4,
-    scale=None,
-    dtype=torch.float32,
-    seed=0,
-):
-    """Arguments of `ops.triple_loss`: reals N(0, 1 / sqrt(D)) unless `scale` says otherwise."""
-    stream = torch.Generator().manual_seed(seed)
-    scale = width**-0.5 if scale is None else scale
-
-    def reals(n):
-        x = torch.randn((n, channels, width), generator=stream) * scale
-        return x.to(dtype)
-
-    def ids(limit, kind=torch.int32):
-        return torch.randint(limit, (triples,), generator=stream, dtype=kind)
-
-    return [
-        reals(rows),
-        reals(relations),
-        ids(rows),
-        ids(relations),
-        ids(rows),
-        ids(2, torch.int8),
-    ]
+def call(device):
+    return lambda *problem: device.call("triple_loss", *problem)
 
 
-def native(problem):
-    return outputs_and_gradients(ops.triple_loss, problem)
+def results(device, problem):
+    return outputs_and_gradients(call(device), problem)
 
 
-def specified(problem):
-    return outputs_and_gradients(reference.triple_loss, problem)
-
-
-def assert_close64(one, other):
-    for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+def results_of_all(device, problems):
+    return [results(device, problem) for problem in problems]
 
 
 # ---- values ------------------------------------------------------------------------------------
 
 
-@sizes
-def test_float32_is_as_accurate_as_eager(size):
+@sized(SIZES, sample=["smallest", "odd", "far"])
+def test_float32_is_as_accurate_as_eager(device, size):
     problem = triple_problem(**size)
-    assert_matches_reference(native(problem), reference.triple_loss, problem)
+    assert_matches_reference(results(device, problem), reference.triple_loss, problem)
 
 
-@sizes
-def test_float64_equals_the_specification(size):
+@sized(SIZES, sample=["three"], on_gpus=["three", "odd"])
+def test_float64_equals_the_specification(device, size):
     problem = triple_problem(**size, dtype=torch.float64)
-    assert_close64(native(problem), specified(problem))
+    specified = outputs_and_gradients(reference.triple_loss, problem)
+    assert_close64(results(device, problem), specified)
+
+
+@on_gpus
+@pytest.mark.parametrize("size", ["usual", "odd", "many"])
+def test_bfloat16_is_as_accurate_as_eager(device, size):
+    problem = triple_problem(**SIZES[size], dtype=torch.bfloat16)
+    assert_bfloat16_matches_reference(results(device, problem), reference.triple_loss, problem)
 
 
 @channels
-def test_gradcheck(channels):
+def test_gradcheck(device, channels):
     problem = triple_problem(**SMALL, channels=channels, dtype=torch.float64)
-    torch.autograd.gradcheck(ops.triple_loss, differentiable(problem))
+    torch.autograd.gradcheck(call(device), differentiable(problem))
 
 
 @pytest.mark.parametrize("module", [ops, reference])
@@ -117,27 +94,33 @@ def test_example_by_hand(module):
     assert [loss(0, 2, 1).item(), loss(0, 2, 0).item()] == [1.0, 1.0]
 
 
-def test_head_equal_to_tail():
+def test_head_equal_to_tail(device):
     # v_h - v_t cancels, so only the relation has a gradient.
     problem = triple_problem(dtype=torch.float64)
     problem[4] = problem[2]
-    _, (dentity, drelation) = native(problem)
+    _, (dentity, drelation) = results(device, problem)
     assert dentity.abs().max() < 1e-12 and drelation.abs().max() > 0.1
 
 
-def test_second_channel_has_no_gradient():
-    _, gradients = native(triple_problem(channels=2))
+def test_second_channel_has_no_gradient(device):
+    _, gradients = results(device, triple_problem(channels=2))
     assert all((x[:, 1] == 0).all() for x in gradients)
 
 
-def test_nan_does_not_vanish():
+def test_few_rows_and_one_relation(device):
+    # Hundreds of references have the same key: its sum crosses many chunks.
+    problem = triple_problem(triples=500, rows=3, relations=1)
+    assert_matches_reference(results(device, problem), reference.triple_loss, problem)
+
+
+def test_nan_does_not_vanish(device):
     problem = triple_problem()
     problem[0][problem[2][0], 0, 3] = torch.nan
-    assert ops.triple_loss(*problem).isnan()
+    assert call(device)(*problem).isnan()
 
 
-def test_no_triples():
-    (loss,), gradients = native(triple_problem(triples=0))
+def test_no_triples(device):
+    (loss,), gradients = results(device, triple_problem(triples=0))
     assert loss.shape == () and loss == 0
     assert all((x == 0).all() for x in gradients)
 
@@ -149,28 +132,25 @@ def test_no_triples():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits_for_any_thread_count(channels, dtype):
     problem = triple_problem(triples=4000, rows=300, width=17, channels=channels, dtype=dtype)
-    results = []
-    for count in (*THREAD_COUNTS, THREAD_COUNTS[-1]):
-        with threads(count):
-            outputs, gradients = native(problem)
-            results.append([*outputs, *gradients])
-    for other in results[1:]:
-        assert_same_bits(results[0], other)
 
+    def found():
+        outputs, gradients = results(CPU, problem)
+        return [*outputs, *gradients]
 
-def isa_results(problems):
-    return [native(problem) for problem in problems]
+    assert_same_bits_for_any_thread_count(found)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [triple_problem(**size) for size in SIZES.values()]
     exact = [to_float64(problem) for problem in problems]
-    results = under_isa(isa, tmp_path, isa_results, problems + exact)
-    for problem, result in zip(problems, results, strict=False):
-        assert_matches_reference(result, reference.triple_loss, problem)
-    for problem, result in zip(exact, results[len(problems) :], strict=True):
-        assert_close64(result, specified(problem))
+    assert_right_under_isa(isa, tmp_path, results_of_all, reference.triple_loss, problems, exact)
+
+
+@pytest.mark.slow
+def test_threads_of_a_gpu_do_not_race(emulated, tmp_path):
+    problems = [triple_problem(**size) for size in SIZES.values()]
+    assert_no_race(emulated, tmp_path, results_of_all, problems)
 
 
 # ---- torch's contracts -------------------------------------------------------------------------
@@ -185,17 +165,10 @@ def test_opcheck(channels):
 
 
 def test_compiled_equals_eager():
-    problem = triple_problem()
-
     def step(entity, *rest):
         return 0.1 * ops.triple_loss(2 * entity, *rest)
 
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    one, other = outputs_and_gradients(step, problem), outputs_and_gradients(compiled, problem)
-    for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
-        torch.testing.assert_close(x, y)
-    torch.compiler.reset()
+    assert_compiled_equals_eager(step, triple_problem())
 
 
 # ---- what is refused ---------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import doctest
 
 import pytest
 
-from ekpnet_fast.recommender import answers, asking, live, names, recommender
+from ekpnet_fast.recommender import answers, live, names, query, recommender
 
-MODULES = (recommender, live, names, answers, asking)
+MODULES = (recommender, live, names, answers, query)
 
 
 def examples():
@@ -24,12 +24,3 @@ def test_example(test, numbered):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     said = []
     assert runner.run(test, out=said.append).failed == 0, "".join(said)
-
-
-def test_there_are_examples():
-    shown = {param.values[0].name.rsplit(".", 1)[-1] for param in examples()}
-    public = {
-        *("recommend", "recommend_batch", "predict", "similar_items", "explain", "save"),
-        *("fidelity", "Recommender", "LiveGraph"),
-    }
-    assert public <= shown

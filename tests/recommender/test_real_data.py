@@ -9,7 +9,7 @@ from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.recommender import Recommender
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.slow, pytest.mark.data]
 
 
 @pytest.fixture(scope="module")

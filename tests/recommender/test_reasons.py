@@ -50,7 +50,7 @@ def test_effect_is_the_logit_without_the_triple(model):
 
     def score(sets):
         item = torch.tensor([entity], dtype=torch.int32)
-        pairs = state.pairs(query, sets, torch.tensor([0, 1]), item)
+        pairs = state.scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), item)
         with torch.no_grad():
             return float(state.model.logits(reference, state.tables, pairs, stage=state.stage))
 
@@ -151,10 +151,13 @@ def test_masking_nothing_changes_nothing_and_masking_all_leaves_the_item(recomme
     found = masked_logits(state, query, sets, entity, [[], every])
     none = RippleSets(*(torch.zeros_like(x) for x in vars(sets).values()))
     item = torch.tensor([entity], dtype=torch.int32)
-    pairs = state.pairs(query, none, torch.tensor([0, 1]), item)
-    assert float(found[1]) == pytest.approx(float(state.logits(pairs)), abs=1e-6)
-    whole = state.logits(state.pairs(query, sets, torch.tensor([0, 1]), item))
-    assert float(found[0]) == pytest.approx(float(whole), abs=1e-6)
+
+    def logit(sets):
+        pairs = state.scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), item)
+        return float(state.scorer.logits(pairs))
+
+    assert float(found[1]) == pytest.approx(logit(none), abs=1e-6)
+    assert float(found[0]) == pytest.approx(logit(sets), abs=1e-6)
 
 
 # ---- how they are told ---------------------------------------------------------------------------
@@ -213,6 +216,20 @@ def test_json(explanation):
         }
     ]
     assert first["link"]["backwards"] is True
+
+
+def test_hops_are_the_whole_ripple_set(recommender):
+    found = recommender.explain(history=["dune"], item="alien", top=1, hops=True)
+    assert [len(hop) for hop in found.hops] == [1, 3] and found.paths == 4
+    (first,), second = found.hops
+    assert (str(first.start), first.relation, str(first.end)) == ("Dune", "genre", "m/scifi")
+    assert [triple.effect for triple in second] == sorted((t.effect for t in second), reverse=True)
+    by_hop = [sum(triple.attention for triple in hop) for hop in found.hops]
+    assert by_hop == pytest.approx([1, 1])
+    told = found.to_dict()
+    assert [len(hop) for hop in told.pop("hops")] == [1, 3]
+    alone = recommender.explain(history=["dune"], item="alien", top=1)
+    assert alone.hops is None and alone.to_dict() == told
 
 
 def test_svg(explanation):

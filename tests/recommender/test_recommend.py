@@ -56,6 +56,15 @@ def test_scores_are_those_of_evaluation(model, numbered_dataset):
         torch.testing.assert_close(torch.from_numpy(pairs), found, rtol=1e-5, atol=1e-6)
 
 
+def test_blocks_give_the_same_bits(numbered, monkeypatch):
+    users, items = [5, 3, 5, 8, 3, 5] * 5, list(range(30))
+    together, lists = numbered.predict(users, items), numbered.recommend_batch(users=[8, 3, 5])
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 7)
+    assert np.array_equal(numbered.predict(users, items), together)
+    assert numbered.recommend_batch(users=[8, 3, 5]) == lists
+    assert numbered.predict([], []).shape == (0,)
+
+
 def test_a_list_in_the_users_own_ids(recommender):
     best = recommender.recommend(user="ann", k=2)
     assert best.user == "ann" and len(best) == 2
@@ -159,7 +168,7 @@ def test_batch_gives_the_same_as_one_by_one(recommender, monkeypatch):
     histories = [["alien"], ["casablanca", "eden"], ["dune", "fargo"]]
     expected = [recommender.recommend(history=history, k=3) for history in histories]
     assert recommender.recommend_batch(histories=histories, k=3) == expected
-    monkeypatch.setattr(type(recommender._state), "at_once", lambda self: 2)
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 2 * len(FILMS))
     assert recommender.recommend_batch(users=users, k=3) == one_by_one
     assert recommender.recommend_batch(users=[]) == []
     with_history = [user for user in recommender.user_ids() if recommender.history(user)]

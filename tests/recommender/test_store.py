@@ -12,7 +12,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.recommender import Recommender
 from ekpnet_fast.runs import runner
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage.tensor_file import read, write
 from support.cinema import cinema, fitted
 
@@ -62,7 +62,7 @@ def trained(tmp_path):
     data = tmp_path / "data" / "cinema"
     write_imported(cinema(), data, {}, overwrite=False)
     words = ["--dataset", "cinema", "--data-root", str(data.parent), *WORDS]
-    runner.run(parse_run([*words, "--output", str(tmp_path / "run")]))
+    runner.run(parse_command([*words, "--output", str(tmp_path / "run")]).config)
     return tmp_path / "run", data
 
 

@@ -12,7 +12,7 @@ import pytest
 from ekpnet_fast import train
 from ekpnet_fast.evaluation import metrics
 from ekpnet_fast.runs import html_report, runner
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.options import parse_command
 
 SMALL = [
     *["--epochs", "1", "--threads", "1", "--shape.width", "4", "--shape.slots", "8"],
@@ -94,7 +94,9 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="the extra track is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = runner.run(parse_run([*SMALL, "--ranking", "false", "--track", str(tmp_path)]))
+    found = runner.run(
+        parse_command([*SMALL, "--ranking", "false", "--track", str(tmp_path)]).config
+    )
     events = EventAccumulator(str(tmp_path)).Reload()
     for number, record in enumerate(found["epochs"], 1):
         for name in ("loss", "valid_auc"):

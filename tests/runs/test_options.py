@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from ekpnet_fast.config import RunConfig, StageConfig, preset_options
+from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.ekpnet import PRESETS
-from ekpnet_fast.runs.options import parse_command, parse_run
+from ekpnet_fast.runs.options import parse_command
+from ekpnet_fast.runs.resolve import preset_options, resolve
 
 
 def option(config, name):
@@ -40,7 +41,7 @@ TABLE_2 = {
 
 @pytest.mark.parametrize("dataset", TABLE_2)
 def test_paper_preset_is_table_2(dataset):
-    config = parse_run(["--preset", "paper", "--dataset", dataset])
+    config = parse_command(["--preset", "paper", "--dataset", dataset]).config
     for group, values in TABLE_2[dataset].items():
         for name, value in values.items():
             assert option(config, f"{group}.{name}") == value, f"{group}.{name}"
@@ -50,7 +51,7 @@ def test_paper_preset_is_table_2(dataset):
 @pytest.mark.parametrize("dataset", ["last-fm", "synthetic"])
 def test_paper_preset_knows_no_other_data(dataset):
     with pytest.raises(ConfigError, match=f"movielens-1m, book-crossing .*, not for {dataset}"):
-        parse_run(["--preset", "paper", "--dataset", dataset])
+        parse_command(["--preset", "paper", "--dataset", dataset])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_preset_is_found_by_the_folder(name):
 
 
 def test_a_data_set_without_preset_keeps_the_defaults():
-    config = parse_run(["--dataset", "some-other"])
+    config = parse_command(["--dataset", "some-other"]).config
     assert config == RunConfig(dataset="some-other")
 
 
@@ -78,7 +79,7 @@ def test_a_data_set_without_preset_keeps_the_defaults():
 def test_every_preset_can_be_run(model, preset, dataset):
     # "*" is for data sets that the preset does not name.
     named = "some-other" if dataset == "*" else dataset
-    config = parse_run(["--model", model, "--preset", preset, "--dataset", named])
+    config = parse_command(["--model", model, "--preset", preset, "--dataset", named]).config
     values = MODELS[model].presets[preset]
     expected = {**values.get("*", {}), **values[dataset]}
     assert expected
@@ -91,40 +92,40 @@ def test_every_preset_can_be_run(model, preset, dataset):
 
 def test_a_preset_is_not_for_every_model():
     with pytest.raises(ConfigError, match=r"--preset paper is for .*ekpnet.*, not for model mf"):
-        parse_run(["--preset", "paper", "--dataset", "movielens-1m", "--model", "mf"])
+        parse_command(["--preset", "paper", "--dataset", "movielens-1m", "--model", "mf"])
 
 
 # ---- what only one model has ---------------------------------------------------------------------
 
 
 def test_options_of_a_model(tmp_path):
-    config = parse_run(["--model", "ripplenet", "--ripplenet.using_all_hops", "false"])
+    config = parse_command(["--model", "ripplenet", "--ripplenet.using_all_hops", "false"]).config
     assert config.options == MODELS["ripplenet"].Options(using_all_hops=False)
     written = config.as_dict()
     assert written["ripplenet"]["using_all_hops"] is False and "options" not in written
     file = tmp_path / "run.yaml"
     file.write_text("model: ripplenet\nripplenet:\n  using_all_hops: false\n")
-    assert parse_run(["--config", str(file)]) == config
-    assert parse_run([]).options is None
+    assert parse_command(["--config", str(file)]).config == config
+    assert parse_command([]).config.options is None
 
 
 def test_options_of_another_model_are_refused(tmp_path):
     expected = r"^--ripplenet.using_all_hops: an option of model ripplenet, but --model is mf$"
     with pytest.raises(ConfigError, match=expected):
-        parse_run(["--model", "mf", "--ripplenet.using_all_hops", "true"])
+        parse_command(["--model", "mf", "--ripplenet.using_all_hops", "true"])
     file = tmp_path / "run.yaml"
     file.write_text("model: mf\nripplenet:\n  using_all_hops: true\n")
     with pytest.raises(ConfigError, match=expected):
-        parse_run(["--config", str(file)])
+        parse_command(["--config", str(file)])
     with pytest.raises(ConfigError, match="options: found int for model ripplenet, expected ekp"):
-        RunConfig(model="ripplenet", options=3).resolved()
+        resolve(RunConfig(model="ripplenet", options=3))
     with pytest.raises(ConfigError, match="options: found int for model popularity, expected none"):
-        RunConfig(model="popularity", options=3).resolved()
+        resolve(RunConfig(model="popularity", options=3))
 
 
 def test_an_unknown_model_is_refused():
     with pytest.raises(ConfigError, match=r"--model is 'ekp', expected one of popularity, .*"):
-        RunConfig(model="ekp").resolved()
+        resolve(RunConfig(model="ekp"))
 
 
 # ---- which source wins ---------------------------------------------------------------------------
@@ -136,7 +137,9 @@ def test_defaults_then_preset_then_file_then_command_line(tmp_path):
         "dataset: book-crossing\npreset: paper\nseed: 7\n"
         "shape:\n  hops: 1\n  slots: 9\npretrain:\n  lr: 0.5\n"
     )
-    config = parse_run(["--config", str(file), "--shape.slots", "5", "--train.lr", "0.25"])
+    config = parse_command(
+        ["--config", str(file), "--shape.slots", "5", "--train.lr", "0.25"]
+    ).config
     default, paper = RunConfig(), PRESETS["paper"]["book-crossing"]
     # From each source what no later one names:
     assert config.sampling == default.sampling
@@ -153,31 +156,31 @@ def test_defaults_then_preset_then_file_then_command_line(tmp_path):
 def test_the_command_line_names_the_preset(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("dataset: movielens-1m\npreset: default\n")
-    config = parse_run(["--config", str(file), "--preset", "paper"])
+    config = parse_command(["--config", str(file), "--preset", "paper"]).config
     assert config.pretrain.lambda2 == 5e-3
 
 
 def test_no_options_at_all():
-    config = parse_run([])
-    assert config == parse_command([]).config == parse_run(["--dataset", "synthetic"])
+    config = parse_command([]).config
+    assert config == parse_command([]).config == parse_command(["--dataset", "synthetic"]).config
     assert (config.model, config.output) == ("ekpnet", None)
 
 
 def test_dashes_and_underscores(tmp_path):
     for name in ("--data-root", "--data_root"):
         for arguments in ([name, str(tmp_path)], [f"{name}={tmp_path}"]):
-            assert parse_run(arguments).data_root == tmp_path
+            assert parse_command(arguments).config.data_root == tmp_path
 
 
 # ---- epochs, variants ----------------------------------------------------------------------------
 
 
 def test_epochs_sets_both_stages():
-    config = parse_run(["--epochs", "4"])
+    config = parse_command(["--epochs", "4"]).config
     assert (config.pretrain.epochs, config.train.epochs) == (4, 4)
     # What is written down must not outvote a stage that is named next time.
     assert config.epochs is None
-    assert config.resolved() == config
+    assert resolve(config) == config
 
 
 @pytest.mark.parametrize(
@@ -196,12 +199,12 @@ def test_variants(model, attention, deep):
 
 def test_one_stage_may_be_left_out():
     idle = StageConfig(epochs=0)
-    RunConfig(pretrain=idle).resolved()
-    RunConfig(train=idle).resolved()
-    RunConfig(model="ekp_no", train=idle).resolved()
+    resolve(RunConfig(pretrain=idle))
+    resolve(RunConfig(train=idle))
+    resolve(RunConfig(model="ekp_no", train=idle))
     for config in (RunConfig(pretrain=idle, train=idle), RunConfig(model="ekp_no", pretrain=idle)):
         with pytest.raises(ConfigError, match="no stage has an epoch to train"):
-            config.resolved()
+            resolve(config)
 
 
 # ---- limits --------------------------------------------------------------------------------------
@@ -245,27 +248,27 @@ def changed(config, name, value):
 def test_limits(name, low, high):
     for value in (low, high):
         if value is not None:
-            changed(RunConfig(), name, value).resolved()
+            resolve(changed(RunConfig(), name, value))
     for value in (low - 1, None if high is None else high + 1):
         if value is not None:
             with pytest.raises(ConfigError, match=rf"^--{name} is {value}, expected "):
-                changed(RunConfig(), name, value).resolved()
+                resolve(changed(RunConfig(), name, value))
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.1, float("inf"), float("nan")])
 def test_lr_must_be_a_positive_number(lr):
     with pytest.raises(ConfigError, match=r"--train\.lr is .*, expected a number above 0"):
-        RunConfig(train=StageConfig(lr=lr)).resolved()
+        resolve(RunConfig(train=StageConfig(lr=lr)))
 
 
 @pytest.mark.parametrize("name", ["lambda1", "lambda2", "lambda3"])
 def test_weights_must_be_numbers(name):
     with pytest.raises(ConfigError, match=rf"--train\.{name} is nan"):
-        RunConfig(train=StageConfig(**{name: float("nan")})).resolved()
+        resolve(RunConfig(train=StageConfig(**{name: float("nan")})))
 
 
 def test_a_weight_without_triples():
     with pytest.raises(ConfigError, match=r"lambda1 is 0.01 but --pretrain.triples is 0"):
-        parse_run(["--pretrain.triples", "0"])
-    config = parse_run(["--pretrain.triples", "0", "--pretrain.lambda1", "0"])
+        parse_command(["--pretrain.triples", "0"])
+    config = parse_command(["--pretrain.triples", "0", "--pretrain.lambda1", "0"]).config
     assert config.pretrain.triples == 0

@@ -14,7 +14,8 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import runner, tune
-from ekpnet_fast.runs.options import parse_run
+from ekpnet_fast.runs.options import parse_command
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tune import Range, default_space, read_space
 from ekpnet_fast.training import loop
 from support.small_run import SMALL
@@ -36,14 +37,18 @@ def tried(trials):
     return [(trial.number, trial.value, trial.options, trial.error) for trial in ordered]
 
 
+def options_of(*words):
+    return parse_command([*WORDS, *words]).options
+
+
 def search(output, trials, *words, space=SPACE):
-    return tune.tune([*WORDS, "--output", str(output), *words], trials, space)
+    return tune.tune(options_of("--output", str(output), *words), trials, space)
 
 
 def test_what_is_kept(tmp_path):
     told = []
-    words = [*WORDS, "--output", str(tmp_path / "search")]
-    trials = tune.tune(words, 4, SPACE, lambda trial, best: told.append((trial, best)))
+    options = options_of("--output", str(tmp_path / "search"))
+    trials = tune.tune(options, 4, SPACE, lambda trial, best: told.append((trial, best)))
     assert [trial.number for trial, _ in told] == [1, 2, 3, 4]
     assert [best.value for _, best in told] == [
         max(trial.value for trial, _ in told[: i + 1]) for i in range(4)
@@ -62,7 +67,7 @@ def test_what_is_kept(tmp_path):
 
 def test_the_best_run_validates_as_its_trial_did(tmp_path):
     best = search(tmp_path / "search", 3)[0]
-    config = parse_run(["--config", str(tmp_path / "search/best.yaml")])
+    config = parse_command(["--config", str(tmp_path / "search/best.yaml")]).config
     assert config.output is None
     assert config.pretrain.lr == best.options["pretrain.lr"]
     assert config.shape.hops == best.options["shape.hops"]
@@ -109,14 +114,14 @@ def test_trial_that_fails_does_not_end_the_search(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].stages])
 def test_default_space_is_one_of_runs(name):
-    space = default_space(RunConfig(model=name).resolved())
-    tune._check_space(["--model", name], space)
+    space = default_space(resolve(RunConfig(model=name)))
+    tune._check_space({"model": name}, space)
     assert set(space) & {f"{stage}.lr" for stage in MODELS[name].stages}
 
 
 def test_named_options_stay(tmp_path):
-    words = [*WORDS, "--pretrain.lambda3", "0.001", "--output", str(tmp_path / "search")]
-    (trial,) = tune.tune(words, 1)
+    options = options_of("--pretrain.lambda3", "0.001", "--output", str(tmp_path / "search"))
+    (trial,) = tune.tune(options, 1)
     assert "pretrain.lr" in trial.options
     assert not {"pretrain.lambda3", "shape.width", "pretrain.batch_size"} & set(trial.options)
 

@@ -17,12 +17,13 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs.display import Display
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories, fold_of, virtual_histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
-from ekpnet_fast.sampling.pairs import Source
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import DrawnRippleSets, RippleSets
 from ekpnet_fast.sampling.rows import UserRows
 from ekpnet_fast.training import loop
@@ -168,9 +169,9 @@ def test_requests_carry_user_fold_and_rows(prepared, folds):
             requests.append(request)
             return super().inputs(request)
 
-    config = replace(CONFIG, model="akupm").resolved()
+    config = resolve(replace(CONFIG, model="akupm"))
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    model = Spy(config, Source.of(prepared, graph, 0))
+    model = Spy(config, TrainContext.of(prepared, graph, 0))
     stream = BatchStream(
         graph, folds.rows, batch_size=16, group_size=4, triples=0, seed=0, folds=folds,
         reads=model.reads,
@@ -199,8 +200,8 @@ def test_models_train_on_folds(model, prepared):
     if MODELS[model].lacking(prepared.dataset):
         names = tuple(f"item {i}" for i in range(prepared.dataset.num_items))
         prepared = replace(prepared, dataset=replace(prepared.dataset, item_names=names))
-    plain = loop.train(replace(config, folds=1).resolved(), prepared, graph)
-    outcome = loop.train(config.resolved(), prepared, graph)
+    plain = loop.train(resolve(replace(config, folds=1)), prepared, graph)
+    outcome = loop.train(resolve(config), prepared, graph)
     assert all(np.isfinite(record.loss) for record in outcome.records)
     assert outcome.records[0].loss != plain.records[0].loss
 
@@ -231,14 +232,14 @@ def test_redrawn_negatives_keep_to_their_rows():
 
 def test_folds_are_refused_where_they_would_do_nothing():
     with pytest.raises(ConfigError, match="--folds is 3, expected 1: mf does not look at histor"):
-        replace(CONFIG, model="mf").resolved()
+        resolve(replace(CONFIG, model="mf"))
     with pytest.raises(ConfigError, match="--folds is 0, expected 1 to 64"):
-        replace(CONFIG, model="ekpnet", folds=0).resolved()
+        resolve(replace(CONFIG, model="ekpnet", folds=0))
 
 
 def test_a_stalled_stage_says_what_to_change(prepared):
     held = replace(STAGE, lr=1e-12, lambda3=0.0)
-    config = replace(CONFIG, model="mf", folds=1, train=held).resolved()
+    config = resolve(replace(CONFIG, model="mf", folds=1, train=held))
     graph = Graph.from_dataset(prepared.dataset)
     model = MODELS["mf"]
     told = []
@@ -259,7 +260,7 @@ def test_a_stalled_stage_says_what_to_change(prepared):
 
 
 def test_sampling_option_resample_off_repeats_the_draw(prepared):
-    config = replace(CONFIG, sampling=SamplingConfig(resample=False)).resolved()
+    config = resolve(replace(CONFIG, sampling=SamplingConfig(resample=False)))
     graph = Graph.from_dataset(prepared.dataset, inverse=True)
     once = TrainingData(config, prepared, graph)
     assert once.ripple_sets(3) == once.ripple_sets(1)

@@ -10,6 +10,9 @@ import pytest
 
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.app import ENDPOINTS
+from ekpnet_fast.serve.engine import RecommenderEngine
+from support.cinema import fitted
+from support.programs import PATIENCE
 
 
 class Delegate:
@@ -85,10 +88,6 @@ def test_explain_has_the_reasons_and_the_whole_ripple_set(client, recommender):
 
 
 def test_a_model_without_paths_says_so(serving):
-    from cinema import fitted
-
-    from ekpnet_fast.serve.engine import RecommenderEngine
-
     client = serving(RecommenderEngine(fitted("mf", epochs=1)))
     assert client.get("/health").json()["histories"] is False
     found = client.post("/explain", json={"user": "ann", "item": "eden"}).json()
@@ -235,7 +234,7 @@ def test_a_full_queue_says_when_to_come_again(serving, engine):
 
     def wait():
         entered.release()
-        gate.wait(30)
+        gate.wait(PATIENCE)
 
     client = serving(Delegate(engine, wait), threads=1, queue=1)
     answers = []
@@ -245,8 +244,8 @@ def test_a_full_queue_says_when_to_come_again(serving, engine):
     ]
     for asker in askers:
         asker.start()
-    assert entered.acquire(timeout=30)
-    deadline = time.monotonic() + 30
+    assert entered.acquire(timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
     while client.get("/health").json()["pending"] < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     refusal = client.post("/recommend", json=ANN)
@@ -254,17 +253,17 @@ def test_a_full_queue_says_when_to_come_again(serving, engine):
     assert refusal.headers["retry-after"] == "1"
     gate.set()
     for asker in askers:
-        asker.join(30)
+        asker.join(PATIENCE)
     assert [answer.status_code for answer in answers] == [200, 200]
     assert client.get("/health").json()["pending"] == 0
 
 
 def test_an_answer_that_takes_too_long(serving, engine):
     gate = threading.Event()
-    client = serving(Delegate(engine, lambda: gate.wait(30)), timeout=0.05)
+    client = serving(Delegate(engine, lambda: gate.wait(PATIENCE)), timeout=0.05)
     assert refused(client.post("/recommend", json=ANN), 504) == "the answer took too long"
     gate.set()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while client.get("/health").json()["pending"] and time.monotonic() < deadline:
         time.sleep(0.005)
     # The thread is free again; a limit this low may be missed by honest work, so none is done.

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.programs.web_server import Served
 from ekpnet_fast.recommender import Recommender
 from support.cinema import NAMES, SMALL, cinema
+from support.programs import PATIENCE
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")
 
@@ -91,7 +92,7 @@ def every(browser, selector):
 
 def wait(browser, condition):
     """Until it holds."""
-    patient = WebDriverWait(browser, 30, 0.02, [StaleElementReferenceException])
+    patient = WebDriverWait(browser, PATIENCE, 0.02, [StaleElementReferenceException])
     return patient.until(lambda _: condition())
 
 
@@ -107,7 +108,9 @@ def rows_become(browser, expected):
 
 def names_of(served, **asked):
     """What the API recommends, as the page shows it."""
-    found = httpx.post(f"{served.address}/recommend", json={"k": 10, **asked}).json()
+    found = httpx.post(
+        f"{served.address}/recommend", json={"k": 10, **asked}, timeout=PATIENCE
+    ).json()
     return [item["name"] or f"item {item['item']}" for item in found["items"]]
 
 

@@ -12,9 +12,10 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from benchmarks.programs.web_server import PATIENCE, Served
+from benchmarks.programs.web_server import Served
 from ekpnet_fast import cli
 from ekpnet_fast.serve import __main__ as command
+from support.programs import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,12 @@ def refused(capsys, *arguments):
 def test_serves_until_it_is_told_to_stop(folder, recommender, number):
     with Served(folder, "--threads", "1") as served:
         assert served.said.startswith("ekpnet on cinema, 1 threads: http://127.0.0.1:")
-        answer = httpx.post(f"{served.address}/recommend", json={"user": "ann", "k": 2})
+        answer = httpx.post(
+            f"{served.address}/recommend", json={"user": "ann", "k": 2}, timeout=PATIENCE
+        )
         best = recommender.recommend("ann", k=2)
         assert [item["item"] for item in answer.json()["items"]] == [item.item for item in best]
-        assert httpx.get(f"{served.address}/health").json()["threads"] == 1
+        assert httpx.get(f"{served.address}/health", timeout=PATIENCE).json()["threads"] == 1
         assert served.stop(number) == 0
         assert served.lines.get(timeout=PATIENCE) == "stopped\n"
         assert served.errors == []
@@ -52,7 +55,7 @@ def test_a_request_under_way_is_answered_before_the_end(folder):
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             head = f"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
-            while httpx.get(f"{served.address}/health").status_code != 200:
+            while httpx.get(f"{served.address}/health", timeout=PATIENCE).status_code != 200:
                 time.sleep(0.01)
             served.process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
@@ -91,15 +94,21 @@ def test_broken_clients_leave_it_up(folder):
         for asker in askers:
             asker.join(PATIENCE)
         assert len(statuses) == 24 and set(statuses) <= {200, 503} and 200 in statuses
-        assert httpx.get(f"{served.address}/health").json()["status"] == "ok"
+        assert httpx.get(f"{served.address}/health", timeout=PATIENCE).json()["status"] == "ok"
 
 
 def test_another_address_is_warned_about(folder):
     with Served(folder, "--host", "0.0.0.0", "--allow-host", "Films.Example") as served:
         port = served.address.rsplit(":", 1)[1]
         address = f"http://127.0.0.1:{port}/health"
-        assert httpx.get(address, headers={"host": "films.example"}).status_code == 200
-        assert httpx.get(address, headers={"host": "other.example"}).status_code == 421
+        assert (
+            httpx.get(address, headers={"host": "films.example"}, timeout=PATIENCE).status_code
+            == 200
+        )
+        assert (
+            httpx.get(address, headers={"host": "other.example"}, timeout=PATIENCE).status_code
+            == 421
+        )
         served.stop()
         assert "warning: bound to 0.0.0.0" in "".join(served.errors)
 

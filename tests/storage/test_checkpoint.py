@@ -22,12 +22,13 @@ import yaml
 from ekpnet_fast import train
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.runs import evaluate, run_folder, runner
-from ekpnet_fast.runs.options import parse_command, parse_run
+from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import Keeper
 from ekpnet_fast.training.signals import Interrupted, Signals
 from support import small_run
 from support.places import ROOT, SUPPORT
+from support.programs import PATIENCE
 
 SMALL = [
     *small_run.SMALL,
@@ -46,7 +47,7 @@ def surroundings(threads, monkeypatch):
 def undisturbed(tmp_path_factory):
     before = torch.get_num_threads()
     output = tmp_path_factory.mktemp("undisturbed")
-    runner.run(parse_run([*SMALL, "--output", str(output)]))
+    runner.run(parse_command([*SMALL, "--output", str(output)]).config)
     torch.set_num_threads(before)
     return output
 
@@ -57,7 +58,9 @@ def stopped(tmp_path):
     output = tmp_path / "stopped"
     with pytest.raises(Interrupted):
         runner.run(
-            parse_run([*SMALL, "--output", str(output)]), after("train", 2, 3), signals=SIGNAL
+            parse_command([*SMALL, "--output", str(output)]).config,
+            after("train", 2, 3),
+            signals=SIGNAL,
         )
     return output
 
@@ -125,20 +128,23 @@ def refused(capsys, *arguments):
 # ---- killed --------------------------------------------------------------------------------------
 
 
-def test_killed_at_random_moments(tmp_path):
-    """SIGKILL strikes 20 times: while loading, in a step, half a checkpoint, evaluation."""
+@pytest.mark.parametrize(
+    ("kills", "resumes"), [(3, 1), pytest.param(20, 8, marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments(tmp_path, kills, resumes):
+    """SIGKILL strikes: while loading, in a step, half a checkpoint, evaluation."""
     done = subprocess.run(
-        [sys.executable, SUPPORT / "killing.py", tmp_path, "20", "8", "7", *SMALL],
+        [sys.executable, SUPPORT / "killing.py", tmp_path, str(kills), str(resumes), "7", *SMALL],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["codes"].count(-signal.SIGKILL) >= 20
-    assert sum(line.startswith("resumed after ") for line in told["log"]) >= 8
+    assert told["codes"].count(-signal.SIGKILL) >= kills
+    assert sum(line.startswith("resumed after ") for line in told["log"]) >= resumes
     for i in range(told["runs"]):
         assert_same_run(tmp_path / f"run-{i}", tmp_path / "undisturbed")
 
@@ -160,10 +166,12 @@ def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
     """The linear part, which is fitted anew, folds and their ripple sets."""
     arguments = [*SMALL, "--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
-    runner.run(parse_run([*arguments, "--output", str(undisturbed)]))
+    runner.run(parse_command([*arguments, "--output", str(undisturbed)]).config)
     with pytest.raises(Interrupted):
         runner.run(
-            parse_run([*arguments, "--output", str(output)]), after("train", 2, 2), signals=SIGNAL
+            parse_command([*arguments, "--output", str(output)]).config,
+            after("train", 2, 2),
+            signals=SIGNAL,
         )
     resume(output, tell=lambda text: None)
     assert_same_run(output, undisturbed)
@@ -224,7 +232,7 @@ def test_a_second_signal_ends_at_once():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, f"{int(signal.SIGINT)}\n")
@@ -357,7 +365,7 @@ def test_the_last_two_are_kept(tmp_path, every, numbers):
     """A run that is killed in its sixth epoch."""
     output = tmp_path / "run"
     options = [] if every is None else ["--checkpoint-every", str(every)]
-    config = parse_run([*SMALL, "--epochs", "4", *options, "--output", str(output)])
+    config = parse_command([*SMALL, "--epochs", "4", *options, "--output", str(output)]).config
 
     class StopError(Exception):
         pass
@@ -463,13 +471,13 @@ def test_nothing_to_resume(capsys, undisturbed, tmp_path):
     file.write_text("resume: there\n")
     assert "resume is no option of a run" in refused(capsys, "--config", file)
     with pytest.raises(ConfigError, match="there is no --output"):
-        runner.run(parse_run(SMALL), resume=True)
+        runner.run(parse_command(SMALL).config, resume=True)
 
 
 def test_before_the_first_checkpoint(undisturbed, tmp_path):
     output = tmp_path / "run"
     output.mkdir()
-    run_folder.save_config(output, parse_run([*SMALL, "--output", str(output)]))
+    run_folder.save_config(output, parse_command([*SMALL, "--output", str(output)]).config)
     told = []
     resume(output, tell=told.append)
     assert told == [f"{output}: no checkpoint yet; starting from the beginning"]

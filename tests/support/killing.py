@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -25,7 +26,7 @@ from ekpnet_fast import train
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
 
 
-def sitting(arguments: list[str], log: Path, seconds: float, signum: int) -> int:
+def sitting(arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL) -> int:
     """A process that trains, to be signalled after so many seconds; its exit code."""
     pid = os.fork()
     if pid == 0:
@@ -48,7 +49,7 @@ def main(folder: Path, kills: int, resumes: int, seed: int, options: list[str]) 
     draw = random.Random(seed)
     log = folder / "log.txt"
     started = time.monotonic()
-    assert sitting([*options, "--output", str(folder / "undisturbed")], log, 60.0, KILL) == 0
+    assert sitting([*options, "--output", str(folder / "undisturbed")], log) == 0
     most = time.monotonic() - started  # seconds of a sitting
     codes: list[int] = []
     runs = 0
@@ -65,7 +66,7 @@ def main(folder: Path, kills: int, resumes: int, seed: int, options: list[str]) 
         while not (output / "metrics.json").exists():
             # Now and then the gentle signal, which leaves a checkpoint in the middle of an epoch.
             signum = draw.choice([KILL, KILL, KILL, TERM])
-            seconds = 60.0 if enough() else draw.uniform(0.0, most)
+            seconds = math.inf if enough() else draw.uniform(0.0, most)
             codes.append(sitting(arguments, log, seconds, signum))
             # -TERM: before the handler was there.
             assert codes[-1] in (0, -KILL, -TERM, 128 + TERM), (codes[-1], log.read_text())
@@ -76,7 +77,7 @@ def main(folder: Path, kills: int, resumes: int, seed: int, options: list[str]) 
             if (output / "config.yaml").exists():
                 arguments = ["--resume", str(output)]
         if codes[-1] != 0:  # killed between its result and the end
-            assert sitting(["--resume", str(output)], log, 60.0, KILL) == 2
+            assert sitting(["--resume", str(output)], log) == 2
     print(json.dumps({"codes": codes, "runs": runs, "log": log.read_text().splitlines()}))
 
 

@@ -20,8 +20,9 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import cuda_graph, epochs
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.fixed_shapes import HostEpoch, localize_padded
+from support.contracts import assert_same_bits
 from support.places import ROOT, SUPPORT
-from support.problems import assert_same_bits
+from support.programs import PATIENCE
 from support.small_training import CONFIG, SYNTHETIC, start, train
 
 
@@ -341,7 +342,7 @@ def test_compute_sanitizer(tool):
         ],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -22,7 +22,7 @@ from scipy import sparse
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 
-__all__ = ["Affinities", "Knowledge", "SignalOptions", "feature_names"]
+__all__ = ["Affinities", "ItemTripleFeatures", "SignalOptions", "feature_names"]
 
 Float = NDArray[np.float32]
 Matrix = Any  # scipy.sparse.csr_matrix
@@ -30,10 +30,15 @@ Matrix = Any  # scipy.sparse.csr_matrix
 # Products of items lie in memory, 64 MiB each at most, where there are few items with many clicks.
 DENSE_ITEMS, DENSE_CLICKS = 4096, 16
 PRODUCTS_AT_ONCE = 1 << 22
-FAR, FAR_AT_ONCE = 3, 128  # products with the co-click in a far walk; histories at a time
-NEAR = 60  # a tail that fewer items share says that they are alike
-FLOOR = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
-STEADY = 0.05  # added to a history's mean affinity, as a share of the mean over all histories
+FAR_WALK_STEPS, FAR_WALK_USERS = (
+    3,
+    128,
+)  # products with the co-click in a far walk; histories at a time
+MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share says that they are alike
+LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
+MEAN_SMOOTHING = (
+    0.05  # added to a history's mean affinity, as a share of the mean over all histories
+)
 OVERSAMPLED, ROUNDS = 16, 6  # of the subspace iteration (Halko et al. 2011)
 
 
@@ -77,7 +82,7 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
     return (
         "popularity",
         "KG neighbours' clicks",
-        *FLOOR,
+        *LOG_EPS,
         *(f"{name} over the user's mean" for name in options.names),
     )
 
@@ -85,14 +90,14 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
 # ---- what the graph says, the same for every history ---------------------------------------------
 
 
-class Knowledge:
-    """Items by their (relation, tail) pairs; walked backwards too where the graph is.
+class ItemTripleFeatures:
+    """Tf-idf matrix of items x (relation, tail) pairs; with inverse pairs where the graph has them.
 
     Attributes:
         match: [I, K] rows of idf = log(I / items with the pair), scaled to norm 1; 0 where an item
             has no triple. Products of rows are cosines.
-        near: [I, K'] the pairs that 2 to `NEAR` - 1 items have, scaled by 1 / sqrt of row and
-            column sums.
+        near: [I, K'] the pairs that 2 to `MAX_ITEMS_PER_PAIR` - 1 items have, scaled by 1 / sqrt
+            of row and column sums.
         shared: [I, K'] the same pairs, unscaled.
     """
 
@@ -115,7 +120,7 @@ class Knowledge:
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
         items_with = {r: int((_sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
-        chosen = (degree > 1) & (degree < NEAR)
+        chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
         self.shared = table[:, chosen].tocsr()
         self.near = _scaled(
             self.shared, _inverse(np.sqrt(_sums(self.shared, 1))), degree[chosen] ** -0.5
@@ -204,20 +209,20 @@ class _FarWalk(_Affinity):
     def __init__(self, left: Any) -> None:
         self.left, self.product = left, None
         mean = np.full((left.shape[0], 1), 1 / left.shape[0], dtype=np.float32)
-        for _ in range(FAR):
+        for _ in range(FAR_WALK_STEPS):
             mean = left @ (left.T @ mean)
         self.share = mean.ravel().astype(np.float64)
 
     def all_items(self, clicks: Matrix) -> Float:
         """[G, I] of all items."""
         users = (clicks @ self.left).T.toarray()
-        for _ in range(FAR - 1):
+        for _ in range(FAR_WALK_STEPS - 1):
             users = self._left_by_column @ (self.left @ users)
         return np.ascontiguousarray((self.left @ users).T)
 
     def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
         """[B] of pairs (group, item)."""
-        return self._by_blocks(clicks, groups, items, FAR_AT_ONCE)
+        return self._by_blocks(clicks, groups, items, FAR_WALK_USERS)
 
 
 class Affinities:
@@ -233,7 +238,7 @@ class Affinities:
     def __init__(
         self,
         clicks: Histories,
-        knowledge: Knowledge,
+        knowledge: ItemTripleFeatures,
         options: SignalOptions,
         scale: float = 1.0,
     ) -> None:
@@ -281,7 +286,7 @@ class Affinities:
         shaped[0], shaped[1] = self.popularity[items_of], self.neighbours[items_of]
         for number, (name, x) in enumerate(zip(self.options.names, self.affinities, strict=True)):
             at = len(names) - len(self.affinities) + number
-            absolute = names.index(name) if name in FLOOR else at
+            absolute = names.index(name) if name in LOG_EPS else at
             if not (wanted[at] or wanted[absolute]):
                 continue
             if groups is None:
@@ -290,10 +295,10 @@ class Affinities:
                 a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
             # Projections may fall below 0, where an item that nobody clicked has to be.
             a = np.maximum(a, 0)
-            if name in FLOOR:
+            if name in LOG_EPS:
                 total = a if name == "co-click" else a * by_group(root)
-                np.log(total + np.float32(FLOOR[name]), out=shaped[absolute])
-            scale = 1 / (self._means(clicks, x) + STEADY * self.typical[number])
+                np.log(total + np.float32(LOG_EPS[name]), out=shaped[absolute])
+            scale = 1 / (self._means(clicks, x) + MEAN_SMOOTHING * self.typical[number])
             np.log(a * by_group(scale.astype(np.float32)) + np.float32(0.5), out=shaped[at])
         return found
 
@@ -339,7 +344,7 @@ class Affinities:
 
 def _leading(
     left: Matrix,  # [I, U]
-    knowledge: Knowledge,
+    knowledge: ItemTripleFeatures,
     weight: float | None,  # of the graph beside the clicks
     rank: int,
 ) -> tuple[Float, Float]:

@@ -20,8 +20,8 @@ AT_ONCE = 1 << 15  # rows in memory at a time
 IN_CACHE = 1 << 14  # and where little is kept of each
 SAMPLED = 1 << 16  # rows that the curvature of the loss is taken from, at most
 ROUNDS, HALVINGS = 60, 12
-NOTHING = 1e-6  # a rise of the logit that is none
-ENOUGH = 1e-4  # largest change of a weight after which it has converged
+MIN_WEIGHT = 1e-6  # a rise of the logit that is none
+TOLERANCE = 1e-4  # largest change of a weight after which it has converged
 
 
 def quantiles(
@@ -119,10 +119,10 @@ def fit_curves(
         else:
             break
         w, loss, g = w + step, after, gradient
-        if np.abs(step).max() < ENOUGH:
+        if np.abs(step).max() < TOLERANCE:
             break
     # Least squares leaves a rest where there should be nothing, on pieces without width too.
-    return np.where(w[:n] > NOTHING, w[:n], 0.0).reshape(F, P), float(w[n])
+    return np.where(w[:n] > MIN_WEIGHT, w[:n], 0.0).reshape(F, P), float(w[n])
 
 
 def _terms(

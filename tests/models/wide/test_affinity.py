@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from ekpnet_fast.models.wide import affinity
-from ekpnet_fast.models.wide.affinity import Affinities, Knowledge, SignalOptions, feature_names
+from ekpnet_fast.models.wide.affinity import (
+    Affinities,
+    ItemTripleFeatures,
+    SignalOptions,
+    feature_names,
+)
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
@@ -97,9 +102,9 @@ def dense_features(A, table, options, history, item, scale=1.0):
     for name, x in affinities.items():
         value = max(x[history, item].sum(), 0) / np.sqrt(n)
         own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
-        if name in affinity.FLOOR:
+        if name in affinity.LOG_EPS:
             whole = value * (1 if name == "co-click" else np.sqrt(n))
-            found[name] = np.log(whole + affinity.FLOOR[name])
+            found[name] = np.log(whole + affinity.LOG_EPS[name])
         typical = max(means[name], 1e-12)
         found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * typical) + 0.5)
     return found
@@ -112,8 +117,8 @@ def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
     monkeypatch.setattr(affinity, "DENSE_CLICKS", 0 if few else 10**9)
     monkeypatch.setattr(affinity, "ROUNDS", 60)  # small gaps between eigenvalues
     monkeypatch.setattr(affinity, "PRODUCTS_AT_ONCE", 3 * ITEMS)
-    monkeypatch.setattr(affinity, "FAR_AT_ONCE", 2)
-    found = Affinities(histories, Knowledge(graph, ITEMS), ALL, scale=1.25)
+    monkeypatch.setattr(affinity, "FAR_WALK_USERS", 2)
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL, scale=1.25)
     assert (found.affinities[0].product is not None) == few
     ids = torch.tensor([4, 3, 0, 7, 4])
     asked = [[0, 1, 5], [2, 0], [], [8, 8, 39, 1], [11]]
@@ -137,7 +142,7 @@ def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
 
 def test_only_what_is_needed_is_computed(problem):
     _, histories, graph, _ = problem
-    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL)
     names = feature_names(ALL)
     needed = np.array([name.startswith(("co-click", "joint 32")) for name in names])
     ends, items = np.array([0, 2]), np.array([5, 6], dtype=np.int32)
@@ -150,7 +155,7 @@ def test_only_what_is_needed_is_computed(problem):
 def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     """Item 0 has no click, so by every affinity of clicks alone it is among the lowest."""
     _, histories, graph, _ = problem
-    found = Affinities(histories, Knowledge(graph, ITEMS), ALL)
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL)
     every = found.features(
         histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
     ).T.reshape(USERS, ITEMS, -1)

@@ -1,0 +1,193 @@
+// CPU binding of ekpnet_gradients.
+#include <optional>
+#include <tuple>
+
+#include "bindings/cpu_checks.h"
+#include "bindings/cpu_launch.h"
+#include "bindings/deep_score.h"
+#include "cpu/dispatch.h"
+
+namespace ekpnet {
+namespace {
+
+constexpr int64_t kRowGrain = 512, kTripleGrain = 128;
+
+template <class T>
+const EkpnetKernels<T>& ekpnet_kernels() {
+  if constexpr (sizeof(T) == 4)
+    return isa_kernels().ekpnet_f32;
+  else
+    return isa_kernels().ekpnet_f64;
+}
+
+// Adds l2 times the values to their gradient; returns l2 / 2 times the sum of their squares as a T:
+// what does not fit there does not fit into the gradient's square either, and must be told.
+template <class T>
+double add_decay(const T* x, int64_t n, double l2, T* grad) {
+  double squares = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    squares += static_cast<double>(x[i]) * x[i];
+    grad[i] += static_cast<T>(l2) * x[i];
+  }
+  return static_cast<T>(l2 / 2 * squares);
+}
+
+// The rows that the batch touches, copied out of the table; adds their sum of squares.
+template <class T>
+Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
+  check_channels(table);
+  check_tensor(table, "table", table.scalar_type(), {-1, -1, -1});
+  check_tensor(rows, "rows", ScalarType::Int, {-1});
+  const int64_t n = rows.size(0), size = table.size(1) * table.size(2);
+  check_ids(data<int32_t>(rows), n, table.size(0), "rows", "rows of table");
+  Tensor entity = empty({n, table.size(1), table.size(2)}, table.scalar_type());
+  T* out = mutable_data<T>(entity);
+  std::vector<double> parts((n + kRowGrain - 1) / kRowGrain);
+  for_each_piece(n, kRowGrain, [&](int64_t begin, int64_t end) {
+    parts[begin / kRowGrain] =
+        ekpnet_kernels<T>().gather(data<T>(table), size, data<int32_t>(rows), begin, end, out);
+  });
+  for (double part : parts) *squares += part;
+  return entity;
+}
+
+using Gradients =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Gradients ekpnet_gradients_cpu(
+    const Tensor& table, const Tensor& relation, const Tensor& W_e, const Tensor& b_e,
+    const std::optional<Tensor>& weights, const std::optional<Tensor>& biases,
+    const std::optional<Tensor>& w_out, const std::optional<Tensor>& b_out, const Tensor& rows,
+    const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
+    const Tensor& group_indptr, const Tensor& items, const Tensor& labels,
+    const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
+    const Tensor& triple_tails, const Tensor& triple_labels, int64_t activation, double lambda1,
+    double lambda2, double lambda3) {
+  return dispatch_float(table, "table", [&](auto zero) {
+    using T = decltype(zero);
+    const ScalarType dtype = table.scalar_type();
+    double squares = 0;
+    const Tensor entity = gathered<T>(table, rows, &squares);
+    EkpnetArgs<T> args = {};
+    args.attention = checked_attention<T>(
+        {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, false});
+    args.triples = checked_triples<T>(entity, relation, triple_heads, triple_relations,
+                                      triple_tails, triple_labels);
+    const int64_t G = args.attention.num_groups, B = args.attention.num_pairs;
+    const int64_t R = args.attention.num_relations, H = args.attention.hops;
+    const int64_t M = args.attention.slots, D = args.attention.width, C = args.attention.channels;
+    const int64_t K = (H + 1) * D, triples = args.triples.num_triples;
+    STD_TORCH_CHECK(B > 0, "items is empty, expected at least one pair");
+    check_tensor(labels, "labels", dtype, {B});
+    if (offset) check_tensor(*offset, "offset", dtype, {B});
+    args.deep = weights.has_value();
+    STD_TORCH_CHECK(args.deep == biases.has_value() && args.deep == w_out.has_value() &&
+                        args.deep == b_out.has_value(),
+                    "weights, biases, w_out and b_out must be given together");
+    if (args.deep) {
+      const Tensor z = empty({0, K}, dtype);
+      args.layers = deep_score_args<T>(z, *weights, *biases, *w_out, *b_out, activation);
+    }
+    args.labels = data<T>(labels);
+    args.offset = offset ? data<T>(*offset) : nullptr;
+    args.pair_weight = static_cast<T>(1.0 / B);
+    args.triple_weight = static_cast<T>(lambda1 / 2 / B);
+
+    const int64_t layers = args.deep ? args.layers.hidden : 0, width = args.deep ? K : 0;
+    const int64_t shared = R * C * D + D * D + D + layers * (K * K + K) + width + args.deep;
+    const int64_t chunks =
+        chunks_of_groups(args.attention, shared * static_cast<int64_t>(sizeof(T)));
+    Tensor dkey = empty({G, H, M, D}, dtype), dvalue = empty({G, H, M, D}, dtype);
+    Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
+    Tensor dtriple = empty({triples, D}, dtype);
+    Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);
+    Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
+    Tensor dweights_chunks = empty({chunks, layers, K, K}, dtype);
+    Tensor dbiases_chunks = empty({chunks, layers, K}, dtype);
+    Tensor dw_out_chunks = empty({chunks, width}, dtype);
+    Tensor db_out_chunks = empty({chunks, args.deep ? 1 : 0}, dtype);
+    EkpnetSums<T> sums = {};
+    sums.attention.dkey = mutable_data<T>(dkey);
+    sums.attention.dvalue = mutable_data<T>(dvalue);
+    sums.attention.factors = mutable_data<T>(factors);
+    sums.attention.ditem = mutable_data<T>(ditem);
+    sums.attention.num_chunks = chunks;
+    sums.attention.drelation_chunks = zeroed<T>(drelation_chunks);
+    sums.attention.dW_e_chunks = mutable_data<T>(dW_e_chunks);
+    sums.attention.db_e_chunks = mutable_data<T>(db_e_chunks);
+    sums.layers.num_chunks = chunks;
+    sums.layers.dweights_chunks = mutable_data<T>(dweights_chunks);
+    sums.layers.dbiases_chunks = mutable_data<T>(dbiases_chunks);
+    sums.layers.dw_out_chunks = mutable_data<T>(dw_out_chunks);
+    sums.layers.db_out_chunks = mutable_data<T>(db_out_chunks);
+    sums.triple_chunks = lambda1 > 0 ? (triples + kTripleGrain - 1) / kTripleGrain : 0;
+    sums.dtriple = mutable_data<T>(dtriple);
+    std::vector<uint8_t> touched(chunks * R);
+    std::vector<double> bce(chunks), kg(sums.triple_chunks);
+    sums.touched = touched.data();
+    sums.bce = bce.data();
+    sums.kg = kg.data();
+    if (sums.triple_chunks == 0) args.triples.num_triples = 0;
+
+    const auto& kernels = ekpnet_kernels<T>();
+    const int64_t workspace = kernels.workspace_size(args);
+    std::atomic<int64_t> next{0};
+    parallel_for(
+        0, std::min<int64_t>(chunks + sums.triple_chunks, torch::stable::get_num_threads()), 1,
+        [&](int64_t, int64_t) { kernels.chunks(args, sums, next, thread_buffer<T>(workspace)); });
+
+    const int64_t n = args.attention.num_rows;
+    Tensor dentity = empty({n, C, D}, dtype), drelation = empty({R, C, D}, dtype);
+    Tensor dW_e = empty({D, D}, dtype), db_e = empty({D}, dtype);
+    Tensor dweights = empty({layers, K, K}, dtype), dbiases = empty({layers, K}, dtype);
+    Tensor dw_out = empty({width}, dtype), db_out = empty({args.deep ? 1 : 0}, dtype);
+    T *drows = mutable_data<T>(dentity), *drelations = mutable_data<T>(drelation);
+    // One row range per thread: each thread reads every slot and adds those of its own rows.
+    const int64_t threads = torch::stable::get_num_threads();
+    parallel_for(0, n, (n + threads - 1) / threads, [&](int64_t begin, int64_t end) {
+      kernels.scatter(args, sums, begin, end, drows);
+    });
+    sum_chunks(sums.attention.drelation_chunks, chunks, R * C * D, drelations);
+    sum_chunks(sums.attention.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
+    sum_chunks(sums.attention.db_e_chunks, chunks, D, mutable_data<T>(db_e));
+    sum_chunks(sums.layers.dweights_chunks, chunks, layers * K * K, mutable_data<T>(dweights));
+    sum_chunks(sums.layers.dbiases_chunks, chunks, layers * K, mutable_data<T>(dbiases));
+    sum_chunks(sums.layers.dw_out_chunks, chunks, width, mutable_data<T>(dw_out));
+    sum_chunks(sums.layers.db_out_chunks, chunks, args.deep ? 1 : 0, mutable_data<T>(db_out));
+
+    for (int64_t k = 0; k < args.triples.num_triples; ++k) {
+      T* dr = drelations + args.triples.relations[k] * C * D;
+      for (int64_t d = 0; d < D; ++d) dr[d] += sums.dtriple[k * D + d];
+    }
+    for (int64_t c = 1; c < chunks; ++c)
+      for (int64_t r = 0; r < R; ++r) touched[r] |= touched[c * R + r];
+    for (int64_t k = 0; k < triples; ++k) touched[data<int32_t>(triple_relations)[k]] = 1;
+
+    Tensor terms = empty({4}, ScalarType::Double);
+    double* term = mutable_data<double>(terms);
+    std::fill(term, term + 4, 0.0);
+    for (double part : bce) term[0] += part / B;
+    for (double part : kg) term[1] += part * lambda1 / 2 / B;
+    term[2] = add_decay(data<T>(W_e), D * D, lambda2 / B, mutable_data<T>(dW_e)) +
+              add_decay(data<T>(b_e), D, lambda2 / B, mutable_data<T>(db_e));
+    if (args.deep)
+      term[2] +=
+          add_decay(args.layers.weights, layers * K * K, lambda2 / B, mutable_data<T>(dweights)) +
+          add_decay(args.layers.biases, layers * K, lambda2 / B, mutable_data<T>(dbiases)) +
+          add_decay(args.layers.w_out, K, lambda2 / B, mutable_data<T>(dw_out)) +
+          add_decay(args.layers.b_out, 1, lambda2 / B, mutable_data<T>(db_out));
+    term[3] = lambda3 / B / 2 * squares;
+    for (int64_t r = 0; r < R; ++r)
+      if (touched[r])
+        term[3] += add_decay(args.attention.relation + r * C * D, C * D, lambda3 / B,
+                             drelations + r * C * D);
+    return Gradients(terms, dentity, drelation, dW_e, db_e, dweights, dbiases, dw_out, db_out);
+  });
+}
+
+}  // namespace
+}  // namespace ekpnet
+
+STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
+  m.impl("ekpnet_gradients", TORCH_BOX(&ekpnet::ekpnet_gradients_cpu));
+}

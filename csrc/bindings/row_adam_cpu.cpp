@@ -1,0 +1,45 @@
+// CPU binding of row_adam_.
+#include "bindings/checks.h"
+#include "bindings/row_adam.h"
+#include "cpu/dispatch.h"
+
+namespace ekpnet {
+namespace {
+
+template <class T>
+void run(const Tensor& table, const Tensor& m, const Tensor& v, const Tensor& rows,
+         const Tensor& grad, int64_t size, const AdamStep& step, RowAdamKernel<T> kernel) {
+  const RowAdamArgs<T> args = {rows.size(0),           size,
+                               mutable_data<T>(table), mutable_data<T>(m),
+                               mutable_data<T>(v),     data<int32_t>(rows),
+                               data<T>(grad),          step};
+  const int64_t grain = 1 + (1 << 14) / std::max<int64_t>(size, 1);
+  torch::stable::parallel_for(0, args.num_rows, grain,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
+void row_adam_cpu(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad,
+                  const Tensor& step, const Tensor& l2, double lr, double beta1, double beta2,
+                  double eps) {
+  const int64_t size = check_row_adam(table, m, v, rows, grad, step, l2, table.scalar_type());
+  for (int64_t i = 0; i < rows.size(0); ++i) {
+    const int32_t row = data<int32_t>(rows)[i];
+    STD_TORCH_CHECK(row >= -1 && row < table.size(0), "rows holds id ", row, " at position ", i,
+                    ", expected 0 <= id < ", table.size(0), " (rows of table), or -1 to skip");
+  }
+  const AdamStep adam = adam_step(*data<int64_t>(step), lr, beta1, beta2, eps, *data<double>(l2));
+  switch (table.scalar_type()) {
+    case ScalarType::Float:
+      return run<float>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f32);
+    case ScalarType::Double:
+      return run<double>(table, m, v, rows, grad, size, adam, isa_kernels().row_adam_f64);
+    default:
+      STD_TORCH_CHECK(false, "table is ", dtype_name(table.scalar_type()),
+                      ", expected float32 or float64");
+  }
+}
+
+}  // namespace
+}  // namespace ekpnet
+
+STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) { m.impl("row_adam_", TORCH_BOX(&ekpnet::row_adam_cpu)); }

@@ -1,0 +1,205 @@
+// A group's pairs go forward through hops and layers and back again before the next ones start, so
+// that nothing is computed twice and neither z nor a hidden layer is written to memory.
+#include "cpu/isa/ekpnet_gradients.h"
+
+#include "cpu/isa/group_worker.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/layer_stack.h"
+#include "cpu/isa/scatter_rows.h"
+#include "cpu/isa/triple_score.h"
+
+namespace ekpnet {
+namespace {
+
+static_assert(kGroupBlock <= kLayerBlock);
+
+// log(1 + e) for 0 < e <= 1.
+template <class T, class V>
+inline V log_one_plus(V e) {
+  if constexpr (sizeof(T) == 4) {
+    // 2 artanh(s) with s = e / (2 + e) <= 1 / 3, by its series.
+    const V s = e / (e + 2.0f), t = s * s;
+    V p = t * (1 / 15.0f) + 1 / 13.0f;
+    p = p * t + 1 / 11.0f;
+    p = p * t + 1 / 9.0f;
+    p = p * t + 1 / 7.0f;
+    p = p * t + 1 / 5.0f;
+    p = p * t + 1 / 3.0f;
+    p = p * t + 1.0f;
+    return p * (s + s);
+  } else {
+    V y{};
+    for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_log1p(e[i]);
+    return y;
+  }
+}
+
+// Cross-entropy of P logits plus their offsets, if any, summed; their gradient replaces them.
+// `logit` has room for whole vectors.
+template <class T>
+double cross_entropy(int64_t P, const T* labels, const T* offset, T weight, T* logit) {
+  using V = Vector<T>;
+  constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
+  T losses[kGroupBlock + kLanes], y[kGroupBlock + kLanes];
+  for (int64_t i = 0; i < round_up(P, kLanes); ++i) y[i] = i < P ? labels[i] : T(0);
+  for (int64_t i = P; i < round_up(P, kLanes); ++i) logit[i] = T(0);
+  if (offset != nullptr)
+    for (int64_t i = 0; i < P; ++i) logit[i] += offset[i];
+  for (int64_t i = 0; i < P; i += kLanes) {
+    const V x = load<V>(logit + i), label = load<V>(y + i), one = V{} + T(1);
+    const V e = exp_nonpositive<T>(x < V{} ? x : -x);
+    store(losses + i, (x < V{} ? V{} : x) - x * label + log_one_plus<T>(e));
+    store(logit + i, ((x < V{} ? e : one) / (one + e) - label) * weight);
+  }
+  double total = 0;
+  for (int64_t i = 0; i < P; ++i) total += losses[i];
+  return total;
+}
+
+template <class T, int kWidthBytes, int kWidth>
+int64_t workspace_of(const EkpnetArgs<T>& args) {
+  int64_t attention = 0, layers = 0;
+  Workspace<T>(args.attention, strides_of<T, kWidthBytes>(args.attention), nullptr, &attention);
+  if (args.deep) LayerStack<T>(args.layers, nullptr, &layers);
+  return attention + layers;
+}
+
+template <class T, int kWidthBytes, int kWidth>
+void run_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
+                T* workspace) {
+  const AttentionArgs<T>& a = args.attention;
+  const int64_t D = a.width, R = a.num_relations, chunks = sums.attention.num_chunks;
+  int64_t used = 0;
+  Workspace<T>(a, strides_of<T, kWidthBytes>(a), nullptr, &used);
+  GroupWorker<T, kWidthBytes, kWidth> worker(a, workspace);
+  LayerStack<T> stack(args.layers, workspace + used, nullptr);
+  if (args.deep) stack.load_parameters(true, true);
+  T logit[kGroupBlock + EKPNET_VECTOR_BYTES / sizeof(T)];
+  int64_t chunk;
+  while ((chunk = next.fetch_add(1)) < chunks) {
+    worker.clear_shared_gradients();
+    if (args.deep) stack.clear_gradients();
+    double loss = 0;
+    const int64_t last = a.num_groups * (chunk + 1) / chunks;
+    for (int64_t g = a.num_groups * chunk / chunks; g < last; ++g) {
+      worker.build_tiles(g, true);
+      worker.clear_group_gradients();
+      const int64_t stop = a.group_indptr[g + 1];
+      for (int64_t begin = a.group_indptr[g]; begin < stop; begin += kGroupBlock) {
+        const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
+        const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
+        T* ditem = sums.attention.ditem + begin * D;
+        if (args.deep) {
+          worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
+          stack.propagate(P);
+          stack.write_logits(P, logit);
+          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+          const T* dz = stack.propagate_backward(P, logit);
+          worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
+        } else {
+          worker.propagate(g, begin, P, nullptr, 0, logit);
+          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+          worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
+        }
+      }
+      worker.write_group_gradients(g, sums.attention, chunk);
+      for (int64_t hop = g * a.hops; hop < (g + 1) * a.hops; ++hop)
+        for (int64_t m = 0; m < a.counts[hop]; ++m)
+          sums.touched[chunk * R + a.relations[hop * a.slots + m]] = 1;
+    }
+    sums.bce[chunk] = loss;
+    worker.write_shared_gradients(sums.attention, chunk);
+    if (args.deep) stack.write_gradients(sums.layers, chunk);
+  }
+  T x[kMaxPadded];
+  const TripleLossArgs<T>& t = args.triples;
+  for (chunk -= chunks; chunk < sums.triple_chunks; chunk = next.fetch_add(1) - chunks) {
+    double loss = 0;
+    const int64_t last = t.num_triples * (chunk + 1) / sums.triple_chunks;
+    for (int64_t k = t.num_triples * chunk / sums.triple_chunks; k < last; ++k) {
+      triple_score(t, k, x);
+      T sum = 0;
+      for (int64_t d = 0; d < D; ++d) {
+        const T miss = x[d] - T(t.labels[k]);
+        sum += miss * miss;
+        sums.dtriple[k * D + d] = T(2) * args.triple_weight * miss * x[d] * (T(1) - x[d]);
+      }
+      loss += sum;
+    }
+    sums.kg[chunk] = loss;
+  }
+}
+
+template <class T>
+double gather(const T* table, int64_t size, const int32_t* rows, int64_t begin, int64_t end,
+              T* out) {
+  using V = Vector<T>;
+  constexpr int64_t kAhead = 12, kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
+  double total = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    if (i + kAhead < end)
+      for (int64_t d = 0; d < size; d += 64 / sizeof(T))
+        __builtin_prefetch(table + rows[i + kAhead] * size + d);
+    const T* from = table + rows[i] * size;
+    V squares{};
+    T rest = 0;
+    int64_t d = 0;
+    for (; d + kLanes <= size; d += kLanes) {
+      const V x = load<V>(from + d);
+      squares += x * x;
+      store(out + i * size + d, x);
+    }
+    for (; d < size; ++d) {
+      rest += from[d] * from[d];
+      out[i * size + d] = from[d];
+    }
+    total += reduce<T, kLanes>(squares, Sum()) + rest;
+  }
+  return total;
+}
+
+template <class T>
+int64_t workspace_size(const EkpnetArgs<T>& args) {
+  return with_width<T>(args.attention.width,
+                       [&](auto bytes, auto width) { return workspace_of<T, bytes, width>(args); });
+}
+
+template <class T>
+void chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
+            T* workspace) {
+  with_width<T>(args.attention.width, [&](auto bytes, auto width) {
+    run_chunks<T, bytes, width>(args, sums, next, workspace);
+  });
+}
+
+template <class T>
+void scatter(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t row_begin,
+             int64_t row_end, T* dentity) {
+  const AttentionArgs<T>& a = args.attention;
+  with_width<T>(a.width, [&](auto bytes, auto width) {
+    scatter_rows<T, bytes, width>(a, sums.attention, row_begin, row_end, dentity);
+    using VD = Vector<T, bytes>;
+    const Width<width> D{a.width};
+    const int64_t row = a.channels * D;
+    const TripleLossArgs<T>& t = args.triples;
+    for (int64_t k = 0; k < t.num_triples; ++k) {
+      const int64_t head = t.heads[k], tail = t.tails[k];
+      if (head >= row_begin && head < row_end)
+        axpy<VD>(D, T(1), sums.dtriple + k * D, dentity + head * row);
+      if (tail >= row_begin && tail < row_end)
+        axpy<VD>(D, T(-1), sums.dtriple + k * D, dentity + tail * row);
+    }
+  });
+}
+
+template <class T>
+constexpr EkpnetKernels<T> kKernels = {workspace_size<T>, gather<T>, chunks<T>, scatter<T>};
+
+}  // namespace
+
+namespace EKPNET_ISA {
+const EkpnetKernels<float>& ekpnet_f32() { return kKernels<float>; }
+const EkpnetKernels<double>& ekpnet_f64() { return kKernels<double>; }
+}  // namespace EKPNET_ISA
+
+}  // namespace ekpnet

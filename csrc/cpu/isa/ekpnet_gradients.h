@@ -1,0 +1,54 @@
+// The loss of EKPNet over a mini-batch (eq. 24) and its gradients in one pass, over raw pointers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "cpu/isa/deep_score.h"
+#include "cpu/isa/ripple_attention.h"
+#include "cpu/isa/triple_loss.h"
+
+namespace ekpnet {
+
+// A mini-batch and the parameters. `entity` of both parts are the rows that it touches.
+template <class T>
+struct EkpnetArgs {
+  AttentionArgs<T> attention;
+  bool deep;                // prediction by (18), else by (15)
+  DeepScoreArgs<T> layers;  // z is null: it stays on chip
+  const T* labels;          // [B]
+  const T* offset;          // [B], added to the logits; null for none
+  TripleLossArgs<T> triples;
+  T pair_weight;    // of a pair's cross-entropy
+  T triple_weight;  // of a triple's loss (22)
+};
+
+// Sums over pairs are made per chunk of groups, those over triples per chunk of triples; chunks are
+// then summed in order.
+template <class T>
+struct EkpnetSums {
+  AttentionGrads<T> attention;  // dz and dmatch are null: they stay on chip
+  DeepScoreGrads<T> layers;     // so do dlogit, hidden and dz; its chunks are those of the groups
+  int64_t triple_chunks;
+  T* dtriple;        // [K, D], gradient of v_h + v_r - v_t
+  uint8_t* touched;  // [chunks, R], zeroed by the caller: 1 where a slot names the relation
+  double* bce;       // [chunks], cross-entropy
+  double* kg;        // [triple_chunks], translation loss
+};
+
+template <class T>
+struct EkpnetKernels {
+  int64_t (*workspace_size)(const EkpnetArgs<T>& args);
+  // out [n, size] = rows of `table`, for positions [begin, end); returns their sum of squares.
+  double (*gather)(const T* table, int64_t size, const int32_t* rows, int64_t begin, int64_t end,
+                   T* out);
+  // Works on the chunk that `next` holds, and raises it, until all chunks of groups, then of
+  // triples, are done: everything of EkpnetSums.
+  void (*chunks)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
+                 T* workspace);
+  // Rows [row_begin, row_end) of dentity [n, C, D]: sums in the order of slots, pairs, triples.
+  void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t row_begin,
+                  int64_t row_end, T* dentity);
+};
+
+}  // namespace ekpnet

@@ -1,0 +1,45 @@
+// The fused propagation of EKPNet on the CPU, over raw pointers.
+#pragma once
+
+#include <cstdint>
+
+#include "common/ripple_attention_args.h"
+
+namespace ekpnet {
+
+// What the backward pass reads and writes besides the inputs. A chunk is a fixed range of groups
+// whose shared-parameter gradients are summed in group order; chunks are then summed in order.
+template <class T>
+struct AttentionGrads {
+  const T* dz;      // [B, (H + 1) D]
+  const T* dmatch;  // [B]
+  T* dkey;          // [G, H, M, D]
+  T* dvalue;        // [G, H, M, D]
+  T* factors;       // [G, H, M, 4]: dkey . gamma_h, gamma_r . v_h, dvalue . gamma_t, gamma_r . v_t
+  T* ditem;         // [B, D]
+  int64_t num_chunks;
+  T* drelation_chunks;  // [num_chunks, R, C, D], zeroed by the caller
+  T* dW_e_chunks;       // [num_chunks, D, D]
+  T* db_e_chunks;       // [num_chunks, D]
+};
+
+// Entry points of one instruction set. `workspace` belongs to the calling thread.
+template <class T>
+struct AttentionKernels {
+  // Elements of T that `forward` and `backward` need as workspace.
+  int64_t (*workspace_size)(const AttentionArgs<T>& args);
+  // Pairs [begin, end): z [B, (H + 1) D] (eq. 16) and match [B] (the logit of eq. 15).
+  void (*forward)(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* z, T* match,
+                  T* workspace);
+  // Attention weights [H, M] of one pair (eq. 10), 0 in masked slots.
+  void (*weights)(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* alpha, T* workspace);
+  // Groups of chunk `chunk`: everything of AttentionGrads.
+  void (*backward)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
+                   T* workspace);
+  // Rows [row_begin, row_end) of dentity [n, C, D]: sums over all slots and pairs that name the
+  // row, in slot order and then pair order, whoever computes it.
+  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
+                  int64_t row_end, T* dentity);
+};
+
+}  // namespace ekpnet

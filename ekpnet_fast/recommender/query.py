@@ -1,0 +1,122 @@
+"""Queries: whom a caller asks for and among which items, checked and in numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from ekpnet_fast.data.tables import Int32
+from ekpnet_fast.errors import ConfigError, DataError, quote
+from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.state import QueryBatch, State
+
+ItemFilter: TypeAlias = Collection[Id] | Callable[[Id], bool]
+"""The only items to choose from, or a function that says whether an item may be chosen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A query in numbers: a user that training saw, or a history of items."""
+
+    state: State
+    user: int = -1
+    items: tuple[int, ...] | None = None
+
+    def batch(self) -> QueryBatch:
+        """This query alone, as the state takes it."""
+        return batch_of([self])
+
+    @property
+    def subject(self) -> tuple[Id | None, tuple[Id, ...] | None]:
+        """User and history as an answer names them."""
+        state = self.state
+        if self.items is None:
+            return state.users.id(self.user), None
+        return None, tuple(state.items.id(item) for item in self.items)
+
+    def seen(self) -> Int32:
+        """Sorted items that are known already."""
+        if self.items is not None:
+            return np.unique(np.array(self.items, dtype=np.int32))
+        first, last = self.state.seen_indptr[self.user : self.user + 2]
+        return self.state.seen_items[first:last]
+
+
+def batch_of(queries: Sequence[Query]) -> QueryBatch:
+    """Several users, or several histories, as the state takes them."""
+    state = queries[0].state
+    if queries[0].items is None:
+        return state.of_users([query.user for query in queries])
+    return state.of_histories([np.array(query.items) for query in queries])
+
+
+def parse_query(state: State, user: Id | None, history: Iterable[Id] | None) -> Query:
+    """The query of a caller, who names a user or a history by ids.
+
+    Raises:
+        DataError: unknown ids, neither or both, an empty history, or a user without one.
+    """
+    if (user is None) == (history is None):
+        found = "neither user nor history" if user is None else "both user and history"
+        raise DataError(f"found {found}, expected one of the two")
+    if user is not None:
+        number = state.users.number(user)
+        indptr = state.history_indptr
+        if state.model.stages and indptr[number] == indptr[number + 1]:
+            raise DataError(
+                f"user: found {quote(str(user))}, of whom training saw no click, expected a user"
+                " with one; history= takes what was clicked since"
+            )
+        return Query(state, user=number)
+    assert history is not None
+    items = tuple(state.items.number(item, "history") for item in check_ids(history, "history"))
+    if not items:
+        raise DataError("history: found no item, expected at least one")
+    return Query(state, items=items)
+
+
+def check_ids(ids: Iterable[Id], argument: str) -> Iterable[Id]:
+    """Several ids, which neither a text nor a number is.
+
+    Raises:
+        DataError: one id; names the argument.
+    """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise DataError(f"{argument}: found {ids!r}, expected a list of ids")
+    return ids
+
+
+def check_positive(number: int, argument: str = "k") -> int:
+    """A whole number from 1.
+
+    Raises:
+        ConfigError: anything else; names the argument.
+    """
+    try:
+        found = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ConfigError(f"{argument}: found {number!r}, expected a whole number from 1")
+    return found
+
+
+def candidates_of(state: State, chosen: ItemFilter | None) -> Int32 | None:
+    """Sorted items [I'] to choose from, None for all.
+
+    Raises:
+        DataError: unknown ids.
+    """
+    if chosen is None:
+        return None
+    if callable(chosen):
+        kept = [i for i in range(state.num_items) if chosen(state.items.id(i))]
+    else:
+        kept = [
+            state.items.number(item, "filter_items") for item in check_ids(chosen, "filter_items")
+        ]
+    return np.unique(np.array(kept, dtype=np.int32))

@@ -1,0 +1,190 @@
+"""The resolution of options: defaults, then the preset, then what is given, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models import MODELS
+
+_GROUPS = ("shape", "sampling", "pretrain", "train", "synthetic")
+
+
+def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
+    """A run's options, complete and checked.
+
+    Args:
+        options: a configuration, which is taken as it is but for `epochs` and options that only
+            its model has; or options by name, nested (`{"train": {"lr": 1e-3}}`) or dotted
+            (`{"train.lr": 1e-3}`), the rest of which comes from the preset and the defaults.
+
+    Raises:
+        ConfigError: an option that does not exist or is another model's, or a value that does not
+            fit; names it.
+    """
+    return _completed(options if isinstance(options, RunConfig) else _from_names(options))
+
+
+def flat(options: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """Nested options by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{start}{name}.") if inner else {f"{start}{name}": value}
+    return found
+
+
+def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
+    """What a preset sets for a data set and a model, by dotted option name.
+
+    A data set that the default preset does not know keeps the model's defaults.
+
+    Raises:
+        ConfigError: the preset has nothing for the model, or "paper" nothing for the data set.
+    """
+    presets = MODELS[model].presets
+    if preset not in presets and preset != "default":
+        known = [name for name, found in MODELS.items() if preset in found.presets]
+        raise ConfigError(f"--preset {preset} is for {', '.join(known)}, not for model {model}")
+    options = presets.get(preset, {})
+    name = dataset.rstrip("/").removesuffix("/raw").rsplit("/", 1)[-1]
+    if name not in options and preset == "paper":
+        raise ConfigError(
+            f"--preset paper has settings for {', '.join(options)} (Table 2), not for {dataset}"
+        )
+    return {**options.get("*", {}), **options.get(name, {})}
+
+
+def refuse_other_models(names: Iterable[str], model: str) -> None:
+    """Refuse options, by dotted name, that only another model has: they would do nothing.
+
+    Raises:
+        ConfigError: there are some; names those of the first model.
+    """
+    for other in MODELS:
+        found = [name for name in names if name.startswith(f"{other}.")]
+        if found and other != model:
+            listed = ", ".join(f"--{name}" for name in found)
+            raise ConfigError(f"{listed}: an option of model {other}, but --model is {model}")
+
+
+def _from_names(options: Mapping[str, Any]) -> RunConfig:
+    # Imported on use, because jsonargparse takes a while.
+    from ekpnet_fast.runs.option_parser import run_parser
+
+    given = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in flat(options).items()
+    }
+    for name in (*_GROUPS, *MODELS):
+        if name in given:
+            raise ConfigError(f"--{name} is {given[name]!r}, expected options by name")
+    # Preset and options depend on data set and model: look at these first, then fill.
+    first = run_parser().parse_object(given)
+    refuse_other_models(given, first.model)
+    parser = run_parser(first.model)
+    defaults = preset_options(first.preset, first.dataset, first.model)
+    if defaults:
+        parser.set_defaults(defaults)
+    values: dict[str, Any] = parser.instantiate(parser.parse_object(given)).as_dict()
+    model_options = values.pop(first.model, None)
+    return RunConfig(**values, options=model_options)
+
+
+def _completed(config: RunConfig) -> RunConfig:
+    """With `epochs` written into the stages, and the model's options filled in."""
+    if config.model not in MODELS:
+        raise ConfigError(f"--model is {config.model!r}, expected one of {', '.join(MODELS)}")
+    config = replace(config, options=_model_options(config))
+    if config.epochs is not None:
+        # Taken away here, or a written run would override stages named beside its --config.
+        config = replace(
+            config,
+            epochs=None,
+            pretrain=replace(config.pretrain, epochs=config.epochs),
+            train=replace(config.train, epochs=config.epochs),
+        )
+    _check(config)
+    return config
+
+
+def _model_options(config: RunConfig) -> Any:
+    kind, given = MODELS[config.model].Options, config.options
+    if given is None:
+        return None if kind is None else kind()
+    if kind is None or not isinstance(given, kind):
+        expected = "none" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
+        raise ConfigError(
+            f"options: found {type(given).__qualname__} for model {config.model},"
+            f" expected {expected}"
+        )
+    return given
+
+
+def _check(config: RunConfig) -> None:
+    model = MODELS[config.model]
+    model.check(config)  # first, because a plan may be made of the model's options
+    limits: list[tuple[str, float, float, float]] = [
+        ("shape.width", config.shape.width, 1, 128),
+        ("shape.hops", config.shape.hops, 1, 4),
+        ("shape.slots", config.shape.slots, 1, 64),
+        ("shape.layers", config.shape.layers, 1, 17),
+        ("folds", config.folds, 1, 64),
+        ("seed", config.seed, 0, 2**31 - 1),
+        ("memory_mb", config.memory_mb, 1, float("inf")),
+    ]
+    if config.checkpoint_every is not None:
+        limits.append(("checkpoint_every", config.checkpoint_every, 0, 2**31 - 1))
+        if config.checkpoint_every and config.output is None:
+            raise ConfigError(
+                f"--checkpoint_every is {config.checkpoint_every} but there is no --output, the"
+                " folder where checkpoints lie"
+            )
+    if config.report and config.output is None:
+        raise ConfigError("--report is true but there is no --output, the folder it is written to")
+    if config.threads is not None:
+        limits.append(("threads", config.threads, 1, 1024))
+    for name in ("pretrain", "train"):
+        stage: StageConfig = getattr(config, name)
+        for option, low, high in (
+            ("epochs", 0, 2**31 - 1),
+            ("patience", 1, 2**31 - 1),
+            ("batch_size", 1, 2**31 - 1),
+            ("group_size", 1, 2**31 - 1),
+            ("triples", 0, 2**24),  # more would take gigabytes per mini-batch
+            ("lambda1", 0.0, float("inf")),
+            ("lambda2", 0.0, float("inf")),
+            ("lambda3", 0.0, float("inf")),
+        ):
+            limits.append((f"{name}.{option}", getattr(stage, option), low, high))
+        if not 0 < stage.lr < float("inf"):
+            raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
+        triples = model.plan(config, name).triples if name in model.stages else "none"
+        if stage.lambda1 > 0 and stage.triples == 0 and triples != "none":
+            raise ConfigError(
+                f"--{name}.lambda1 is {stage.lambda1} but --{name}.triples is 0:"
+                " the KG term would have nothing to weigh; set triples, or lambda1 to 0"
+            )
+        if name in model.stages and not model.plan(config, name).pairs and stage.lambda1 == 0:
+            raise ConfigError(
+                f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
+                " the KG term alone"
+            )
+    if config.folds > 1 and not (model.ripple or model.history):
+        raise ConfigError(
+            f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"
+            " there is nothing to hide a row's own fold from"
+        )
+    for option, value, low, high in limits:
+        if not low <= value <= high:
+            span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
+            raise ConfigError(f"--{option} is {value}, expected {span}")
+    if config.protocol == "recbole" and not config.ranking:
+        raise ConfigError("--ranking is false, expected true: --protocol recbole only ranks")
+    if model.stages and not any(getattr(config, name).epochs for name in model.stages):
+        raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")

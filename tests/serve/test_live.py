@@ -1,0 +1,170 @@
+"""Requests while the graph changes: each is answered from the graph as it is when it begins."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from ekpnet_fast.serve import schemas
+from ekpnet_fast.serve.engine import RecommenderEngine
+from support.cinema import fitted
+
+GLADIATOR = {"gladiator": [("directed by", "m/ridley"), ("genre", "m/epic")]}
+TITLES = {"gladiator": "Gladiator", "m/epic": "Epic"}
+
+
+@pytest.fixture
+def recommender():
+    """One of its own for each test, because the graph is changed."""
+    return fitted()
+
+
+@pytest.fixture
+def live(recommender, serving):
+    return serving(RecommenderEngine(recommender))
+
+
+def posted(client, path, **body):
+    answer = client.post(f"/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def agree(client, recommender, history, item):
+    """Lists, scores and reasons over HTTP are about one graph, which is the recommender's."""
+    (listed,) = posted(client, "recommend", history=history, filter_items=[item])["items"]
+    (scored,) = posted(client, "score", history=history, items=[item])["items"]
+    explained = posted(client, "explain", history=history, item=item, top=99)
+    assert scored == listed
+    assert explained["score"] == pytest.approx(listed["score"], abs=1e-6)
+    expected = recommender.explain(history=history, item=item, top=99, hops=True)
+    hops = explained.pop("hops")
+    told = json.loads(expected.to_json())
+    assert sum(map(len, told.pop("hops"))) == sum(len(hop["triples"]) for hop in hops)
+    assert explained == told
+    return explained
+
+
+def test_an_item_added_since_the_start(live, recommender):
+    before = live.get("/health").json()
+    assert "found 'gladiator'" in live.post("/recommend", json={"history": ["gladiator"]}).text
+    recommender.graph.add_items(GLADIATOR, names=TITLES)
+
+    found = posted(live, "recommend", history=["gladiator"], k=9)
+    assert found["clicked"] == [{"id": "gladiator", "name": "Gladiator", "kind": "item"}]
+    assert len(found["items"]) == 6 and found["notes"] == []
+    found = posted(live, "recommend", user="ann", k=9)
+    assert {"gladiator", "Gladiator"} <= {v for item in found["items"] for v in item.values()}
+    assert {node["id"] for node in found["clicked"]} == set(recommender.history("ann"))
+
+    start = agree(live, recommender, ["gladiator"], "alien")["reasons"][0]["steps"][0]["start"]
+    assert start == {"id": "gladiator", "name": "Gladiator", "kind": "item"}
+    assert agree(live, recommender, ["alien"], "gladiator")["item"]["name"] == "Gladiator"
+    scores = posted(live, "score", user="ann", items=["gladiator", "dune", "gladiator"])["items"]
+    assert [item["item"] for item in scores] == ["gladiator", "dune", "gladiator"]
+    assert recommender.similar_items("gladiator", k=6)[0].similarity <= 1
+
+    after = live.get("/health").json()
+    assert [after[name] - before[name] for name in ("items", "entities", "triples", "users")] == [
+        *(1, 2, 2, 0)
+    ]
+
+
+def test_search_finds_an_item_added_since_the_start(live, recommender):
+    assert live.get("/items", params={"query": "gladi"}).json()["total"] == 0
+    recommender.graph.add_items(GLADIATOR, names=TITLES)
+    new = {"id": "gladiator", "name": "Gladiator", "clicks": 0}
+    for query in ("gladi", "GLADIATOR"):
+        assert live.get("/items", params={"query": query}).json()["matches"] == [new]
+    everything = live.get("/items").json()
+    assert everything["total"] == 7 and new in everything["matches"]
+    recommender.graph.add_items({"heat": [("genre", "m/drama")]})  # without a name
+    (found,) = live.get("/items", params={"query": "heat"}).json()["matches"]
+    assert found["id"] == "heat"
+    assert live.get("/users").json()["total"] == live.get("/health").json()["users"]
+
+
+def test_the_index_is_kept_while_items_stay(recommender):
+    engine = RecommenderEngine(recommender)
+    index = engine._items
+    recommender.graph.add_triples([("m/eden", "directed by", "m/ridley")])
+    engine.items("", 0, 9)
+    assert engine._items is index
+    recommender.graph.add_items(GLADIATOR)
+    engine.items("", 0, 9)
+    kept = engine._items
+    assert kept is not index
+    engine.items("", 0, 9)
+    assert engine._items is kept
+
+
+def test_triples_added_and_removed(live, recommender):
+    before = agree(live, recommender, ["dune"], "alien")
+    assert before["paths"] == 4
+    triples = live.get("/health").json()["triples"]
+    recommender.graph.remove_triples([("m/dune", "genre", "m/scifi")])
+    without = agree(live, recommender, ["dune"], "alien")
+    assert without["paths"] == 0 and without["score"] != before["score"]
+    assert without["notes"] == ["no path of the graph leads away from the history"]
+    assert live.get("/health").json()["triples"] == triples - 1
+    recommender.graph.add_triples([("m/dune", "genre", "m/scifi")])
+    assert agree(live, recommender, ["dune"], "alien") == before
+    recommender.graph.add_triples([("m/dune", "country", "m/mars")], names={"m/mars": "Mars"})
+    ends = {
+        step["end"]["name"]
+        for hop in posted(live, "explain", history=["dune"], item="alien")["hops"]
+        for step in hop["triples"]
+    }
+    assert "Mars" in ends
+    assert agree(live, recommender, ["dune"], "alien")["paths"] > 4
+
+
+def test_a_request_ends_with_the_graph_that_it_began_with(recommender, monkeypatch):
+    """The graph changes between the list of an answer and the names of what was clicked."""
+    engine = RecommenderEngine(recommender)
+    asked = []
+    recommend = type(recommender).recommend
+
+    def change(self, *arguments, **options):
+        found = recommend(self, *arguments, **options)
+        asked.append(self.state)
+        recommender.graph.add_items({f"new{len(asked)}": [("genre", "m/scifi")]})
+        return found
+
+    history = type(recommender).history
+
+    def remember(self, user):
+        asked.append(self.state)
+        return history(self, user)
+
+    monkeypatch.setattr(type(recommender), "recommend", change)
+    monkeypatch.setattr(type(recommender), "history", remember)
+    found = engine.recommend(schemas.RecommendRequest(user="ann", k=9))
+    assert len(found.items) == 3 and found.clicked
+    assert asked[0] is asked[1] and asked[0] is not recommender.state
+
+
+def test_requests_while_items_are_added(recommender, serving):
+    """Every answer is whole: what is listed can be explained and found right after."""
+    live = serving(RecommenderEngine(recommender), threads=2, queue=8)
+
+    def add():
+        for number in range(20):
+            recommender.graph.add_items(
+                {f"film{number}": [("genre", "m/scifi"), ("directed by", "m/ridley")]}
+            )
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    while True:
+        last = not adder.is_alive()
+        best = posted(live, "recommend", history=["alien"], k=99, exclude_seen=False)["items"]
+        newest = max(best, key=lambda item: len(item["item"]))["item"]
+        posted(live, "explain", history=[newest], item=newest, top=1)
+        assert live.get("/items", params={"query": newest}).json()["matches"][0]["id"] == newest
+        if last:
+            break
+    adder.join()
+    assert len(best) == live.get("/health").json()["items"] == 26
