@@ -235,9 +235,8 @@ def _difference() -> float:
     weight, bias = torch.rand(8, 8, generator=draw) / 8, torch.rand(8, generator=draw)
     group_indptr = torch.tensor([0, 3, 5], dtype=torch.int64)
     items = torch.tensor([1, 2, 3, 4, 5], dtype=torch.int32)
-    arguments = (entity, relation, weight, bias, *ripple, group_indptr, items)
-    found = ops.ripple_attention(*arguments)
-    expected = reference.ripple_attention(*arguments)
+    given = ops.Propagation(entity, relation, weight, bias, *ripple, group_indptr, items)
+    found, expected = ops.ripple_attention(given), reference.ripple_attention(given)
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
 

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.gpu.timing import replayed, seconds
 from benchmarks.harness.operation_counts import attention_work
 from benchmarks.harness.shapes import Shape, problem
 from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
+from ekpnet_fast.ops import Propagation, reference
 
 SHAPES = (
     Shape("movielens step", 128, 64, 2, 32, 16, 12_000, compiled=True),
@@ -28,19 +27,19 @@ SHAPES = (
 SMALL_SHAPES = (Shape("small", 8, 5, 2, 8, 8, 50), Shape("narrow", 20, 3, 3, 4, 4, 50))
 
 
-def passes(module: Any, inputs: list[Tensor]) -> dict[str, Callable[[], object]]:
+def passes(op: Callable[..., Any], given: Propagation) -> dict[str, Callable[[], object]]:
     """Forward alone, and forward with backward, of a module's `ripple_attention`."""
-    leaves = [x.clone().requires_grad_() for x in inputs[:4]]
-    arguments = [*leaves, *inputs[4:]]
+    leaves = [x.clone().requires_grad_() for x in given[:4]]
+    with_leaves = Propagation(*leaves, *given[4:])
     with torch.no_grad():
-        upstream = [torch.ones_like(x) for x in module(*inputs)]
+        upstream = [torch.ones_like(x) for x in op(given)]
 
     def forward() -> object:
         with torch.no_grad():
-            return module(*inputs)
+            return op(given)
 
     def both() -> object:
-        return torch.autograd.grad(module(*arguments), leaves, upstream)
+        return torch.autograd.grad(op(with_leaves), leaves, upstream)
 
     return {"forward": forward, "both": both}
 
@@ -54,8 +53,9 @@ def attention(
     # Eager torch keeps [B, H, M, D] tensors: a part of the groups where they would not fit.
     share = min(1.0, 2**28 / (shape.groups * shape.pairs * shape.slots * shape.width))
     part = max(1, int(shape.groups * share))
-    some = [*inputs[:4], *(x[:part] for x in inputs[4:8]), inputs[8][: part + 1]]
-    some.append(inputs[9][: part * shape.pairs])
+    sets = (x[:part] for x in inputs[4:8])
+    pairs = inputs.items[: part * shape.pairs]
+    some = Propagation(*inputs[:4], *sets, inputs.group_indptr[: part + 1], pairs)
     scale = shape.groups / part
     record: dict[str, Any] = {
         "shape": shape.name,

@@ -7,10 +7,11 @@ recomputes of the forward pass counts, because its results are not stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from ekpnet_fast.ops import Propagation
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,9 @@ class Work:
         return max(self.operations / operations_per_s, self.bytes / bytes_per_s)
 
 
-def attention_work(arguments: Sequence[Tensor]) -> dict[str, Work]:
-    """Forward and backward of `ops.ripple_attention`, whose arguments these are."""
-    entity, relation, W_e, _, heads, _, tails, counts, group_indptr, items = arguments
+def attention_work(propagation: Propagation) -> dict[str, Work]:
+    """Forward and backward of `ops.ripple_attention`."""
+    entity, relation, W_e, _, heads, _, tails, counts, group_indptr, items = propagation
     B, H, D, size = items.numel(), heads.shape[1], W_e.shape[0], entity.element_size()
     slots = int(counts.sum())  # valid slots of all groups
     pair_slots = int((counts.sum(1) * group_indptr.diff()).sum())  # slots that a pair attends to
@@ -41,7 +42,7 @@ def attention_work(arguments: Sequence[Tensor]) -> dict[str, Work]:
     backward = forward + tile + undo + slots * 14 * D
     named = [x.unique().numel() for x in (heads, tails, items)]
     rows = _distinct(heads, tails, items)
-    read = rows * 2 * D * size + sum(x.nbytes for x in arguments[1:])
+    read = rows * 2 * D * size + sum(x.nbytes for x in propagation[1:])
     z = B * ((H + 1) * D + 1) * size
     gradients = (max(rows, *named) * 2 * D + relation.numel() + D * D + D) * size
     return {"forward": Work(forward, read + z), "backward": Work(backward, read + z + gradients)}

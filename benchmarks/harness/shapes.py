@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ekpnet_fast.ops import Propagation
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ MOVIELENS_STEP = Shape("movielens step", 128, 64, 2, 32, 16, 12_000)
 BOOK_CROSSING_STEP = Shape("book-crossing step", 1640, 5, 3, 32, 4, 40_000)
 
 
-def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Arguments of `ops.ripple_attention`; every slot valid, rows drawn uniformly."""
+def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> Propagation:
+    """A propagation; every slot valid, rows drawn uniformly."""
     draw = torch.Generator(device="cpu").manual_seed(0)
     G, H, M, D = shape.groups, shape.hops, shape.slots, shape.width
 
@@ -38,7 +42,7 @@ def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Tens
     def ids(limit: int, *size: int) -> Tensor:
         return torch.randint(limit, size, generator=draw, dtype=torch.int32).to(device)
 
-    return [
+    return Propagation(
         reals(shape.rows, 2, D),
         reals(shape.relations, 2, D),
         reals(D, D),
@@ -49,7 +53,12 @@ def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Tens
         torch.full((G, H), M, dtype=torch.int32, device=device),
         torch.arange(G + 1, device=device) * shape.pairs,
         ids(shape.rows, G * shape.pairs),
-    ]
+    )
+
+
+def flat(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A module's `ripple_attention`, with its tensors one by one, as other ops take theirs."""
+    return lambda *tensors: op(Propagation(*tensors))
 
 
 def layers_problem(shape: Shape, layers: int = 3) -> list[Tensor]:

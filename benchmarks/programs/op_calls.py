@@ -18,9 +18,11 @@ from benchmarks.harness.operation_counts import (
     score_work,
     top_items_work,
 )
+from benchmarks.harness.shapes import flat
 from benchmarks.programs.training_steps import Training
 from ekpnet_fast import ops
 from ekpnet_fast.evaluation import ranking
+from ekpnet_fast.ops import Propagation
 from ekpnet_fast.sampling.pairs import Batch, history_tensors
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
@@ -47,7 +49,7 @@ class Problem:
 
     setting: Setting
     batch: Batch
-    attention: tuple[Tensor, ...]  # arguments of ripple_attention
+    attention: Propagation
     layers: tuple[Tensor, ...]  # arguments of deep_score
     triples: tuple[Tensor, ...]  # arguments of triple_loss
 
@@ -70,8 +72,8 @@ def problem_of(setting: Setting) -> Problem:
     batch, model = training.batch, training.trainer.model
     tables = (model.entity[batch.rows.long()], model.relation, model.W_e, model.b_e)
     sets = (batch.heads, batch.relations, batch.tails, batch.counts)
-    attention = (*_leaves(tables), *sets, batch.group_indptr, batch.items)
-    z, _ = ops.ripple_attention(*attention)
+    attention = Propagation(*_leaves(tables), *sets, batch.group_indptr, batch.items)
+    z, _ = ops.ripple_attention(attention)
     dense = (z, model.weights, model.biases, model.w_out, model.b_out)
     triples = (
         batch.triple_heads,
@@ -99,12 +101,12 @@ def _backward(outputs: tuple[Tensor, ...], arguments: tuple[Tensor, ...]) -> Cal
 
 def attention_forward(problem: Problem, backend: Backend) -> Made:
     amount = Amount(problem.batch.num_pairs, problem.attention_work["forward"])
-    return _without_grad(backend.ripple_attention, problem.attention), amount
+    return _without_grad(flat(backend.ripple_attention), problem.attention), amount
 
 
 def attention_backward(problem: Problem, backend: Backend) -> Made:
     amount = Amount(problem.batch.num_pairs, problem.attention_work["backward"])
-    return _backward(backend.ripple_attention(*problem.attention), problem.attention), amount
+    return _backward(backend.ripple_attention(problem.attention), problem.attention), amount
 
 
 def score_forward(problem: Problem, backend: Backend) -> Made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 import pytest
@@ -18,6 +18,7 @@ from benchmarks.harness.shapes import (
     BOOK_CROSSING_STEP,
     MOVIELENS_STEP,
     Shape,
+    flat,
     layers_problem,
     problem,
 )
@@ -40,7 +41,9 @@ def op_threads(request: pytest.FixtureRequest, threads: int) -> Iterator[int]:
     torch.set_num_threads(threads)
 
 
-def both_passes(function: Callable[..., object], arguments: list[Tensor]) -> Callable[[], object]:
+def both_passes(
+    function: Callable[..., object], arguments: Sequence[Tensor]
+) -> Callable[[], object]:
     """Forward and backward; ids carry no gradient."""
     inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
     leaves = [x for x in inputs if x.requires_grad]
@@ -69,11 +72,13 @@ def test_share(benchmark: BenchmarkFixture, shape: str, op: str, op_threads: int
     size = SHAPES[shape]
 
     def call_of(module: ModuleType) -> Callable[[], object]:
-        return both_passes(getattr(module, op), arguments)
+        call = getattr(module, op)
+        return both_passes(flat(call) if op == "ripple_attention" else call, arguments)
 
+    arguments: Sequence[Tensor]
     if op == "ripple_attention":
-        arguments = problem(size, torch.device("cpu"), torch.float32)
-        work = attention_work(arguments)
+        arguments = propagation = problem(size, torch.device("cpu"), torch.float32)
+        work = attention_work(propagation)
         chains = [product_chain(size, per_group=split) for split in (True, False)]
     else:
         arguments = layers_problem(size)

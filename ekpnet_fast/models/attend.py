@@ -7,6 +7,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ekpnet_fast.ops import Propagation
+
 
 def attend(
     backend: ModuleType,
@@ -31,7 +33,7 @@ def attend(
     """
     B, H, D = len(items), keys.shape[1], keys.shape[3]
     z, _ = backend.ripple_attention(
-        *_rows(keys, values, counts, group_indptr, items, W, b), replace
+        _of_slots(keys, values, counts, group_indptr, items, W, b), replace
     )
     *xi, o = z.view(B, H + 1, D).unbind(1)
     before = [torch.zeros_like(o), *xi[:-1]]
@@ -52,12 +54,12 @@ def attention_weights(
 ) -> Tensor:
     """alpha [B, H, M] of `attend`; 0 where masked."""
     alpha: Tensor = backend.ripple_attention_weights(
-        *_rows(keys, values, counts, group_indptr, items, W, b), replace
+        _of_slots(keys, values, counts, group_indptr, items, W, b), replace
     )
     return alpha
 
 
-def _rows(
+def _of_slots(
     keys: Tensor,
     values: Tensor,
     counts: Tensor,
@@ -65,15 +67,15 @@ def _rows(
     items: Tensor,
     W: Tensor,
     b: Tensor,
-) -> tuple[Tensor, ...]:
-    """What `ops.ripple_attention` takes: the rows of a table of the batch, and their places."""
+) -> Propagation:
+    """The propagation over the rows of a table of the batch, named by their places."""
     G, H, M, D = keys.shape
     slots, B = G * H * M, len(items)
     table = torch.cat([keys.reshape(slots, D), values.reshape(slots, D), items]).unsqueeze(1)
     at = torch.arange(slots, dtype=torch.int32, device=keys.device).view(G, H, M)
     # Masked slots hold 0 in every id.
     masked = torch.arange(M, device=keys.device) >= counts.unsqueeze(-1)
-    return (
+    return Propagation(
         table,
         table.new_zeros(1, 1, D),
         W,

@@ -130,7 +130,7 @@ class EKPNet(Model):
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
         """Logits [B]: of eq. 18 in stage "train", else of eq. 15."""
-        z, match = backend.ripple_attention(*self._propagated(tables, pairs))
+        z, match = backend.ripple_attention(self._propagation(tables, pairs))
         if stage == "pretrain":
             logit: Tensor = match
             return logit
@@ -141,12 +141,11 @@ class EKPNet(Model):
 
     def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
         """Of eq. 10."""
-        alpha: Tensor = backend.ripple_attention_weights(*self._propagated(tables, pairs))
+        alpha: Tensor = backend.ripple_attention_weights(self._propagation(tables, pairs))
         return alpha
 
-    def _propagated(self, tables: Mapping[str, Tensor], pairs: Pairs) -> tuple[Tensor, ...]:
-        """What the propagation of some pairs takes (eq. 6-15)."""
-        return (
+    def _propagation(self, tables: Mapping[str, Tensor], pairs: Pairs) -> ops.Propagation:
+        return ops.Propagation(
             tables["entity"],
             self.relation,
             self.W_e,
@@ -184,12 +183,7 @@ class EKPNet(Model):
         layers = None
         if stage == "train":
             layers = (self.weights, self.biases, self.w_out, self.b_out)
-        terms, drows, dense = ops.ekpnet_gradients(
-            self.entity,
-            self.relation,
-            self.W_e,
-            self.b_e,
-            layers,
+        given = ops.RippleBatch(
             batch.rows,
             batch.heads,
             batch.relations,
@@ -198,11 +192,19 @@ class EKPNet(Model):
             batch.group_indptr,
             batch.items,
             batch.labels,
+            offset,
             batch.triple_heads,
             batch.triple_relations,
             batch.triple_tails,
             batch.triple_labels,
-            offset=offset,
+        )
+        terms, drows, dense = ops.ekpnet_gradients(
+            self.entity,
+            self.relation,
+            self.W_e,
+            self.b_e,
+            layers,
+            given,
             activation=self.shape.activation,
             lambda1=options.lambda1,
             lambda2=options.lambda2,

@@ -9,6 +9,7 @@ what was expected.
 `reference` has the same ops in plain torch: the specification that the tests compare with.
 """
 
+from ekpnet_fast.ops.arguments import Propagation, RippleBatch
 from ekpnet_fast.ops.attention import ripple_attention, ripple_attention_weights
 from ekpnet_fast.ops.batching import group_pairs, localize, localize_batch
 from ekpnet_fast.ops.optimizer import row_adam_
@@ -23,6 +24,8 @@ from ekpnet_fast.ops.sampling import (
 
 __all__ = [
     "ACTIVATIONS",
+    "Propagation",
+    "RippleBatch",
     "build_csr",
     "deep_score",
     "ekpnet_gradients",

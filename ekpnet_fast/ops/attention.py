@@ -7,22 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekpnet_fast.ops.arguments import Propagation
 from ekpnet_fast.ops.torch_library import ekpnet
 
 
-def ripple_attention(
-    entity: Tensor,  # [n, C, D]
-    relation: Tensor,  # [R, C, D]
-    W_e: Tensor,  # [D, D]
-    b_e: Tensor,  # [D]
-    heads: Tensor,  # [G, H, M] int32, rows of entity
-    relations: Tensor,  # [G, H, M] int32
-    tails: Tensor,  # [G, H, M] int32, rows of entity
-    counts: Tensor,  # [G, H] int32, valid slots
-    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
-    items: Tensor,  # [B] int32, rows of entity
-    replace: bool = False,
-) -> tuple[Tensor, Tensor]:
+def ripple_attention(propagation: Propagation, replace: bool = False) -> tuple[Tensor, Tensor]:
     """The whole multi-hop propagation for user groups (eq. 6-16).
 
     Returns z [B, (H + 1) D] = [xi^1 || ... || xi^H || o^H] (eq. 16) and match [B] = xi^H . v_o, the
@@ -31,40 +20,20 @@ def ripple_attention(
     D 1..128, M 1..64, H 1..4. Differentiable in entity, relation, W_e and b_e; gradients are
     summed in a fixed order at any number of threads.
     """
-    z, match = ekpnet.ripple_attention.default(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
-    )
+    z, match = ekpnet.ripple_attention.default(*propagation, replace)
     return z, match
 
 
 @torch.library.register_fake("ekpnet::ripple_attention")
-def _(
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    replace: bool = False,
-) -> Any:
-    num_pairs, hops, width = items.size(0), heads.size(1), W_e.size(0)
-    return entity.new_empty(num_pairs, (hops + 1) * width), entity.new_empty(num_pairs)
+def _(*arguments: Any) -> Any:
+    p = _propagation(arguments)
+    num_pairs, hops, width = p.items.size(0), p.heads.size(1), p.W_e.size(0)
+    return p.entity.new_empty(num_pairs, (hops + 1) * width), p.entity.new_empty(num_pairs)
 
 
 @torch.library.register_fake("ekpnet::ripple_attention_backward")
-def _(
-    dz: Tensor,
-    dmatch: Tensor,
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    *batch: Tensor | bool,
-) -> Any:
+def _(dz: Tensor, dmatch: Tensor, *arguments: Any) -> Any:
+    entity, relation, W_e, b_e, *_ = arguments
     return tuple(torch.empty_like(x) for x in (entity, relation, W_e, b_e))
 
 
@@ -85,38 +54,18 @@ torch.library.register_autograd(
 )
 
 
-def ripple_attention_weights(
-    entity: Tensor,  # [n, C, D]
-    relation: Tensor,  # [R, C, D]
-    W_e: Tensor,  # [D, D]
-    b_e: Tensor,  # [D]
-    heads: Tensor,  # [G, H, M] int32, rows of entity
-    relations: Tensor,  # [G, H, M] int32
-    tails: Tensor,  # [G, H, M] int32, rows of entity
-    counts: Tensor,  # [G, H] int32, valid slots
-    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
-    items: Tensor,  # [B] int32, rows of entity
-    replace: bool = False,
-) -> Tensor:
+def ripple_attention_weights(propagation: Propagation, replace: bool = False) -> Tensor:
     """Attention weights alpha [B, H, M] (eq. 10) of `ripple_attention`; 0 where masked."""
-    alpha: Tensor = ekpnet.ripple_attention_weights.default(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
-    )
+    alpha: Tensor = ekpnet.ripple_attention_weights.default(*propagation, replace)
     return alpha
 
 
 @torch.library.register_fake("ekpnet::ripple_attention_weights")
-def _(
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    replace: bool = False,
-) -> Any:
-    return entity.new_empty(items.size(0), heads.size(1), heads.size(2))
+def _(*arguments: Any) -> Any:
+    p = _propagation(arguments)
+    return p.entity.new_empty(p.items.size(0), p.heads.size(1), p.heads.size(2))
+
+
+def _propagation(arguments: tuple[Any, ...]) -> Propagation:
+    """The tensors among an op's arguments, which `replace` may follow."""
+    return Propagation(*arguments[: len(Propagation._fields)])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekpnet_fast.ops.arguments import RippleBatch
 from ekpnet_fast.ops.torch_library import ekpnet
 
 # ---- the prediction layers ---------------------------------------------------------------------
@@ -145,20 +146,8 @@ def ekpnet_gradients(
     W_e: Tensor,  # [D, D]
     b_e: Tensor,  # [D]
     layers: tuple[Tensor, Tensor, Tensor, Tensor] | None,  # as deep_score takes them
-    rows: Tensor,  # [n] int32, rows of table
-    heads: Tensor,  # [G, H, M] int32, positions in rows
-    relations: Tensor,  # [G, H, M] int32
-    tails: Tensor,  # [G, H, M] int32, positions in rows
-    counts: Tensor,  # [G, H] int32, valid slots
-    group_indptr: Tensor,  # [G + 1] int64, pairs of group g
-    items: Tensor,  # [B] int32, positions in rows; B > 0
-    labels: Tensor,  # [B]
-    triple_heads: Tensor,  # [K] int32, positions in rows
-    triple_relations: Tensor,  # [K] int32
-    triple_tails: Tensor,  # [K] int32, positions in rows
-    triple_labels: Tensor,  # [K] int8, 1 = true, 0 = corrupted
+    batch: RippleBatch,
     *,
-    offset: Tensor | None = None,  # [B], added to the logits
     activation: str = "tanh",
     lambda1: float,
     lambda2: float,
@@ -180,8 +169,7 @@ def ekpnet_gradients(
     terms, drows, *dense = ekpnet.ekpnet_gradients.default(
         *(table, relation, W_e, b_e),
         *((None,) * 4 if layers is None else layers),
-        *(rows, heads, relations, tails, counts, group_indptr, items, labels, offset),
-        *(triple_heads, triple_relations, triple_tails, triple_labels),
+        *batch,
         *(ACTIVATIONS.index(activation), lambda1, lambda2, lambda3),
     )
     return terms, drows, dense[: 3 if layers is None else 7]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ekpnet_fast.ops.arguments import Propagation, RippleBatch
+
 
 def psi(rows: Tensor, relation: Tensor) -> Tensor:
     """Semantic transformation of entities (eq. 8).
@@ -38,20 +40,9 @@ def _group_of_pairs(group_indptr: Tensor, items: Tensor) -> Tensor:
     return torch.repeat_interleave(group_indptr.diff(), output_size=items.shape[0])
 
 
-def _propagate(
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    replace: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _propagate(propagation: Propagation, replace: bool) -> tuple[Tensor, Tensor, Tensor]:
     """z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
+    entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items = propagation
     num_hops, slots = heads.shape[1:]
     group = _group_of_pairs(group_indptr, items)
     valid = torch.arange(slots, device=heads.device) < counts.unsqueeze(-1)  # [G, H, M]
@@ -78,43 +69,15 @@ def _propagate(
     return z, match, torch.stack(alphas, dim=1)
 
 
-def ripple_attention(
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    replace: bool = False,
-) -> tuple[Tensor, Tensor]:
+def ripple_attention(propagation: Propagation, replace: bool = False) -> tuple[Tensor, Tensor]:
     """See `ekpnet_fast.ops.ripple_attention` (eq. 6-16)."""
-    z, match, _ = _propagate(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
-    )
+    z, match, _ = _propagate(propagation, replace)
     return z, match
 
 
-def ripple_attention_weights(
-    entity: Tensor,
-    relation: Tensor,
-    W_e: Tensor,
-    b_e: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    replace: bool = False,
-) -> Tensor:
+def ripple_attention_weights(propagation: Propagation, replace: bool = False) -> Tensor:
     """See `ekpnet_fast.ops.ripple_attention_weights` (eq. 10)."""
-    return _propagate(
-        entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, replace
-    )[2]
+    return _propagate(propagation, replace)[2]
 
 
 def deep_score(
@@ -151,42 +114,30 @@ def ekpnet_gradients(
     W_e: Tensor,
     b_e: Tensor,
     layers: tuple[Tensor, Tensor, Tensor, Tensor] | None,
-    rows: Tensor,
-    heads: Tensor,
-    relations: Tensor,
-    tails: Tensor,
-    counts: Tensor,
-    group_indptr: Tensor,
-    items: Tensor,
-    labels: Tensor,
-    triple_heads: Tensor,
-    triple_relations: Tensor,
-    triple_tails: Tensor,
-    triple_labels: Tensor,
+    batch: RippleBatch,
     *,
-    offset: Tensor | None = None,
     activation: str = "tanh",
     lambda1: float,
     lambda2: float,
     lambda3: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """See `ekpnet_fast.ops.ekpnet_gradients`."""
+    rows, heads, relations, tails, counts, group_indptr, items, labels, offset, *triples = batch
     with torch.enable_grad():
         entity = table.detach()[rows.long()].requires_grad_()
         dense = [x.detach().requires_grad_() for x in (relation, W_e, b_e, *(layers or ()))]
         relation, *shared = dense
-        batch = (heads, relations, tails, counts, group_indptr, items)
-        z, logit = ripple_attention(entity, relation, shared[0], shared[1], *batch)
+        sets = (heads, relations, tails, counts, group_indptr, items)
+        z, logit = ripple_attention(Propagation(entity, relation, shared[0], shared[1], *sets))
         if layers is not None:
             weights, biases, w_out, b_out = shared[2:]
             logit = deep_score(z, weights, biases, w_out, b_out, activation)
         if offset is not None:
             logit = logit + offset
         bce = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
-        triples = (triple_heads, triple_relations, triple_tails, triple_labels)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
         named = torch.zeros(len(relation), dtype=torch.bool)
-        named[torch.cat([relations[valid], triple_relations]).long()] = True
+        named[torch.cat([relations[valid], batch.triple_relations]).long()] = True
         terms = [
             bce,
             lambda1 / 2 * triple_loss(entity, relation, *triples),

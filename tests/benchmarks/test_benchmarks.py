@@ -12,7 +12,7 @@ import torch
 from benchmarks.harness import goals, operation_counts, render, results, series, worker_protocol
 from benchmarks.harness.compare import Comparison, alternate
 from benchmarks.peers import plain_torch
-from ekpnet_fast.ops import reference
+from ekpnet_fast.ops import Propagation, reference
 from support.places import ROOT
 
 
@@ -221,10 +221,11 @@ def test_plain_torch_peer_computes_the_same_logits():
     weights, biases = reals(layers - 1, K, K), reals(layers - 1, K)
     w_out, b_out = reals(K), reals(1)
     heads, relations, tails, items = ids(E, B, H, M), ids(R, B, H, M), ids(E, B, H, M), ids(E, B)
-    z, _ = reference.ripple_attention(
+    propagation = Propagation(
         *(entity, relation, W_e, b_e, heads, relations, tails),
         *(torch.full((B, H), M), torch.arange(B + 1), items),  # a group of one pair each
     )
+    z, _ = reference.ripple_attention(propagation)
     expected = reference.deep_score(z, weights, biases, w_out, b_out)
 
     setting = SimpleNamespace(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops import reference
+from ekpnet_fast.ops import RippleBatch, reference
 from support.contracts import (
     ISAS,
     assert_accurate,
@@ -38,11 +38,11 @@ hidden = pytest.mark.parametrize("hidden", [None, 0, 2], ids=["match", "no-hidde
 def loss_problem(*, hidden=2, channels=2, triples=70, dtype=torch.float32, seed=0, **size):
     """Arguments of `ekpnet_gradients`; of the table's rows, more than there are, some are named."""
     size = {"rows": 40, **size}
-    entity, relation, W_e, b_e, *batch = attention_problem(
+    entity, relation, W_e, b_e, *sets = attention_problem(
         seed, channels=channels, dtype=dtype, **size
     )
     stream = torch.Generator().manual_seed(seed + 1)
-    n, B = size["rows"], len(batch[-1])
+    n, B = size["rows"], len(sets[-1])
     E = 3 * n
     rows = torch.randperm(E, generator=stream)[:n].int()
     table = torch.randn(E, *entity.shape[1:], generator=stream).to(dtype)
@@ -58,7 +58,7 @@ def loss_problem(*, hidden=2, channels=2, triples=70, dtype=torch.float32, seed=
     labels = torch.randint(2, (B,), generator=stream).to(dtype)
     signs = (torch.arange(2 * triples) < triples).to(torch.int8)
     drawn = (ids(n), ids(len(relation)), ids(n), signs)
-    return [table, relation, W_e, b_e, layers, rows, *batch, labels, *drawn]
+    return [table, relation, W_e, b_e, layers, RippleBatch(rows, *sets, labels, None, *drawn)]
 
 
 def in_float64(problem):
@@ -66,12 +66,15 @@ def in_float64(problem):
     found = to_float64(problem)
     if found[4] is not None:
         found[4] = tuple(to_float64(found[4]))
-    return found
+    return [*found[:5], to_float64(found[5])]
 
 
 def found_by(module, problem, **options):
     """All results as a list, in the order of NAMES."""
-    terms, drows, dense = module.ekpnet_gradients(*problem, **{**WEIGHTS, **options})
+    *model, batch = problem
+    terms, drows, dense = module.ekpnet_gradients(
+        *model, RippleBatch(*batch), **{**WEIGHTS, **options}
+    )
     assert terms.dtype == torch.float64
     return [terms, drows, *dense]
 
@@ -112,24 +115,25 @@ def test_activations(activation):
 @hidden
 def test_offset(size, hidden):
     problem = loss_problem(**size, hidden=hidden, dtype=torch.float64)
-    offset = torch.randn(len(problem[12]), dtype=torch.float64) * 3
-    found = found_by(ops, problem, offset=offset)
-    expected = found_by(reference, problem, offset=offset)
+    without = found_by(ops, problem)
+    offset = torch.randn(len(problem[5].labels), dtype=torch.float64) * 3
+    problem[5] = problem[5]._replace(offset=offset)
+    found, expected = found_by(ops, problem), found_by(reference, problem)
     for name, x, y in zip(NAMES, found, expected, strict=False):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
-    assert found[0][0] != found_by(ops, problem)[0][0]
+    assert found[0][0] != without[0][0]
 
 
 def test_terms_by_hand():
     # v_o and gamma are 1; psi(v_t) = 1 * (1 * 1), so xi . v_o = 1 whatever the weights are.
     one = torch.ones(1, 2, 1)
     zero, empty = torch.zeros(1, 1, 1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
-    problem = [
-        *(one, one, torch.full((1, 1), 2.0), torch.full((1,), 3.0), None, zero.view(1)),
-        *(zero, zero, zero, torch.ones(1, 1, dtype=torch.int32), torch.tensor([0, 2])),
-        *(torch.zeros(2, dtype=torch.int32), torch.tensor([1.0, 0.0])),
+    batch = RippleBatch(
+        *(zero.view(1), zero, zero, zero, torch.ones(1, 1, dtype=torch.int32)),
+        *(torch.tensor([0, 2]), torch.zeros(2, dtype=torch.int32), torch.tensor([1.0, 0.0]), None),
         *(empty, empty, empty, empty.to(torch.int8)),
-    ]
+    )
+    problem = [one, one, torch.full((1, 1), 2.0), torch.full((1,), 3.0), None, batch]
     for module in (ops, reference):
         terms = module.ekpnet_gradients(*problem, lambda1=1.0, lambda2=0.5, lambda3=0.1)[0]
         bce = (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2
@@ -158,14 +162,15 @@ def test_without_triples_or_weights():
 
 def test_relations_that_the_batch_does_not_name_do_not_decay():
     problem = loss_problem(**SIZES["usual"], triples=0, relations=9)
-    problem[7].clamp_(max=4)  # of the slots
+    problem[5].relations.clamp_(max=4)  # of the slots
     drelation = found_by(ops, problem)[2]
     assert (drelation[5:] == 0).all() and (drelation[:5] != 0).any(-1).all()
 
 
 def test_nan_does_not_vanish():
     problem = loss_problem(**SIZES["usual"])
-    problem[0][problem[5][problem[11][0].long()].long()] = math.nan
+    table, batch = problem[0], problem[5]
+    table[batch.rows[batch.items[0].long()].long()] = math.nan
     assert found_by(ops, problem)[0][0].isnan()
 
 
@@ -187,7 +192,8 @@ def results_of_all(device, problems):
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [loss_problem(**size) for size in SIZES.values()]
-    found = under_isa(isa, tmp_path, results_of_all, problems)
+    plain = [[*model, tuple(batch)] for *model, batch in problems]  # as torch.load allows
+    found = under_isa(isa, tmp_path, results_of_all, plain)
     for problem, native in zip(problems, found, strict=True):
         eager, exact = found_by(reference, problem), found_by(reference, in_float64(problem))
         torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
@@ -196,13 +202,11 @@ def test_instruction_sets(isa, tmp_path):
 
 @hidden
 def test_opcheck(hidden):
-    problem = loss_problem(**SIZES["smallest"], hidden=hidden)
-    problem[4:5] = problem[4] or [None] * 4
+    *tables, layers, batch = loss_problem(**SIZES["smallest"], hidden=hidden)
+    model = (*tables, *(layers or [None] * 4))
     for offset in (None, torch.ones(1)):
-        problem[16:16] = [offset]
-        arguments = (*problem, 0, *WEIGHTS.values())
+        arguments = (*model, *batch._replace(offset=offset), 0, *WEIGHTS.values())
         torch.library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
-        del problem[16]
 
 
 def changed(x, value):
@@ -212,13 +216,13 @@ def changed(x, value):
 
 
 REFUSED = {
-    "rows": (5, lambda x: changed(x, 120), "rows holds id 120 at position 39"),
-    "heads": (6, lambda x: torch.full_like(x, 40), "heads holds id 40"),
-    "items": (11, lambda x: changed(x, -1), "items holds id -1"),
-    "no pairs": (11, lambda x: x[:0], "group_indptr ends with 20, expected 0"),
-    "labels": (12, lambda x: x[1:], r"labels has shape \[19\], expected \[20\]"),
-    "triples": (13, lambda x: changed(x, 40), "heads holds id 40"),
-    "triple labels": (16, lambda x: x.int(), "labels is int32, expected int8"),
+    "rows": ("rows", lambda x: changed(x, 120), "rows holds id 120 at position 39"),
+    "heads": ("heads", lambda x: torch.full_like(x, 40), "heads holds id 40"),
+    "items": ("items", lambda x: changed(x, -1), "items holds id -1"),
+    "no pairs": ("items", lambda x: x[:0], "group_indptr ends with 20, expected 0"),
+    "labels": ("labels", lambda x: x[1:], r"labels has shape \[19\], expected \[20\]"),
+    "triples": ("triple_heads", lambda x: changed(x, 40), "heads holds id 40"),
+    "triple labels": ("triple_labels", lambda x: x.int(), "labels is int32, expected int8"),
     "layers": (4, lambda x: (x[0], x[1], x[2], x[3].double()), "b_out is float64"),
     "table": (0, lambda x: x[:, :, 0], "expected [n, C, D]"),
 }
@@ -227,16 +231,21 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
-    position, change, message = REFUSED[name]
-    problem[position] = change(problem[position])
+    place, change, message = REFUSED[name]
+    if isinstance(place, str):
+        batch = problem[5]
+        problem[5] = batch._replace(**{place: change(getattr(batch, place))})
+    else:
+        problem[place] = change(problem[place])
     with pytest.raises(RuntimeError, match=message.replace("[n, C, D]", r"\[n, C, D\]")):
         found_by(ops, problem)
 
 
 def test_refuses_an_offset_of_another_shape():
     problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
+    problem[5] = problem[5]._replace(offset=torch.zeros(19))
     with pytest.raises(RuntimeError, match=r"offset has shape \[19\], expected \[20\]"):
-        found_by(ops, problem, offset=torch.zeros(19))
+        found_by(ops, problem)
 
 
 def test_refuses_no_pairs_and_an_unknown_activation():

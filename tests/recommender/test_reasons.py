@@ -74,12 +74,13 @@ def test_attention_is_that_of_equation_10(recommender):
     state, query, sets, entity = everything(recommender, ["alien", "casablanca"], "dune")
     _, paths = paths_of(state, query, sets, entity)
     model = state.model
-    alpha = ops.ripple_attention_weights(
+    propagation = ops.Propagation(
         *(state.tables["entity"], model.relation, model.W_e, model.b_e),
         *(sets.heads, sets.relations, sets.tails, sets.counts),
         torch.tensor([0, 1]),
         torch.tensor([entity], dtype=torch.int32),
-    )[0].detach()
+    )
+    alpha = ops.ripple_attention_weights(propagation)[0].detach()
     for path in paths:
         assert path.attention == pytest.approx(float(alpha[path.hop, path.slots[0]]), abs=1e-6)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ekpnet_fast import build_info, ops
 from support.places import PACKAGE, ROOT, SUPPORT
+from support.problems import flat
 from support.programs import PATIENCE, tool
 
 # Ops with a gradient, and how many of their first arguments have one.
@@ -33,7 +34,7 @@ class Cpu:
     name = "cpu"
 
     def call(self, name, *arguments, **options):
-        return getattr(ops, name)(*arguments, **options)
+        return _op(name)(*arguments, **options)
 
 
 class EmulatedGpu:
@@ -61,13 +62,19 @@ class RealGpu:
 
     def call(self, name, *arguments, **options):
         moved = [x.cuda() if isinstance(x, Tensor) else x for x in arguments]
-        result = getattr(ops, name)(*moved, **options)
+        result = _op(name)(*moved, **options)
         if result is None:  # an op that works in place
             for x, y in zip(arguments, moved, strict=True):
                 if isinstance(x, Tensor):
                     x.copy_(y)
             return None
         return result.cpu() if isinstance(result, Tensor) else tuple(x.cpu() for x in result)
+
+
+def _op(name):
+    """An op of the library, with its tensors one by one as the schema has them."""
+    op = getattr(ops, name)
+    return flat(op) if name in ("ripple_attention", "ripple_attention_weights") else op
 
 
 def _schema_of_row_adam(*tensors, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, l2=0.0):

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from ekpnet_fast.ops import Propagation
 
-class AttentionProblem(NamedTuple):
-    """Arguments of `ops.ripple_attention`, in its order."""
 
-    entity: Tensor  # [n, C, D]
-    relation: Tensor  # [R, C, D]
-    W_e: Tensor  # [D, D]
-    b_e: Tensor  # [D]
-    heads: Tensor  # [G, H, M] int32
-    relations: Tensor  # [G, H, M] int32
-    tails: Tensor  # [G, H, M] int32
-    counts: Tensor  # [G, H] int32
-    group_indptr: Tensor  # [G + 1] int64
-    items: Tensor  # [B] int32
+def flat(op):
+    """`ops.ripple_attention`, or its like, with its tensors one by one."""
+    count = len(Propagation._fields)
+    return lambda *arguments, **options: op(
+        Propagation(*arguments[:count]), *arguments[count:], **options
+    )
 
-    def valid(self) -> Tensor:
-        """Which slots [B, H, M] each pair may look at."""
-        groups = torch.repeat_interleave(self.group_indptr.diff())
-        return torch.arange(self.heads.shape[2]) < self.counts[groups].unsqueeze(-1)
+
+def valid_slots(problem):
+    """Which slots [B, H, M] each pair of a propagation may look at."""
+    groups = torch.repeat_interleave(problem.group_indptr.diff())
+    return torch.arange(problem.heads.shape[2]) < problem.counts[groups].unsqueeze(-1)
 
 
 def attention_problem(
@@ -42,7 +36,7 @@ def attention_problem(
     scale=None,
     dtype=torch.float32,
 ):
-    """Unequal groups, some without pairs; hops with 0 to M slots; tails that repeat.
+    """A propagation: unequal groups, some without pairs; hops with 0 to M slots; repeated tails.
 
     Reals are N(0, 1 / sqrt(D)), a trained table's scale, unless `scale` gives the deviation. They
     are drawn in float32, so that a float64 problem holds the same numbers.
@@ -67,7 +61,7 @@ def attention_problem(
     group_indptr[1:] = torch.bincount(of_pair, minlength=groups).cumsum(0)
     tails = ids(rows, groups, hops, slots)
     tails[:, :, 1::3] = tails[:, :, :1]
-    return AttentionProblem(
+    return Propagation(
         entity=reals(rows, channels, width),
         relation=reals(relations, channels, width),
         W_e=reals(width, width),
@@ -135,7 +129,8 @@ def triple_problem(
 
 def to_float64(inputs):
     """The same problem in float64."""
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+    found = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+    return inputs._make(found) if hasattr(inputs, "_make") else found
 
 
 def differentiable(inputs):

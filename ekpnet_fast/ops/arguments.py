@@ -1,0 +1,40 @@
+"""Arguments that ops share, as named tuples in the order of the library's schemas."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Propagation(NamedTuple):
+    """The propagation of user groups through their ripple sets (eq. 6-16)."""
+
+    entity: Tensor  # [n, C, D]
+    relation: Tensor  # [R, C, D]
+    W_e: Tensor  # [D, D]
+    b_e: Tensor  # [D]
+    heads: Tensor  # [G, H, M] int32, rows of entity
+    relations: Tensor  # [G, H, M] int32
+    tails: Tensor  # [G, H, M] int32, rows of entity
+    counts: Tensor  # [G, H] int32, valid slots
+    group_indptr: Tensor  # [G + 1] int64, pairs of group g
+    items: Tensor  # [B] int32, rows of entity
+
+
+class RippleBatch(NamedTuple):
+    """A mini-batch of EKPNet in terms of the table rows that it touches."""
+
+    rows: Tensor  # [n] int32, rows of the table
+    heads: Tensor  # [G, H, M] int32, positions in rows
+    relations: Tensor  # [G, H, M] int32
+    tails: Tensor  # [G, H, M] int32, positions in rows
+    counts: Tensor  # [G, H] int32, valid slots
+    group_indptr: Tensor  # [G + 1] int64, pairs of group g
+    items: Tensor  # [B] int32, positions in rows; B > 0
+    labels: Tensor  # [B]
+    offset: Tensor | None  # [B], added to the logits
+    triple_heads: Tensor  # [K] int32, positions in rows
+    triple_relations: Tensor  # [K] int32
+    triple_tails: Tensor  # [K] int32, positions in rows
+    triple_labels: Tensor  # [K] int8, 1 = true, 0 = corrupted
