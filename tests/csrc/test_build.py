@@ -6,11 +6,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.places import ROOT
 
 # In place of the native code: files that take no compiler. kept.txt stands for an object file,
 # which another build must not make again.

@@ -49,6 +49,7 @@ def words(text):
 # ---- the torch-free layer ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -57,7 +58,6 @@ def words(text):
         pytest.param(
             ["-DEKPNET_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"],
             id="sanitized",
-            marks=pytest.mark.slow,
         ),
     ],
 )
