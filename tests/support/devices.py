@@ -78,7 +78,7 @@ def _op(name):
 
 
 def _schema_of_row_adam(*tensors, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, l2=0.0):
-    numbers = torch.tensor(step), torch.tensor(l2, dtype=torch.float64)
+    numbers = torch.as_tensor(step), torch.as_tensor(l2, dtype=torch.float64)
     return (*tensors, *numbers, lr, beta1, beta2, eps)
 
 

@@ -179,20 +179,11 @@ def test_same_with_the_specification(deep):
 @stages
 def test_same_through_the_kernels_on_the_emulated_gpu(emulated, deep):
     def op(name):
-        return lambda *arguments: emulated.call(name, *arguments)
-
-    def row_adam_(*arguments, step, lr, l2):
-        emulated.call("row_adam_", *arguments, step, l2, lr, 0.9, 0.999, 1e-8)
-
-    def deep_score(*arguments):
-        *tensors, activation = arguments
-        return emulated.call("deep_score", *tensors, ops.ACTIVATIONS.index(activation))
+        return lambda *arguments, **options: emulated.call(name, *arguments, **options)
 
     kernels = SimpleNamespace(
-        ripple_attention=lambda p: emulated.call("ripple_attention", *p),
-        deep_score=deep_score,
-        triple_loss=op("triple_loss"),
-        row_adam_=row_adam_,
+        ripple_attention=lambda propagation: emulated.call("ripple_attention", *propagation),
+        **{name: op(name) for name in ("deep_score", "triple_loss", "row_adam_")},
     )
     stage = replace(CONFIG.train, batch_size=16, triples=8)
     tiny = replace(SYNTHETIC, users=40, items=60, positives=8, triples=335)
