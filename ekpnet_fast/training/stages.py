@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.epochs import Passed
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.training.signals import Interrupted
@@ -35,7 +35,7 @@ class Stages:
         config: RunConfig,
         outcome: Outcome,
         on_progress: Callable[[Progress], None],
-        writer: Keeper | None,
+        writer: CheckpointWriter | None,
     ) -> None:
         self.config, self.outcome = config, outcome
         self.on_progress, self.writer = on_progress, writer
