@@ -28,7 +28,7 @@ from ekpnet_fast.storage.files import to_json
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Signals
-from ekpnet_fast.training.snapshot import Saved
+from ekpnet_fast.training.snapshot import TrainingSnapshot
 
 
 def run(
@@ -102,7 +102,7 @@ def _check_start(
             f"{start.path}: written by version {written[0]} with torch {written[1]}, going on with"
             f" {__version__} and {torch.__version__}; numbers may differ from an undisturbed run's"
         )
-    warn(f"resumed {Saved.of(start).position}")
+    warn(f"resumed {TrainingSnapshot.of(start).position}")
 
 
 def _run(
@@ -132,7 +132,7 @@ def _run(
             if signals is not None:
                 stack.enter_context(signals.deferred())
         if config.track is not None:
-            first = 1 if start is None else Saved.of(start).position.epochs_done + 1
+            first = 1 if start is None else TrainingSnapshot.of(start).position.epochs_done + 1
             on_progress = stack.enter_context(tracking(config.track, on_progress, first))
         outcome = loop.train(config, prepared, graph, on_progress, writer)
     watch.seconds.update(outcome.seconds)

@@ -1,4 +1,4 @@
-"""What of a run in training goes into a checkpoint, and comes back out of it."""
+"""Snapshot of a run in training: into a checkpoint, and back out of it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
 
-__all__ = ["Saved"]
+__all__ = ["TrainingSnapshot"]
 
 
 @dataclass
-class Saved:
+class TrainingSnapshot:
     """Where a run stands, and the model's state in the best epoch of the stage in progress.
 
     Attributes:
@@ -32,7 +32,7 @@ class Saved:
     checkpoint: Checkpoint | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Saved:
+    def of(cls, checkpoint: Checkpoint) -> TrainingSnapshot:
         """What a checkpoint holds.
 
         Raises:
