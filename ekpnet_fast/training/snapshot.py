@@ -33,7 +33,7 @@ class TrainingSnapshot:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> TrainingSnapshot:
-        """What a checkpoint holds.
+        """Snapshot that a checkpoint holds.
 
         Raises:
             DataError: it lacks something.
