@@ -23,12 +23,12 @@ from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
-from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.storage.files import to_json
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Signals
-from ekpnet_fast.training.snapshot import Saved
+from ekpnet_fast.training.snapshot import TrainingSnapshot
 
 
 def run(
@@ -102,7 +102,7 @@ def _check_start(
             f"{start.path}: written by version {written[0]} with torch {written[1]}, going on with"
             f" {__version__} and {torch.__version__}; numbers may differ from an undisturbed run's"
         )
-    warn(f"resumed {Saved.of(start).position}")
+    warn(f"resumed {TrainingSnapshot.of(start).position}")
 
 
 def _run(
@@ -118,10 +118,10 @@ def _run(
         _check_start(start, config, prepared.hash, warn)
     every = 1 if config.checkpoint_every is None else config.checkpoint_every
     with ExitStack() as stack:
-        keeper = None
+        writer = None
         if config.output is not None:
-            keeper = stack.enter_context(
-                Keeper(
+            writer = stack.enter_context(
+                CheckpointWriter(
                     config.output,
                     {"config": config.as_dict(), "data_hash": prepared.hash},
                     every=every,
@@ -132,9 +132,9 @@ def _run(
             if signals is not None:
                 stack.enter_context(signals.deferred())
         if config.track is not None:
-            first = 1 if start is None else Saved.of(start).position.epochs_done + 1
+            first = 1 if start is None else TrainingSnapshot.of(start).position.epochs_done + 1
             on_progress = stack.enter_context(tracking(config.track, on_progress, first))
-        outcome = loop.train(config, prepared, graph, on_progress, keeper)
+        outcome = loop.train(config, prepared, graph, on_progress, writer)
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):
@@ -159,7 +159,7 @@ def _run(
             **watch.seconds,
             "total": watch.total() + (0.0 if start is None else start.facts["elapsed"]),
         },
-        "resumed": 0 if keeper is None else keeper.resumed,
+        "resumed": 0 if writer is None else writer.resumed,
         "samples_per_second": pairs / trained if trained else None,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "environment": {

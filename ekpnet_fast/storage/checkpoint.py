@@ -36,7 +36,7 @@ from ekpnet_fast.native.build import __version__
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import to_json, write_text, write_whole
 
-__all__ = ["Checkpoint", "Keeper", "latest", "remove_all"]
+__all__ = ["Checkpoint", "CheckpointWriter", "latest", "remove_all"]
 
 FORMAT = "ekpnet_fast.checkpoint"
 KEPT = 2
@@ -49,7 +49,7 @@ class Checkpoint:
 
     Attributes:
         path: its JSON file.
-        facts: what `Keeper.save` was given and added.
+        facts: what `CheckpointWriter.save` was given and added.
         tensors: by name.
     """
 
@@ -69,7 +69,7 @@ class Checkpoint:
         return {name.removeprefix(start): x for name, x in found if name.startswith(start)}
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes the checkpoints of a run into its folder; a context manager.
 
     Args:
@@ -107,7 +107,7 @@ class Keeper:
             for damaged in [number for number in _numbers(folder) if number >= self._next]:
                 _remove(folder, damaged)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> CheckpointWriter:
         """Nothing more."""
         return self
 

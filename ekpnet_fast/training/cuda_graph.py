@@ -127,7 +127,7 @@ class ResidentTrainer:
         return self._rows, self.state.m[self._table], self.state.v[self._table]
 
     def _changed(self) -> list[Tensor]:
-        """What a step changes besides the rows of the tables."""
+        """State that a step changes besides the rows of the tables."""
         assert self.state.adam is not None
         adam = [x for state in self.state.adam.state.values() for x in state.values()]
         return [self._step_number, self._cursor, *(p.data for p in self.state.dense), *adam]

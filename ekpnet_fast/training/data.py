@@ -33,9 +33,9 @@ class TrainingData:
         graph: its knowledge graph, as the run wants it (inverse relations or not).
 
     Attributes:
-        rows: the examples, by user, or by (user, fold) pair where there are folds.
+        examples: by user, or by (user, fold) pair where there are folds.
         folds: None where every example sees its user's whole history.
-        redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+        redraw: gives the items [N] of `examples` in an epoch, where they differ by epoch.
 
     Raises:
         TrainingError: no example is left.
@@ -47,35 +47,35 @@ class TrainingData:
         self.folds: Folds | None = None
         if prepared.protocol == "recbole":
             redrawn = RedrawnNegatives(prepared, config.seed)
-            self.redraw, self.rows = redrawn, redrawn.rows
+            self.redraw, self.examples = redrawn, redrawn.rows
         else:
-            self.rows = UserExamples.from_examples(prepared.train, prepared.dataset.num_users)
+            self.examples = UserExamples.from_examples(prepared.train, prepared.dataset.num_users)
         if config.folds > 1:
             self.folds = self._cut()
 
     def _cut(self) -> Folds:
         """Cut the examples into folds, of which some are left out."""
         config, redraw = self.config, self.redraw
-        folds = Folds.cut(self.rows, config.folds, config.seed)
+        folds = Folds.cut(self.examples, config.folds, config.seed)
         kept = folds.kept
         if not len(kept):
             raise TrainingError(
                 f"{self.prepared.dataset.name}: no training row is left with --folds"
                 f" {config.folds}, expected some: no user has train positives in two folds"
             )
-        self.rows = folds.rows
+        self.examples = folds.rows
         if redraw is not None:
             self.redraw = lambda epoch: redraw(epoch)[kept]
         return folds
 
     @property
     def training_examples(self) -> TrainingExamples:
-        """What a model may look at before it is trained."""
+        """The examples and histories that a model fits its features to, before it is trained."""
         if self.folds is None:
             histories = Histories(*history_tensors(self.prepared))
         else:
             histories = self.folds.histories
-        return TrainingExamples(self.rows, histories, self.config.folds, self.redraw)
+        return TrainingExamples(self.examples, histories, self.config.folds, self.redraw)
 
     def stream(self, model: Model, name: str) -> BatchStream:
         """The mini-batches of a stage."""
@@ -83,7 +83,7 @@ class TrainingData:
         plan = model.plan(self.config, name)
         return BatchStream(
             self.graph,
-            self.rows,
+            self.examples,
             batch_size=stage.batch_size,
             group_size=stage.group_size,
             triples=stage.triples if stage.lambda1 > 0 and plan.triples != "none" else 0,
@@ -100,7 +100,7 @@ class TrainingData:
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
     def ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
-        """What the run's epoch of that number, from 1, trains on."""
+        """Ripple sets that the run's epoch of that number, from 1, trains on."""
         if self.folds is None:
             return self.user_ripple_sets(number)
         if not MODELS[self.config.model].ripple:

@@ -15,7 +15,7 @@ from ekpnet_fast.models.build import build_model
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.epochs import epochs_of
 from ekpnet_fast.training.progress import Outcome, Progress
@@ -28,7 +28,7 @@ def train(
     prepared: PreparedData,
     graph: Graph,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    writer: Keeper | None = None,
+    writer: CheckpointWriter | None = None,
 ) -> Outcome:
     """Train the model's stages; of each, the weights that did best on validation are kept.
 

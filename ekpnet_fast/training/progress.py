@@ -1,4 +1,4 @@
-"""How far a run is: what it tells, what it has found, and where it stands."""
+"""Progress of a run: epoch records, the outcome, the position to go on from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EpochRecord", "Outcome", "Position", "Progress", "records_as_dicts",
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did.
+    """Loss, validation and speed of one epoch.
 
     Attributes:
         stage: "pretrain" or "train".
@@ -43,7 +43,7 @@ class EpochRecord:
 
     @property
     def valid(self) -> float:
-        """What the epoch is chosen by."""
+        """Validation measure that the epoch is chosen by."""
         return self.valid_auc if math.isnan(self.valid_mrr) else self.valid_mrr
 
 
@@ -76,7 +76,7 @@ STALLED = 0.005  # a validation AUC so near to 0.5 tells nothing apart
 
 
 def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
-    """What to change where a stage's first epoch has taught the model nothing; else None.
+    """Advice where a stage's first epoch has taught the model nothing; else None.
 
     Predictions that are products of small rows have a saddle at zero, which norms hold them in.
     """

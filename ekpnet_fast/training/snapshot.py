@@ -1,4 +1,4 @@
-"""What of a run in training goes into a checkpoint, and comes back out of it."""
+"""Snapshot of a run in training: into a checkpoint, and back out of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.storage.checkpoint import Checkpoint, Keeper
+from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
 
-__all__ = ["Saved"]
+__all__ = ["TrainingSnapshot"]
 
 
 @dataclass
-class Saved:
+class TrainingSnapshot:
     """Where a run stands, and the model's state in the best epoch of the stage in progress.
 
     Attributes:
@@ -32,8 +32,8 @@ class Saved:
     checkpoint: Checkpoint | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Saved:
-        """What a checkpoint holds.
+    def of(cls, checkpoint: Checkpoint) -> TrainingSnapshot:
+        """Snapshot that a checkpoint holds.
 
         Raises:
             DataError: it lacks something.
@@ -65,8 +65,10 @@ class Saved:
             outcome.records.append(EpochRecord(**values))
         outcome.seconds.update(checkpoint.facts["seconds"])
 
-    def save(self, keeper: Keeper, outcome: Outcome, optimizer: Mapping[str, Tensor]) -> None:
-        """Have a keeper write it, with the outcome so far and the optimizer's state."""
+    def save(
+        self, writer: CheckpointWriter, outcome: Outcome, optimizer: Mapping[str, Tensor]
+    ) -> None:
+        """Write it, with the outcome so far and the optimizer's state."""
         tensors = {
             **{f"model.{name}": x for name, x in outcome.model.state_dict().items()},
             **{f"best.{name}": x for name, x in self.best.items()},
@@ -78,4 +80,4 @@ class Saved:
             "epochs": records_as_dicts(outcome.records),
             "seconds": outcome.seconds,
         }
-        keeper.save(facts, tensors)
+        writer.save(facts, tensors)

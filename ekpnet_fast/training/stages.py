@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.epochs import Passed
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.training.signals import Interrupted
-from ekpnet_fast.training.snapshot import Saved
+from ekpnet_fast.training.snapshot import TrainingSnapshot
 from ekpnet_fast.training.state import StepState
 
 __all__ = ["Stages"]
@@ -35,14 +35,14 @@ class Stages:
         config: RunConfig,
         outcome: Outcome,
         on_progress: Callable[[Progress], None],
-        writer: Keeper | None,
+        writer: CheckpointWriter | None,
     ) -> None:
         self.config, self.outcome = config, outcome
         self.on_progress, self.writer = on_progress, writer
         self.at = Position()
         self.best: dict[str, Tensor] = {}  # the model's state in the stage's best epoch
         if writer is not None and writer.start is not None:
-            snapshot = Saved.of(writer.start)
+            snapshot = TrainingSnapshot.of(writer.start)
             self.at, self.best = snapshot.position, snapshot.best
             snapshot.restore(outcome)
 
@@ -166,7 +166,7 @@ class Stages:
         signum = writer.stopped()
         if signum is not None or (at.steps == 0 and writer.due(at.epochs_done)):
             at.watch = self._state.watch.state
-            Saved(at, self.best).save(writer, self.outcome, self._state.tensors())
+            TrainingSnapshot(at, self.best).save(writer, self.outcome, self._state.tensors())
         if signum is not None:
             writer.finish()
             raise Interrupted(signum, str(at))

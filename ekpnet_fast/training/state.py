@@ -18,7 +18,7 @@ __all__ = ["StepState"]
 
 
 class StepState:
-    """What the steps of a stage change besides the weights.
+    """Moments, step count and loss watch of a stage.
 
     Adam runs on the touched rows of the model's tables and densely on the rest; both start anew in
     each stage, as Algorithms 1 and 2 do.

@@ -18,7 +18,7 @@ __all__ = ["Validation"]
 
 
 class Validation:
-    """AUC over the validation rows, or MRR@10 of ranking all items under the protocol "recbole".
+    """AUC over the validation examples; under the protocol "recbole" MRR@10 of ranking all items.
 
     Args:
         data: of the run.
@@ -33,10 +33,12 @@ class Validation:
         self.prepared, self.model, self.backend = data.prepared, model, backend
         self.ranks = data.config.protocol == "recbole"
         self.memory_mb = data.config.memory_mb
-        self.rows = UserExamples.from_examples(self.prepared.valid, self.prepared.dataset.num_users)
+        self.examples = UserExamples.from_examples(
+            self.prepared.valid, self.prepared.dataset.num_users
+        )
         self.ripple = data.ripple.to(device)
         # Pairs to score, the same in every epoch, if they fit into memory.
-        self._kept: list[Pairs] | None = [] if len(self.rows.items) <= KEPT_PAIRS else None
+        self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None
 
     def score(self, stage: str) -> float:
         """The higher the better; `stage` says which stage's prediction counts."""
@@ -44,7 +46,7 @@ class Validation:
 
     def _auc(self, stage: str) -> float:
         scores = score_examples(
-            self.backend, self.model, self.ripple, self.rows, stage=stage, kept=self._kept
+            self.backend, self.model, self.ripple, self.examples, stage=stage, kept=self._kept
         )
         return auc(self.prepared.valid.labels, scores)
 

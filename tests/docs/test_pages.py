@@ -23,7 +23,7 @@ import pytest
 
 from ekpnet_fast import cli
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.runs.options import parse_command, run_parser
+from ekpnet_fast.runs.options import command_parser, parse_command
 from support import shop
 from support.places import ROOT
 from support.small_run import SYNTHETIC
@@ -197,7 +197,7 @@ def project() -> dict[str, object]:
 def parse(name: str, arguments: list[str]) -> None:
     """By the parser of the command; a wrong word ends in SystemExit or an EkpnetError."""
     if name == "train" and "--resume" in arguments:
-        run_parser().parse_args(arguments)  # more would need the run that is resumed
+        command_parser().parse_args(arguments)  # more would need the run that is resumed
     elif name == "train":
         parse_command(arguments)
     elif name == "evaluate":
@@ -269,7 +269,7 @@ def test_commands_in_the_text(page):
 @cache
 def known_options() -> frozenset[str]:
     """All options of all commands, with hyphens or underscores."""
-    parsers: list[argparse.ArgumentParser] = [run_parser()]
+    parsers: list[argparse.ArgumentParser] = [command_parser()]
     parsers += [parser_of(name) for name in ("recommend", "explain", "serve", "experiments")]
     for action in parser_of("data")._actions:
         if isinstance(action, argparse._SubParsersAction):

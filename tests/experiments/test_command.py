@@ -147,7 +147,7 @@ def test_code_version_sees_sources_and_native_code(monkeypatch, tmp_path):
     (package / "experiments").mkdir(parents=True)
     files = [package / "loss.py", package / "libekpnet_cpu.so", package / "experiments" / "plan.py"]
     monkeypatch.setattr(cache, "__file__", str(package / "experiments" / "cache.py"))
-    monkeypatch.setattr(cache._library, "HERE", package)
+    monkeypatch.setattr(cache.build, "HERE", package)
     versions = []
     for changed in (None, *files):
         for path in files:
@@ -180,23 +180,23 @@ def test_a_failed_run_does_not_stop_the_others(command, here, fake_runs, monkeyp
 
 KILLED = """
 import os, signal, sys
-from ekpnet_fast import results, run
 from ekpnet_fast.experiments.__main__ import main
-real, calls = run.run, []
+from ekpnet_fast.runs import run_folder, runner
+real, calls = runner.run, []
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def dying(config, report):
+def dying(config, on_progress):
     calls.append(config)
     if len(calls) == 4:
         if sys.argv[1] == "training":
-            report = die
+            on_progress = die
         else:
-            results.save_metrics = die
-    return real(config, report)
+            run_folder.save_metrics = die
+    return real(config, on_progress)
 
-run.run = dying
+runner.run = dying
 main(sys.argv[2:])
 """
 

@@ -22,7 +22,7 @@ from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage import checkpoint
-from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop, step
 from ekpnet_fast.training.signals import Interrupted
 
@@ -284,14 +284,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(model, protocol, folds, tmp_path
     while True:
         polls = iter(range(5))
         start = checkpoint.latest(tmp_path, places.append)
-        with Keeper(
+        with CheckpointWriter(
             tmp_path,
             {},
             start=start,
             stopped=lambda left=polls: SIGTERM if next(left) == 4 else None,
-        ) as keeper:
+        ) as writer:
             try:
-                outcome = loop.train(config, *data, writer=keeper)
+                outcome = loop.train(config, *data, writer=writer)
                 break
             except Interrupted as stop:
                 places.append(stop.where)

@@ -24,7 +24,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.runs import evaluate, run_folder, runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import checkpoint, tensor_file
-from ekpnet_fast.storage.checkpoint import Keeper
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.signals import Interrupted, Signals
 from support import small_run
 from support.places import ROOT, SUPPORT
@@ -332,14 +332,14 @@ def test_a_file_system_that_refuses(tmp_path):
     """The operating system itself stops the writer in the middle of a file."""
     small, large = {"x": torch.ones(100)}, {"x": torch.ones(100_000)}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Keeper(tmp_path, {"whose": "mine"}) as keeper:
-        keeper.save({"elapsed": 0}, small)
-        keeper.finish()
+    with CheckpointWriter(tmp_path, {"whose": "mine"}) as writer:
+        writer.save({"elapsed": 0}, small)
+        writer.finish()
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            keeper.save({}, large)
+            writer.save({}, large)
             with pytest.raises(ConfigError, match=r"checkpoint-2\.safetensors cannot be written"):
-                keeper.finish()
+                writer.finish()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoints(tmp_path) == ["checkpoint-1.json", "checkpoint-1.safetensors"]
@@ -383,9 +383,9 @@ def test_the_last_two_are_kept(tmp_path, every, numbers):
 
 def test_tensors_may_change_once_they_are_saved(tmp_path):
     x, going = torch.zeros(1000), threading.Event()
-    with Keeper(tmp_path, {}) as keeper:
-        keeper._pool.submit(going.wait)  # the writer is busy
-        keeper.save({}, {"x": x})
+    with CheckpointWriter(tmp_path, {}) as writer:
+        writer._pool.submit(going.wait)  # its thread is busy
+        writer.save({}, {"x": x})
         x.fill_(1)
         going.set()
     assert not checkpoint.latest(tmp_path, pytest.fail).tensors["x"].any()
@@ -509,7 +509,7 @@ def test_a_checkpoint_of_another_model(stopped):
     tensors = {**found.tensors, "model.entity": torch.zeros(3, 2, 4)}
     names = ("config", "data_hash", "position", "epochs", "seconds")
     facts = {name: found.facts[name] for name in names}
-    with Keeper(stopped, {}, start=found) as keeper:
-        keeper.save(facts, tensors)
+    with CheckpointWriter(stopped, {}, start=found) as writer:
+        writer.save(facts, tensors)
     with pytest.raises(DataError, match=r"checkpoint-7\.json: does not fit the run's model"):
         resume(stopped, warn=lambda text: None)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -179,11 +178,12 @@ def test_same_with_the_specification(deep):
 
 @stages
 def test_same_through_the_kernels_on_the_emulated_gpu(emulated, deep):
+    def op(name):
+        return lambda *arguments, **options: emulated.call(name, *arguments, **options)
+
     kernels = SimpleNamespace(
-        ripple_attention=lambda p: emulated.call("ripple_attention", *p),
-        deep_score=partial(emulated.call, "deep_score"),
-        triple_loss=partial(emulated.call, "triple_loss"),
-        row_adam_=partial(emulated.call, "row_adam_"),
+        ripple_attention=lambda propagation: emulated.call("ripple_attention", *propagation),
+        **{name: op(name) for name in ("deep_score", "triple_loss", "row_adam_")},
     )
     stage = replace(CONFIG.train, batch_size=16, triples=8)
     tiny = replace(SYNTHETIC, users=40, items=60, positives=8, triples=335)
