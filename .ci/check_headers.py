@@ -52,7 +52,7 @@ def commands(torch: Path, nvcc: str | None) -> list[tuple[Path, list[str]]]:
     target = re.search(r"TORCH_TARGET_VERSION=\w+", cmake)
     assert target, "CMakeLists.txt does not set TORCH_TARGET_VERSION"
     common = ["-std=c++20", "-Icsrc", "-isystem", torch, "-DTORCH_STABLE_ONLY", f"-D{target[0]}"]
-    common += ["-DEKPNET_ISA=generic", "-DEKPNET_VECTOR_BYTES=16"]
+    common += ["-DEKPNET_ISA=generic", "-DEKPNET_VECTOR_BYTES=16", "-DEKPNET_COMMON_WIDTHS=0"]
     host = [CXX, "-fsyntax-only", "-w", *common]
     emulated = [*host, "-DEKPNET_EMULATED", "-Itests/csrc"]
     # nvcc hands C++ to the host's compiler, with the toolkit's headers in sight.

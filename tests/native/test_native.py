@@ -138,8 +138,8 @@ def test_cuda_kernels_keep_everything_in_registers():
     named = {(kernel.arch, kernel.kernel) for kernel in kernels}
     for arch in (arch for arch in info.cuda_archs if arch.startswith("sm_")):
         for step in ("forward", "backward"):
-            for storage in ("float", "Bf16"):
-                for width in (4, 8, 16, 32, 64):
+            for storage, widths in (("float", (4, 8, 16, 32, 64)), ("Bf16", (16, 32, 64))):
+                for width in widths:
                     assert (arch, f"ripple_attention_{step}_kernel<{width}, {storage}>") in named
     local = [kernel for kernel in kernels if kernel.stack_bytes or kernel.spill_bytes]
     assert not local

@@ -54,7 +54,9 @@ constexpr DeepScoreKernels<T> kKernels = {workspace_size<T>, forward<T>, backwar
 
 namespace EKPNET_ISA {
 const DeepScoreKernels<float>& deep_score_f32() { return kKernels<float>; }
+#if defined(EKPNET_FLOAT64)
 const DeepScoreKernels<double>& deep_score_f64() { return kKernels<double>; }
+#endif
 }  // namespace EKPNET_ISA
 
 }  // namespace ekpnet

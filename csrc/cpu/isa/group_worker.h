@@ -402,26 +402,23 @@ auto with_constant_width(F f) {
            std::integral_constant<int, kWidth>());
 }
 
-// Calls f with the bytes of a vector along D, and with D if it is a common one, else 0.
+// Calls f with the bytes of a vector along D, and with D if it is a common one, else 0. float64 and
+// a set that the processors of today outdo have no widths of their own (EKPNET_COMMON_WIDTHS).
 template <class T, class F>
 auto with_width(int width, F f) {
-  switch (width) {
-    case 4:
-      return with_constant_width<T, 4>(f);
-    case 8:
-      return with_constant_width<T, 8>(f);
-    case 16:
-      return with_constant_width<T, 16>(f);
-    case 32:
-      return with_constant_width<T, 32>(f);
+  if constexpr (EKPNET_COMMON_WIDTHS && sizeof(T) == 4) {
+    switch (width) {
+      case 4:
+        return with_constant_width<T, 4>(f);
+      case 8:
+        return with_constant_width<T, 8>(f);
+      case 16:
+        return with_constant_width<T, 16>(f);
+      case 32:
+        return with_constant_width<T, 32>(f);
+    }
   }
-  constexpr std::integral_constant<int, 0> kAny;
-  const int bytes = width_bytes<T>(width);
-  if constexpr (EKPNET_VECTOR_BYTES > 32)
-    if (bytes > 32) return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>(), kAny);
-  if constexpr (EKPNET_VECTOR_BYTES > 16)
-    if (bytes > 16) return f(std::integral_constant<int, 32>(), kAny);
-  return f(std::integral_constant<int, 16>(), kAny);
+  return f(std::integral_constant<int, EKPNET_VECTOR_BYTES>(), std::integral_constant<int, 0>());
 }
 
 }  // namespace

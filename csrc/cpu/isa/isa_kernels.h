@@ -25,23 +25,28 @@ struct IsaKernels {
   const TripleLossKernels<double>& triple_loss_f64;
 };
 
-#define EKPNET_DECLARE_ISA(isa)                       \
-  namespace isa {                                     \
-  const AttentionKernels<float>& attention_f32();     \
-  const AttentionKernels<double>& attention_f64();    \
-  const DeepScoreKernels<float>& deep_score_f32();    \
-  const DeepScoreKernels<double>& deep_score_f64();   \
-  const EkpnetKernels<float>& ekpnet_f32();           \
-  const EkpnetKernels<double>& ekpnet_f64();          \
-  RowAdamKernel<float> row_adam_f32();                \
-  RowAdamKernel<double> row_adam_f64();               \
-  const TripleLossKernels<float>& triple_loss_f32();  \
-  const TripleLossKernels<double>& triple_loss_f64(); \
-  const IsaKernels& kernels();                        \
+#define EKPNET_DECLARE_ISA(isa)                      \
+  namespace isa {                                    \
+  const AttentionKernels<float>& attention_f32();    \
+  const DeepScoreKernels<float>& deep_score_f32();   \
+  const EkpnetKernels<float>& ekpnet_f32();          \
+  RowAdamKernel<float> row_adam_f32();               \
+  const TripleLossKernels<float>& triple_loss_f32(); \
+  const IsaKernels& kernels();                       \
   }
 
 EKPNET_DECLARE_ISA(generic)
 EKPNET_DECLARE_ISA(avx2)
 EKPNET_DECLARE_ISA(avx512)
+
+// float64 is there to check gradients, so it is compiled for the plainest set alone
+// (EKPNET_FLOAT64); the others' tables name the same functions.
+namespace generic {
+const AttentionKernels<double>& attention_f64();
+const DeepScoreKernels<double>& deep_score_f64();
+const EkpnetKernels<double>& ekpnet_f64();
+RowAdamKernel<double> row_adam_f64();
+const TripleLossKernels<double>& triple_loss_f64();
+}  // namespace generic
 
 }  // namespace ekpnet

@@ -116,7 +116,9 @@ constexpr AttentionKernels<T> kKernels = {workspace_size<T>, forward<T>, weights
 
 namespace EKPNET_ISA {
 const AttentionKernels<float>& attention_f32() { return kKernels<float>; }
+#if defined(EKPNET_FLOAT64)
 const AttentionKernels<double>& attention_f64() { return kKernels<double>; }
+#endif
 }  // namespace EKPNET_ISA
 
 }  // namespace ekpnet

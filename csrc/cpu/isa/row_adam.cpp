@@ -48,7 +48,9 @@ void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
 
 namespace EKPNET_ISA {
 RowAdamKernel<float> row_adam_f32() { return row_adam<float>; }
+#if defined(EKPNET_FLOAT64)
 RowAdamKernel<double> row_adam_f64() { return row_adam<double>; }
+#endif
 }  // namespace EKPNET_ISA
 
 }  // namespace ekpnet
