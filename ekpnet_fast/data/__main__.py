@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
     Returns:
-        Exit code: 0; 2 after an error, which is said on one line on stderr; 1 where an import was
+        Exit code: 0; 2 after an error, printed on one line on stderr; 1 where an import was
         stopped by checks that ``--force`` overrides.
     """
     options = _parser().parse_args(arguments)

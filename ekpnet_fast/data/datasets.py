@@ -1,4 +1,4 @@
-"""Data sets by name: where they lie and which format they have."""
+"""Data sets by name: their folders and formats."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def load_dataset(
     Args:
         name: "synthetic", a folder under the data root, or the path of a folder. Where a folder
             holds several formats, an imported data set wins, then the final format; ``NAME/raw``
-            asks for the raw files.
-        data_root: folder of data sets; without it the environment variable EKPNET_DATA says it.
+            selects the raw files.
+        data_root: folder of data sets; by default that of the environment variable EKPNET_DATA.
         synthetic: sizes for "synthetic"; its defaults without it.
         threshold: smallest rating that is a positive, for raw and RecBole files.
 
@@ -78,7 +78,7 @@ def load_dataset(
 
 @contextmanager
 def needs_polars() -> Iterator[None]:
-    """Imports of what reads and writes files, which a machine that never does need not have.
+    """Context for importing the readers and writers of files, which not every machine needs.
 
     Raises:
         DataError: polars is missing; says how to install it.
@@ -94,7 +94,7 @@ def needs_polars() -> Iterator[None]:
 
 
 def _find(name: str, data_root: str | Path | None) -> tuple[Path, str]:
-    """The folder, and what to call it."""
+    """Folder and name of a data set."""
     root = None if data_root is None else Path(data_root)
     if root is None and os.environ.get(DATA_ROOT_VARIABLE):
         root = Path(os.environ[DATA_ROOT_VARIABLE])

@@ -1,4 +1,4 @@
-"""RippleNet's public files: downloaded, or placed by hand, and verified."""
+"""Public files of RippleNet: downloaded, or placed by hand, and verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RIPPLENET = "https://raw.githubusercontent.com/hwwang55/RippleNet/46a364d/data"
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Where the raw files of a data set lie.
+    """Address and hashes of a data set's raw files.
 
     Attributes:
         base: address of their folder.
@@ -56,7 +56,7 @@ Download = Callable[[str, Path], None]  # address, file to write
 
 
 def git_blob_sha1(path: Path) -> str:
-    """The hash that git gives a file: SHA-1 of ``blob SIZE``, a zero byte and the content."""
+    """Hash that git gives a file: SHA-1 of ``blob SIZE``, a zero byte and the content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -68,7 +68,7 @@ def verify(path: Path, expected: str) -> None:
     """Compare a file with its hash.
 
     Raises:
-        DataError: another content; says what it has.
+        DataError: the content is another; names its size and hash.
     """
     found = git_blob_sha1(path)
     if found != expected:
@@ -120,7 +120,7 @@ def fetch(name: str, folder: Path, remote: Remote, download: Download | None = N
         try:
             try:
                 download(url, part)
-            except Exception as error:  # whatever the network layers raise, the remedy is one
+            except Exception as error:  # any error of the network has the same remedy
                 cause = str(error).splitlines()[0] if str(error) else type(error).__name__
                 by_hand = _by_hand(name, folder, remote, missing[place:])
                 raise DataError(f"{url} cannot be downloaded ({cause}); {by_hand}") from error

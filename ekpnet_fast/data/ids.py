@@ -1,4 +1,4 @@
-"""Between the ids in people's files, the numbers of a data set, and names for people."""
+"""Ids of users, items, entities and relations: in files, as numbers, as display names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ids:
     Attributes:
         kind: "user", "item", "entity" or "relation".
         ids: [n] ids as in the files; "" where there is none (an item without an entity).
-        names: [n] names for people, "" where there is none; None where the files have no names.
+        names: [n] display names, "" where there is none; None where the files have no names.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Ids:
     names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of ids."""
         return len(self.ids)
 
     @cached_property
@@ -38,18 +38,18 @@ class Ids:
         return {name: number for number, name in enumerate(self.ids) if name}
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such an id."""
+        """Whether the id is known."""
         return name in self._numbers
 
     def find(self, name: str) -> int | None:
-        """The number of an id, None where there is no such id."""
+        """Number of an id, None where the id is not known."""
         return self._numbers.get(name)
 
     def number(self, name: str) -> int:
-        """The number of an id.
+        """Number of an id.
 
         Raises:
-            DataError: no such id; says which come close.
+            DataError: no such id; names those that come close.
         """
         found = self._numbers.get(name)
         if found is None:
@@ -62,17 +62,17 @@ class Ids:
         return found
 
     def numbers(self, names: Iterable[str]) -> Int32:
-        """The numbers [n] int32 of several ids; raises like :meth:`number`."""
+        """Numbers [n] int32 of several ids; raises like :meth:`number`."""
         return np.array([self.number(name) for name in names], dtype=np.int32)
 
     def name(self, number: int) -> str:
-        """What to show to people: the name, or the id where there is none."""
+        """Display name, or the id where there is none."""
         return (self.names[number] if self.names is not None else "") or self.ids[number]
 
 
 @dataclass(frozen=True, slots=True)
 class IdMaps:
-    """The ids of a data set."""
+    """Ids of a data set, by kind."""
 
     users: Ids
     items: Ids
@@ -81,7 +81,7 @@ class IdMaps:
 
 
 def id_maps(dataset: Dataset) -> IdMaps:
-    """The ids of a data set; where its files hold numbers only, these are the ids."""
+    """Ids of a data set; where its files hold numbers only, these are the ids."""
 
     def ids(
         kind: str, count: int, found: tuple[str, ...] | None, names: tuple[str, ...] | None

@@ -11,7 +11,7 @@ from ekpnet_fast.errors import DataError, TrainingError
 
 
 def popularity(items_of_train_positives: NDArray[Any], num_items: int) -> NDArray[np.int64]:
-    """Train positives per item [I]: the score that the first row of every table ranks by.
+    """Train positives per item [I]: the score of the popularity baseline.
 
     Args:
         items_of_train_positives: [p] item of each train positive.
@@ -28,10 +28,10 @@ def popularity(items_of_train_positives: NDArray[Any], num_items: int) -> NDArra
 
 
 def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """The threshold that gives the highest accuracy; the lowest one where several do.
+    """Threshold of the highest accuracy; the lowest one where several do.
 
-    Tried are the scores themselves and infinity (no row positive): with `score >= threshold`
-    nothing in between makes a difference. Choose it on validation rows, never on test.
+    Tried are the scores themselves and infinity (nothing positive): with `score >= threshold`
+    nothing in between makes a difference. Choose it on validation examples, never on test.
 
     Args:
         labels: [n], 1 = positive.
@@ -56,7 +56,7 @@ def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
 
 
 def checked_positives(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows [n] are positive, after the checks that all click metrics share."""
+    """Mask [n] of the positives, after the checks that all click metrics share."""
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise DataError(
             f"found labels of shape {labels.shape} and scores of shape {scores.shape},"

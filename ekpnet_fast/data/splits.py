@@ -1,6 +1,6 @@
 """Negatives, splits and train histories: everything the two protocols draw.
 
-"ripplenet": as many negatives as positives per user, drawn once; all rows split 6:2:2 at random.
+"ripplenet": as many negatives as positives per user, drawn once; all split 6:2:2 at random.
 "recbole": each user's positives split 8:1:1 at random; negatives are drawn in training, anew for
 each epoch (`ekpnet_fast.sampling.negatives`).
 
@@ -38,7 +38,7 @@ Int64 = NDArray[np.int64]
 
 
 def random_stream(seed: int, purpose: int) -> np.random.Generator:
-    """Generator for one purpose of one seed.
+    """Random generator for one purpose of one seed.
 
     Raises:
         ConfigError: the seed is not a whole number from 0.
@@ -61,9 +61,9 @@ def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> Prepare
 
 
 def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
-    """Split the labelled rows at random 6:2:2.
+    """Split the examples at random 6:2:2.
 
-    Where the data set has interactions instead of rows, negatives are drawn first. A user's
+    Where the data set has interactions instead, negatives are drawn first. A user's
     history is that user's positives in train; users whose history is empty are left out of all
     three splits and counted.
     """
@@ -144,7 +144,7 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
 
 
 def ratio_counts(totals: Int64) -> tuple[Int64, Int64, Int64]:
-    """How many of a user's positives [U] go to train, validation and test.
+    """Numbers of a user's positives [U] that go to train, validation and test.
 
     A tenth each goes to test and validation, rounded down; but with fewer than ten, one goes to
     test and then one to validation, as long as more than one is left for train.
@@ -176,10 +176,10 @@ def history_of(rows: Examples, num_users: int, num_items: int) -> tuple[Int64, I
 
 
 def label_rows(dataset: Dataset, seed: int) -> tuple[Examples, int]:
-    """The data set's labelled rows, or its positives with drawn negatives.
+    """Examples of a data set: its own, or its positives with drawn negatives.
 
     Returns:
-        The rows, and how many negatives are missing because users ran out of items.
+        The examples, and the number of negatives missing because users ran out of items.
     """
     if dataset.rows is not None:
         return dataset.rows, 0
@@ -205,7 +205,7 @@ def draw_negatives(
     """Draw for every user as many negatives as positives from the items never interacted with.
 
     The draw is uniform without replacement. It happens on ranks among a user's free items; a rank
-    becomes an item by adding the number of seen items in front of it.
+    becomes an item by adding the number of consumed items in front of it.
 
     Returns:
         users [n] int32 and items [n] int32, sorted by both, and the number of negatives missing
@@ -217,7 +217,7 @@ def draw_negatives(
     free = num_items - seen_count
     wanted = np.bincount(clicks.users[clicks.positive], minlength=num_users)
     count = np.minimum(wanted, free)
-    # Whoever needs more than half of the free items draws those to leave out, because drawing
+    # A user who needs more than half of the free items draws those to leave out, because drawing
     # nearly all of them by rejection would take very many rounds.
     inverted = 2 * count > free
     ranks = _distinct_ranks(stream, np.where(inverted, free - count, count), free, num_items)
@@ -233,11 +233,11 @@ def draw_negatives(
 
 
 def items_of_ranks(ranks: Int64, seen: Int64, seen_count: Int64, num_items: int) -> Int64:
-    """The items at ranks among those that a user has not seen.
+    """Items at ranks among those that a user has not consumed.
 
     Args:
-        ranks: [n] user * I + rank, from 0, among the user's unseen items.
-        seen: [sum of seen_count] user * I + item, sorted and distinct.
+        ranks: [n] user * I + rank, from 0, among the user's other items.
+        seen: [sum of seen_count] consumed items, user * I + item, sorted and distinct.
         seen_count: [U].
         num_items: I.
     """
@@ -282,7 +282,7 @@ def _is_in_sorted(values: Int64, table: Int64) -> NDArray[np.bool_]:
 
 
 def _positions_within(counts: Int64) -> Int64:
-    """0..counts[0]-1, 0..counts[1]-1 and so on, end to end."""
+    """Positions 0..counts[0]-1, 0..counts[1]-1 and so on, end to end."""
     starts = np.cumsum(counts) - counts
     result: Int64 = np.arange(int(counts.sum())) - np.repeat(starts, counts)
     return result

@@ -1,4 +1,4 @@
-"""Table 1's statistics of a data set, and checks for what often is wrong with one."""
+"""Statistics of a data set (Table 1), and checks for common faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PAPER_TABLE_1", "Finding", "Statistics", "check", "describe"]
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The rows of Table 1, then some that it lacks.
+    """Statistics of a data set: the rows of Table 1, then some that it lacks.
 
     Users, items, entities and relations are those that occur, not the ranges of their ids. The
     paper says that inter-avg counts per item, and link-avg links per item; its numbers are rows
@@ -26,7 +26,7 @@ class Statistics:
 
     users: int
     items: int
-    interactions: int  # labelled rows, negatives included
+    interactions: int  # examples, negatives included
     interactions_per_user: float
     sparsity: float  # percent
     entities: int
@@ -71,7 +71,7 @@ PAPER_TABLE_1: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something worth knowing about a data set; none of it stops training."""
+    """Oddity of a data set; it does not stop training."""
 
     name: str
     count: int
@@ -79,7 +79,7 @@ class Finding:
 
 
 def describe(data: Dataset | PreparedData) -> Statistics:
-    """Count what Table 1 counts.
+    """Compute the statistics of Table 1.
 
     Where negatives are still to be drawn, as many as :func:`prepare` would draw are counted.
     """
@@ -106,10 +106,10 @@ def describe(data: Dataset | PreparedData) -> Statistics:
 
 
 def check(data: Dataset | PreparedData) -> tuple[Finding, ...]:
-    """Look for what often is wrong; only findings with a count above 0 are returned.
+    """Check for common faults; only findings with a count above 0 are returned.
 
-    Histories and missing negatives are looked at in prepared data only. Ids out of range are
-    looked for as well, so a data set put together by hand can be checked before it is prepared.
+    Histories and missing negatives are checked in prepared data only. Ids out of range are
+    checked as well, so a data set put together by hand can be checked before it is prepared.
     """
     dataset = data.dataset if isinstance(data, PreparedData) else data
     counts = [
@@ -174,7 +174,7 @@ def _rows(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any], int]:
     assert clicks is not None
     wanted = np.bincount(clicks.users[clicks.positive], minlength=dataset.num_users)
     free = dataset.num_items - np.bincount(clicks.users, minlength=dataset.num_users)
-    # Every item can be drawn as a negative, so all of them count as items of the rows.
+    # Every item can be drawn as a negative, so all of them count as items of the examples.
     items = np.arange(dataset.num_items)
     return clicks.users, items, int((wanted + np.minimum(wanted, free)).sum())
 

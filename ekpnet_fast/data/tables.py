@@ -1,4 +1,4 @@
-"""The tables that loaders produce and the trainer consumes."""
+"""Tables that loaders produce and the trainer consumes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Labelled (user, item) rows."""
+    """Examples: labelled rows (user, item, label)."""
 
     users: Int32  # [n]
     items: Int32  # [n]
     labels: NDArray[np.int8]  # [n], 1 = positive, 0 = negative
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Number of examples."""
         return len(self.users)
 
     def take(self, index: NDArray[Any]) -> Examples:
-        """The rows at ``index``: [k] positions, or an [n] boolean mask."""
+        """Examples at ``index``: [k] positions, or an [n] boolean mask."""
         return Examples(self.users[index], self.items[index], self.labels[index])
 
 
@@ -49,7 +49,7 @@ class Interactions:
     threshold: float | None = None  # smallest rating that is a positive; None: every one is
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Number of pairs."""
         return len(self.users)
 
 
@@ -58,8 +58,8 @@ class Dataset:
     """Examples or interactions plus a knowledge graph. Items are entities 0..num_items-1.
 
     Exactly one of ``rows`` and ``interactions`` is set. Users, items, entities and relations are
-    numbers here. ``user_ids[u]`` and so on say what they are called in the files, ``user_names[u]``
-    and so on what to show to people; both are None where the files do not say. ``entity_ids[i]``
+    numbers here. ``user_ids[u]`` and so on are their ids in the files, ``user_names[u]`` and so on
+    their display names; both are None where the files have none. ``entity_ids[i]``
     is "" for an item without an entity. Where there are no ``relation_ids``, ``relation_names``
     serve as both.
     """
@@ -82,19 +82,19 @@ class Dataset:
     item_names: tuple[str, ...] | None = None
     entity_names: tuple[str, ...] | None = None
     relation_names: tuple[str, ...] | None = None
-    oracle: NDArray[np.float32] | None = None  # [n], Bayes score per labelled row (synthetic)
+    oracle: NDArray[np.float32] | None = None  # [n], Bayes score per example (synthetic)
     source: str = ""
     notes: tuple[str, ...] = ()
 
     @property
     def num_triples(self) -> int:
-        """T."""
+        """Number of triples T."""
         return len(self.heads)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedData:
-    """A data set split into train, validation and test, with train histories.
+    """Data set split into train, validation and test, with train histories.
 
     Under the protocol "recbole" the three hold positives only.
     """
@@ -107,8 +107,8 @@ class PreparedData:
     oracle_test: NDArray[np.float32] | None  # [len(test)]
     history_indptr: NDArray[np.int64]  # [U + 1]
     history_items: Int32  # [history_indptr[-1]], sorted within a user, distinct
-    dropped_users: int  # users that have rows but no positive in train
-    dropped_examples: int  # those users' rows, over the three splits
+    dropped_users: int  # users that have examples but no positive in train
+    dropped_examples: int  # those users' examples, over the three splits
     hash: str  # 16 hex digits
     missing_negatives: int = 0  # negatives that could not be drawn: too few items left
     protocol: str = "ripplenet"  # or "recbole", see `splits`

@@ -1,1 +1,1 @@
-"""The native files: what was built, and how it is loaded."""
+"""Native files: facts of their build, and loading."""

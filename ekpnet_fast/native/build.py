@@ -26,13 +26,13 @@ def _import_module() -> ModuleType:
 
 
 _native = _import_module()
-HERE = Path(str(_native.__file__)).resolve().parent  # where the other native files lie too
+HERE = Path(str(_native.__file__)).resolve().parent  # beside the other native files
 __version__: str = _native.build_facts()["version"]
 
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """How the native code was built and what of it runs here.
+    """Facts of the native build, and what of it runs here.
 
     Attributes:
         version: version of the package the native code belongs to.
@@ -42,7 +42,7 @@ class BuildInfo:
         running_torch: torch that is installed.
         isas_built: CPU instruction sets compiled, plainest first.
         isas_supported: those of them that this processor runs.
-        isa: the one in use (`EKPNET_CPU_ISA` forces one).
+        isa: the instruction set in use (`EKPNET_CPU_ISA` forces one).
         cuda_archs: GPU architectures compiled, empty for none.
         cuda_reason: why there are none, else empty.
         cuda_compiler: version of nvcc, empty for none.
@@ -77,7 +77,7 @@ def build_info() -> BuildInfo:
 
 @dataclass(frozen=True)
 class CudaKernel:
-    """What one GPU kernel needs, as its assembler said at build time.
+    """Resources of one GPU kernel, as its assembler printed them at build time.
 
     Attributes:
         kernel: its name, with template arguments.
@@ -96,7 +96,7 @@ class CudaKernel:
 
 
 def cuda_kernels() -> list[CudaKernel]:
-    """The GPU kernels that were built, by name and architecture; empty without CUDA.
+    """GPU kernels that were built, by name and architecture; empty without CUDA.
 
     Raises:
         NativeLibraryError: the file that the build wrote about them is missing.

@@ -1,4 +1,4 @@
-"""Which device a run computes on, and why not on another."""
+"""Device of a run, and the reason why a GPU cannot be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ekpnet_fast.native.loading import same_cuda
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that an option asks for.
+    """Device that an option names.
 
     Args:
         name: "cpu", "cuda", or "auto": a GPU where one can be used, else the CPU.
@@ -31,14 +31,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """A device for a report: "cpu", or "cuda" with the GPU's name."""
+    """Name of a device for display: "cpu", or "cuda" with the GPU's name."""
     if device.type != "cuda":
         return device.type
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def why_no_cuda() -> str | None:
-    """Why the ops cannot run on a GPU here, and the remedy; None if they can."""
+    """Reason why the ops cannot run on a GPU here, and the remedy; None if they can."""
     info = build_info()
     if torch.version.cuda is None:
         return f"torch {torch.__version__} has no CUDA; install a CUDA build of torch"

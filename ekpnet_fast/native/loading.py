@@ -27,7 +27,7 @@ def _expect_whole(library: Path) -> None:
         header = file.read(64)
     if header[:5] != b"\x7fELF\x02":
         return  # not a 64-bit ELF file: the loader says what is wrong with it
-    # The table of sections stands at the end: its offset, the size of an entry, their number.
+    # The table of sections is at the end: its offset, the size of an entry, their number.
     offset, size, count = struct.unpack_from("<40xQ10xHH", header.ljust(64, b"\0"))
     expected, found = offset + size * count, library.stat().st_size
     if found < expected:

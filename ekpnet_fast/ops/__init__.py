@@ -1,4 +1,4 @@
-"""The ops of the torch library `ekpnet`: typed wrapper, fake, gradient; and their specification.
+"""Ops of the torch library `ekpnet`: typed wrapper, fake, gradient; and their specification.
 
 Letters: U users, I items, E entities, R relations, T triples; G user groups and B pairs of a
 batch; H hops, M slots of a ripple set, D width; C channels of a row (2 = v and gamma, 1 = v

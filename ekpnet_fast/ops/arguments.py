@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Propagation(NamedTuple):
-    """The propagation of user groups through their ripple sets (eq. 6-16)."""
+    """Tensors of the propagation of user groups through their ripple sets (eq. 6-16)."""
 
     entity: Tensor  # [n, C, D]
     relation: Tensor  # [R, C, D]
@@ -23,7 +23,7 @@ class Propagation(NamedTuple):
 
 
 class RippleBatch(NamedTuple):
-    """A mini-batch of EKPNet in terms of the table rows that it touches."""
+    """Mini-batch of EKPNet in terms of the table rows that it touches."""
 
     rows: Tensor  # [n] int32, rows of the table
     heads: Tensor  # [G, H, M] int32, positions in rows

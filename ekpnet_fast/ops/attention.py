@@ -1,4 +1,4 @@
-"""The fused propagation: `ripple_attention`, its gradient, its attention weights."""
+"""Fused propagation: `ripple_attention`, its gradient, its attention weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ekpnet_fast.ops.torch_library import ekpnet
 
 
 def ripple_attention(propagation: Propagation, replace: bool = False) -> tuple[Tensor, Tensor]:
-    """The whole multi-hop propagation for user groups (eq. 6-16).
+    """Whole multi-hop propagation for user groups (eq. 6-16).
 
     Returns z [B, (H + 1) D] = [xi^1 || ... || xi^H || o^H] (eq. 16) and match [B] = xi^H . v_o, the
     logit of eq. 15. C = 2: rank-1 semantic attention (eq. 8); C = 1: psi is the identity.
@@ -67,5 +67,5 @@ def _(*arguments: Any) -> Any:
 
 
 def _propagation(arguments: tuple[Any, ...]) -> Propagation:
-    """The tensors among an op's arguments, which `replace` may follow."""
+    """Tensors among an op's arguments, which `replace` may follow."""
     return Propagation(*arguments[: len(Propagation._fields)])

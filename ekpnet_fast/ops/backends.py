@@ -1,4 +1,4 @@
-"""The implementations of the ops that a run can choose from."""
+"""Implementations of the ops that a run can choose from."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def group_pairs(
     seed: int,
     epoch: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One epoch's order: order [N] int64, group_indptr [G + 1] int64, group_users [G] int32.
+    """Order of an epoch: order [N] int64, group_indptr [G + 1] int64, group_users [G] int32.
 
     Each user's pairs are shuffled and cut into groups of at most `group_size`, then the groups are
     shuffled. A batch is a run of groups; `order[group_indptr[g]:group_indptr[g + 1]]` are the pair
@@ -46,7 +46,7 @@ def localize_batch(
     items: Tensor,  # [B] int32, entity ids
     extra: Tensor,  # [X] int32, further entity ids
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The table rows that a batch touches, and the batch in terms of them.
+    """Table rows that a batch touches, and the batch in terms of them.
 
     Returns rows [n] (distinct, in order of first appearance), then heads, relations, tails
     [G, H, M], counts [G, H], items [B], extra [X] with entity ids replaced by positions in `rows`;
@@ -82,7 +82,7 @@ def _(
 def localize(
     ids: Tensor,  # [N] int32
 ) -> tuple[Tensor, Tensor]:
-    """The distinct ids in order of first appearance, and [N] positions in them, all int32."""
+    """Distinct ids in order of first appearance, and positions [N] in them, all int32."""
     sets = ids.new_zeros(0, 0, 0)
     counts, none = sets.flatten(1), ids[:0]
     rows, *_, positions = localize_batch(sets, sets, sets, counts, none, none, ids)

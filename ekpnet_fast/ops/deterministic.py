@@ -1,4 +1,4 @@
-"""Plain torch arithmetic that gives the same bits at any number of threads.
+"""Arithmetic in plain torch that gives the same bits at any number of threads.
 
 Torch splits sums over a batch, and elementwise work on more than 32768 elements, over its threads;
 the order of a sum, and the last bit of a transcendental function at the edge of a share, then
@@ -29,7 +29,7 @@ def fixed_order_sum(x: Tensor) -> Tensor:
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An elementwise function, such as `torch.sigmoid`."""
+    """Apply an elementwise function, such as `torch.sigmoid`, in fixed pieces."""
     if x.numel() <= UNSPLIT:
         return function(x)
     pieces = [function(piece) for piece in torch.split(x.flatten(), UNSPLIT)]
@@ -71,7 +71,7 @@ def repeat_row(
     row: Tensor,  # [D]
     n: int,
 ) -> Tensor:
-    """The row n times, [n, D]: a bias whose gradient is summed in order where it is added."""
+    """Row repeated n times, [n, D]: a bias whose gradient is summed in order where it is added."""
     return gather(row.unsqueeze(0), torch.zeros(n, dtype=torch.int64, device=row.device))
 
 
@@ -82,14 +82,14 @@ def linear_by_relation(
 ) -> Tensor:
     """y_n = x_n W_{r_n}, [N, K], with gradients summed in fixed pieces.
 
-    Rows of one relation are laid side by side, so that they are one matrix product and no matrix is
+    Rows of one relation are put side by side, so that they are one matrix product and no matrix is
     copied per row.
     """
     r, P = relations.long(), _ROWS
     order = torch.argsort(r, stable=True)
     lengths = torch.bincount(r, minlength=len(matrices))
     pieces = (lengths + P - 1) // P
-    # Where row n goes: behind the pieces of smaller relations, and its rank within its own.
+    # Position of row n: behind the pieces of smaller relations, and its rank within its own.
     first = (pieces.cumsum(0) - pieces) * P - (lengths.cumsum(0) - lengths)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(r), device=r.device))
     at = first[r] + rank
@@ -102,7 +102,7 @@ def linear_by_relation(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, for factorisations and sums whose order its threads would change."""
+    """Context of torch on one thread, for sums and factorisations whose bits depend on threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -153,7 +153,7 @@ def ekpnet_gradients(
     lambda2: float,
     lambda3: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The loss of a mini-batch (eq. 24) per pair, and its gradients, in one pass over the pairs.
+    """Loss of a mini-batch (eq. 24) per pair, and its gradients, in one pass over the pairs.
 
     That of `ripple_attention`, `deep_score` and `triple_loss`, but nothing is computed twice and no
     hidden layer is written out. Without `layers` the prediction is that of eq. 15.

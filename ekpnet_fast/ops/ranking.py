@@ -13,10 +13,10 @@ from ekpnet_fast.ops.torch_library import ekpnet
 def top_items(
     scores: Tensor,  # [n, I] float32
     seen_indptr: Tensor,  # [n + 1] int64
-    seen: Tensor,  # [seen] int32, item ids that are left out, sorted within a user
+    seen: Tensor,  # [seen_indptr[-1]] int32, consumed items: left out, sorted within a user
     k: int,
 ) -> Tensor:
-    """The K best items per user [n, K] int32, by falling score, ties by rising item id.
+    """K best items per user [n, K] int32, by falling score, ties by rising item id.
 
     -1 fills up where fewer than K items are left; NaN ranks last.
     """

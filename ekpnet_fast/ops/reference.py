@@ -1,4 +1,4 @@
-"""The executable specification: every differentiable op in plain torch, in any float dtype.
+"""Executable specification: every differentiable op in plain torch, in any float dtype.
 
 `sample_neighbors` is here too, in plain Python.
 
@@ -34,14 +34,14 @@ def psi(rows: Tensor, relation: Tensor) -> Tensor:
 
 
 def _group_of_pairs(group_indptr: Tensor, items: Tensor) -> Tensor:
-    """[B] the group of each pair; of a single group without an op that ONNX does not have."""
+    """Group [B] of each pair; of a single group without an op that ONNX does not have."""
     if group_indptr.shape[0] == 2:
         return torch.zeros_like(items, dtype=torch.int64)
     return torch.repeat_interleave(group_indptr.diff(), output_size=items.shape[0])
 
 
 def _propagate(propagation: Propagation, replace: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
+    """Compute z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
     entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items = propagation
     num_hops, slots = heads.shape[1:]
     group = _group_of_pairs(group_indptr, items)
@@ -70,13 +70,13 @@ def _propagate(propagation: Propagation, replace: bool) -> tuple[Tensor, Tensor,
 
 
 def ripple_attention(propagation: Propagation, replace: bool = False) -> tuple[Tensor, Tensor]:
-    """See `ekpnet_fast.ops.ripple_attention` (eq. 6-16)."""
+    """Specification of `ekpnet_fast.ops.ripple_attention` (eq. 6-16)."""
     z, match, _ = _propagate(propagation, replace)
     return z, match
 
 
 def ripple_attention_weights(propagation: Propagation, replace: bool = False) -> Tensor:
-    """See `ekpnet_fast.ops.ripple_attention_weights` (eq. 10)."""
+    """Specification of `ekpnet_fast.ops.ripple_attention_weights` (eq. 10)."""
     return _propagate(propagation, replace)[2]
 
 
@@ -88,7 +88,7 @@ def deep_score(
     b_out: Tensor,
     activation: str = "tanh",
 ) -> Tensor:
-    """See `ekpnet_fast.ops.deep_score` (eq. 17, 18)."""
+    """Specification of `ekpnet_fast.ops.deep_score` (eq. 17, 18)."""
     for W, b in zip(weights, biases, strict=True):
         z = getattr(torch, activation)(z @ W + b)
     return z @ w_out + b_out
@@ -102,7 +102,7 @@ def triple_loss(
     tails: Tensor,
     labels: Tensor,
 ) -> Tensor:
-    """See `ekpnet_fast.ops.triple_loss` (eq. 22)."""
+    """Specification of `ekpnet_fast.ops.triple_loss` (eq. 22)."""
     v, v_r = entity[:, 0], relation[:, 0]
     distance = v[heads.long()] + v_r[relations.long()] - v[tails.long()]
     return (labels.to(entity.dtype).unsqueeze(-1) - torch.sigmoid(distance)).square().sum()
@@ -121,7 +121,7 @@ def ekpnet_gradients(
     lambda2: float,
     lambda3: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """See `ekpnet_fast.ops.ekpnet_gradients`."""
+    """Specification of `ekpnet_fast.ops.ekpnet_gradients` (eq. 24)."""
     rows, heads, relations, tails, counts, group_indptr, items, labels, offset, *triples = batch
     with torch.enable_grad():
         entity = table.detach()[rows.long()].requires_grad_()
@@ -165,7 +165,7 @@ def row_adam_(
     eps: float = 1e-8,
     l2: float | Tensor = 0.0,
 ) -> None:
-    """See `ekpnet_fast.ops.row_adam_` (Kingma & Ba 2015, Algorithm 1)."""
+    """Specification of `ekpnet_fast.ops.row_adam_` (Kingma & Ba 2015, Algorithm 1)."""
     if isinstance(step, Tensor):
         step = step.double()
     kept = rows >= 0
@@ -206,7 +206,7 @@ def sample_neighbors(
     epoch: int = 0,
     repeat: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `ekpnet_fast.ops.sample_neighbors`."""
+    """Specification of `ekpnet_fast.ops.sample_neighbors`."""
     n = len(nodes)
     out_relations = torch.zeros(n, count, dtype=torch.int32)
     out_tails, counts = torch.zeros_like(out_relations), torch.zeros(n, dtype=torch.int32)

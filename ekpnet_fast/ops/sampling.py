@@ -1,4 +1,4 @@
-"""The graph as CSR, and samplers over it."""
+"""Graph as CSR, and samplers over it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def sample_neighbors(
     epoch: int = 0,
     repeat: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` = K of each node's triples: relations, tails [n, K], counts [n], int32.
+    """Neighbours, `count` = K of each node's triples: relations, tails [n, K], counts [n], int32.
 
     K are drawn uniformly without replacement where the node has as many. With fewer each is kept
     once and `counts` says how many slots are valid (masked slots hold 0); `repeat=True` draws K
@@ -140,7 +140,7 @@ def sample_triples(
     seed: int,
     step: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` true triples, then as many corrupted: heads, relations, tails [2 count] int32.
+    """Triples, `count` true, then as many corrupted: heads, relations, tails [2 count] int32.
 
     True triples are uniform with replacement; a corrupted one has its head or its tail, by even
     chance, replaced by a uniform entity. The draw is a hash of (seed, step, position).

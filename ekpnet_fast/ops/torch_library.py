@@ -1,4 +1,4 @@
-"""The torch library `ekpnet`, loaded. No file outside of this folder names its ops."""
+"""Torch library `ekpnet`, loaded. No file outside of this folder names its ops."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files that are whole or not there."""
+"""Storage in files that are whole or not there."""

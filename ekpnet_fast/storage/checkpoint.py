@@ -5,10 +5,10 @@
                              the rest), `rng.model` (the one generator that a model holds)
 `checkpoint-N.json`          written last: a hash of itself, and size and hash of the tensors, so
                              that what is truncated or has rotted is found; the configuration, the
-                             hash of the data, versions, epoch records, and where the run stands
+                             hash of the data, versions, epoch records, and the position of the run
 
 Hardly any state of random numbers is needed, because every draw of training is a function of
-(seed, epoch, batch): the seed stands in the configuration, epoch and batch in `progress.Position`.
+(seed, epoch, batch): the seed is in the configuration, epoch and batch in `progress.Position`.
 
 The last two are kept. A file is written beside its place, brought to the disk and renamed, and the
 folder with it, before the checkpoint before the last is removed. Writing happens in a thread of its
@@ -45,11 +45,11 @@ _NAME = re.compile(r"checkpoint-(\d+)\.(json|safetensors)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was read.
+    """Checkpoint read from disk.
 
     Attributes:
         path: its JSON file.
-        facts: what `CheckpointWriter.save` was given and added.
+        facts: those given to `CheckpointWriter.save`, and those that it added.
         tensors: by name.
     """
 
@@ -59,25 +59,25 @@ class Checkpoint:
 
     @property
     def number(self) -> int:
-        """N of its name."""
+        """Number N of its file name."""
         return int(self.path.stem.removeprefix("checkpoint-"))
 
     def named(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors `prefix.*`, without the prefix."""
+        """Tensors `prefix.*`, without the prefix."""
         start = f"{prefix}."
         found = self.tensors.items()
         return {name.removeprefix(start): x for name, x in found if name.startswith(start)}
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run into its folder; a context manager.
+    """Writer of the checkpoints of a run into its folder; a context manager.
 
     Args:
         folder: of the run.
         identity: facts that all its checkpoints share, such as the configuration.
         every: epochs from one checkpoint to the next; 0 for none but where the run is stopped.
         start: the checkpoint that the run goes on from.
-        stopped: the signal that asks the run to stop, if one did.
+        stopped: the signal that stops the run, None without one.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CheckpointWriter:
                 _remove(folder, damaged)
 
     def __enter__(self) -> CheckpointWriter:
-        """Nothing more."""
+        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -117,7 +117,7 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what is being written; without an error of others, tell one of that."""
+        """Wait for the checkpoint being written; raise its error unless there is one already."""
         self._pool.shutdown()
         if error is None:
             self.finish()
@@ -149,7 +149,7 @@ class CheckpointWriter:
         self._next += 1
 
     def finish(self) -> None:
-        """Wait until what was saved is on the disk.
+        """Wait until the last checkpoint saved is on the disk.
 
         Raises:
             ConfigError: it could not be written.
@@ -177,11 +177,11 @@ class CheckpointWriter:
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint of a folder that is whole; None where there is none at all.
+    """Newest checkpoint of a folder that is whole; None where there is none at all.
 
     Args:
         folder: of a run.
-        warn: told which files are damaged, and how.
+        warn: called with a text for each damaged file.
 
     Raises:
         DataError: there are checkpoints, and none of them is whole.
@@ -212,7 +212,7 @@ def remove_all(folder: Path) -> None:
 
 
 def _numbers(folder: Path) -> set[int]:
-    """Of the checkpoints in a folder; tensors without JSON were not finished, and are none."""
+    """Numbers of a folder's checkpoints; tensors without JSON are unfinished and do not count."""
     found = (_NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*.json"))
     return {int(match[1]) for match in found if match}
 
@@ -223,7 +223,7 @@ def _remove(folder: Path, number: int) -> None:
 
 
 def _read(path: Path) -> Checkpoint:
-    """A checkpoint of which every byte is as it was written.
+    """Checkpoint of which every byte is as it was written.
 
     Raises:
         DataError: it is not; names the file and what is wrong.

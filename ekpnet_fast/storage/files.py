@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from ekpnet_fast.errors import ConfigError
 
-# What is being written: our name for it, and that of safetensors, which writes beside it once more.
+# Names of unfinished files: ours, and those of safetensors, which writes beside them once more.
 _PART = ".part"
 _LEFTOVER = re.compile(r".*\.part|\.tmp\w{6}")
 
@@ -26,7 +26,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path that it is given.
 
     Raises:
-        ConfigError: it cannot be written, as on a full disk; whatever lay there is as before.
+        ConfigError: it cannot be written, as on a full disk; an earlier file is as before.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     try:
@@ -54,14 +54,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder that nobody else writes to."""
+    """Remove what killed writers left in a folder that has no other writer."""
     for path in folder.iterdir():
         if _LEFTOVER.fullmatch(path.name):
             path.unlink()
 
 
 def to_json(value: Any) -> Any:
-    """A value as strict JSON has it: keys are text, numbers that are not finite become null."""
+    """Strict JSON form of a value: keys are text, numbers that are not finite become null."""
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

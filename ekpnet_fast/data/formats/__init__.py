@@ -1,1 +1,1 @@
-"""Data sets in the formats of files, read and written."""
+"""File formats of data sets: readers and writers."""

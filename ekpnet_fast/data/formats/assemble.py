@@ -1,4 +1,4 @@
-"""From the columns of interactions, triples and links to a data set."""
+"""Assembly of a data set from the columns of interactions, triples and links."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Assembled", "assemble"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assembled:
-    """A data set and what was left out on the way.
+    """Data set assembled from files, with counts of what was left out.
 
     Attributes:
         dataset: without names for display, source and notes.
-        links: which item is which entity, items outside the catalogue too.
-        dropped_users: users without a positive; they have no place in the data set.
-        repeated: rows that say again what another row says.
+        links: the entity of each item, items outside the catalogue too.
+        dropped_users: users without a positive; they are not in the data set.
+        repeated: rows that repeat another row.
     """
 
     dataset: Dataset

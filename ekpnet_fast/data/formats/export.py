@@ -1,4 +1,4 @@
-"""Writing any data set as RecBole's atomic files."""
+"""Export of any data set as RecBole's atomic files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
 
 
 def needed_threshold(dataset: Dataset, out: Path) -> float | None:
-    """The threshold that loading the files needs to give the same positives, None for none."""
+    """Threshold with which loading the files gives the same positives, None for none."""
     clicks = dataset.interactions
     if clicks is None:
         return None

@@ -1,4 +1,4 @@
-"""The "final" format of RippleNet, KGCN, CKAN, MCCLK and their relatives.
+"""Format "final" of RippleNet, KGCN, CKAN, MCCLK and their relatives.
 
 ``ratings_final.npy`` or ``.txt`` holds rows ``user item label``; ``kg_final.npy`` or ``.txt`` rows
 ``head relation tail``. All ids are 0-based numbers, and an item's id is its entity id.

@@ -1,4 +1,4 @@
-"""The folder that ``data import`` writes.
+"""Imported data sets: the folder that ``data import`` writes.
 
 ``dataset.json``          format, version, name, counts, threshold, and the report of the import.
 ``interactions.parquet``  user, item (Int32) and label (Int8), or positive (Boolean) and, where
@@ -6,8 +6,8 @@
 ``triples.parquet``       head, relation, tail (Int32).
 ``users.parquet``, ``items.parquet``, ``entities.parquet``, ``relations.parquet``
                           id and name (String) of number 0, 1, 2, ... in this order; names are null
-                          where there are none. Items are the first entities: entity i is what item
-                          i is in the graph, its id "" for an item without an entity.
+                          where there are none. Items are the first entities: entity i is item i
+                          in the graph, its id "" for an item without an entity.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def load_imported(folder: Path, name: str) -> Dataset:
 
 
 def read_ids(folder: str | Path) -> IdMaps:
-    """The ids and names alone of an imported data set, without its rows and triples.
+    """Ids and names of an imported data set, without its rows and triples.
 
     Raises:
         DataError: a file is missing or damaged, or does not fit the others.

@@ -1,4 +1,4 @@
-"""From names in files to dense ids: users, items, entities, relations."""
+"""Dense ids of users, items, entities and relations, by their names in files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LABEL = Column("label", maximum=1, expected="0 or 1")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sheet:
-    """Columns of a file, and how to find a row's line again.
+    """Columns of a file, with the line of each row.
 
     Attributes:
         path: the file.
-        frame: its columns, named by what they are (user, item, rating, label; head, relation, tail;
+        frame: its columns, named by their roles (user, item, rating, label; head, relation, tail;
             item, entity; id, name): String, but Float64 ratings and Int32 labels.
         header: the first line holds names.
         quoted_by: the separator of a text file whose fields may be quoted.
@@ -67,7 +67,7 @@ class Links:
     Attributes:
         items: [n] item names as in the file, distinct.
         entities: [n] entity names, distinct: of several items with one entity the first has it.
-        shared: how many items went without for that reason.
+        shared: number of items left unlinked for that reason.
     """
 
     items: pl.Series
@@ -219,18 +219,18 @@ def build_graph(
 
     Args:
         triples: columns head, relation, tail in this order.
-        links: which entity is which item; links of unknown items are ignored.
+        links: the entity of each item; links of unknown items are ignored.
         item_ids: [I] item names by id.
         entity_order: distinct entities that are numbered before others, in triples or not.
     """
     triples = triples.rename(dict(zip(triples.columns, ("head", "relation", "tail"), strict=True)))
     item_index = index_of(links.items, item_ids)
     linked = pl.DataFrame({"entity": links.entities, "id": item_index}).drop_nulls("id")
-    # Text is looked up once; all else happens on its place in this table.
+    # Text is looked up once; all else happens on its position in this table.
     table = pl.concat([triples["head"], triples["tail"]]).unique()
     heads, tails = (to_numpy(index_of(triples[end], table)) for end in ("head", "tail"))
     first = np.empty(len(table), dtype=np.int64)
-    # Written backwards, so that of several places the first one stays.
+    # Written backwards, so that of several positions the first one stays.
     places = np.arange(2 * len(heads))[::-1]
     first[np.stack([heads, tails], axis=1).reshape(-1)[::-1]] = places
     others = table.gather(np.argsort(first))

@@ -1,4 +1,4 @@
-"""N-Triples: a triple a line, ``<subject> <predicate> <object> .``"""
+"""N-Triples files: a triple a line, ``<subject> <predicate> <object> .``"""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _ESCAPED = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NTriples:
-    """What an N-Triples file holds.
+    """Triples and labels of an N-Triples file.
 
     Attributes:
         triples: head, relation, tail: IRIs without angle brackets, blank nodes as ``_:name``.
         labels: id and name, one for each resource that has an rdfs:label, skos:prefLabel or
             schema:name.
-        literals: how many triples have a literal as object; they are no edges and are left out.
+        literals: number of triples with a literal as object; they are no edges and are left out.
     """
 
     triples: pl.DataFrame
@@ -73,7 +73,7 @@ def read_ntriples(path: Path, language: str = "en") -> NTriples:
                 head=pl.coalesce("subject", "blank"),
                 relation="relation",
                 tail=pl.coalesce("object", "blank_object"),
-                # Of other literals nothing is wanted but that they are there.
+                # Other literals are only counted, so their text is dropped.
                 literal=pl.when(pl.col("relation").is_in(LABELS) | pl.col("literal").is_null())
                 .then("literal")
                 .otherwise(pl.lit("")),
@@ -112,7 +112,7 @@ def read_ntriples(path: Path, language: str = "en") -> NTriples:
 
 
 def _broken(path: Path) -> DataError:
-    """The first line that is no triple."""
+    """Error at the first line that is no triple."""
     triple, nothing = re.compile(_TRIPLE), re.compile(_NO_TRIPLE)
     for number, line in numbered_lines(path):
         if not triple.match(line) and not nothing.match(line):

@@ -1,6 +1,6 @@
 """Text and NumPy tables with errors that name the line.
 
-Text goes through polars. Whatever polars refuses, or reads as missing or out of range, is read
+Text goes through polars. A table that polars refuses, or reads as missing or out of range, is read
 again line by line in Python, because only that pass can say which line is wrong and why.
 """
 
@@ -52,7 +52,7 @@ class Column:
         kind: "int" is a whole number 0..maximum held as int32; "float" a finite number; "str" any
             non-empty text.
         maximum: largest allowed integer.
-        expected: what an error message asks for; by default said from kind and maximum.
+        expected: the expectation in error messages; by default made from kind and maximum.
         optional: the field may be empty (null in the frame).
     """
 
@@ -82,7 +82,7 @@ def read_table(
             when None (tab, else blank, else comma).
         header: the first line holds names and is skipped.
         encoding: of the file.
-        quoted: fields may stand in double quotes, as in CSV.
+        quoted: fields may be in double quotes, as in CSV.
         keep: the columns wanted, all when None; the others cost no memory.
 
     Returns:
@@ -188,7 +188,7 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a text table is written."""
+    """Format of a text table."""
 
     separator: str
     header: bool
@@ -199,7 +199,7 @@ class _Form:
 def _read_fast(
     path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
 ) -> pl.DataFrame | None:
-    """The table by polars, or None when a line has to be looked for."""
+    """Table read by polars, or None where only the slow pass can name the wrong line."""
     schema: dict[str, Any] = {}
     between: list[str] = []
     for column in columns:
@@ -255,7 +255,7 @@ def _read_fast(
 def _read_slow(
     path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
 ) -> pl.DataFrame:
-    """The table line by line; raises DataError at the first line that does not fit."""
+    """Table read line by line; raises DataError at the first line that does not fit."""
     values: dict[str, list[Any]] = {column.name: [] for column in kept}
     names = ", ".join(column.name for column in columns)
     skip = form.header

@@ -1,4 +1,4 @@
-"""Raw files as RippleNet, MKR and KGCN preprocess them.
+"""Raw files, as RippleNet, MKR and KGCN preprocess them.
 
 Ratings: ``ratings.dat`` (``user::item::rating::time``), ``ratings.csv``, ``BX-Book-Ratings.csv``
 (``"user";"item";"rating"``, Latin-1), ``user_artists.dat`` (tab-separated, with a header). Graph:
@@ -79,7 +79,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     positive; users without positives are dropped.
 
     Args:
-        folder: where the files are, or the parent of their ``raw`` folder.
+        folder: of the files, or the parent of their ``raw`` folder.
         name: of the data set.
         threshold: smallest rating that is a positive; 4 for ``ratings.*``, else every interaction
             is one.
@@ -235,7 +235,7 @@ def _read_kg(path: Path, numeric: bool) -> pl.DataFrame:
 
 
 def _number(triples: pl.DataFrame, links: Links, numeric: bool) -> tuple[Graph, pl.Series]:
-    """The numbered graph, and item names by id."""
+    """Numbered graph, and item names by id."""
     if numeric:
         heads, tails = to_numpy(triples["head"]), to_numpy(triples["tail"])
         order = links.entities.arg_sort()

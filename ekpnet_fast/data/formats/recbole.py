@@ -1,8 +1,8 @@
-"""RecBole's atomic files: tab-separated, with a header of ``name:type`` fields.
+"""Atomic files of RecBole: tab-separated, with a header of ``name:type`` fields.
 
 Read are ``*.inter``, ``*.kg``, ``*.link`` and, if present, ``*.item``. Items are those with an
 interaction. The whole ``.kg`` is kept: an item that ``.link`` ties to an entity takes that entity's
-triples, an item without a link stays without triples, and a link of an item that nobody touched
+triples, an item without a link stays without triples, and a link of an item without interactions
 leaves its entity an ordinary one.
 """
 
@@ -38,7 +38,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     appearance in ``.kg``. Users without positives are dropped.
 
     Args:
-        folder: where the files are.
+        folder: of the files.
         name: of the data set.
         threshold: smallest rating that is a positive; 4 for files named ``ml-*`` or
             ``movielens*``, else every interaction is one. Needs a ``rating`` column. Where there
@@ -80,7 +80,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
 
 
 def default_threshold(stem: str) -> float | None:
-    """The rating from which on a data set with this file name usually counts as a positive."""
+    """Smallest rating that is usually a positive in a data set with this file name."""
     name = stem.lower()
     return next((v for k, v in _DEFAULT_THRESHOLDS.items() if name.startswith(k)), None)
 
@@ -105,7 +105,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
-    """The wanted columns, named without ``_id``."""
+    """Columns to keep, named without ``_id``."""
     header = read_header(path)
     missing = [name for name in wanted if name not in header]
     if missing:

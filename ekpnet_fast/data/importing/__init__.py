@@ -1,1 +1,1 @@
-"""Import of people's own tables and graphs."""
+"""Import of a user's own tables and graphs."""

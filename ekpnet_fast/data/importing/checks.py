@@ -1,4 +1,4 @@
-"""What is odd about imported data, and what would make training on them meaningless."""
+"""Checks of imported data: oddities, and reasons that make training meaningless."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LOWEST_SHARE = 0.1  # below, an import stops unless forced
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Something that makes training meaningless.
+    """Reason why training would be meaningless.
 
     Attributes:
-        message: what was found and what was expected, on one line.
-        forceable: whether there can be a reason to go on.
+        message: found and expected, on one line.
+        forceable: whether ``--force`` may override it.
     """
 
     message: str
@@ -39,11 +39,11 @@ class Stop:
 def examine(
     assembled: Assembled, interactions: Sheet, kg: Sheet, links: Sheet | None
 ) -> tuple[tuple[Finding, ...], tuple[Stop, ...]]:
-    """Look at a data set that was put together from files.
+    """Check a data set assembled from files.
 
     Args:
         assembled: the data set.
-        interactions, kg, links: what it was put together from; without links an item is the
+        interactions, kg, links: its sources; without links an item is the
             entity of the same name.
 
     Returns:
@@ -90,7 +90,7 @@ def examine(
 
 
 def why_unlinked(dataset: Dataset, interactions: Sheet, kg: Sheet, links: Sheet | None) -> str:
-    """Say where the way from items to triples breaks, and what would mend it."""
+    """Message about where the way from items to triples breaks, with the remedy."""
     assert dataset.item_ids is not None
     items = pl.Series(dataset.item_ids)
     entities = pl.concat([kg.frame["head"], kg.frame["tail"]]).unique(maintain_order=True)
@@ -249,7 +249,7 @@ _CHANGES: tuple[tuple[str, Callable[[pl.Expr], pl.Expr]], ...] = (
 
 
 def _what_would_match(left: pl.Series, right: pl.Series) -> str:
-    """The change of ids that makes the two sides meet, or ""."""
+    """Change of ids that makes the two sides meet, or ""."""
     for words, change in _CHANGES:
         if _match(
             left.to_frame("id").select(change(pl.col("id"))).to_series(),

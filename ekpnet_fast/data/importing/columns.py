@@ -1,4 +1,4 @@
-"""Which column of a table is what: by name, by place, or as told."""
+"""Roles of a table's columns: found by name, by place, or given by the user."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["TABLES", "Match", "Role", "has_header", "match_columns"]
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a column can be.
+    """Role that a column can have.
 
     Attributes:
         name: of the role.
-        known: column names that say so, likeliest first, in lower case without marks.
+        known: column names that mean it, likeliest first, in lower case without marks.
         required: a table without it cannot be used.
         option: the option that names the column, as in Python.
     """
@@ -30,13 +30,13 @@ class Role:
 
     @property
     def flag(self) -> str:
-        """The option on the command line."""
+        """Option on the command line."""
         return "--" + self.option.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A role's column: its 0-based place, its name, and how it was found."""
+    """Column of a role: its 0-based place, its name, and how it was found."""
 
     role: str
     index: int
@@ -108,10 +108,10 @@ def has_header(
 ) -> bool:
     """Whether a text table's first line holds names.
 
-    It does if it has a name that is told or known for the table, or if words stand over numbers.
+    It does if it has a name that is given or known for the table, or if words stand over numbers.
 
     Args:
-        table: which of ``TABLES``.
+        table: name in ``TABLES``.
         first: fields of the first line.
         second: fields of the second line.
         told: the names or places of columns that the user gave.
@@ -130,7 +130,7 @@ def match_columns(
 
     Args:
         path: for messages.
-        table: which of ``TABLES``.
+        table: name in ``TABLES``.
         names: of all columns, in order.
         told: column by role, a name or a place counted from 1.
         header: the names come from the file; without, columns go by their place.
@@ -167,7 +167,7 @@ def match_columns(
                 matches[role.name] = Match(role.name, index, names[index], "by its name")
     missing = [role for role in TABLES[table] if role.required and role.name not in matches]
     if missing and not matches:
-        # Nothing is known by name, so the usual order is the best guess, for as many as there are.
+        # No name is known, so the usual order is the best guess, for as many as there are.
         places = [r for r in TABLES[table] if r.required or r.name in ("rating", "name")]
         if len(missing) <= len(names) and not (header and len(names) > len(missing)):
             for index, role in enumerate(places[: len(names)]):

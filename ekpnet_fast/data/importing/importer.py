@@ -1,4 +1,4 @@
-"""From people's own files to a folder that can be trained on."""
+"""Import of a user's own files into a folder that can be trained on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ImportReport", "Imported", "UnfitDataError", "import_dataset"]
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """How files were read, and what was found in them.
+    """Report of an import: how files were read, and findings in them.
 
     Attributes:
         files: per file: path, rows, form, columns (role, column, how it was found), notes.
@@ -38,7 +38,7 @@ class ImportReport:
     stops: tuple[Stop, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """Report as plain JSON values."""
         return {
             "files": list(self.files),
             "findings": [
@@ -52,7 +52,7 @@ class UnfitDataError(DataError):
     """Data that can be read but not sensibly trained on; carries the report."""
 
     def __init__(self, report: ImportReport) -> None:
-        """Say all reasons, and whether they can be overridden."""
+        """Make the message of all reasons, and note whether they can be overridden."""
         super().__init__("; ".join(stop.message for stop in report.stops))
         self.report = report
         self.forceable = all(stop.forceable for stop in report.stops)
@@ -60,7 +60,7 @@ class UnfitDataError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A data set that was imported, and how."""
+    """Imported data set, with the report of its import."""
 
     dataset: Dataset
     report: ImportReport
@@ -92,11 +92,11 @@ def import_dataset(
         kg: head, relation, tail, in one file or several; N-Triples have names as well.
         links: item, entity; without it an item is the entity of the same id.
         users: ids and names; their order is that of the numbers.
-        items: the same, of items that belong to the catalogue whether somebody clicked them or not.
+        items: the same, of items that belong to the catalogue, clicked or not.
         entities: the same.
         columns: column by option (user, item, label, rating, time, head, relation, tail,
-            links_item, links_entity, users_id, users_name, ...): a name, or a place from 1. What
-            is not said is guessed, and the report says how.
+            links_item, links_entity, users_id, users_name, ...): a name, or a place from 1. Others
+            are guessed, and the report says how.
         threshold: smallest rating that is a positive. Without it all are, but 4 for RecBole files
             named ``ml-*`` or ``movielens*``, as when these are loaded directly.
         separator: of text tables; guessed for each when None.
@@ -195,7 +195,7 @@ def _threshold(clicks: Reading, threshold: float | None) -> float | None:
 
 
 def _linked(clicks: Reading, known: pl.Series) -> Reading:
-    """The rows of known items."""
+    """Rows of known items."""
     frame = clicks.sheet.frame
     known = known.unique()
     kept = frame["item"].is_in(known.implode())
@@ -229,7 +229,7 @@ def _described(
     readings: Sequence[Reading],
     threshold: float | None,
 ) -> Dataset:
-    """The data set with names for display, source and notes."""
+    """Data set with names for display, source and notes."""
     dataset = assembled.dataset
     assert dataset.entity_ids is not None
     labels = [named["entities"], *(graph.labels for graph in graphs)]
@@ -266,7 +266,7 @@ def _described(
 def _joined(
     ids: tuple[str, ...] | None, tables: Sequence[pl.DataFrame | None]
 ) -> tuple[str, ...] | None:
-    """The name of each id by the first table that has one, "" for none; None without any."""
+    """Name of each id by the first table that has one, "" for none; None without any."""
     found = [table.drop_nulls("name") for table in tables if table is not None]
     if ids is None or not any(len(table) for table in found):
         return None

@@ -1,4 +1,4 @@
-"""People's own tables: CSV, TSV, Parquet, RecBole's atomic files, N-Triples."""
+"""Readers of a user's own tables: CSV, TSV, Parquet, RecBole's atomic files, N-Triples."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _SEPARATORS = ("\t", ",", ";", "|", "::")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A table as it was read.
+    """Table read from a file.
 
     Attributes:
         sheet: the columns that are used, named by their roles.
-        matches: which column is what, those that are dropped too.
-        form: how the file was read, for people.
+        matches: the role of each column, dropped ones too.
+        form: the format that the file was read in, for display.
         labels: columns id and name, where the file names entities and relations itself.
         notes: what was left out or changed.
     """
@@ -68,11 +68,11 @@ def read_source(
     encoding: str = "utf-8",
     language: str = "en",
 ) -> Reading:
-    """Read a table; its format is told by the file's ending, ``.gz`` may follow.
+    """Read a table; its format follows from the file's ending, ``.gz`` may follow.
 
     Args:
         path: the file.
-        table: which of ``columns.TABLES``.
+        table: name in ``columns.TABLES``.
         told: column by role, a name or a place counted from 1.
         skip: roles that are not wanted.
         separator: of a text table; guessed from the first line when None.
@@ -203,7 +203,7 @@ def _values(path: Path, values: pl.Series, match: Match) -> tuple[pl.Series, str
     if kind.is_nested() or kind == pl.Binary:
         raise DataError.about(path, None, f"column {name} of {kind}", expected)
     if wanted == pl.String and kind.is_float():
-        # What pandas makes of whole numbers beside missing ones.
+        # pandas stores whole numbers beside missing ones as floats.
         if not ((values == values.round()) | values.is_null()).all():
             raise DataError.about(path, None, f"column {name} of fractions", "ids")
         values = values.cast(pl.Int64)

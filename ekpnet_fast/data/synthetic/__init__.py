@@ -1,1 +1,1 @@
-"""The synthetic data set, whose truth is planted."""
+"""Synthetic data set with a planted truth."""

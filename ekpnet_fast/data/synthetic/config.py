@@ -97,7 +97,7 @@ class SyntheticConfig:
 
     @property
     def num_entities(self) -> int:
-        """E."""
+        """Number of entities E."""
         return self.items + self.attributes + self.parents
 
     @property
@@ -109,7 +109,7 @@ class SyntheticConfig:
 
     @classmethod
     def movielens_1m(cls, **changes: Any) -> SyntheticConfig:
-        """The paper's MovieLens-1M counts: 182,011 entities, 12 relations, 1,241,995 triples."""
+        """Counts of the paper's MovieLens-1M: 182,011 entities, 12 relations, 1,241,995 triples."""
         return cls(
             **{
                 "users": 6036,
@@ -129,7 +129,7 @@ class SyntheticConfig:
 
     @classmethod
     def book_crossing(cls, **changes: Any) -> SyntheticConfig:
-        """The public Book-Crossing counts: 77,903 entities, 25 relations, 151,500 triples."""
+        """Counts of the public Book-Crossing: 77,903 entities, 25 relations, 151,500 triples."""
         return cls(
             **{
                 "users": 17_860,
@@ -149,7 +149,7 @@ class SyntheticConfig:
 
     @classmethod
     def large(cls, triples: int = 100_000_000, **changes: Any) -> SyntheticConfig:
-        """A huge graph under few users and items, to see what scales in T."""
+        """Huge graph under few users and items, to see what scales in T."""
         return cls(
             **{
                 "users": 10_000,

@@ -11,9 +11,9 @@ with the match standardised over the items of each user. A user's positives are 
 replacement with probability proportional to w (Gumbel top-k), as many negatives uniformly from the
 other items. Noise triples of a relation of their own say nothing about taste.
 
-The oracle score log w_ui - logsumexp_j w_uj is the Bayes score of a row: with as many negatives as
-positives, the odds of label 1 are P(i drawn as positive) / P(i drawn as negative), which is
-I * w_ui / sum_j w_uj up to the correction for drawing without replacement. That correction
+The oracle score log w_ui - logsumexp_j w_uj is the Bayes score of an example: with as many
+negatives as positives, the odds of label 1 are P(i drawn as positive) / P(i drawn as negative),
+which is I * w_ui / sum_j w_uj up to the correction for drawing without replacement. That correction
 saturates the odds of a heavy user's favourites and changes their order across users only slightly.
 
 Latent vectors are whole numbers, so that sums over a neighbourhood are exact and the same seed
@@ -96,7 +96,7 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
 
 
 def _titles(config: SyntheticConfig, graph: SyntheticGraph) -> tuple[str, ...]:
-    """The titles of the items, such as "attribute4 attribute17"."""
+    """Titles of the items, such as "attribute4 attribute17"."""
     names = []
     end = 0  # the links of items come first
     for degree in graph.item_degrees.tolist():
@@ -183,7 +183,7 @@ def _draw_positives(
 def _oracle(
     rows: Examples, tastes: Float64, item_vectors: Float64, bias: Float64, normaliser: Float64
 ) -> NDArray[np.float32]:
-    """log w_ui - logsumexp_j w_uj per row [n]."""
+    """Oracle scores [n] of the examples, log w_ui - logsumexp_j w_uj."""
     scores = np.empty(len(rows), dtype=np.float32)
     step = max(1, _BLOCK_CELLS // tastes.shape[1])
     for start in range(0, len(rows), step):

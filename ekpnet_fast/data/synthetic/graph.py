@@ -1,4 +1,4 @@
-"""The graph under the synthetic data: two levels of links plus noise, with latent vectors."""
+"""Graph under the synthetic data: two levels of links plus noise, with latent vectors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def make_graph(config: SyntheticConfig, stream: np.random.Generator) -> Syntheti
 def _centred(vectors: NDArray[np.float64], tail_skew: float) -> Vectors:
     """Vectors less their average weighted by how often each is a tail, as whole numbers.
 
-    Without this, whatever links to the most popular tails would look alike.
+    Without this, all nodes that link to the most popular tails would look alike.
     """
     edges = np.linspace(0, 1, len(vectors) + 1) ** (1 - tail_skew)
     return _whole(vectors - np.diff(edges) @ vectors)
