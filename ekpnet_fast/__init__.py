@@ -42,7 +42,7 @@ __all__ = [*_LAZY]
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the package's face, imported on first use."""
+    """Import a name of the package's face on first use."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast COMMAND ...`."""
+"""Entry point of `python -m ekpnet_fast COMMAND ...`."""
 
 import sys
 

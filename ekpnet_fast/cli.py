@@ -1,4 +1,4 @@
-"""`ekpnet COMMAND ...`: the same as `python -m ekpnet_fast.COMMAND ...`.
+"""Command line `ekpnet COMMAND ...`: the same as `python -m ekpnet_fast.COMMAND ...`.
 
 Nothing is imported before the command is known, so that one that needs little starts quickly and
 `ekpnet doctor` runs where something is broken.

@@ -45,7 +45,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How ripple sets, or KGCN's neighbours, are drawn.
+    """Sampling of ripple sets, or of KGCN's neighbours.
 
     Attributes:
         inverse: walk each triple backwards too.
@@ -62,7 +62,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of training (Algorithm 1 or 2, or another model's).
+    """Stage of training (Algorithm 1 or 2, or another model's).
 
     The loss is eq. 24 summed over the mini-batch and divided by its number of pairs B:
     (BCE + lambda1 / 2 KG + lambda2 / 2 |weights|^2 + lambda3 / 2 |touched rows|^2) / B.
@@ -93,25 +93,25 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run: data, model, the two stages, where and how.
+    """Configuration of a run: data, model, the two stages, where and how.
 
     Attributes:
         dataset: "synthetic", a folder under data_root, or the path of a folder.
         data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
         preset: "default" or "paper" (Table 2); fills what is not set otherwise.
         model: the recommender; `ekpnet_fast/models/` has a file for each.
-        protocol: "ripplenet" = rows split 6:2:2, negatives drawn once, click prediction, epoch
+        protocol: "ripplenet" = examples split 6:2:2, negatives drawn once, click prediction, epoch
             chosen on AUC; "recbole" = each user's positives split 8:1:1, negatives drawn anew for
             each epoch, ranking of all items, epoch chosen on MRR@10.
-        folds: cut the train rows into so many folds, and let each row see history, ripple set and
-            statistics without its own fold's positives (cross-fitting); 1 lets it see them all.
+        folds: cut the train examples into so many folds, and compute each one's history, ripple
+            set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
         threads: CPU threads; the machine's cores if not set. The result does not depend on it.
         device: where the model lives; "auto" takes a GPU where one can be used.
         backend: "native" ops, or the plain-torch "reference".
         output: folder for the run's files; nothing is written without it.
-        overwrite: replace a run that lies in `output`.
+        overwrite: replace a run that is in `output`.
         checkpoint_every: epochs from one checkpoint in `output` to the next, for --resume; 1 if
             not set, 0 for none but where a signal stops the run.
         report: also write `report.html` into `output`, the run on one page.
@@ -124,7 +124,7 @@ class RunConfig:
         pretrain: stage one of a model that has two; EKPNet's predicts by eq. 15.
         train: the other stage; EKPNet's predicts by eq. 18.
         synthetic: sizes of the synthetic data set.
-        options: what only this model has, an instance of its `Options`; None takes the defaults.
+        options: those that only this model has, an instance of its `Options`; None: the defaults.
             In files and on the command line the group has the model's name.
     """
 
@@ -157,13 +157,13 @@ class RunConfig:
     options: Any = None
 
     def without_output(self) -> RunConfig:
-        """The same run, of which nothing is written."""
+        """Copy of the configuration whose run writes nothing."""
         return replace(
             self, output=None, overwrite=False, checkpoint_every=None, report=False, track=None
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; the model's options stand under its name."""
+        """Plain values for YAML and JSON; the model's options are under its name."""
         values = asdict(self)
         options = values.pop("options")
         if options is not None:

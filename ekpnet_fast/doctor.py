@@ -1,6 +1,6 @@
-"""``python -m ekpnet_fast.doctor``: what is built, what runs here, and what to do where it fails.
+"""Diagnosis of an installation, with remedies: ``python -m ekpnet_fast.doctor``.
 
-Every check is a line: well, not well but not needed, or broken; the last two say what to do. The
+Every check is a line: well, not well but not needed, or broken; the last two give the remedy. The
 exit status is 0 unless something is broken.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["Check", "examine", "main"]
 
 Status = Literal["ok", "note", "broken"]
 
-# What each package is for; the first group comes with the package itself.
+# Purpose of each package; the first group comes with the package itself.
 _CORE = {
     "numpy": "arrays",
     "scipy": "the wide part of EKPNet+",
@@ -53,14 +53,14 @@ _EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report.
+    """Check of one thing: a line of the report.
 
     Attributes:
-        group: what it belongs to.
-        name: what was looked at.
+        group: the part of the report that it belongs to.
+        name: the thing that is checked.
         status: "ok", "note" (not well, but the core works without it) or "broken".
-        found: what was found.
-        remedy: what to do about it; empty where it is well.
+        found: the finding.
+        remedy: the remedy; empty where it is well.
     """
 
     group: str
@@ -89,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(data_root: Path | None = None) -> list[Check]:
-    """Look at everything; what cannot be looked at because something else is broken is left out.
+    """Make all checks, without those that cannot be made because something else is broken.
 
     Args:
-        data_root: folder of data sets; without it the environment variable EKPNET_DATA says it.
+        data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
     """
     checks = [*_packages(), *_build()]
     if all(check.status != "broken" for check in checks):
@@ -200,7 +200,7 @@ def _self_check() -> Check:
     """Draw ripple sets and propagate over a small graph, natively and by the specification."""
     try:
         difference = _difference()
-    except Exception as error:  # whatever it is, it is what the user has to know
+    except Exception as error:  # any error at all is the finding
         return Check("self-check", "ops", "broken", _one_line(error), "build again: pip install .")
     found = f"native and reference propagation differ by {difference:.1e} at most"
     if not difference <= 1e-4:

@@ -30,7 +30,7 @@ class DataError(EkpnetError, ValueError):
             path: the file.
             line: 1-based line (row, in a binary file), or None for the file as a whole.
             found: offending value; strings are quoted and cut to 60 characters.
-            expected: what should have stood there.
+            expected: what would have been right there.
         """
         shown = quote(found) if isinstance(found, str | bytes) else str(found)
         return cls.about(path, line, shown, expected)
@@ -39,13 +39,13 @@ class DataError(EkpnetError, ValueError):
     def about(
         cls, path: str | PathLike[str], line: int | None, found: str, expected: str
     ) -> DataError:
-        """Error at a place in a file like `at`, but ``found`` is our own words: said as it is."""
+        """Error at a place in a file like `at`, but ``found`` is in our own words: not quoted."""
         place = f"{path}" if line is None else f"{path}, line {line}"
         return cls(f"{place}: found {found}, expected {expected}")
 
 
 class ConfigError(EkpnetError, ValueError):
-    """An option or a combination of options that cannot be used; names the option."""
+    """Option or combination of options that cannot be used; names the option."""
 
 
 def quote(text: str | bytes) -> str:
@@ -54,8 +54,8 @@ def quote(text: str | bytes) -> str:
 
 
 class NativeLibraryError(EkpnetError, ImportError):
-    """The native code is missing or does not fit; names what it was built for and what runs."""
+    """Native code that is missing or does not fit; names what it was built for and what runs."""
 
 
 class TrainingError(EkpnetError, RuntimeError):
-    """A run that cannot go on, such as a loss that is not finite; names the step and the term."""
+    """Run that cannot go on, such as a loss that is not finite; names the step and the term."""

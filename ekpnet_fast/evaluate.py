@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.evaluate DIR`: evaluate a finished run again."""
+"""Repeated evaluation of a finished run: `python -m ekpnet_fast.evaluate DIR`."""
 
 from __future__ import annotations
 

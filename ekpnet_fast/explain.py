@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.explain RUN --user ID --item ID`: why an item is recommended."""
+"""Reasons for a recommended item: `python -m ekpnet_fast.explain RUN --user ID --item ID`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read."""
+    """Refuse options that do not go together, before anything is read."""
     for flag in ("user", "history", "item", "svg"):
         if options.fidelity and getattr(options, flag) is not None:
             raise ConfigError(f"--fidelity: found it with --{flag}, expected one of the two")

@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.export RUN out.onnx`: the scoring model as ONNX."""
+"""Export of the scoring model as ONNX: `python -m ekpnet_fast.export RUN out.onnx`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.recommend RUN --user ID`: the best items for somebody, or for all."""
+"""Lists of the best items for one user, or for all: `python -m ekpnet_fast.recommend RUN ...`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read."""
+    """Refuse options that do not go together, before anything is read."""
     chosen = [
         flag
         for flag, given in (
@@ -101,7 +101,7 @@ def _filter(options: argparse.Namespace) -> list[str] | None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    """One list on the screen."""
+    """Print one list."""
     set_threads(options.threads, default=1)
     recommender, history = opened(options), history_of(options)
     best = recommender.recommend(
@@ -141,7 +141,7 @@ def _table(best: Recommendations) -> Table:
 
 
 def _write(options: argparse.Namespace) -> None:
-    """Lists for many users as Parquet; the file is whole or not there."""
+    """Write lists for many users as Parquet; the file is whole or not there."""
     set_threads(options.threads, default=None)
     recommender = opened(options)
     users: Sequence[Id] = (
@@ -193,7 +193,7 @@ def _frame(lists: Sequence[Recommendations], schema: dict[str, type[pl.DataType]
 
 
 def _schema(recommender: Recommender) -> dict[str, type[pl.DataType]]:
-    """Ids are numbers where all are."""
+    """Column types of the file; ids are numbers where all are."""
     return {
         "user": _kind(recommender.user_ids()),
         "rank": pl.Int32,

@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.train`: train a model and report test metrics, or tune its options."""
+"""Training of a model with its test metrics, or tuning: `python -m ekpnet_fast.train`."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tune(command: Command, trials: int, console: Console) -> int:
     """Search for options that validate best; returns the exit code."""
-    from ekpnet_fast.runs import tune  # asks for options itself
+    from ekpnet_fast.runs import tune  # only a search needs it
 
-    def told(trial: tune.Trial, best: tune.Trial) -> None:
+    def show(trial: tune.Trial, best: tune.Trial) -> None:
         worth = f"valid {trial.value:.4f}" if trial.error is None else f"failed: {trial.error}"
         leader = "" if best.error is not None else f"  best {best.value:.4f} ({best.number})"
         tried = "  ".join(
@@ -76,7 +76,7 @@ def _tune(command: Command, trials: int, console: Console) -> int:
     try:
         with Signals():
             space = None if command.tune_space is None else tune.read_space(command.tune_space)
-            best = tune.tune(command.options, trials, space, told, fixed=command.named)[0]
+            best = tune.tune(command.options, trials, space, show, fixed=command.named)[0]
     except Interrupted as stop:
         print(f"{stop}; the same command goes on after the last finished trial", file=sys.stderr)
         return 128 + stop.signum

@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar and tables on a terminal, plain lines elsewhere."""
+"""Output of a run: a progress bar and tables on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ekpnet_fast.training.progress import Progress
 
 
 class Display:
-    """Shows training as it goes; a context manager whose value takes `progress.Progress`."""
+    """Display of training as it goes; a context manager whose value takes `progress.Progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -75,7 +75,7 @@ class Display:
 
 
 def result_table(metrics: dict[str, Any]) -> Table:
-    """Test metrics; item popularity stands first because uniform negatives flatter it."""
+    """Table of test metrics; item popularity is first because uniform negatives flatter it."""
     protocol = metrics["protocol"]
     named = "" if protocol == "ripplenet" else f", protocol {protocol}"
     table = Table(title=f"Test, {metrics['dataset']} (data {metrics['data_hash']}{named})")
@@ -98,7 +98,7 @@ def result_table(metrics: dict[str, Any]) -> Table:
 
 
 def weights_text(weights: dict[str, float]) -> str:
-    """The rises of the linear part's curves on one line, largest first; flat ones are counted."""
+    """Rises of the linear part's curves on one line, largest first; flat ones are counted."""
     shown = [f"{name} {value:.3f}" for name, value in weights.items() if value]
     unused = len(weights) - len(shown)
     rest = f"; {unused} more do not" if unused else ""

@@ -1,4 +1,4 @@
-"""The evaluation of a trained model, and of a finished run."""
+"""Evaluation of a trained model, and of a finished run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stopwatch:
 
 
 def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
-    """The data of a run."""
+    """Load the data of a run, split, and its graph."""
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     with watch.part("load"):
         dataset = load_dataset(
@@ -64,23 +64,23 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
 
 
 def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Graph]:
-    """The data of a run, split, and its graph.
+    """Split the data of a run and make its graph.
 
     Raises:
         TrainingError: a data set that is too small to split.
     """
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
-    for name, rows in (("validation", prepared.valid), ("test", prepared.test)):
+    for name, examples in (("validation", prepared.valid), ("test", prepared.test)):
         if config.protocol == "recbole":
-            if not len(rows):
+            if not len(examples):
                 raise TrainingError(
                     f"{dataset.name}: the {name} split has no positive, expected some; the data"
                     " set is too small to split 8:1:1"
                 )
-        elif len(set(rows.labels.tolist())) < 2:
+        elif len(set(examples.labels.tolist())) < 2:
             raise TrainingError(
-                f"{dataset.name}: the {name} split has {len(rows)} rows of one label, expected"
+                f"{dataset.name}: the {name} split has {len(examples)} rows of one label, expected"
                 " positives and negatives; the data set is too small to split 6:2:2"
             )
     return prepared, graph
@@ -95,8 +95,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible.
 
-    Under the protocol "recbole" there are no negative rows, hence no click metrics; else `scored`
-    is told the logits of the test rows [N].
+    Under the protocol "recbole" there are no negatives, hence no click metrics; else `scored` is
+    called with the logits of the test examples [N].
     """
     backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)
@@ -139,13 +139,13 @@ def evaluate_run(
     threads: int | None = None,
     device: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate a finished run again: what is found now, and what `metrics.json` says.
+    """Evaluate a finished run again; returns the metrics of now and those in `metrics.json`.
 
     Args:
         output: the run's folder.
-        data_root: where the data sets lie now, if not where they lay.
+        data_root: folder of the data sets now, if they were moved.
         threads: CPU threads, if not as many as the run had.
-        device: "auto", "cpu" or "cuda", if not what the run was told.
+        device: "auto", "cpu" or "cuda", if not the run's.
 
     Raises:
         DataError: no finished run, or the data are not those that it was trained on.

@@ -1,8 +1,8 @@
-"""`report.html`: one run on one page that needs nothing else, on a screen or on paper.
+"""HTML report `report.html`: one run on one page that needs nothing else, on screen or on paper.
 
-Curves of training, of click prediction on the test rows and of top-K lists, times, the data set's
-card, options and environment. Pictures are inline SVG, each with a text that says what it shows;
-what they are drawn from stands in tables. Needs matplotlib (the extra `report`).
+Curves of training, of click prediction on the test examples and of top-K lists, times, the data
+set's card, options and environment. Pictures are inline SVG, each with a text that says what it
+shows; the numbers behind them are in tables. Needs matplotlib (the extra `report`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ekpnet_fast.storage.files import write_text
 __all__ = ["REPORT_FILE", "calibration", "check_available", "precision_recall", "roc", "write"]
 
 REPORT_FILE = "report.html"
-POINTS = 200  # of a curve, so that a page of millions of rows stays small
+POINTS = 200  # of a curve, so that a page of millions of examples stays small
 BINS = 10
 
 Reals = NDArray[np.float64]
@@ -59,7 +59,7 @@ $body
 
 
 def check_available() -> None:
-    """Refuse early what cannot be drawn in the end.
+    """Refuse early a report that cannot be drawn in the end.
 
     Raises:
         ConfigError: matplotlib is missing.
@@ -88,7 +88,7 @@ def precision_recall(positive: NDArray[np.bool_], scores: NDArray[Any]) -> tuple
 def calibration(
     positive: NDArray[np.bool_], probabilities: NDArray[Any], bins: int = BINS
 ) -> tuple[Reals, Reals]:
-    """Mean probability and share of positives in bins of as many rows each, by probability."""
+    """Mean probability and share of positives in bins of as many examples each, by probability."""
     order = np.argsort(probabilities, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     mean = np.array([probabilities[part].mean(dtype=np.float64) for part in parts])
@@ -113,11 +113,11 @@ def write(
     """Write the page.
 
     Args:
-        path: where to.
+        path: the file.
         metrics: as in `metrics.json`.
         config: of the run.
         prepared: its data.
-        logits: of the test rows [N]; None under a protocol without negative rows.
+        logits: of the test examples [N]; None under a protocol without negatives.
 
     Raises:
         ConfigError: matplotlib is missing, or the file cannot be written.
@@ -303,7 +303,7 @@ def _flat(values: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
 
 
 def _thinned(x: Reals, y: Reals) -> tuple[Reals, Reals]:
-    """At most `POINTS` points of a curve, the ends among them."""
+    """Thin a curve to at most `POINTS` points, the ends among them."""
     kept = np.unique(np.linspace(0, len(x) - 1, POINTS).astype(np.int64))
     return x[kept], y[kept]
 

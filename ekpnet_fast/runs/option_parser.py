@@ -1,4 +1,4 @@
-"""The typed options of a run, as a jsonargparse parser."""
+"""Typed options of a run, as a jsonargparse parser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 class OptionParser(ArgumentParser):
-    """A parser whose errors are one line, with the option that was probably meant."""
+    """Parser whose errors are one line, with the option that was probably meant."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ConfigError instead of printing the usage."""
@@ -48,7 +48,7 @@ class OptionParser(ArgumentParser):
 
 
 def _unfit_value(message: str) -> str:
-    """A value of the wrong type in our words; "" for another message."""
+    """Message about a value of the wrong type in our words; "" for another message."""
     found = re.search(r'"([\w.]+)": .*(?:Got|Given) value: (.*)$', message)
     kinds = re.findall(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+?)\])", message)
     if found is None or not kinds:
@@ -58,7 +58,7 @@ def _unfit_value(message: str) -> str:
 
 
 def run_parser(model: str | None = None) -> OptionParser:
-    """The options of a run, with those that only one model has, or all models'."""
+    """Parser of a run's options, with those that only one model has, or all models'."""
     listed = "; ".join(f"{name}: {MODELS[name].summary}" for name in MODELS)
     parser = OptionParser(
         prog="python -m ekpnet_fast.train",

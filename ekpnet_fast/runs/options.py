@@ -1,4 +1,4 @@
-"""The command line of `python -m ekpnet_fast.train`."""
+"""Command line of `python -m ekpnet_fast.train`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 
 
 def command_parser(model: str | None = None) -> OptionParser:
-    """The options of the command: a run's, a file of them, and what else it can do."""
+    """Parser of the command's options: a run's, a file of them, resuming and tuning."""
     parser = run_parser(model)
     parser.add_argument("--config", action="config", help="YAML file of options")
     parser.add_argument(
@@ -49,13 +49,13 @@ def command_parser(model: str | None = None) -> OptionParser:
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, parsed.
+    """Command line, parsed.
 
     Attributes:
         config: a resolved run.
         resume: whether to go on with the unfinished run in `config.output`.
         tune: trials of a search for better options, None for a run.
-        tune_space: file of what the search tries.
+        tune_space: file of the search space.
         options: the options given, by words and in a file, of which `config` was resolved.
         named: those given by words, by dotted name.
     """
@@ -69,7 +69,7 @@ class Command:
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> Command:
-    """All options of `python -m ekpnet_fast.train`.
+    """Parse all options of `python -m ekpnet_fast.train`.
 
     Raises:
         ConfigError: as `resolve`; beside --resume an option of which the run has another value;
@@ -99,7 +99,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
 
 
 def _given(words: list[str]) -> dict[str, Any]:
-    """The options that a command line gives, with those of its --config, by dotted name."""
+    """Options that a command line gives, with those of its --config, by dotted name."""
     parser = command_parser()
     options = parser.parse_args([w for w in words if not w.startswith("--print_config")])
     if any(word.startswith("--print_config") for word in words):
@@ -115,7 +115,7 @@ def _given(words: list[str]) -> dict[str, Any]:
 
 
 def _resumed(folder: Path, words: list[str]) -> RunConfig:
-    """The stored options of a run, but for those that change no number of it."""
+    """Configuration of a stored run, of which only options that change no number may differ."""
     try:
         stored = read_config(folder)
     except DataError as error:
@@ -139,7 +139,7 @@ def _resumed(folder: Path, words: list[str]) -> RunConfig:
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of an option, None without it, and the other words."""
+    """Split off an option: its value, None without it, and the other words."""
     rest, found = [], None
     words = list(words)
     while words:
@@ -156,12 +156,12 @@ def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
 
 
 def _name(word: str) -> str:
-    """The option that a word names; "" if it names none."""
+    """Option that a word names; "" if it names none."""
     return word[2:].partition("=")[0] if word.startswith("--") else ""
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
-    """The command line with fields' names; a bare `--report` stands for `--report true`."""
+    """Words of the command line with fields' names; a bare `--report` means `--report true`."""
     words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     found: list[str] = []
     for word, following in pairwise([*words, "--"]):
@@ -172,7 +172,7 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
 
 
 def _underscored(word: str) -> str:
-    """`--data-root` as `--data_root`, the name of the field."""
+    """Write `--data-root` as `--data_root`, the name of the field."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""The resolution of options: defaults, then the preset, then what is given, checked."""
+"""Resolution of options: defaults, then the preset, then those given, checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROUPS = ("shape", "sampling", "pretrain", "train", "synthetic")
 
 
 def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
-    """A run's options, complete and checked.
+    """Resolve a run's options, complete and checked.
 
     Args:
         options: a configuration, which is taken as it is but for `epochs` and options that only
@@ -40,7 +40,7 @@ def flat(options: Mapping[str, Any], start: str = "") -> dict[str, Any]:
 
 
 def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
-    """What a preset sets for a data set and a model, by dotted option name.
+    """Options that a preset sets for a data set and a model, by dotted name.
 
     A data set that the default preset does not know keeps the model's defaults.
 
@@ -97,7 +97,7 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
 
 
 def _completed(config: RunConfig) -> RunConfig:
-    """With `epochs` written into the stages, and the model's options filled in."""
+    """Write `epochs` into the stages, and fill in the model's options."""
     if config.model not in MODELS:
         raise ConfigError(f"--model is {config.model!r}, expected one of {', '.join(MODELS)}")
     config = replace(config, options=_model_options(config))

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and how it is read back.
+"""Files in a run's folder, written and read back.
 
 The files, and the fields of `metrics.json`:
 
@@ -15,16 +15,16 @@ The files, and the fields of `metrics.json`:
                             l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol
                             "recbole"; null in a stage without pairs), seconds, samples_per_second;
                             none for a model without stages
-      test                  null under the protocol "recbole", which has no negative rows; else auc,
-                            acc, auc_warm (rows whose item has a train positive), gauc
+      test                  null under the protocol "recbole", which has no negatives; else auc,
+                            acc, auc_warm (examples of warm items), gauc
       popularity            the same for item popularity; popularity_auc repeats its auc
       oracle_auc            of the generator's own Bayes score, synthetic data only, else null
       ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
                             hit, mrr; null without --ranking
-      weights               what a model's linear part gives each feature, by name; null without one
-      seconds               per part: load, prepare, sampling, fit_features (what a model fits
-                            before its stages), the stages, evaluate, total; of a resumed run the
-                            stages and the total count all processes
+      weights               rise of the linear part's curve of each feature; null without that part
+      seconds               per part: load, prepare, sampling, fit_features (before the stages), the
+                            stages, evaluate, total; of a resumed run the stages and the total count
+                            all processes
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process
@@ -56,10 +56,10 @@ RUN_FORMAT = "ekpnet_fast.run"
 
 @contextmanager
 def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
-    """A run's folder, held against other runs inside the block.
+    """Open a run's folder, held against other runs inside the block.
 
-    Made before any work is done; unless the run in it is to be resumed, what an old run left is
-    taken out.
+    Made before any work is done; unless the run in it is to be resumed, the files of an old run
+    are removed.
 
     Raises:
         ConfigError: it cannot be written, another run works there, it holds a run and neither

@@ -1,4 +1,4 @@
-"""A run from options to metrics."""
+"""Runner: a run from options to metrics."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def run(
 
     Args:
         config: its configuration, resolved or not.
-        on_progress: told about each batch and each epoch.
+        on_progress: called after each batch and each epoch.
         resume: go on with the unfinished run in `config.output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
-        warn: told where a resumed run goes on, and what of it is damaged.
+        warn: called with the place where a resumed run goes on, and with what of it is damaged.
 
     Returns:
         The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`).
@@ -56,7 +56,7 @@ def run(
         Interrupted: a signal came.
     """
     config = resolve(config)
-    resolve_device(config.device)  # a device that cannot be used is told before any work
+    resolve_device(config.device)  # a device that cannot be used is an error before any work
     if config.report:
         html.check_available()
     if config.output is None:
@@ -77,7 +77,7 @@ def run(
 def _check_start(
     start: Checkpoint, config: RunConfig, data_hash: str, warn: Callable[[str], None]
 ) -> None:
-    """See that a checkpoint is one of this run, and say where it goes on.
+    """Check that a checkpoint is one of this run, and warn where it goes on.
 
     Raises:
         ConfigError: its options are others.

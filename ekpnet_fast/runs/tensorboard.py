@@ -1,4 +1,4 @@
-"""`--track DIR`: a run as TensorBoard shows it. Needs tensorboard (the extra `track`)."""
+"""TensorBoard's record of a run, `--track DIR`. Needs tensorboard (the extra `track`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["tracking"]
 def tracking(
     folder: Path, on_progress: Callable[[Progress], None], first: int
 ) -> Iterator[Callable[[Progress], None]]:
-    """A progress callback that also writes each epoch's record for TensorBoard.
+    """Progress callback that also writes each epoch's record for TensorBoard.
 
     Args:
-        folder: where TensorBoard's files go.
-        on_progress: told everything, too.
-        first: the first epoch of the run, from 1, that will be told; what is there of it and of
-            later ones, of a run that was stopped and is resumed, is taken back.
+        folder: of TensorBoard's files.
+        on_progress: called with the same.
+        first: the first epoch, from 1, that will be recorded; records of it and of later ones, of
+            a run that was stopped and is resumed, are taken back.
 
     Raises:
         ConfigError: tensorboard is missing, or the folder cannot be written.
@@ -41,7 +41,7 @@ def tracking(
         raise ConfigError(f"--track {folder} cannot be written ({error.strerror})") from error
     number = first - 1
 
-    def told(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         nonlocal number
         on_progress(progress)
         if progress.record is None:
@@ -53,6 +53,6 @@ def tracking(
         writer.flush()
 
     try:
-        yield told
+        yield record
     finally:
         writer.close()

@@ -1,14 +1,14 @@
-"""`--tune N`: the options of a run that validate best, searched by Optuna (the extra `tune`).
+"""Hyperparameter search by Optuna, `--tune N`: the options that validate best (extra `tune`).
 
 A trial trains with some values of the options in the search space and is worth its best validation
-AUC (MRR@10 under the protocol "recbole"); the test rows are never looked at. What is tried next
-follows from the seed and the trials that are finished, so a search that was killed goes on as if
-it had not been, by the same command.
+AUC (MRR@10 under the protocol "recbole"); the test examples are never read. The next trial follows
+from the seed and the trials that are finished, so a search that was killed goes on as if it had
+not been, by the same command.
 
 In the folder of the search:
 
     study.log    Optuna's journal; optuna.storages.journal.JournalFileBackend reads it.
-    trials.csv   number, value, seconds, what went wrong, and the options of each finished trial.
+    trials.csv   number, value, seconds, error, and the options of each finished trial.
     best.yaml    every option of the best trial, for --config.
 """
 
@@ -44,13 +44,13 @@ __all__ = ["Range", "Space", "Trial", "default_space", "read_space", "tune"]
 
 STUDY_FILE, TRIALS_FILE, BEST_FILE = "study.log", "trials.csv", "best.yaml"
 
-# Options that change what a trial is measured on, or that all trials share.
+# Options that change the data that a trial is measured on, or that all trials share.
 _FIXED = ("dataset", "threshold", "seed", "protocol", "model", "preset", "backend", "device")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole ones if both are."""
+    """Range of numbers from `low` to `high`, both included; whole ones if both are."""
 
     low: float
     high: float
@@ -58,18 +58,18 @@ class Range:
 
 
 Space = Mapping[str, "Range | tuple[Any, ...]"]
-"""What is tried of each option, by dotted name: a range, or choices."""
+"""Search space: a range or choices for each option, by dotted name."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial.
+    """Finished trial.
 
     Attributes:
         number: from 1.
         value: best on validation; NaN where training failed.
         seconds: of training.
-        options: what was tried, by dotted name.
+        options: the values tried, by dotted name.
         error: why training failed, None where it did not.
     """
 
@@ -81,7 +81,7 @@ class Trial:
 
 
 def default_space(config: RunConfig) -> Space:
-    """Options of data, sampler, model and stages that matter for a run's model."""
+    """Search space of the data, sampler, model and stage options that matter for a run's model."""
     model = MODELS[config.model]
     space: dict[str, Range | tuple[Any, ...]] = {"shape.width": (4, 8, 16, 32)}
     if model.ripple:
@@ -103,7 +103,7 @@ def default_space(config: RunConfig) -> Space:
 
 
 def read_space(file: Path) -> Space:
-    """A search space from YAML: `option: [choices]` or `option: {low: 1e-3, high: 0.1, log: true}`.
+    """Read YAML such as `option: [choices]` or `option: {low: 1e-3, high: 0.1, log: true}`.
 
     Raises:
         ConfigError: not such a file; names the option.
@@ -137,7 +137,7 @@ def _values(file: Path, option: object, values: object) -> Range | tuple[Any, ..
 
 
 def _number(value: Any) -> float:
-    """YAML reads 1e-3, without a point, as text."""
+    """Number of a YAML value, which is text if it has no point (1e-3)."""
     if isinstance(value, bool):
         raise TypeError
     return value if isinstance(value, int | float) else float(value)
@@ -147,7 +147,7 @@ def tune(
     options: Mapping[str, Any],
     trials: int,
     space: Space | None = None,
-    told: Callable[[Trial, Trial], None] = lambda trial, best: None,
+    on_trial: Callable[[Trial, Trial], None] = lambda trial, best: None,
     *,
     fixed: Collection[str] | None = None,
 ) -> list[Trial]:
@@ -156,8 +156,8 @@ def tune(
     Args:
         options: of the runs, by name, as `resolve` takes them; `output` is the search's folder.
         trials: finished ones in the end, those of earlier processes included.
-        space: what is tried; `default_space` if not given.
-        told: told each trial when it is finished, and the best one so far.
+        space: the search space; `default_space` if not given.
+        on_trial: called with each trial when it is finished, and the best one so far.
         fixed: options by dotted name that the default space leaves as they are; all of `options`
             if not given.
 
@@ -213,7 +213,7 @@ def tune(
                 write_text(
                     config.output / BEST_FILE, yaml.safe_dump(run.as_dict(), sort_keys=False)
                 )
-            told(finished[-1], best)
+            on_trial(finished[-1], best)
     ordered = sorted(finished, key=_worth, reverse=True)
     if ordered[0].error is not None:
         raise TrainingError(
@@ -235,7 +235,7 @@ def _check(config: RunConfig, trials: int) -> None:
 
 
 def _check_space(options: Mapping[str, Any], space: Space) -> None:
-    """See that a run can be made of each end and choice, before any is trained."""
+    """Check that a run can be made of each end and choice, before any is trained."""
     if not space:
         raise ConfigError("--tune: every option to try is set already, expected one that is not")
     for option, values in space.items():
@@ -251,7 +251,7 @@ def _check_space(options: Mapping[str, Any], space: Space) -> None:
 
 
 def _check_study(study: optuna.Study, config: RunConfig, space: Space, data_hash: str) -> None:
-    """See that the journal is one of this search, or note whose it is.
+    """Check that the journal is one of this search, or note whose it is.
 
     Raises:
         ConfigError: it is another's.
@@ -282,10 +282,10 @@ def _try(
     graph: Graph,
     before: int,
 ) -> None:
-    """Train once with what the sampler asks for."""
+    """Run one trial: train with the sampler's next values."""
     import optuna
 
-    # Seeded anew for each, so that a search in two processes asks for the same as one in one.
+    # Seeded anew for each, so that a search in two processes tries the same as one in one.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + before)
     trial = study.ask({name: _distribution(values) for name, values in space.items()})
     started = time.perf_counter()
@@ -320,7 +320,7 @@ def _distribution(values: Range | tuple[Any, ...]) -> optuna.distributions.BaseD
 
 
 def _finished(study: optuna.Study) -> list[Trial]:
-    """In the order in which they were tried."""
+    """Finished trials, in the order in which they were tried."""
     import optuna
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -337,7 +337,7 @@ def _finished(study: optuna.Study) -> list[Trial]:
 
 
 def _worth(trial: Trial) -> tuple[float, int]:
-    """By value, the earlier of equals first; failed ones last."""
+    """Sort key: by value, the earlier of equals first; failed ones last."""
     return (-math.inf if math.isnan(trial.value) else trial.value, -trial.number)
 
 

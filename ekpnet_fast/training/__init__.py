@@ -1,1 +1,1 @@
-"""From mini-batches to weights."""
+"""Training: from mini-batches to weights."""

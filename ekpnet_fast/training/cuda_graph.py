@@ -29,10 +29,10 @@ REFERENCES_AT_ONCE = 1 << 23  # ids of batches that are on the device in terms o
 
 
 class ResidentTrainer:
-    """Steps of one stage, an epoch at a time: the same arithmetic as `step.StageTrainer`.
+    """Trainer of one stage, an epoch at a time: the same arithmetic as `step.StageTrainer`.
 
     Args:
-        model: lies on the device; its class says that it is `resident`.
+        model: on the device; `resident` by its class.
         stage: the stage's options.
         backend: `ops` or `reference`.
         stream: the batches.
@@ -71,7 +71,7 @@ class ResidentTrainer:
         self._triple_labels = (torch.arange(K, device=device) < stream.triples).to(torch.int8)
 
     def epoch(self, host: HostEpoch, skip: int = 0) -> dict[str, float]:
-        """Steps of an epoch, some of the first left out; returns the terms of the loss, summed.
+        """Run the steps of an epoch after some of the first; returns the loss terms, summed.
 
         Raises:
             TrainingError: the loss is not finite or diverges; names the term and its step.
@@ -123,7 +123,7 @@ class ResidentTrainer:
         return self._step_as_graph.replay
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The table and its moments, of which a step changes some rows."""
+        """Table and its moments, of which a step changes some rows."""
         return self._rows, self.state.m[self._table], self.state.v[self._table]
 
     def _changed(self) -> list[Tensor]:
@@ -133,7 +133,7 @@ class ResidentTrainer:
         return [self._step_number, self._cursor, *(p.data for p in self.state.dense), *adam]
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """The step as a graph; what the step before it changed is put back."""
+        """Capture the step as a graph; the state that the step before it changed is restored."""
         tables = self._tables()
         touched = self._batch()[0].rows.clamp(min=0)  # of the first batch, as in the step below
         rows_before = [x.index_select(0, touched) for x in tables]
@@ -160,14 +160,14 @@ class ResidentTrainer:
         return graph
 
     def _batch(self) -> tuple[Batch, Tensor]:
-        """The batch at the cursor, in terms of the rows that it touches; lambda3 / pairs."""
+        """Batch at the cursor, in terms of the rows that it touches; lambda3 / pairs."""
         assert self._buffer is not None
         at: dict[str, Any] = {**self._buffer.at(self._cursor)}
         l2: Tensor = at.pop("l2")
         return Batch(triple_labels=self._triple_labels, **at), l2
 
     def _step(self) -> None:
-        """One step at the cursor; nothing in it waits for the device or depends on a value."""
+        """Run the step at the cursor; nothing in it waits for the device or depends on a value."""
         model, stage, dense = self.model, self.stage, self.state.dense
         batch, l2 = self._batch()
         self._step_number.add_(1)

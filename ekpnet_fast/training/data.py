@@ -30,7 +30,7 @@ class TrainingData:
     Args:
         config: a resolved run.
         prepared: the split data.
-        graph: its knowledge graph, as the run wants it (inverse relations or not).
+        graph: its knowledge graph, with inverse relations if the run has them.
 
     Attributes:
         examples: by user, or by (user, fold) pair where there are folds.
@@ -70,7 +70,7 @@ class TrainingData:
 
     @property
     def training_examples(self) -> TrainingExamples:
-        """The examples and histories that a model fits its features to, before it is trained."""
+        """Examples and histories that a model fits its features to, before it is trained."""
         if self.folds is None:
             histories = Histories(*history_tensors(self.prepared))
         else:
@@ -78,7 +78,7 @@ class TrainingData:
         return TrainingExamples(self.examples, histories, self.config.folds, self.redraw)
 
     def stream(self, model: Model, name: str) -> BatchStream:
-        """The mini-batches of a stage."""
+        """Mini-batches of a stage."""
         stage: StageConfig = getattr(self.config, name)
         plan = model.plan(self.config, name)
         return BatchStream(
@@ -96,7 +96,7 @@ class TrainingData:
 
     @cached_property
     def ripple(self) -> RippleSets:
-        """Ripple sets of the users, first draw: what evaluation reads."""
+        """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
     def ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
@@ -116,7 +116,7 @@ class TrainingData:
         )
 
     def user_ripple_sets(self, number: int) -> RippleSets:
-        """The same where there are no folds."""
+        """Ripple sets of the users for an epoch, where there are no folds."""
         epoch = self._draw_of(number)
         if epoch == 0:
             return self.ripple

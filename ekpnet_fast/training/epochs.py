@@ -29,8 +29,8 @@ class Passed(NamedTuple):
     Attributes:
         sums: terms of the loss, summed over it.
         pairs: pairs, or triples in a stage without pairs.
-        whole: whether it is all that was left of the epoch, in one piece: a run is neither told
-            about nor stopped inside it.
+        whole: whether it is all that was left of the epoch, in one piece, without progress or a
+            stop inside it.
     """
 
     sums: dict[str, float]
@@ -56,12 +56,12 @@ def epochs_of(
     backend: ModuleType,
     device: torch.device,
 ) -> Iterator[SteppedEpochs | ResidentEpochs]:
-    """The epochs of a stage.
+    """Epochs of a stage.
 
     Args:
-        model: lies on the device.
+        model: on the device.
         name: the stage's name.
-        data: where ripple sets come from.
+        data: the source of ripple sets.
         stream: the stage's mini-batches.
         numbers: of the run's epochs that are left to the stage, at most.
         backend: `ops` or `reference`.
@@ -104,7 +104,7 @@ class SteppedEpochs:
 class ResidentEpochs:
     """Epochs of one stage on a device; the host draws the next one while the device computes.
 
-    A run that is told to stop does so at the end of an epoch.
+    A run that must stop does so at the end of an epoch.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ResidentEpochs:
         yield Passed(sums, trainer.stream.epoch_size, whole=True)
 
     def _prepare(self, number: int, groups: int) -> Future[HostEpoch]:
-        """Have an epoch drawn, with at least so many groups per batch."""
+        """Start drawing an epoch, with at least so many groups per batch."""
         trainer, pin = self._trainer, self._trainer.device.type == "cuda"
 
         def prepare() -> HostEpoch:

@@ -24,7 +24,7 @@ GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom
 
 @dataclass(frozen=True)
 class HostEpoch:
-    """An epoch's batches in host memory, each padded to B pairs and G groups.
+    """Batches of an epoch in host memory, each padded to B pairs and G groups.
 
     Groups that a batch does not use share the padding; their user is U, who has no history.
     """
@@ -100,7 +100,7 @@ class HostEpoch:
         )
 
     def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
-        """Some of the batches on a device, by name."""
+        """Copy some of the batches to a device, by name."""
         return {
             name: x[begin:end].to(device, non_blocking=True)
             for name, x in vars(self).items()
@@ -109,12 +109,12 @@ class HostEpoch:
 
 
 def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
-    """The rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
+    """Rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
 
     `ops.localize` does this for one batch on a CPU, in a shape that its ids decide.
 
     Args:
-        ids: [S, N] int32 entity ids of S batches; `num_entities` stands for no entity.
+        ids: [S, N] int32 entity ids of S batches; `num_entities` is no entity.
         num_entities: E.
 
     Returns:
@@ -138,7 +138,7 @@ def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
 def localize_batches(
     at: dict[str, Tensor], sets: RippleSets, num_entities: int, num_relations: int
 ) -> dict[str, Tensor]:
-    """S batches as `Batch` has them, every field [S, ..], from ids of entities.
+    """Fields of S batches as `Batch` has them, each [S, ..], from ids of entities.
 
     Args:
         at: fields of `HostEpoch`, [S, ..].
@@ -170,7 +170,7 @@ def localize_batches(
         name: x.reshape(part.shape)
         for (name, part), x in zip(parts.items(), local_parts, strict=True)
     }
-    # Masked slots hold 0 in every id, as ops ask for.
+    # Masked slots hold 0 in every id, as ops require.
     found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
     return {
         **found,
@@ -186,7 +186,7 @@ def localize_batches(
 class BatchBuffer:
     """Batches of fixed shapes on a device, from which a captured step takes one.
 
-    Fields of one dtype lie side by side, so that four reads fetch a batch.
+    Fields of one dtype are side by side, so that four reads fetch a batch.
 
     Args:
         fields: batches [S, ..] by name, S of them as many as there is room for.
@@ -214,7 +214,7 @@ class BatchBuffer:
             self._packed[dtype][: len(x)].copy_(x)
 
     def at(self, cursor: Tensor) -> dict[str, Tensor]:
-        """The batch that a [1] int64 on the device names."""
+        """Batch whose index a [1] int64 on the device holds."""
         found = {}
         for dtype, names in self._names.items():
             row = self._packed[dtype].index_select(0, cursor)[0]

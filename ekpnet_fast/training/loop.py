@@ -1,4 +1,4 @@
-"""The training loop: a model's stages over mini-batches of user groups."""
+"""Training loop: a model's stages over mini-batches of user groups."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def train(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     writer: CheckpointWriter | None = None,
 ) -> Outcome:
-    """Train the model's stages; of each, the weights that did best on validation are kept.
+    """Train the model's stages; of each, the weights that are best on validation are kept.
 
     Args:
         config: a resolved run.
         prepared: the split data.
-        graph: its knowledge graph, as the run wants it (inverse relations or not).
+        graph: its knowledge graph, with inverse relations if the run has them.
         on_progress: called after each batch and each epoch.
         writer: writes checkpoints, and has the one to go on from.
 
     Raises:
-        TrainingError: no training rows, or a loss that is not finite or diverges.
-        Interrupted: the writer was told to stop, and has a checkpoint of where that was.
+        TrainingError: no training examples, or a loss that is not finite or diverges.
+        Interrupted: the run was stopped, and the writer has a checkpoint of that position.
     """
     _check_examples(prepared)
     device, backend = resolve_device(config.device), BACKENDS[config.backend]
@@ -73,7 +73,7 @@ def _check_examples(prepared: PreparedData) -> None:
 
 
 def _untrained(data: TrainingData, device: torch.device) -> Outcome:
-    """The run's model on its device, which has looked at the training examples."""
+    """Outcome with an untrained model, its features fitted to the training examples."""
     started = time.perf_counter()
     _ = data.ripple  # drawn here, so that its time counts as sampling
     model = build_model(data.config, data.prepared, data.graph).to(device)

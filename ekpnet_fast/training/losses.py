@@ -1,4 +1,4 @@
-"""The loss of a mini-batch (eq. 24 and what other models have in its place)."""
+"""Loss of a mini-batch (eq. 24, and the losses of other models in its place)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def loss_terms(
     *,
     name: str,
 ) -> dict[str, Tensor]:
-    """The terms of the loss over a mini-batch (eq. 24), weighted and divided by its size.
+    """Terms of the loss over a mini-batch (eq. 24), weighted and divided by its size.
 
     The term "l2_rows" holds the relations only: `row_adam_` adds the table rows' share to their
     gradient, and `StageTrainer.step` to their value. `name` is the stage's.
@@ -91,7 +91,7 @@ def loss_terms(
 
 
 class LossWatch:
-    """Stops a stage whose loss is no number, or has diverged.
+    """Watch over the loss: stops a stage where it is no number, or has diverged.
 
     It has diverged when in `DIVERGED_STEPS` successive steps it was above `DIVERGED` times its
     start: the first step's loss or, if larger, ln 2 a pair, which is what knowing nothing costs.
@@ -107,10 +107,10 @@ class LossWatch:
         self.state: dict[str, Any] = {"start": {}, "above_since": 0, **(state or {})}
 
     def check(self, terms: Mapping[str, float], step: int) -> None:
-        """Look at the terms of a step, counted from 1.
+        """Check the terms of a step, counted from 1.
 
         Raises:
-            TrainingError: names the step, the term and what to change.
+            TrainingError: names the step, the term and the options to change.
         """
         for term, value in terms.items():
             if not math.isfinite(value):

@@ -15,14 +15,14 @@ __all__ = ["EpochRecord", "Outcome", "Position", "Progress", "records_as_dicts",
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Loss, validation and speed of one epoch.
+    """Record of an epoch: loss, validation, speed.
 
     Attributes:
         stage: "pretrain" or "train".
         epoch: from 1 within the stage.
         loss, bce, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
             per triple in a stage without pairs.
-        valid_auc: AUC over the validation rows; NaN in a stage without pairs, and under the
+        valid_auc: AUC over the validation examples; NaN in a stage without pairs, and under the
             protocol "recbole".
         valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
         seconds: training time, without evaluation.
@@ -49,7 +49,7 @@ class EpochRecord:
 
 @dataclass
 class Outcome:
-    """A trained model and how it came about."""
+    """Outcome of training: the model, epoch records and times."""
 
     model: Model
     stage: str  # whose prediction the kept weights give
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after each batch (`record` is None) and after each epoch."""
+    """Progress of a stage after a batch (`record` is None) or after an epoch."""
 
     stage: str
     epoch: int
@@ -69,10 +69,10 @@ class Progress:
     loss: float  # per pair, so far in this epoch
     samples_per_second: float
     record: EpochRecord | None = None
-    warning: str | None = None  # with the record: what went wrong in the epoch, and what to change
+    warning: str | None = None  # with the record: the epoch's fault, and the options to change
 
 
-STALLED = 0.005  # a validation AUC so near to 0.5 tells nothing apart
+STALLED = 0.005  # a validation AUC so near to 0.5 is that of chance
 
 
 def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
@@ -94,7 +94,7 @@ def stalled(record: EpochRecord, stage: StageConfig) -> str | None:
 
 @dataclass
 class Position:
-    """Where a run stands, as far as it is not in tensors.
+    """Position of a run, as far as it is not in tensors.
 
     Attributes:
         stage: the stage in progress; "" before the first.
@@ -106,7 +106,7 @@ class Position:
         sums: terms of the loss over them, not divided.
         epoch_seconds: training time of them.
         stage_seconds: time of the stage in earlier processes.
-        best, best_epoch: what the stage's best epoch reached on validation; -inf and 0 before one.
+        best, best_epoch: validation measure of the stage's best epoch; -inf and 0 before one.
         watch: state of `losses.LossWatch`.
     """
 
@@ -123,18 +123,18 @@ class Position:
     watch: dict[str, Any] = field(default_factory=dict)
 
     def next_stage(self, stage: str) -> Position:
-        """Where the next stage starts."""
+        """Position at the start of the next stage."""
         return Position(stage, self.epochs_done)
 
     def end_epoch(self) -> None:
-        """The epoch in progress is complete."""
+        """Count the epoch in progress as complete."""
         self.epochs_done += 1
         self.epoch += 1
         self.steps, self.passed, self.epoch_seconds = 0, 0, 0.0
         self.sums = dict.fromkeys(TERMS, 0.0)
 
     def __str__(self) -> str:
-        """In words."""
+        """Text such as "after epoch 3 of the train stage"."""
         if self.steps:
             return f"after step {self.steps} of epoch {self.epoch + 1} of the {self.stage} stage"
         return f"after epoch {self.epoch} of the {self.stage} stage"

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: Ctrl-C (SIGINT) and SIGTERM, without tearing a step."""
+"""Signals that stop a run, Ctrl-C (SIGINT) and SIGTERM, without tearing a step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was told to stop; the text says where it stands.
+    """Stop of a run by a signal; the text names its position.
 
     Attributes:
         signum: the signal; a command exits with 128 + signum.
@@ -28,15 +28,15 @@ class Interrupted(KeyboardInterrupt):
         self.where = where
 
     def __str__(self) -> str:
-        """One line."""
+        """Text on one line."""
         return f"stopped by {signal.Signals(self.signum).name}{self.where and ' ' + self.where}"
 
 
 class Signals:
-    """Catches the first signal inside the block; a second one ends the process at once.
+    """Handler of the first signal inside the block; a second one ends the process at once.
 
-    Inside `deferred` the signal is only noted in `caught`, so that whoever trains can stop between
-    two steps; elsewhere it raises `Interrupted` where it strikes, as Ctrl-C does.
+    Inside `deferred` the signal is only noted in `caught`, so that training can stop between two
+    steps; elsewhere it raises `Interrupted` where it strikes, as Ctrl-C does.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        """Catch."""
+        """Set the handlers."""
         self._before = {signum: signal.signal(signum, self._handle) for signum in _SIGNALS}
         return self
 
@@ -55,13 +55,13 @@ class Signals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the handlers back that there were before."""
+        """Restore the handlers from before."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that looks at `caught` itself; what it did not get round to is raised after it.
+        """Context of a block that checks `caught` itself; a signal left over is raised after it.
 
         Raises:
             Interrupted: a signal came and the block ended without stopping for it.

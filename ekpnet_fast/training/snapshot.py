@@ -19,12 +19,12 @@ __all__ = ["TrainingSnapshot"]
 
 @dataclass
 class TrainingSnapshot:
-    """Where a run stands, and the model's state in the best epoch of the stage in progress.
+    """Position of a run, and the model's state in the best epoch of the stage in progress.
 
     Attributes:
         position: as far as it is not in tensors.
         best: by name; empty before there is one.
-        checkpoint: what it was read from, None if it was not.
+        checkpoint: the one it was read from, None if it was not.
     """
 
     position: Position

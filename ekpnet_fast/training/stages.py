@@ -21,7 +21,7 @@ __all__ = ["Stages"]
 
 
 class Stages:
-    """Where a run stands in its stages, and what it keeps of them.
+    """Position of a run in its stages, and the weights, records and checkpoints kept of them.
 
     Args:
         config: a resolved run.
@@ -47,7 +47,7 @@ class Stages:
             snapshot.restore(outcome)
 
     def left(self) -> list[str]:
-        """The stages to run, the one in progress first."""
+        """Stages to run, the one in progress first."""
         names = self.outcome.model.stages
         first = names.index(self.at.stage) if self.at.stage else 0
         return [name for name in names[first:] if self._options(name).epochs > 0]
@@ -65,7 +65,7 @@ class Stages:
         return range(first, first + self._stage.epochs - self.at.epoch)
 
     def epochs(self, state: StepState) -> Iterator[int]:
-        """The run's epochs in turn until the stage ends; `state` is what its steps change."""
+        """Numbers of the run's epochs until the stage ends; its steps change `state`."""
         at, self._state = self.at, state
         if self._resumed:
             assert self.writer is not None and self.writer.start is not None
@@ -78,7 +78,7 @@ class Stages:
         """Count steps of the epoch in progress.
 
         Raises:
-            Interrupted: the run is told to stop, and has a checkpoint of where that was.
+            Interrupted: the run was stopped, and has a checkpoint of that position.
         """
         at = self.at
         for term, value in passed.sums.items():
@@ -87,18 +87,18 @@ class Stages:
         at.steps += 1
         at.epoch_seconds = max(time.perf_counter() - self._epoch_started, 1e-9)
         if not passed.whole:
-            self._tell(at.passed, sum(at.sums.values()) / at.passed, at.passed / at.epoch_seconds)
+            self._notify(at.passed, sum(at.sums.values()) / at.passed, at.passed / at.epoch_seconds)
             self._keep()
 
     def end_epoch(self, valid: float) -> None:
         """Record an epoch, and keep its weights if they are the stage's best.
 
         Raises:
-            Interrupted: the run is told to stop, and has a checkpoint of where that was.
+            Interrupted: the run was stopped, and has a checkpoint of that position.
         """
         at, model = self.at, self.outcome.model
         record = self._record(valid)
-        self._tell(
+        self._notify(
             self._size, record.loss, record.samples_per_second, record, stalled(record, self._stage)
         )
         self.outcome.records.append(record)
@@ -141,7 +141,7 @@ class Stages:
             samples_per_second=size / at.epoch_seconds,
         )
 
-    def _tell(
+    def _notify(
         self,
         done: int,
         loss: float,
@@ -155,10 +155,10 @@ class Stages:
         )
 
     def _keep(self) -> None:
-        """Write a checkpoint if one is due, and stop if the run is told to.
+        """Write a checkpoint if one is due, and stop if the run must.
 
         Raises:
-            Interrupted: it is.
+            Interrupted: it must.
         """
         writer, at = self.writer, self.at
         if writer is None:

@@ -1,4 +1,4 @@
-"""The optimizer step of a stage."""
+"""Optimizer step of a stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ekpnet_fast.training.state import StepState
 
 
 class StageTrainer:
-    """Steps of one stage, a batch at a time.
+    """Trainer of one stage, a batch at a time.
 
     Args:
         model: the model.
@@ -37,7 +37,7 @@ class StageTrainer:
         self.native = backend is ops and all(p.device.type == "cpu" for p in self.state.dense)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One step; returns the terms of the loss before it.
+        """Run one step; returns the terms of the loss before it.
 
         Raises:
             TrainingError: the loss is not finite or diverges; names the term and the step.
@@ -51,7 +51,7 @@ class StageTrainer:
         return values
 
     def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The terms of the loss, and by table the gradients of rows; those of the rest are set."""
+        """Terms of the loss, and by table the gradients of rows; those of the rest are set."""
         stage, model = self.stage, self.model
         rows = {
             table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
@@ -72,7 +72,7 @@ class StageTrainer:
         return values, grads
 
     def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The same from what a native op has found."""
+        """Terms and gradients as above, from the result of a native op."""
         for parameter, gradient in zip(self.state.dense, found.dense, strict=True):
             parameter.grad = gradient
         weights = (1.0, self.stage.lambda1, self.stage.lambda2, self.stage.lambda3)

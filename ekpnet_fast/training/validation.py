@@ -22,9 +22,9 @@ class Validation:
 
     Args:
         data: of the run.
-        model: what is validated.
+        model: the model to validate.
         backend: `ops` or `reference`.
-        device: where the model lies.
+        device: of the model.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Validation:
         self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None
 
     def score(self, stage: str) -> float:
-        """The higher the better; `stage` says which stage's prediction counts."""
+        """Validation measure of a stage's prediction; the higher the better."""
         return self._mrr(stage) if self.ranks else self._auc(stage)
 
     def _auc(self, stage: str) -> float:
