@@ -27,8 +27,10 @@ PYTHON
 )"
 echo "== build for sm_${arch/./}"
 TORCH_CUDA_ARCH_LIST="$arch" cmake -S . -B build/gpu-native -G Ninja -DEKPNET_CUDA=ON \
-  -DPython_EXECUTABLE="$python" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/ekpnet_fast" >"$out/build.log" 2>&1 \
-  && cmake --build build/gpu-native >>"$out/build.log" 2>&1 || { tail -n 40 "$out/build.log"; exit 1; }
+  -DPython_EXECUTABLE="$python" >"$out/build.log" 2>&1 \
+  && cmake --build build/gpu-native >>"$out/build.log" 2>&1 \
+  && cmake --install build/gpu-native --prefix "$root/ekpnet_fast" >>"$out/build.log" 2>&1 \
+  || { tail -n 40 "$out/build.log"; exit 1; }
 
 echo "== test"
 tests=0
