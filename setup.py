@@ -42,7 +42,8 @@ class CMakeBuild(build_ext):
             *("-S", str(ROOT), "-B", str(NATIVE), "-G", "Ninja"),
             f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DEKPNET_TORCH_INCLUDE={torch_headers()}",
+            f"-DEKPNET_TORCH_INCLUDE={headers_of('torch')}",
+            f"-DEKPNET_PYBIND11_INCLUDE={headers_of('pybind11')}",
             f"-DEKPNET_CUDA={os.environ.get('EKPNET_CUDA', 'AUTO')}",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
@@ -61,26 +62,27 @@ def forget_configuration() -> None:
         shutil.rmtree(folder)
 
 
-def torch_headers() -> Path:
-    """A copy of torch's headers, kept because those of an isolated environment come and go.
+def headers_of(package: str) -> Path:
+    """A copy of a package's headers, kept because those of an isolated environment come and go.
 
     They would be new files at a new place every time, and all that includes them compiled again.
     """
-    spec = find_spec("torch")
+    spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("building needs torch; install it, or build with isolation")
-    kept = NATIVE / f"torch-{version('torch')}"
+        raise ModuleNotFoundError(
+            f"building needs {package}; install it, or build with pip's isolation"
+        )
+    kept = NATIVE / f"{package}-{version(package)}"
     if not kept.exists():
-        for other in NATIVE.glob("torch-*"):
+        for other in NATIVE.glob(f"{package}-*"):
             shutil.rmtree(other)
-        partial = NATIVE / f"torch-{os.getpid()}.partial"
+        partial = NATIVE / f"{package}-{os.getpid()}.partial"
         shutil.copytree(Path(spec.submodule_search_locations[0]) / "include", partial)
         partial.rename(kept)
     return kept
 
 
 setup(
-    ext_modules=[Extension("ekpnet_fast._module", sources=[], py_limited_api=True)],
+    ext_modules=[Extension("ekpnet_fast._module", sources=[])],
     cmdclass={"build": CleanBuild, "build_ext": CMakeBuild},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # module.cpp says the same to Python.h
 )
