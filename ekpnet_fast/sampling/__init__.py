@@ -1,4 +1,4 @@
-"""From prepared data to the graph, histories, ripple sets and mini-batches."""
+"""Graph, histories, ripple sets and mini-batches, made of prepared data."""
 
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import UserExamples

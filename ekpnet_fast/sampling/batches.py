@@ -1,4 +1,4 @@
-"""The mini-batches of an epoch."""
+"""Mini-batches of an epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 
 def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
-    """The batches in turn, each prepared by another thread while the one before is in use."""
+    """Batches in turn, each prepared by another thread while the one before is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Batch] | None = None
         for number in numbers:
@@ -32,30 +32,30 @@ def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
 
 
 class EpochOrder(NamedTuple):
-    """An epoch's pairs in their order: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
+    """Order of an epoch's pairs: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
 
     items: Tensor  # [N] int32
     labels: Tensor  # [N] float32
     group_indptr: Tensor  # [G + 1] int64, pairs of each group
     group_users: Tensor  # [G] int32, (user, fold) pairs where there are folds
     cuts: list[int]
-    rows: Tensor  # [N] int64, where each pair stands in the rows
+    rows: Tensor  # [N] int64, position of each pair in the examples
 
 
 class BatchStream:
-    """The mini-batches of each epoch.
+    """Mini-batches of each epoch.
 
     Args:
-        graph: where the triples of the KG term come from.
-        rows: the labelled training rows.
+        graph: source of the triples of the KG term.
+        rows: the training examples.
         batch_size: B, pairs per batch; the last batch of an epoch is smaller.
         group_size: pairs of one user per group, at most.
         triples: true triples per batch for the KG term, and as many corrupted; 0 for none.
         seed: of the shuffling and of the triples.
-        reads: what the model reads of a batch.
-        plan: what the batches consist of.
-        redraw: gives the items [N] of `rows` in an epoch, for rows that differ by epoch.
-        folds: whose rows `rows` are, if they are by (user, fold) pair; ripple sets then are too.
+        reads: fields of a batch that the model reads.
+        plan: composition of the batches.
+        redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+        folds: those of `rows`, if they are by (user, fold) pair; ripple sets then are too.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class BatchStream:
 
     @property
     def epoch_size(self) -> int:
-        """What an epoch passes over: the labelled rows, or the triples if there are none."""
+        """Length of an epoch: its labelled pairs, or the triples where the stage has no pairs."""
         return len(self.rows.items) if self.plan.pairs else self.graph.num_triples
 
     def order(self, epoch: int) -> EpochOrder:
-        """The pairs, groups and cuts of an epoch, drawn from (seed, epoch)."""
+        """Pairs, groups and cuts of an epoch, drawn from (seed, epoch)."""
         order, indptr, users = ops.group_pairs(
             self.rows.indptr, self.group_size, seed=self.seed, epoch=epoch
         )
@@ -116,7 +116,7 @@ class BatchStream:
         skip: int = 0,
         ahead: bool = False,
     ) -> Iterator[Batch]:
-        """The batches of an epoch.
+        """Batches of an epoch.
 
         Args:
             epoch: keys what is drawn.
@@ -162,7 +162,7 @@ class BatchStream:
         yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
 
     def _schedule(self, batches: int) -> list[int | None]:
-        """The batches of pairs by number, and None for a batch of triples."""
+        """Batches of pairs by number, and None for a batch of triples."""
         schedule: list[int | None] = []
         for i in range(batches):
             schedule.append(i)

@@ -1,4 +1,4 @@
-"""Labelled training rows, by user."""
+"""Training examples, by user."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ekpnet_fast.sampling.histories import Histories
 
 @dataclass(frozen=True)
 class UserExamples:
-    """Labelled rows grouped by user: those of user u are indptr[u] .. indptr[u + 1]."""
+    """Examples grouped by user: those of user u are indptr[u] .. indptr[u + 1]."""
 
     indptr: Tensor  # [U + 1] int64
     items: Tensor  # [N] int32
     labels: Tensor  # [N] float32
-    order: Tensor  # [N] int64, position of each row in the table it came from
+    order: Tensor  # [N] int64, position of each example in the table it came from
 
     @classmethod
     def from_examples(cls, rows: Examples, num_users: int) -> UserExamples:
-        """Group rows; within a user they keep their order."""
+        """Group examples; within a user they keep their order."""
         order = np.argsort(rows.users, kind="stable")
         indptr = np.zeros(num_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows.users, minlength=num_users), out=indptr[1:])
@@ -38,10 +38,10 @@ class UserExamples:
 
 @dataclass(frozen=True)
 class TrainingExamples:
-    """The labelled rows of a run, as a model may look at them before it is trained.
+    """Training examples and histories, as a model may fit features to them before it is trained.
 
     Attributes:
-        rows: by user, or by (user, fold) pair where there are folds.
+        rows: the examples by user, or by (user, fold) pair where there are folds.
         histories: [U], or [U * folds] of the (user, fold) pairs.
         folds: F.
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.

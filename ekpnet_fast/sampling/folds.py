@@ -20,14 +20,14 @@ from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of
 
 @dataclass(frozen=True)
 class Folds:
-    """Labelled examples by (user, fold) pair.
+    """Examples by (user, fold) pair.
 
     Attributes:
         count: F.
         histories: [U * F] of the (user, fold) pairs.
         rows: the examples by (user, fold) pair; those of a pair without history are left out, as
             the protocol leaves out users without one.
-        kept: [N] int64, where each of them stands in the rows that were cut.
+        kept: [N] int64, position of each of them in the examples that were cut.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Folds:
 
     @classmethod
     def cut(cls, rows: UserExamples, count: int, seed: int) -> Folds:
-        """Cut rows into folds by a hash of (seed, user, item); see `histories.fold_of`."""
+        """Cut examples into folds by a hash of (seed, user, item); see `histories.fold_of`."""
         num_users = len(rows.indptr) - 1
         users = np.repeat(np.arange(num_users, dtype=np.int64), rows.indptr.diff().numpy())
         items, clicked = rows.items.numpy(), rows.labels.numpy() == 1

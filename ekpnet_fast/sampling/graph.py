@@ -1,4 +1,4 @@
-"""The knowledge graph in memory and on disk: triples grouped by head (CSR)."""
+"""Knowledge graph in memory and on disk: triples grouped by head (CSR)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Graph:
 
     @property
     def num_triples(self) -> int:
-        """T, inverse triples counted."""
+        """Number of triples T, inverse ones counted."""
         return self.tails.numel()
 
     def relations_between(self, head: int, tail: int) -> list[int]:
-        """The relations of the triples that lead from one entity to another."""
+        """Relations of the triples that lead from one entity to another."""
         first, last = int(self.indptr[head]), int(self.indptr[head + 1])
         found: list[int] = self.relations[first:last][self.tails[first:last] == tail].tolist()
         return found
@@ -73,7 +73,7 @@ class Graph:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, *, inverse: bool = False) -> Graph:
-        """The graph of a data set."""
+        """Graph of a data set."""
         return cls.from_triples(
             dataset.heads,
             dataset.relations,
@@ -102,7 +102,7 @@ class Graph:
         """Open a saved graph; its arrays stay on disk and are mapped, so this takes milliseconds.
 
         Raises:
-            DataError: the file is missing, truncated, or holds something else.
+            DataError: the file is missing, truncated, or no saved graph.
         """
         tensors, facts = tensor_file.read(
             path,
@@ -129,7 +129,7 @@ class Graph:
 
 
 def _ids(name: str, ids: np.ndarray, limit: int) -> Tensor:
-    """A column of ids as an int32 tensor of its own."""
+    """Column of ids as an int32 tensor of its own."""
     if ids.dtype.kind not in "iu":
         raise DataError(f"{name} is {ids.dtype}, expected integer ids")
     if len(ids) and (ids.min() < 0 or ids.max() >= limit):

@@ -1,4 +1,4 @@
-"""What users clicked: lists of items by history, and the lists that cross-fitting makes of them."""
+"""Histories: lists of clicked items by user, and those that cross-fitting makes of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Histories:
     items: Tensor
 
     def __len__(self) -> int:
-        """How many histories."""
+        """Number of histories."""
         return len(self.indptr) - 1
 
     def of(self, ids: Tensor) -> Histories:
-        """The histories of some ids [G], in that order, repeats allowed."""
+        """Histories of some ids [G], in that order, repeats allowed."""
         ids = ids.long()
         begins, lengths = self.indptr[ids], self.indptr[ids + 1] - self.indptr[ids]
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -43,10 +43,10 @@ def fold_of(
     count: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """The fold [N], 0 to count - 1, of (user, item) rows: a hash of (seed, user, item).
+    """Fold [N], 0 to count - 1, of (user, item) pairs: a hash of (seed, user, item).
 
-    A row that a file repeats is in one fold, so that no copy of it tells its label. The hash is
-    two rounds of the finalizer of splitmix64 (Steele, Lea & Flood 2014).
+    An example that a file repeats is in one fold, so that no copy of it reveals its label. The hash
+    is two rounds of the finalizer of splitmix64 (Steele, Lea & Flood 2014).
     """
     x = (users.astype(np.uint64) << np.uint64(32)) | items.astype(np.uint64)
     x = _mixed(_mixed(x) ^ np.uint64(seed))

@@ -1,4 +1,4 @@
-"""Training rows whose negatives are drawn anew for each epoch (protocol "recbole")."""
+"""Training examples whose negatives are drawn anew for each epoch (protocol "recbole")."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RedrawnNegatives:
     """One negative per train positive: uniform over the items that the user has not in train.
 
     As RecBole draws (`train_neg_sample_args`: uniform, 1), validation and test positives may be
-    drawn. The draw is Philox4x64 of (seed, epoch) at the row's position, so epochs can be drawn in
-    any order, and every number of threads gives the same bits.
+    drawn. The draw is Philox4x64 of (seed, epoch) at the example's position, so epochs can be drawn
+    in any order, and every number of threads gives the same bits.
 
     Attributes:
-        rows: twice the train positives; items of negatives hold their positive's until drawn.
+        rows: two examples per train positive; a negative holds its positive's item until drawn.
 
     Raises:
         TrainingError: a user has every item in train; names how many do.
@@ -51,7 +51,7 @@ class RedrawnNegatives:
             )
 
     def __call__(self, epoch: int) -> Tensor:
-        """The items [N] int32 of `rows` in an epoch."""
+        """Items [N] int32 of `rows` in an epoch."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         raw = np.random.Philox(key=key).random_raw(len(self._owners))
         free = self.num_items - self._count[self._owners]

@@ -20,7 +20,7 @@ from ekpnet_fast.sampling.histories import Histories
 
 @dataclass(frozen=True)
 class TrainContext:
-    """What a model may draw from besides the labelled rows: the graph and the train histories."""
+    """Context of training, besides the examples: the graph and the train histories."""
 
     graph: Graph
     num_users: int
@@ -32,7 +32,7 @@ class TrainContext:
 
     @classmethod
     def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> TrainContext:
-        """That of a prepared data set."""
+        """Context of a prepared data set."""
         dataset = prepared.dataset
         return cls(
             graph,
@@ -45,24 +45,24 @@ class TrainContext:
 
     @property
     def histories(self) -> Histories:
-        """[U] the train histories."""
+        """Train histories [U]."""
         return Histories(self.history_indptr, self.history_items)
 
 
 @dataclass(frozen=True)
 class PairRequest:
-    """The pairs that a model is asked to give further inputs for, in global ids, on the CPU.
+    """Batch of (user, item) pairs to compute inputs for, in global ids, on the CPU.
 
     Attributes:
         users: [G] int32, user of each group.
         group_indptr: [G + 1] int64, pairs of each group.
         items: [B] int32, item of each pair.
         epoch: keys what is drawn; 0 for evaluation, from 1 in training.
-        histories: what `ids` count; None for the train histories, where ids are users.
+        histories: those that `ids` index; None for the train histories, where ids are users.
         ids: [G] int32, the index of each group's history.
         folds: F; above 1 `histories` are those of (user, fold) pairs, whose id is user * F + fold,
             and the clicks of that fold must not be counted in anything that describes the group.
-        rows: [B] int64, the pairs' places in the training rows; None where they have none.
+        rows: [B] int64, positions of the pairs in the training examples; None for other pairs.
     """
 
     users: Tensor
@@ -76,12 +76,12 @@ class PairRequest:
 
     @property
     def history_ids(self) -> Tensor:
-        """[G] int32, which of the histories each group is seen with."""
+        """Index [G] int32 of each group's history."""
         return self.users if self.ids is None else self.ids
 
     @property
     def pair_users(self) -> Tensor:
-        """[B] int32, the user of each pair."""
+        """User [B] int32 of each pair."""
         return torch.repeat_interleave(self.users, self.group_indptr.diff())
 
 
@@ -90,7 +90,7 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BatchFields:
-    """What a model reads of a mini-batch.
+    """Fields of a mini-batch that a model reads.
 
     Attributes:
         spaces: of its row-sparse tables; a mini-batch lists the touched rows of these only.
@@ -104,13 +104,13 @@ class BatchFields:
     input_spaces: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, request: PairRequest) -> Inputs:
-        """The further inputs of some pairs, in global ids."""
+        """Further inputs of some pairs, in global ids."""
         return {} if self.inputs is None else self.inputs(request)
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What the mini-batches of a stage consist of.
+    """Composition of the mini-batches of a stage.
 
     Attributes:
         pairs: labelled pairs; without them each epoch passes once over as many triples as the
@@ -125,7 +125,7 @@ class BatchPlan:
     every: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what no stage can do."""
+        """Refuse combinations that no stage can train on."""
         if self.every < 1:
             raise ValueError(f"every is {self.every}, expected at least 1")
         if not self.pairs and self.triples != "joined":
@@ -149,7 +149,7 @@ class Pairs:
         items: [B] int32, in the space "entity".
         users: [G] int32, in the space "user"; None where neither space nor inputs need them.
         free_items: [B] int32, the same items in the space "item"; None without that space.
-        inputs: what the model's `inputs` gave.
+        inputs: results of the model's `inputs`, by name.
     """
 
     heads: Tensor
@@ -164,17 +164,17 @@ class Pairs:
 
     @property
     def num_pairs(self) -> int:
-        """B."""
+        """Number of pairs B."""
         return self.items.numel()
 
     @property
     def groups(self) -> Tensor:
-        """[B] int64, the group of each pair."""
+        """Group [B] int64 of each pair."""
         lengths = self.group_indptr.diff()
         return torch.repeat_interleave(lengths, output_size=self.num_pairs)
 
     def to(self: Moved, device: torch.device) -> Moved:
-        """The same on a device."""
+        """Copy on a device."""
         return replace(
             self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
         )
@@ -188,7 +188,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Pairs):
-    """A mini-batch in terms of the table rows it touches.
+    """Mini-batch in terms of the table rows it touches.
 
     Attributes:
         rows: [n] int32, entity ids of the touched rows; entity ids elsewhere are positions in it.
@@ -198,7 +198,7 @@ class Batch(Pairs):
         triple_labels: [K] int8.
         relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
-        real_pairs: [] float32, how many are; None if all are.
+        real_pairs: [] float32, number of them; None if all are.
     """
 
     rows: Tensor
@@ -214,14 +214,14 @@ class Batch(Pairs):
 
     @property
     def size(self) -> int:
-        """What a loss is divided by: B, or the true triples of a batch without pairs."""
+        """Divisor of a loss: B, or the true triples of a batch without pairs."""
         return self.num_pairs or self.triple_heads.numel() // 2
 
     def rows_of(self, space: str) -> Tensor:
-        """[n] int32, ids of the touched rows of a space."""
+        """Ids [n] int32 of the touched rows of a space."""
         return self.rows if space == "entity" else self.touched[space]
 
 
 def history_tensors(prepared: PreparedData) -> tuple[Tensor, Tensor]:
-    """The train histories as the sampler takes them: indptr [U + 1] int64, items int32."""
+    """Train histories as the sampler takes them: indptr [U + 1] int64, items int32."""
     return torch.from_numpy(prepared.history_indptr), torch.from_numpy(prepared.history_items)

@@ -14,7 +14,7 @@ from ekpnet_fast.sampling.histories import Histories
 
 @dataclass(frozen=True)
 class RippleSets:
-    """What the users' histories reach: heads, relations, tails [U, H, M], counts [U, H], int32."""
+    """Ripple sets of the users: heads, relations, tails [U, H, M], counts [U, H], int32."""
 
     heads: Tensor
     relations: Tensor
@@ -35,7 +35,7 @@ class RippleSets:
         users: Tensor | None = None,  # [U] int32, ids that key the draw
         repeat: bool = False,
     ) -> RippleSets:
-        """Draw them (see `ops.sample_ripple_sets`)."""
+        """Sample the sets (see `ops.sample_ripple_sets`)."""
         return cls(
             *ops.sample_ripple_sets(
                 graph.indptr,
@@ -54,33 +54,33 @@ class RippleSets:
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """Number of users U."""
         return self.heads.shape[0]
 
     def of_users(self, users: Tensor) -> RippleSets:
-        """The sets of some users, [n] ids."""
+        """Sets of some users, [n] ids."""
         return RippleSets(
             self.heads[users], self.relations[users], self.tails[users], self.counts[users]
         )
 
     def to(self, device: torch.device) -> RippleSets:
-        """The same sets on a device."""
+        """Copy on a device."""
         return RippleSets(
             *(x.to(device) for x in (self.heads, self.relations, self.tails, self.counts))
         )
 
     @classmethod
     def none(cls, num_users: int) -> RippleSets:
-        """For a model that does not propagate: H = M = 0."""
+        """Empty sets, H = M = 0, for a model that does not propagate."""
         empty = torch.zeros(num_users, 0, 0, dtype=torch.int32)
         return cls(empty, empty, empty, torch.zeros(num_users, 0, dtype=torch.int32))
 
 
 @dataclass(frozen=True)
 class LazyRippleSets:
-    """Ripple sets that are drawn where they are asked for, because U * F of them may not fit.
+    """Ripple sets that are sampled per batch, because U * F of them may not fit.
 
-    A draw is a hash of (seed, epoch, (user, fold) pair), so asking twice gives the same.
+    A draw is a hash of (seed, epoch, (user, fold) pair), so sampling twice gives the same.
     """
 
     graph: Graph
@@ -92,7 +92,7 @@ class LazyRippleSets:
     repeat: bool
 
     def of_users(self, ids: Tensor) -> RippleSets:
-        """The sets of some histories, [G] ids."""
+        """Sets of some histories, [G] ids."""
         found = self.histories.of(ids)
         return RippleSets.sample(
             self.graph,
