@@ -1,1 +1,1 @@
-"""From scores to metrics."""
+"""Evaluation: scores, rankings and metrics."""

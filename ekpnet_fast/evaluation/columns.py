@@ -1,4 +1,4 @@
-"""What each protocol reports, and where a run's metrics hold it."""
+"""Columns of metrics by protocol, and their values in the metrics of a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ COLUMNS = {
         "Precision@10": "precision@10",
     },
 }
-"""What a protocol reports, by heading: metrics of click prediction, and of lists at a K."""
+"""Metrics of a protocol by heading: of click prediction, and of lists at a K."""
 
 
 def metric(key: str, clicks: dict[str, Any] | None, ranking: dict[Any, Any] | None) -> float:
-    """A metric such as "auc" or "ndcg@10"; NaN where it was not measured.
+    """Value of a metric such as "auc" or "ndcg@10"; NaN where it was not measured.
 
     Args:
         key: as in `COLUMNS`.

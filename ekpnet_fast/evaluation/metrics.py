@@ -1,9 +1,9 @@
-"""What a click prediction and a top-K list are worth: AUC, ACC, GAUC, Precision, Recall, NDCG.
+"""Metrics of click prediction and of top-K lists: AUC, ACC, GAUC, Precision, Recall, NDCG.
 
-A label of 1 is a positive, every other value a negative. Sums over rows and users run in a fixed
-order in int64 or float64, so equal input gives equal output to the last bit. A metric that its
-input leaves undefined, such as the AUC of one class, is NaN rather than an error, because a small
-slice of the rows may well hold one class only.
+A label of 1 is a positive, every other value a negative. Sums over examples and users run in a
+fixed order in int64 or float64, so equal input gives equal output to the last bit. A metric that
+its input leaves undefined, such as the AUC of one class, is NaN rather than an error, because a
+small slice of the examples may well hold one class only.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
 
 
 def accuracy(labels: NDArray[Any], probabilities: NDArray[Any], threshold: float = 0.5) -> float:
-    """Share of rows where [probability >= threshold] is the label (ACC of the paper).
+    """Share of examples where [probability >= threshold] is the label (ACC of the paper).
 
     Args:
         labels: [n], 1 = positive.
         probabilities: [n], or logits with a threshold of 0.
-        threshold: from here on a row is called positive.
+        threshold: from here on an example is called positive.
 
     Returns:
-        0 to 1; NaN without rows.
+        0 to 1; NaN without examples.
 
     Raises:
         DataError: columns of different length.
@@ -75,7 +75,7 @@ def accuracy(labels: NDArray[Any], probabilities: NDArray[Any], threshold: float
 
 
 def gauc(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """AUC within each user, averaged over the users that have both labels, weighted by their rows.
+    """AUC within each user, averaged over the users with both labels, weighted by their examples.
 
         GAUC = sum_u n_u AUC_u / sum_u n_u
 
@@ -84,7 +84,7 @@ def gauc(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any]) -> flo
     Network).
 
     Args:
-        users: [n] whole numbers, the user of each row, in any order.
+        users: [n] whole numbers, the user of each example, in any order.
         labels: [n], 1 = positive.
         scores: [n], any real dtype.
 
@@ -102,10 +102,10 @@ def gauc(users: NDArray[Any], labels: NDArray[Any], scores: NDArray[Any]) -> flo
 
 
 def warm_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_items: int) -> Bool:
-    """Examples [n] whose item has at least one positive in train.
+    """Mask [n] of the examples of warm items, which have a positive in train.
 
     Args:
-        items: [n] item of each row.
+        items: [n] item of each example.
         train_items_of_positives: [p] item of each train positive.
         num_items: I.
 
@@ -117,11 +117,11 @@ def warm_mask(items: NDArray[Any], train_items_of_positives: NDArray[Any], num_i
 
 
 def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
-    """AUC over rows whose item has at least one train positive ("AUC warm").
+    """AUC over the examples of warm items, which have a positive in train ("AUC warm").
 
     Every item of the catalogue has a positive in one of the splits. An item without one in train
     must therefore have it in validation or test, and a model that notices is rewarded for an
-    artefact of the split; on the rows kept here there is nothing to notice.
+    artefact of the split; on the examples kept here there is nothing to notice.
 
     Args:
         labels: [n], 1 = positive.
@@ -130,7 +130,7 @@ def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
 
     Raises:
         DataError: columns of different length.
-        TrainingError: scores that are NaN, on whichever rows; says how many.
+        TrainingError: scores that are NaN, on any example; says how many.
     """
     positive = checked_positives(labels, scores)
     if len(seen) != len(scores):
@@ -140,7 +140,7 @@ def auc_warm(labels: NDArray[Any], scores: NDArray[Any], seen: Bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ClickMetrics:
-    """Click prediction on one split; `auc_warm` is "AUC warm". NaN where undefined."""
+    """Metrics of click prediction on one split; `auc_warm` is "AUC warm". NaN where undefined."""
 
     auc: float
     acc: float
@@ -154,10 +154,10 @@ def click_metrics(
     """All metrics of click prediction.
 
     Args:
-        rows: the labelled rows, such as `prepared.test`.
-        logits: [n] score per row.
-        prepared: tells which items have a train positive.
-        threshold: from this logit on a row is called positive; 0 is a probability of 0.5.
+        rows: the examples, such as `prepared.test`.
+        logits: [n] score per example.
+        prepared: says which items are warm.
+        threshold: from this logit on an example is called positive; 0 is a probability of 0.5.
 
     Raises:
         DataError: `logits` and `rows` of different length.
@@ -174,7 +174,7 @@ def click_metrics(
 
 
 def popularity_click_metrics(rows: Examples, prepared: PreparedData) -> ClickMetrics:
-    """The popularity row: each row's score is its item's count of train positives.
+    """Metrics of popularity: each example's score is its item's count of train positives.
 
     A count is no probability, so ACC takes the count from which on validation accuracy is highest
     (`best_threshold`).

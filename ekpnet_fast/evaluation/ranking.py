@@ -1,7 +1,7 @@
-"""Ranking the whole catalogue for every user, a block of users at a time.
+"""Ranking of the whole catalogue for every user, a block of users at a time.
 
-The scores of n users for I items do not fit memory on large data, so a model is asked for as many
-users as fit a bound, their K best items are taken, and the scores are dropped.
+The scores of n users for I items do not fit memory on large data, so a model scores as many users
+as fit a bound, their K best items are taken, and the scores are dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Score = Callable[[Int32], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankingTask:
-    """Who is ranked for, what may not be recommended, and what should have been."""
+    """Users to rank for, their consumed items, and their relevant items."""
 
     users: Int32  # [n], rising, distinct
     consumed_indptr: Int64  # [n + 1]
@@ -58,7 +58,7 @@ def rank_all(
     k: int,
     memory_mb: float = 256,
 ) -> Int32:
-    """The K best items of each user among items 0..num_items-1 without those seen.
+    """K best items of each user among items 0..num_items-1 without those consumed.
 
     Order is by falling score, ties by rising item id. The result does not depend on the memory
     bound if `score` gives a user the same scores in any block.
@@ -78,7 +78,7 @@ def rank_all(
 
     Raises:
         ConfigError: `k` below 1, or a bound too small for the scores of one user.
-        DataError: a table of seen items that does not fit, or scores of a wrong shape.
+        DataError: a table of consumed items that does not fit, or scores of a wrong shape.
         TrainingError: scores that are NaN.
     """
     if k < 1:
@@ -124,10 +124,10 @@ def evaluate_ranking(
 
     Args:
         score: gives the scores [b, I] of a block of users.
-        prepared: who is ranked for and what is left out, see `ranking_task`.
+        prepared: the source of users, consumed and relevant items, see `ranking_task`.
         ks: values of K; one that exceeds I is fine.
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
-        split: what is to be found.
+        split: whose positives are relevant.
 
     Returns:
         `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr"}}` of `metrics.topk_metrics`; NaN
@@ -151,11 +151,11 @@ def evaluate_ranking(
 
 
 def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:
-    """The protocol of full ranking on test, or on validation.
+    """Protocol of full ranking on test, or on validation.
 
     Users are those with a positive in the split, candidates all items but the user's positives in
     the splits before it, relevant items the positives in the split. A positive that a file repeats
-    in several splits is seen, hence no candidate, hence not relevant: no model could find it.
+    in several splits is consumed, hence no candidate, hence not relevant: no model could find it.
     """
     num_items = prepared.dataset.num_items
     before = (prepared.train, prepared.valid) if split == "test" else (prepared.train,)
@@ -171,7 +171,7 @@ def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test
 
 
 def popularity_scores(prepared: PreparedData) -> Score:
-    """The popularity row as a `Score`: every user's score of an item is its train positives."""
+    """Popularity as a `Score`: every user's score of an item is its train positives."""
     counts = popularity(prepared.history_items, prepared.dataset.num_items)
     row = torch.from_numpy(counts.astype(np.float32))
 
@@ -182,7 +182,7 @@ def popularity_scores(prepared: PreparedData) -> Score:
 
 
 def _positive_keys(rows: Examples, num_items: int) -> Int64:
-    """user * I + item of the positives; keys sort by user, then item."""
+    """Keys user * I + item of the positives; they sort by user, then item."""
     positive = rows.labels == 1
     keys: Int64 = rows.users[positive].astype(np.int64) * num_items + rows.items[positive]
     return keys

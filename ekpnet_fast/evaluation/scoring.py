@@ -1,4 +1,4 @@
-"""Logits of pairs against whole tables: of labelled rows, and of whole catalogues."""
+"""Logits of pairs against whole tables: of examples, and of whole catalogues."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
-# Pairs whose hop features are in memory at a time, by kind of device: what stays in a CPU's cache,
-# what keeps a GPU busy.
+# Pairs whose hop features are in memory at a time, by kind of device: as many as stay in a CPU's
+# cache, as many as keep a GPU busy.
 SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 # Validation pairs up to which their inputs stay in memory from epoch to epoch.
@@ -31,12 +31,12 @@ KEPT_PAIRS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class UserGroups:
-    """User groups of pairs: whom the pairs of each group are scored for.
+    """User groups of pairs: user, ripple set and history that each group is scored for.
 
     Attributes:
         users: [G] int32, on the CPU.
         sets: [G] their ripple sets.
-        histories: what `ids` count; None for the train histories, where ids are users.
+        histories: those that `ids` index; None for the train histories, where ids are users.
         ids: [G] int32, the history of each group, on the CPU.
     """
 
@@ -52,20 +52,20 @@ class UserGroups:
         return cls(ids, ripple.of_users(ids.long().to(ripple.heads.device)))
 
     def __len__(self) -> int:
-        """G."""
+        """Number of groups G."""
         return self.users.numel()
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A model's predictions against whole tables.
+    """Predictions of a model against whole tables.
 
     Attributes:
         backend: `ops` or `reference`.
         model: the model.
         tables: the whole tables by name.
-        stage: whose prediction is wanted.
-        device: where scores are computed, and the tables lie.
+        stage: the stage whose prediction is computed.
+        device: of the tables and of the computation.
     """
 
     backend: ModuleType
@@ -76,7 +76,7 @@ class Scorer:
 
     @classmethod
     def of(cls, backend: ModuleType, model: Model, stage: str, device: torch.device) -> Scorer:
-        """A model with its own tables."""
+        """Scorer of a model with its own tables."""
         tables = {name: model.table(name) for name in model.tables}
         return cls(backend, model, tables, stage, device)
 
@@ -88,7 +88,7 @@ class Scorer:
     ) -> Pairs:
         """Pairs to score, in global ids, on the device."""
         inputs: Inputs = {}
-        # Not asked for nothing, because items on a device would have to come back from there.
+        # Only where the model has inputs, because items on a device would have to come back first.
         if type(self.model).inputs is not Model.inputs:
             inputs = self.model.inputs(
                 PairRequest(
@@ -118,7 +118,7 @@ class Scorer:
     def catalogue_logits(self, groups: UserGroups, items: Tensor) -> Tensor:
         """Logits [G, I'] of the same items [I'] int32 for every group.
 
-        What depends on the group alone is computed once and serves every item.
+        Terms of the group alone are computed once and serve every item.
         """
         count, width = len(groups), items.numel()
         repeated = items if count == 1 else items.repeat(count)
@@ -126,7 +126,7 @@ class Scorer:
         return self.logits(pairs).view(count, width)
 
     def groups_at_once(self, num_items: int) -> int:
-        """How many groups `catalogue_logits` is to be asked for at a time, at least 1."""
+        """Number of groups to give `catalogue_logits` at a time, at least 1."""
         return max(1, SCORED_PAIRS[self.device.type] // max(num_items, 1))
 
     def blocks(
@@ -177,9 +177,9 @@ def score_examples(
     stage: str,
     kept: list[Pairs] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits [N] of labelled rows, in the order of the table that `rows` came from.
+    """Logits [N] of examples, in the order of the table that `rows` came from.
 
-    A list `kept` is filled with the pairs, and spares their making the next time.
+    A list `kept` is filled with the pairs, which need not be made again the next time.
     """
     scorer = Scorer.of(backend, model, stage, ripple.heads.device)
     indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
@@ -197,7 +197,7 @@ def score_examples(
 def catalogue_scorer(
     backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
 ) -> Score:
-    """Scores [b, I] of all items for users [b], as `ranking.rank_all` asks for them.
+    """Scorer [b, I] of all items for users [b], as `ranking.rank_all` takes it.
 
     Features of pairs are in memory for `SCORED_PAIRS` pairs, or one user, at a time.
     """
