@@ -38,7 +38,7 @@ class Examples:
 class Interactions:
     """Distinct (user, item) pairs that a user touched; negatives are still to be drawn.
 
-    A pair whose rating lies below the threshold is not a positive, but it is an interaction: it is
+    A pair whose rating is below the threshold is not a positive, but it is an interaction: it is
     never drawn as a negative.
     """
 
@@ -115,7 +115,7 @@ class PreparedData:
 
 
 def validate(dataset: Dataset) -> None:
-    """Check that every id lies in its range, because native code indexes with them.
+    """Check that every id is in its range, because native code indexes with them.
 
     Raises:
         DataError: an empty or inconsistent table, or an id out of its range; names the field.

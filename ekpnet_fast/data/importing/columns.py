@@ -108,7 +108,7 @@ def has_header(
 ) -> bool:
     """Whether a text table's first line holds names.
 
-    It does if it has a name that is given or known for the table, or if words stand over numbers.
+    It does if it has a name that is given or known for the table, or if words are above numbers.
 
     Args:
         table: name in ``TABLES``.
