@@ -1,6 +1,6 @@
-"""The recommenders, one file each, and the one list of them.
+"""Recommenders, one file each, and the one list of them.
 
-`models/base.py` says what a model is and how to add one.
+`models/base.py` is their contract, `docs/contributing.md` says how to add one.
 """
 
 from __future__ import annotations

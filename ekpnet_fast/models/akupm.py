@@ -25,7 +25,7 @@ LEAST_LEFT = 0.05  # importance by which what is left is divided at least, when 
 
 @dataclass(frozen=True)
 class AKUPMOptions:
-    """What only AKUPM has.
+    """Options of AKUPM alone.
 
     Attributes:
         leave_out: a target that is among the user's clicked items is left out of them, so that
@@ -51,8 +51,8 @@ class AKUPM(Model):
     hop's entities on average, which makes u^p the mean of the self-attention's outputs; W_q, W_k
     and W_v are shared by the hops, with one head; clicked items have no relation and are not
     projected; v is the item's entity vector. Departure: with `leave_out` the target's own share is
-    taken from u^0, (u^0 - a_i V_i) / (1 - a_i), because otherwise a training positive is told by
-    its own presence.
+    taken from u^0, (u^0 - a_i V_i) / (1 - a_i), because otherwise its own presence
+    gives a training positive away.
 
     Hop vectors are computed once per user group; a pair only weighs them.
 
@@ -95,11 +95,11 @@ class AKUPM(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """True and corrupted triples in every batch."""
+        """Plan true and corrupted triples in every batch."""
         return BatchPlan(triples="joined")
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """M of each user's clicked items: clicked [G, M], clicked_counts [G]."""
+        """Sample of M of each user's clicked items: clicked [G, M], clicked_counts [G]."""
         histories, ids = self.histories_of(request)
         _, clicked, counts = ops.sample_neighbors(
             histories.indptr,
@@ -149,7 +149,7 @@ class AKUPM(Model):
         entity: Tensor,  # [n, D]
         pairs: Pairs,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the clicked items and each hop's tails: importance, values, and counts [G, H + 1]."""
+        """Importance, values and counts [G, H + 1] of the clicked items and each hop's tails."""
         G, H, M = pairs.tails.shape
         tails = gather(entity, pairs.tails.flatten())
         projected = self.transr.project(tails, pairs.relations.flatten()).view(G, H, M, -1)
@@ -175,5 +175,5 @@ class AKUPM(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor | None:
-        """TransR's loss on the drawn triples."""
+        """Loss of TransR on the drawn triples."""
         return self.transr.ranking_sum(tables["entity"], batch)

@@ -1,4 +1,4 @@
-"""The fused propagation for models with keys and values of their own."""
+"""Fused propagation for models with keys and values of their own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def attention_weights(
     *,
     replace: bool = False,
 ) -> Tensor:
-    """alpha [B, H, M] of `attend`; 0 where masked."""
+    """Attention weights alpha [B, H, M] of `attend`; 0 where masked."""
     alpha: Tensor = backend.ripple_attention_weights(
         _of_slots(keys, values, counts, group_indptr, items, W, b), replace
     )
@@ -68,7 +68,7 @@ def _of_slots(
     W: Tensor,
     b: Tensor,
 ) -> Propagation:
-    """The propagation over the rows of a table of the batch, named by their places."""
+    """Propagation over the rows of a table of the batch, named by their positions."""
     G, H, M, D = keys.shape
     slots, B = G * H * M, len(items)
     table = torch.cat([keys.reshape(slots, D), values.reshape(slots, D), items]).unsqueeze(1)

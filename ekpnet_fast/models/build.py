@@ -1,4 +1,4 @@
-"""A run's untrained model, and the ripple sets that it reads."""
+"""Untrained model of a run, and the ripple sets that it reads."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
 def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
-    """The untrained model of a run."""
+    """Untrained model of a run."""
     return MODELS[config.model](config, TrainContext.of(prepared, graph, config.seed))
 
 
 def sample_ripple_sets(
     config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
 ) -> RippleSets:
-    """The ripple sets of a run; those of epoch 0 serve evaluation.
+    """Ripple sets of a run; those of epoch 0 serve evaluation.
 
-    Empty for a model that does not look at them.
+    Empty for a model that does not use them.
     """
     if not MODELS[config.model].ripple:
         return RippleSets.none(prepared.dataset.num_users)

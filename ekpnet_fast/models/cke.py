@@ -16,7 +16,7 @@ from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 
 class CKE(Model):
-    """y = sigma(u . (q_i + e_i)), with TransR on the triples beside it.
+    """CKE, y = sigma(u . (q_i + e_i)), with TransR on the triples beside it.
 
         item = q_i + e_i without text and image,  KG term: `translation.TransR`
 
@@ -70,7 +70,7 @@ class CKE(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """True and corrupted triples in every batch."""
+        """Plan true and corrupted triples in every batch."""
         return BatchPlan(triples="joined")
 
     def logits(
@@ -85,5 +85,5 @@ class CKE(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor | None:
-        """TransR's ranking loss over the drawn triples."""
+        """Ranking loss of TransR over the drawn triples."""
         return self.transr.ranking_sum(tables["entity"], batch)

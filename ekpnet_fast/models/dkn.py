@@ -22,7 +22,7 @@ from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 @dataclass(frozen=True)
 class DKNOptions:
-    """What only DKN has.
+    """Options of DKN alone.
 
     Attributes:
         words: of a title, the first so many, 1 to 64.
@@ -53,7 +53,7 @@ LIMITS = {
 
 
 class DKN(Model):
-    """y = sigma(MLP([user || v_target])), items v by a CNN over words and knowledge (KCNN).
+    """DKN, y = sigma(MLP([user || v_target])), items v by a CNN over words and knowledge (KCNN).
 
         channels of word k:  w_k,  tanh(M e + b),  tanh(M c + b)    (eq. 8)
         v = max over k of relu(filter * channels at k .. k + width - 1), all filters (eq. 9-11)
@@ -106,7 +106,7 @@ class DKN(Model):
 
     @classmethod
     def lacking(cls, dataset: Dataset) -> str | None:
-        """Titles, where there are none."""
+        """Name the titles, where there are none."""
         return "titles" if dataset.item_names is None else None
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
@@ -139,14 +139,14 @@ class DKN(Model):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Sizes."""
+        """Check the sizes."""
         for option, high in LIMITS.items():
             value = getattr(config.options, option)
             if not 1 <= value <= high:
                 raise ConfigError(f"--dkn.{option} is {value}, expected 1 to {high}")
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """The distinct items of the pairs and histories, n, and where they are.
+        """Distinct items of the pairs and histories, n, and their positions.
 
         centres [n], words [n, N], lengths [n], neighbors [n, X], neighbor_counts [n]: of the items.
         targets [B], history [G, P]: positions among them. history_counts [G]: valid slots.
@@ -192,7 +192,7 @@ class DKN(Model):
         }
 
     def items(self, tables: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
-        """KCNN: v [n, K] of the distinct items."""
+        """Vectors v [n, K] of the distinct items, by KCNN."""
         options, entity = self.options, tables["entity"]
         words, lengths = inputs["words"], inputs["lengths"]
         n, N = words.shape
@@ -204,7 +204,7 @@ class DKN(Model):
         knowledge = in_pieces(torch.tanh, linear(both, self.M, self.b)).flatten(1)
         in_title = _first(lengths, N)  # [n, N, 1]
         under = linear(gather(tables["word"], words), self.word_filters)
-        # A filter's bias comes with its first word, which lies in the title wherever it counts.
+        # A filter's bias comes with its first word, which is in the title wherever it counts.
         bias = torch.zeros_like(self.knowledge_filters[0]).view(-1, F)
         starts = torch.arange(options.widths, device=bias.device).cumsum(0)
         bias = bias.index_copy(0, starts, self.filter_bias.view(-1, F)).flatten()
@@ -240,7 +240,7 @@ class DKN(Model):
 
 
 def _first(counts: Tensor, size: int) -> Tensor:
-    """[n, size, 1], True in the first counts [n] places."""
+    """Mask [n, size, 1], True in the first counts [n] places."""
     return (torch.arange(size, device=counts.device) < counts.unsqueeze(1)).unsqueeze(2)
 
 
@@ -248,7 +248,7 @@ def _softmax(
     score: Tensor,  # [B, P]
     left_out: Tensor,  # [B, P] bool
 ) -> Tensor:
-    """Softmax over what is not left out, [B, P]; 0 where nothing is left."""
+    """Softmax [B, P] over the slots not left out; 0 where nothing is left."""
     # The least finite number and not infinity, which would give NaN in an empty row.
     kept = score.masked_fill(left_out, torch.finfo(score.dtype).min)
     return torch.softmax(kept, dim=1).masked_fill(left_out, 0.0)

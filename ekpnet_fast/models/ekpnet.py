@@ -77,7 +77,7 @@ PRESETS: Presets = {
 
 
 class EKPNet(Model):
-    """Parameters of the model and its forward pass (eq. 6-18).
+    """EKPNet: its parameters and its forward pass (eq. 6-18).
 
     Stage "pretrain" predicts by eq. 15 (Algorithm 1), stage "train" by eq. 18 (Algorithm 2).
 
@@ -123,7 +123,7 @@ class EKPNet(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """True and corrupted triples in every batch (eq. 22)."""
+        """Plan true and corrupted triples in every batch (eq. 22)."""
         return BatchPlan(triples="joined")
 
     def logits(
@@ -140,7 +140,7 @@ class EKPNet(Model):
         return logit
 
     def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-        """Of eq. 10."""
+        """Attention weights alpha [B, H, M] of eq. 10."""
         alpha: Tensor = backend.ripple_attention_weights(self._propagation(tables, pairs))
         return alpha
 
@@ -161,7 +161,7 @@ class EKPNet(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor:
-        """The translation loss (eq. 22)."""
+        """Translation loss (eq. 22)."""
         loss: Tensor = backend.triple_loss(
             tables["entity"],
             self.relation,
@@ -173,13 +173,13 @@ class EKPNet(Model):
         return loss
 
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
-        """The loss (eq. 24) and its gradients in one pass."""
+        """Loss (eq. 24) and its gradients in one pass."""
         return self._gradients(batch, options, stage=stage)
 
     def _gradients(
         self, batch: Batch, options: StageConfig, *, stage: str, offset: Tensor | None = None
     ) -> Gradients:
-        """`gradients`, with `offset` [B] added to the logits."""
+        """Loss and gradients, with `offset` [B] added to the logits."""
         layers = None
         if stage == "train":
             layers = (self.weights, self.biases, self.w_out, self.b_out)
@@ -213,7 +213,7 @@ class EKPNet(Model):
         return Gradients(terms, {"entity": drows}, dense)
 
     def dense_weights(self, stage: str) -> list[nn.Parameter]:
-        """W_e and b_e, and in stage "train" the prediction layers."""
+        """Return W_e and b_e, and in stage "train" the prediction layers."""
         dense = [self.W_e, self.b_e]
         if stage == "train":
             dense += [self.weights, self.biases, self.w_out, self.b_out]

@@ -17,10 +17,10 @@ from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainC
 
 
 class EKPNetPlus(EKPNet):
-    """logit = the linear part's (see `linear.Linear`) + EKPNet's (eq. 15 or 18).
+    """EKPNet+: logit = the linear part's (see `linear.Linear`) + EKPNet's (eq. 15 or 18).
 
     The linear part is fitted first and stays; EKPNet is trained on what it leaves over. Both see
-    training rows without their own fold.
+    training examples without their own fold.
 
     Attributes:
         linear: the features' curves.
@@ -55,7 +55,7 @@ class EKPNetPlus(EKPNet):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Ranges of the options."""
+        """Check the ranges of the options."""
         check_signals(cls.name, config.options)
 
     def fit_features(self, training: TrainingExamples) -> None:
@@ -63,7 +63,7 @@ class EKPNetPlus(EKPNet):
         self.linear.fit(training)
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """linear [B]: the linear part's logits."""
+        """Compute linear [B], the linear part's logits."""
         return {"linear": self.linear.of(request, *self.histories_of(request))}
 
     def logits(
@@ -73,9 +73,9 @@ class EKPNetPlus(EKPNet):
         return pairs.inputs["linear"] + super().logits(backend, tables, pairs, stage=stage)
 
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
-        """EKPNet's, the linear part's logits added."""
+        """Gradients of EKPNet, the linear part's logits added."""
         return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
 
     def weights_by_name(self) -> dict[str, float]:
-        """Of the linear part's features, largest first."""
+        """Weights of the linear part's features, largest first."""
         return self.linear.weights()

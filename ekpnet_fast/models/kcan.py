@@ -24,7 +24,7 @@ LOWEST = -1e30  # of a masked score; finite, because all slots may be masked
 
 @dataclass(frozen=True)
 class KCANOptions:
-    """What only KCAN has.
+    """Options of KCAN alone.
 
     Attributes:
         sampled: triples, and as many interactions, that are drawn of each node, 1 to 64.
@@ -36,7 +36,7 @@ class KCANOptions:
 
 
 class KCAN(Model):
-    """A subgraph per target, distilled by global attention and refined by the target's own.
+    """KCAN: a subgraph per target, distilled by global attention and refined by the target's own.
 
     Nodes are entities and users, joined by the relation "interacts" of the train positives.
 
@@ -128,7 +128,7 @@ class KCAN(Model):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Samples are bounded, and no more is kept than was drawn."""
+        """Check that samples are bounded, and that no more is kept than was drawn."""
         sampled, kept = config.options.sampled, config.options.kept
         if not 1 <= sampled <= 64:
             raise ConfigError(f"--kcan.sampled is {sampled}, expected 1 to 64")
@@ -139,18 +139,18 @@ class KCAN(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """True and corrupted triples in every batch."""
+        """Plan true and corrupted triples in every batch."""
         return BatchPlan(triples="joined")
 
     # ---- the sampled graph around a batch --------------------------------------------------------
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """The nodes within H hops and their sampled neighbours.
+        """Nodes within H hops and their sampled neighbours.
 
         Nodes are numbered by hops: the first `reach[d]`, [H + 1] int64, are at most d hops away.
 
         entities, users: ids of the nodes of either kind.
-        order: [N] int64, where each node stands in entities, followed by users.
+        order: [N] int64, position of each node in entities, followed by users.
         relations, tails, valid: [n, 2 S], neighbours of the n nodes within H - 1 hops, as nodes.
         user_nodes, item_nodes: [G], [B] int64.
         """
@@ -181,7 +181,7 @@ class KCAN(Model):
         }
 
     def _neighbors(self, nodes: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Relations, tails and which are valid, [n, 2 S]: triples, then interactions."""
+        """Relations, tails and the mask of valid ones, [n, 2 S]: triples, then interactions."""
         S, found = self.options.sampled, []
         for graph in (self.triples, self.clicks):
             relations, tails, counts = ops.sample_neighbors(
@@ -222,7 +222,7 @@ class KCAN(Model):
         return (z[0] * z[1]).sum(1)
 
     def knowledge_attention(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """pi [n, 2 S] of the sampled neighbours, 0 for masked slots."""
+        """Attention pi [n, 2 S] to the sampled neighbours, 0 for masked slots."""
         valid = inputs["valid"]
         # Most slots are masked: the rest are computed without them.
         head = valid.nonzero()[:, 0]
@@ -236,11 +236,11 @@ class KCAN(Model):
         return torch.softmax(slots, dim=1) * valid
 
     def normals(self) -> Tensor:
-        """w_r of norm 1, [R + 2, D]; the last two are of interactions."""
+        """Normals w_r of norm 1, [R + 2, D]; the last two are of interactions."""
         return functional.normalize(torch.cat([self.normal, self.interacts[:, 1]]), dim=1)
 
     def global_vectors(self, x: Tensor, pi: Tensor, inputs: Inputs) -> list[Tensor]:
-        """g^0 .. g^H; g^l is that of the nodes within H - l hops."""
+        """Node vectors g^0 .. g^H; g^l is that of the nodes within H - l hops."""
         layers, reach = [x], inputs["reach"].tolist()
         for layer, W in enumerate(self.W, start=1):
             n = reach[self.shape.hops - layer]
@@ -254,14 +254,14 @@ class KCAN(Model):
         g: list[Tensor],
         kept: tuple[Tensor, Tensor],  # [n, K] nodes, and which are valid
         roots: Tensor,  # [m] nodes, distinct
-        at: Tensor,  # [B], whose tower each pair wants
+        at: Tensor,  # [B], the root of each pair's tower
         c: Tensor,  # [B, D]
         left_out: Tensor,  # [B] nodes, at the other end of the pair
     ) -> Tensor:
-        """z [B, D] of the roots.
+        """Refined vectors z [B, D] of the roots.
 
-        A root's tree of kept neighbours, with the vectors along its edges, is laid out once for all
-        pairs that want it; a pair brings c, and so the attention.
+        A root's tree of kept neighbours, with the vectors along its edges, is made once for all
+        pairs of that root; a pair brings c, and so the attention.
         """
         H, K = self.shape.hops, kept[0].shape[1]
         tree, valid = [roots.unsqueeze(1)], []  # [m, K^d] nodes; [m, K^(d+1)]
@@ -294,7 +294,7 @@ class KCAN(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor:
-        """TransH's loss on the drawn triples and on the batch's interactions."""
+        """Loss of TransH on the drawn triples and on the batch's interactions."""
         entity, normals = tables["entity"], self.normals()
         drawn = transh_distance(
             gather(entity, batch.triple_heads),
@@ -325,7 +325,7 @@ def by_root(
     matrices: Tensor,  # [m, J, L]
     at: Tensor,  # [B]
 ) -> Tensor:
-    """y_b = x_b M_{at_b}, [B, L]."""
+    """Product y_b = x_b M_{at_b} with a matrix per root, [B, L]."""
     if len(x) // FEW < len(matrices):
         return torch.bmm(x.unsqueeze(1), gather(matrices, at)).squeeze(1)
     return linear_by_relation(x, matrices, at)

@@ -20,7 +20,7 @@ from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 @dataclass(frozen=True)
 class KGCNOptions:
-    """What only KGCN has.
+    """Options of KGCN alone.
 
     Attributes:
         neighbors: K, sampled neighbours of an entity, 1 to 1024.
@@ -33,7 +33,7 @@ class KGCNOptions:
 
 
 class KGCN(Model):
-    """An item is what H rounds of aggregation make of its receptive field, as the user sees it.
+    """KGCN: items by H rounds of aggregation over their receptive field, weighed by the user.
 
         pi_k = softmax_k(u . r_k) over K sampled neighbours (eq. 1, 2),  n = sum_k pi_k v_k (eq. 3),
         v' = act(aggregator(v, n)) (eq. 4-6), H times,  y = sigma(u . v^H) (eq. 7),
@@ -46,7 +46,7 @@ class KGCN(Model):
     by repetition.
 
     The work is done once per distinct *state*, a pair of a user group and an entity, and not once
-    per path of a pair's K^H: users' pairs stand in groups, and what a group's items reach overlaps.
+    per path of a pair's K^H: users' pairs are in groups, and what a group's items reach overlaps.
     States are listed ring by ring (the pairs, then what is one hop away, ...), so that round i is
     over a prefix of the list. The aggregators are linear before `act`, so the matrices are applied
     to rows that states share and not to their sums.
@@ -105,7 +105,7 @@ class KGCN(Model):
             raise ConfigError(f"--kgcn.neighbors is {config.options.neighbors}, expected 1 to 1024")
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """The states of the pairs' receptive fields, S in all.
+        """States of the pairs' receptive fields, S in all.
 
         Returns:
             nodes, groups [S], entity and user group of each; the first B are the pairs.
@@ -169,7 +169,7 @@ class KGCN(Model):
         return (gather(users, pairs.groups) * rows).sum(1)
 
     def _weights(self, users: Tensor, given: Inputs) -> Tensor:
-        """pi [S, K] (eq. 1, 2) for users [G, D]; 0 in masked slots."""
+        """Attention pi [S, K] (eq. 1, 2) for users [G, D]; 0 in masked slots."""
         # There are few relations: u . r is computed for all, and looked up by states.
         match = linear(users, self.relation.T)
         at = given["groups"].unsqueeze(1) * match.shape[1] + given["relations"]
@@ -187,7 +187,7 @@ class KGCN(Model):
         near: Tensor,  # [S, K], rows of its neighbours
         weights: Tensor,  # [S, K]
     ) -> Tensor:
-        """What round i does before `act`, [S, D] (eq. 4-6)."""
+        """Aggregation of round i before `act`, [S, D] (eq. 4-6)."""
         kind = self.options.aggregator
         W_own, W_near = self.W[i] if kind == "concat" else (self.W[i], self.W[i])
         through = linear(rows, W_near)

@@ -1,4 +1,4 @@
-"""The wide part of EKPNet+ as a recommender of its own."""
+"""Wide part of EKPNet+ as a recommender of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 
 class Linear(Model):
-    """logit = bias + sum_f c_f(x_f), c_f rising curves, fitted to cross-fitted rows.
+    """Linear model: logit = bias + sum_f c_f(x_f), rising curves c_f of cross-fitted features.
 
     The features x_f (see `wide/affinity.py`) are popularity, the clicks of neighbours in the graph,
     and affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the
@@ -25,8 +25,8 @@ class Linear(Model):
     Shen et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the
     clicks of the item and no c_f falls, so the response to popularity is monotone. Examples of an
     item that nobody else clicked are not fitted: the catalogue has only items with a click
-    somewhere, so that their labels tell how the data were split. Below what was fitted a curve goes
-    on as its first piece.
+    somewhere, so that their labels reveal how the data were split. Below the fitted values a curve
+    goes on as its first piece.
 
     Attributes:
         linear: the features' weights.
@@ -58,7 +58,7 @@ class Linear(Model):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Ranges of the options."""
+        """Check the ranges of the options."""
         check_signals(cls.name, config.options)
 
     def fit_features(self, training: TrainingExamples) -> None:
@@ -66,10 +66,10 @@ class Linear(Model):
         self.linear.fit(training)
 
     def fit(self, prepared: PreparedData) -> None:
-        """Nothing is left to do after `fit_features`."""
+        """Do nothing: `fit_features` has fitted the model."""
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """linear [B]: the logits."""
+        """Compute linear [B], the logits."""
         return {"linear": self.linear.of(request, *self.histories_of(request))}
 
     def logits(
@@ -79,5 +79,5 @@ class Linear(Model):
         return pairs.inputs["linear"]
 
     def weights_by_name(self) -> dict[str, float]:
-        """Of the features, largest first."""
+        """Weights of the features, largest first."""
         return self.linear.weights()

@@ -18,7 +18,7 @@ from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
 @dataclass(frozen=True)
 class MFOptions:
-    """What only MF has.
+    """Options of MF alone.
 
     Attributes:
         user_bias: whether there is a b_u. Where a split holds as many negatives as positives per
@@ -29,7 +29,9 @@ class MFOptions:
 
 
 class MF(Model):
-    """y = sigma(u . i + b_u + b_i) (Koren et al. 2009, with a logistic loss); no graph.
+    """Matrix factorisation, y = sigma(u . i + b_u + b_i) (Koren et al. 2009), no graph.
+
+    The loss is logistic.
 
     Attributes:
         user, item: [U, D], [I, D].

@@ -17,7 +17,7 @@ from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
 
 class Popularity(Model):
-    """log(c_i + 0.5) - log(c* + 0.5), with c_i the train positives of item i.
+    """Popularity, log(c_i + 0.5) - log(c* + 0.5), with c_i the train positives of item i.
 
     c* is the count from which on validation accuracy is highest, so that a logit of 0 divides
     clicks from the rest as well as a count can. It changes no order: the response stays monotone.
@@ -37,7 +37,7 @@ class Popularity(Model):
         self.register_buffer("logit", torch.zeros(source.num_items))
 
     def fit(self, prepared: PreparedData) -> None:
-        """Count, and choose the threshold."""
+        """Count the positives, and choose the threshold."""
         counts = popularity(prepared.history_items, prepared.dataset.num_items)
         valid = prepared.valid
         threshold = best_threshold(valid.labels, counts[valid.items])

@@ -22,7 +22,7 @@ from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 @dataclass(frozen=True)
 class RippMKROptions:
-    """What only Ripp-MKR has.
+    """Options of Ripp-MKR alone.
 
     Attributes:
         units: cross-and-compress units that an item and its entity pass, and layers of the
@@ -52,7 +52,7 @@ class RippMKR(Model):
     Hidden layers have ReLU; t_hat comes from a linear one. Departures: every entity has a v of its
     own, not only items, because the graph's heads are of any kind; a corrupted triple has its head
     or its tail replaced, in MKR its tail; both tasks share one optimizer's moments, and lambda1
-    stands for the KG task's own step size.
+    replaces the KG task's own step size.
 
     Attributes:
         entity, item: [E, D], e and v.
@@ -122,7 +122,7 @@ class RippMKR(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """Steps on triples between steps on pairs."""
+        """Plan steps on triples between steps on pairs."""
         return BatchPlan(triples="apart", every=config.options.every)
 
     def logits(
@@ -136,7 +136,7 @@ class RippMKR(Model):
         return (rho.sum(1) * v).sum(1)
 
     def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-        """As in RippleNet."""
+        """Attention weights [B, H, M] as in RippleNet."""
         v, _ = self._units(
             gather(tables["item"], pairs.items), gather(tables["entity"], pairs.items)
         )
@@ -148,7 +148,7 @@ class RippMKR(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor | None:
-        """-sum sigma(t . t_hat) over true triples, + over corrupted ones."""
+        """Loss of the KG task: -sum sigma(t . t_hat) over true triples, + over corrupted ones."""
         n = batch.triple_heads.numel()
         if n == 0:
             return None
@@ -172,7 +172,7 @@ class RippMKR(Model):
         v: Tensor,  # [n, D]
         e: Tensor,  # [n, D]
     ) -> tuple[Tensor, Tensor]:
-        """The item and its entity after all units, [n, D] each."""
+        """Item and its entity after all units, [n, D] each."""
         n = len(v)
         for i in range(self.options.units):
             e_vv, e_ve = linear(e, self.from_e[i]).unsqueeze(2).unbind(1)

@@ -19,7 +19,7 @@ from ekpnet_fast.sampling.pairs import Batch, Pairs, TrainContext
 
 @dataclass(frozen=True)
 class RippleNetOptions:
-    """What only RippleNet has.
+    """Options of RippleNet alone.
 
     Attributes:
         item_update: how a hop's answer changes the item: put in its place ("replace") or added to
@@ -44,7 +44,7 @@ def propagate(
     *,
     replace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The answers o^1 .. o^H [B, H, D] of the ripple sets, and the items [B, D] after the last.
+    """Answers o^1 .. o^H [B, H, D] of the ripple sets, and the items [B, D] after the last.
 
     Eq. 4 and 5, and the item's update between hops as `attend` has it.
     """
@@ -66,7 +66,7 @@ def slot_rows(
 
 
 class RippleNet(Model):
-    """User o = o^1 + ... + o^H from ripple sets, y = sigma(o . v).
+    """RippleNet: user o = o^1 + ... + o^H from ripple sets, y = sigma(o . v).
 
         p_i = softmax(v . R_i h_i) (eq. 4),  o^p = sum_i p_i t_i (eq. 5),  v updated by each hop,
         KG term -sum sigma(h^T R t) over the ripple triples (from eq. 10)
@@ -133,7 +133,7 @@ class RippleNet(Model):
         return (user * item).sum(1)
 
     def attention(self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-        """p of eq. 4, with the item as it is at each hop."""
+        """Attention weights p of eq. 4, with the item as it is at each hop."""
         return attention_weights(
             backend,
             *slot_rows(tables["entity"], self.relation, pairs),
@@ -152,7 +152,7 @@ class RippleNet(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor:
-        """-sum sigma(h^T R t) over the valid slots."""
+        """KG loss, -sum sigma(h^T R t) over the valid slots."""
         entity = tables["entity"]
         valid = torch.arange(batch.heads.shape[2], device=entity.device) < batch.counts[..., None]
         relations = batch.relations[valid]

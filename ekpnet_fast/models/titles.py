@@ -12,11 +12,11 @@ from torch import Tensor
 # Letters and digits of any script; an apostrophe inside keeps "don't" one word.
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
-UNTITLED = ""  # stands for the words of a title that has none
+UNTITLED = ""  # the word of a title that has none
 
 
 def tokenize(title: str) -> list[str]:
-    """The words of a title, in order.
+    """Words of a title, in order.
 
     Unicode is normalised (NFKC) and case folded; a word is a run of letters and digits, so that
     "Toy Story (1995)" is toy, story, 1995. Nothing is stemmed or left out.
@@ -25,7 +25,7 @@ def tokenize(title: str) -> list[str]:
 
 
 def encode(titles: Sequence[str], length: int) -> tuple[Tensor, Tensor, list[str]]:
-    """The first `length` words of each title.
+    """First `length` words of each title, as ids.
 
     Returns:
         words [I, length] int32, ids in the vocabulary, 0 behind the end; counts [I] int32, at least

@@ -1,4 +1,4 @@
-"""Translation in a graph: how far the relation carries the head from the tail."""
+"""Translation losses of a graph: how far the relation carries the head from the tail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TransR(nn.Module):
         rows: Tensor,  # [N, D], entities
         relations: Tensor,  # [N] integers
     ) -> Tensor:
-        """e M_r [N, D]: each entity in the space of its relation."""
+        """Entities e M_r [N, D], each in the space of its relation."""
         return linear_by_relation(rows, self.projection, relations)
 
     def distance(
@@ -44,7 +44,7 @@ class TransR(nn.Module):
         relations: Tensor,  # [K] integers
         tails: Tensor,  # [K] integers
     ) -> Tensor:
-        """F of each triple, [K]; small where it is likely."""
+        """Distance f [K] of each triple; small where it is likely."""
         # The projection is linear, so head and tail take one product together.
         apart = self.project(gather(entity, heads) - gather(entity, tails), relations)
         return (apart + gather(self.relation, relations)).square().sum(1)
@@ -54,7 +54,7 @@ class TransR(nn.Module):
         entity: Tensor,  # [n, D]
         batch: Batch,
     ) -> Tensor | None:
-        """The loss over the drawn triples of a batch, None where it has none (see there)."""
+        """Ranking loss (see `ranking_sum`) over the drawn triples of a batch, None without any."""
         if batch.triple_heads.numel() == 0:
             return None
         return ranking_sum(
@@ -63,7 +63,7 @@ class TransR(nn.Module):
 
 
 def ranking_sum(distances: Tensor) -> Tensor:
-    """-sum log sigma(f(corrupted) - f(true)) over pairs of triples.
+    """Ranking loss, -sum log sigma(f(corrupted) - f(true)) over pairs of triples.
 
     Args:
         distances: [2 n], f of n true triples and then of those made from them.
@@ -76,7 +76,7 @@ def on_hyperplane(
     x: Tensor,  # [..., D]
     normal: Tensor,  # [..., D], w_r of norm 1
 ) -> Tensor:
-    """x - (w_r . x) w_r: an entity on the hyperplane of a relation (TransH, Wang et al., 2014)."""
+    """Entity on the hyperplane of a relation, x - (w_r . x) w_r (TransH, Wang et al., 2014)."""
     return x - (x * normal).sum(-1, keepdim=True) * normal
 
 
@@ -86,5 +86,5 @@ def transh_distance(
     normal: Tensor,  # [K, D], w_r of norm 1
     tails: Tensor,  # [K, D]
 ) -> Tensor:
-    """f(h, r, t) = |h' + r - t'|^2 with h' and t' on the hyperplane of the relation, [K]."""
+    """Distance f(h, r, t) = |h' + r - t'|^2, h' and t' on the relation's hyperplane, [K]."""
     return (on_hyperplane(heads - tails, normal) + relation).square().sum(1)

@@ -20,7 +20,7 @@ from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pa
 
 @dataclass(frozen=True)
 class WideDeepOptions:
-    """What only Wide & Deep has.
+    """Options of Wide & Deep alone.
 
     Attributes:
         hidden: width of the two hidden layers of the deep part.
@@ -32,7 +32,7 @@ class WideDeepOptions:
 
 
 class WideDeep(Model):
-    """y = sigma(w_u + w_i + w_ui + w_0 + MLP([u || i || e_i])).
+    """Wide & Deep, y = sigma(w_u + w_i + w_ui + w_0 + MLP([u || i || e_i])).
 
     Stage "pretrain" learns the entities by TransR on triples alone; stage "train" leaves them as
     they are, a given feature of the item, and learns the rest (the paper's eq. 3). The wide part is
@@ -106,7 +106,7 @@ class WideDeep(Model):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        """Sizes."""
+        """Check the sizes."""
         for option, high in (("hidden", 1024), ("crosses", 1 << 24)):
             value = getattr(config.options, option)
             if not 1 <= value <= high:
@@ -114,11 +114,11 @@ class WideDeep(Model):
 
     @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
-        """Triples alone, then pairs alone."""
+        """Plan triples alone, then pairs alone."""
         return BatchPlan(pairs=False, triples="joined") if stage == "pretrain" else BatchPlan()
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """The weight that each pair's cross is hashed to, [B] int32."""
+        """Index [B] int32 of the weight that each pair's cross is hashed to."""
         cells = request.pair_users.long() * self.source.num_items + request.items
         # The odd factor is 2^64 over the golden ratio (Knuth, vol. 3, 6.4), as a signed number; the
         # high bits are the mixed ones. Products wrap.
@@ -148,9 +148,9 @@ class WideDeep(Model):
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor | None:
-        """TransR's ranking loss over the drawn triples; None in a batch of pairs."""
+        """Ranking loss of TransR over the drawn triples; None in a batch of pairs."""
         return self.transr.ranking_sum(tables["entity"], batch)
 
     def dense_weights(self, stage: str) -> list[nn.Parameter]:
-        """The deep part's, in the stage of clicks."""
+        """Weights of the deep part, in the stage of clicks."""
         return [] if stage == "pretrain" else super().dense_weights(stage)

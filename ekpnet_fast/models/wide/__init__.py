@@ -1,1 +1,1 @@
-"""The wide part of EKPNet+: signals of clicks and graph, and rising curves of them."""
+"""Wide part of EKPNet+: signals of clicks and graph, and rising curves of them."""

@@ -1,9 +1,9 @@
-"""How near an item is to a history, by clicks, by the graph, and by both: features of pairs.
+"""Affinities of an item to a history, by clicks, by the graph, and by both: features of pairs.
 
-Everything is a sum over the history, so that a history that nobody had in training is described
-like any other, and everything rises with the clicks of the item: an item that nobody clicked has
-nothing but what the graph says. No feature looks at negatives, and none compares users, because
-both tell how a split was made (see `docs/ekpnet_plus.md`).
+Everything is a sum over the history, so that a history that was not in training is described
+like any other, and everything rises with the clicks of the item: an item without clicks has the
+graph's affinities alone. No feature looks at negatives, and none compares users, because both
+reveal how a split was made (see `docs/ekpnet_plus.md`).
 
 Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, B pairs.
 """
@@ -27,12 +27,12 @@ __all__ = ["Affinities", "ItemTripleFeatures", "SignalOptions", "feature_names"]
 Float = NDArray[np.float32]
 Matrix = Any  # scipy.sparse.csr_matrix
 
-# Products of items lie in memory, 64 MiB each at most, where there are few items with many clicks.
+# Products of items are in memory, 64 MiB each at most, where there are few items with many clicks.
 DENSE_ITEMS, DENSE_CLICKS = 4096, 16
 PRODUCTS_AT_ONCE = 1 << 22
 FAR_WALK_STEPS = 3  # products with the co-click matrix in a 7-hop walk
 FAR_WALK_USERS = 128  # histories that walk at a time
-MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share says that they are alike
+MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share makes them alike
 LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
 # Added to a history's mean affinity, as a share of the mean over all histories.
 MEAN_SMOOTHING = 0.05
@@ -41,14 +41,14 @@ OVERSAMPLED, ROUNDS = 16, 6  # of the subspace iteration (Halko et al. 2011)
 
 @dataclass(frozen=True)
 class SignalOptions:
-    """Which affinities there are.
+    """Options of the affinities.
 
     Attributes:
         kg_click_kg: affinity by the graph, by clicks, and by the graph again.
         low_pass: ranks of projections of the history on what most clicks share.
         joint_spectral: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
-        seven_hop: whether 7-hop co-click is looked at beside the 3-hop one.
+        seven_hop: whether 7-hop co-click is a feature beside the 3-hop one.
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
@@ -61,7 +61,7 @@ class SignalOptions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the affinities, in the order of the features."""
+        """Names of the affinities, in the order of the features."""
         return (
             "co-click",
             "KG match",
@@ -75,7 +75,7 @@ class SignalOptions:
 
 
 def feature_names(options: SignalOptions) -> tuple[str, ...]:
-    """What the rows of `Affinities.features` are called."""
+    """Names of the rows of `Affinities.features`."""
     return (
         "popularity",
         "KG neighbours' clicks",
@@ -84,7 +84,7 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
     )
 
 
-# ---- what the graph says, the same for every history ---------------------------------------------
+# ---- features of the graph, the same for every history -------------------------------------------
 
 
 class ItemTripleFeatures:
@@ -111,7 +111,7 @@ class ItemTripleFeatures:
         degree = _sums(table, 0)
         weighed = _scaled(table, None, np.log(num_items / degree))
         self.match = _unit_rows(weighed)
-        # Relations by how many items have them, ties by number; what each says alone.
+        # Relations by how many items have them, ties by number; the pairs of each alone.
         pairs_of = known // graph.num_entities
         self._weighed, self._pairs_of = weighed, pairs_of
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
@@ -124,28 +124,28 @@ class ItemTripleFeatures:
         )
 
     def match_by(self, rank: int) -> Matrix:
-        """[I, K_r] `match` by the pairs of one relation; by nothing where there are fewer."""
+        """Matrix [I, K_r], `match` by the pairs of one relation; empty where there are fewer."""
         if rank > len(self._ranked):
             return self._weighed[:, :0].tocsr()
         return _unit_rows(self._weighed[:, self._pairs_of == self._ranked[rank - 1]].tocsr())
 
     @cached_property
     def alike(self) -> Matrix:
-        """[I, I] near near^T."""
+        """Product near near^T [I, I]."""
         return (self.near @ self.near.T).tocsr()
 
     @cached_property
     def matches(self) -> Float:
-        """[I, I] cosines, where there are few items."""
+        """Cosines [I, I], where there are few items."""
         cosines: Float = (self.match @ self.match.T).toarray()
         return cosines
 
 
-# ---- what clicks say -----------------------------------------------------------------------------
+# ---- affinities by clicks ------------------------------------------------------------------------
 
 
 class _Affinity:
-    """a(history, i) = sum over j in the history of <left_j, left_i>, or of product_ji.
+    """Affinity a(history, i) = sum over j in the history of <left_j, left_i>, or of product_ji.
 
     Args:
         left: [I, F] sparse, or an array.
@@ -201,7 +201,7 @@ class _Affinity:
 
 
 class _FarWalk(_Affinity):
-    """a = c S^3 e_i with S = left left^T, the co-click, by which `_Affinity` goes once."""
+    """Affinity a = c S^3 e_i with the co-click S = left left^T, which `_Affinity` takes once."""
 
     def __init__(self, left: Any) -> None:
         self.left, self.product = left, None
@@ -228,7 +228,7 @@ class Affinities:
     Args:
         clicks: [U] the histories that counts and co-clicks are taken from.
         knowledge: of the graph.
-        options: which affinities.
+        options: choice of affinities.
         scale: counts are multiplied by it: F / (F - 1) where a fold of F is left out.
     """
 
@@ -261,7 +261,7 @@ class Affinities:
         items: NDArray[np.int32],  # [B]
         needed: NDArray[np.bool_] | None = None,  # [F], the others may stay 0
     ) -> Float:
-        """The features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
+        """Features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
         G, I = len(histories), self.knowledge.num_items  # noqa: E741
         clicks = _weighed(_clicks(histories, I))
         root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
@@ -290,7 +290,7 @@ class Affinities:
                 a = x.all_items(clicks)
             else:
                 a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
-            # Projections may fall below 0, where an item that nobody clicked has to be.
+            # Projections may fall below 0, where an item without clicks has to be.
             a = np.maximum(a, 0)
             if name in LOG_EPS:
                 total = a if name == "co-click" else a * by_group(root)
@@ -369,7 +369,7 @@ def _leading(
 
 
 def _ease(by_length: Matrix, counts: NDArray[np.float64], weight: float) -> Float:
-    """B [I, I] of EASE^R (Steck, WWW 2019): B_ij = -P_ij / P_jj, P = (A^T A + weight)^-1."""
+    """Matrix B [I, I] of EASE^R (Steck, WWW 2019): B_ij = -P_ij / P_jj, P = (A^T A + weight)^-1."""
     A = by_length.copy()
     A.data[:] = 1
     gram = torch.from_numpy((A.T @ A).toarray().astype(np.float64))
@@ -396,7 +396,7 @@ def _clicks(histories: Histories, num_items: int) -> Matrix:
 
 
 def _weighed(clicks: Matrix) -> Matrix:
-    """Every row divided by the square root of its length."""
+    """Matrix with every row divided by the square root of its length."""
     return _scaled(clicks, _inverse(np.sqrt(_sums(clicks, 1))), None)
 
 
@@ -405,14 +405,14 @@ def _sums(matrix: Matrix, axis: int) -> NDArray[np.float64]:
 
 
 def _inverse(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / x, and 0 for 0."""
+    """Inverse 1 / x, and 0 for 0."""
     return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
 
 
 def _scaled(
     matrix: Matrix, rows: NDArray[np.float64] | None, columns: NDArray[np.float64] | None
 ) -> Matrix:
-    """Rows and columns multiplied by numbers."""
+    """Matrix with rows and columns multiplied by numbers."""
     found = matrix.copy()
     if rows is not None:
         found.data *= np.repeat(rows, np.diff(found.indptr))
@@ -422,7 +422,7 @@ def _scaled(
 
 
 def _unit_rows(matrix: Matrix) -> Matrix:
-    """Every row scaled to norm 1."""
+    """Matrix with every row scaled to norm 1."""
     return _scaled(matrix, _inverse(np.sqrt(_sums(matrix.multiply(matrix), 1))), None)
 
 

@@ -1,7 +1,7 @@
 """Logistic regression on features that may only raise the score: a sum of rising curves.
 
-The response to a feature is a line through P pieces, from quantile to quantile of what it was
-fitted to, none of which falls. Beyond the outermost quantiles the outermost pieces go on.
+The response to a feature is a line through P pieces, between quantiles of its training values,
+none of which falls. Beyond the outermost quantiles the outermost pieces go on.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 __all__ = ["curves", "fit_curves", "quantiles"]
 
-AT_ONCE = 1 << 15  # rows in memory at a time
+AT_ONCE = 1 << 15  # examples in memory at a time
 IN_CACHE = 1 << 14  # and where little is kept of each
-SAMPLED = 1 << 16  # rows that the curvature of the loss is taken from, at most
+SAMPLED = 1 << 16  # examples that the curvature of the loss is taken from, at most
 ROUNDS, HALVINGS = 60, 12
 MIN_WEIGHT = 1e-6  # a rise of the logit that is none
 TOLERANCE = 1e-4  # largest change of a weight after which it has converged
@@ -28,7 +28,7 @@ def quantiles(
     features: Tensor,  # [F, N]
     pieces: int,
 ) -> Tensor:
-    """Where the pieces of each feature begin and end, [F, P + 1], rising.
+    """Knots of each feature, the ends of its pieces, [F, P + 1], rising.
 
     Quantiles that coincide, as those of a feature that is mostly 0, leave a piece without width,
     which has no weight.
@@ -41,7 +41,7 @@ def ramps(
     features: Tensor,  # [F, B]
     knots: Tensor,  # [F, P + 1]
 ) -> Tensor:
-    """How far each piece is passed, [F, P, B]: from 0 at its begin to 1 at its end."""
+    """Ramps [F, P, B], the share of each piece that is passed: 0 at its begin, 1 at its end."""
     begin, width = knots[:, :-1, None], knots.diff(dim=1)[:, :, None]
     passed = (features[:, None] - begin) / torch.where(width > 0, width, torch.inf)
     if knots.shape[1] > 2:
@@ -55,7 +55,7 @@ def curves(
     knots: Tensor,  # [F, P + 1]
     weight: Tensor,  # [F, P]
 ) -> Tensor:
-    """The sum of the responses [B]."""
+    """Sum of the responses [B]."""
     last = weight.shape[1] - 1
     slopes = weight.double() / knots.double().diff(dim=1)
     used = weight.nonzero().tolist()
@@ -84,9 +84,9 @@ def fit_curves(
 ) -> tuple[NDArray[np.float64], float]:
     """Weights [F, P], each at least 0, and bias of least mean cross-entropy + l2 / 2 |w|^2.
 
-    Newton's method, with the Hessian of every so many rows: each round minimises the quadratic
+    Newton's method, with the Hessian of every so many examples: each round minimises the quadratic
     model under the bound by least squares on its Cholesky factor (Kim et al. 2010), and is halved
-    until it improves the loss. Sums are in float64, in the order of the rows.
+    until it improves the loss. Sums are in float64, in the order of the examples.
     """
     F, N = features.shape
     P = knots.shape[1] - 1
@@ -143,7 +143,7 @@ def _terms(
 
 
 def _hessian(sample: Tensor, knots: Tensor, w: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean Hessian [F P + 1, F P + 1] of the rows of a sample."""
+    """Mean Hessian [F P + 1, F P + 1] of a sample of the examples."""
     weight, bias = torch.from_numpy(w[:-1]).float(), float(w[-1])
     hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
     for x in torch.split(sample, AT_ONCE, dim=1):

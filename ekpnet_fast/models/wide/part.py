@@ -1,4 +1,4 @@
-"""The wide part of EKPNet+: rising curves of signals, fitted to cross-fitted rows."""
+"""Wide part of EKPNet+: rising curves of signals, fitted to cross-fitted features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 @dataclass(frozen=True)
 class LinearOptions(SignalOptions):
-    """The features of the linear part, and their curves.
+    """Options of the linear part: its features and their curves.
 
     Attributes:
         pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
@@ -38,7 +38,7 @@ class LinearOptions(SignalOptions):
 
 
 def check_signals(model: str, options: LinearOptions) -> None:
-    """Refuse ranks and a regularisation that nothing can be computed with.
+    """Refuse ranks and a regularisation that are out of range.
 
     Raises:
         ConfigError: names the option.
@@ -58,13 +58,13 @@ def check_signals(model: str, options: LinearOptions) -> None:
 
 
 class LinearPart(nn.Module):
-    """bias + sum_fp w_fp r_fp(x_f), w_fp >= 0: rising curves of the features in `affinity.py`.
+    """Linear part, bias + sum_fp w_fp r_fp(x_f), w_fp >= 0: rising curves of affinity features.
 
-    r_fp is how far the p-th of P pieces between quantiles of x_f is passed (see `logistic.py`).
+    r_fp is how far the p-th of P pieces between quantiles of x_f is passed (see `curves.py`).
 
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
-        names: [F] what the features are called.
+        names: [F] of the features.
         affinities: by all train histories.
     """
 
@@ -88,12 +88,12 @@ class LinearPart(nn.Module):
         with one_thread():
             self.knowledge = ItemTripleFeatures(source.graph, source.num_items)
             self.affinities = Affinities(source.histories, self.knowledge, options)
-        # Of the training rows; by fold, where their items differ by epoch.
+        # Of the training examples; by fold, where their items differ by epoch.
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
     def fit(self, training: TrainingExamples) -> None:
-        """Describe the training rows without their own folds, and fit the weights to them.
+        """Compute the training examples' features out of fold, and fit the weights to them.
 
         Raises:
             TrainingError: no item was clicked twice.
@@ -124,7 +124,7 @@ class LinearPart(nn.Module):
             with ThreadPoolExecutor(threads, "fold", torch.set_num_threads, (1,)) as pool:
                 of_folds = list(pool.map(describe, range(F)))
             self._of_folds = [affinities for affinities in of_folds if affinities is not None]
-            # Of an item that nobody else clicked the label says how the data were split.
+            # Of an item that nobody else clicked the label reveals how the data were split.
             known = found[0] > 0  # log(count + 0.5)
             of_known = found[:, known].contiguous()
             if not known.any():
@@ -139,7 +139,7 @@ class LinearPart(nn.Module):
             self._of_rows = self._logits(found) if redraw is None else None
 
     def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
-        """Logits [B] of a request whose groups are seen with histories `ids` [G]."""
+        """Logits [B] of a request whose groups have the histories `ids` [G]."""
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
         needed = (self.weight > 0).any(1).cpu().numpy()
@@ -163,16 +163,16 @@ class LinearPart(nn.Module):
         return curves(features, self.knots.cpu(), self.weight.cpu()) + self.bias.cpu()
 
     def weights(self) -> dict[str, float]:
-        """By how much each feature raises the logit, from its lowest to its highest; largest first.
+        """Rise of the logit by each feature, from its lowest to its highest value; largest first.
 
-        Lowest and highest in the training rows.
+        Lowest and highest in the training examples.
         """
         named = zip(self.names, self.weight.sum(1).tolist(), strict=True)
         return dict(sorted(named, key=lambda x: -x[1]))
 
 
 def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the rows of some groups stand, one group after the other, and their new indptr."""
+    """Positions of the pairs of some groups, one group after the other, and their new indptr."""
     n = indptr[ids + 1] - indptr[ids]
     ends = torch.cat([n.new_zeros(1), n.cumsum(0)])
     return torch.arange(int(ends[-1])) + torch.repeat_interleave(indptr[ids] - ends[:-1], n), ends
