@@ -1,1 +1,1 @@
-"""The paper's tables and figures, one command each: `python -m ekpnet_fast.experiments table3`."""
+"""Tables and figures of the paper, one command each: `python -m ekpnet_fast.experiments table3`."""

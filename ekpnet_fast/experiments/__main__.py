@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.experiments table3`: the paper's tables and figures beside ours."""
+"""Tables and figures of the paper beside ours: `python -m ekpnet_fast.experiments table3`."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console:
     with Store.opened(settings.output) as store:
         runner = Runner(plan, store, console)
         cells = {name: plan.cells(name) for name in names}
-        runner.look([cell for name in names for cell in cells[name]])
+        runner.check([cell for name in names for cell in cells[name]])
         for name in names:
             runner.run(cells[name])
             for path in _write(name, settings, plan, runner, cells[name], datasets):

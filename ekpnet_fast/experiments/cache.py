@@ -1,6 +1,6 @@
-"""Finished runs in one folder, found again by what determines their numbers.
+"""Cache of finished runs in one folder, found by a hash of all that determines their numbers.
 
-`experiments.json`                       says what the folder is, and the hashes of its data
+`experiments.json`                       the folder's format, and the hashes of its data
 `lock`                                   held while a command works here
 `cells/DATA/MODEL-sSEED-WHAT-CODE/`      a run as `ekpnet_fast.train --output` leaves it: WHAT is a
                                          hash of data and options, CODE one of the package
@@ -39,7 +39,7 @@ MARKER, LOCK, CELLS = "experiments.json", "lock", "cells"
 
 @cache
 def code_version() -> str:
-    """Hash of what computes the numbers: torch's version, the package's sources, native code.
+    """Hash of the code that computes the numbers: torch's version, sources, native code.
 
     The sources of this sub-package are left out, because they only arrange numbers.
     """
@@ -53,7 +53,7 @@ def code_version() -> str:
 
 
 class Store:
-    """A folder of results that a command has to itself; made by `Store.opened`."""
+    """Folder of results that a command has to itself; made by `Store.opened`."""
 
     def __init__(self, root: Path, marker: dict[str, Any]) -> None:
         self.root = root
@@ -131,7 +131,7 @@ class Store:
             _write_json(self.root / MARKER, self._marker)
 
     def folder(self, cell: Cell, config: RunConfig, data_hash: str) -> Path:
-        """Where a cell's run lies, or will lie."""
+        """Folder of a cell's run, which need not be there yet."""
         options = {k: v for k, v in config.as_dict().items() if k not in WITHOUT_EFFECT}
         text = json.dumps([data_hash, options], sort_keys=True)
         what = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -140,7 +140,7 @@ class Store:
 
     @staticmethod
     def load(folder: Path, cell: Cell, data_hash: str) -> dict[str, Any] | None:
-        """A finished cell's metrics, or None.
+        """Load a finished cell's metrics, or None.
 
         Raises:
             DataError: the folder holds something else under that name.

@@ -14,7 +14,7 @@ OURS, POPULARITY = "ekpnet", "popularity"
 
 
 def svg(title: str, sections: Sequence[Section]) -> str:
-    """One panel per data set: curves where columns have an x, else the first column as points.
+    """Draw a panel per data set: curves where columns have an x, else the first column as points.
 
     Bars are standard deviations over seeds; hollow diamonds are the paper's values.
     """
@@ -47,7 +47,7 @@ def svg(title: str, sections: Sequence[Section]) -> str:
 
 
 def _curves(axis: Any, section: Section) -> None:
-    """Every row as a curve over the columns' x."""
+    """Draw every row as a curve over the columns' x."""
     label = section.columns[0].label
     for index, row in enumerate(section.rows):
         points = [
@@ -78,7 +78,7 @@ def _curves(axis: Any, section: Section) -> None:
 
 
 def _points(axis: Any, section: Section, column: Column) -> None:
-    """The rows' values of one column, the first row on top."""
+    """Draw the rows' values of one column, the first row on top."""
     printed_any = False
     for index, row in enumerate(section.rows):
         entry = row.entries[column.key]

@@ -1,4 +1,4 @@
-"""What the paper prints, as data: values keep the digits that it gives.
+"""Numbers of the paper, as data: values keep the digits that it gives.
 
 Table 1 is `ekpnet_fast.data.stats.PAPER_TABLE_1`. Figures 4-7 are plots without numbers.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["TABLE_3", "TABLE_4", "TABLE_5", "TABLE_5_MACHINE"]
 
-# AUC and ACC, by data set and model; None where the paper gives none. KCAN's AUC stands in the
+# AUC and ACC, by data set and model; None where the paper gives none. KCAN's AUC is in the
 # text of section 5.2, not in the table.
 TABLE_3: dict[str, dict[str, tuple[str, str | None]]] = {
     "movielens-1m": {

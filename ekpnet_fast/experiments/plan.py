@@ -1,4 +1,4 @@
-"""Which runs a table or figure needs."""
+"""Plan of the runs that a table or figure needs."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ QUICK_EPOCHS, QUICK_SEEDS, QUICK_DATASETS, QUICK_DEPTHS = 1, 2, ("last-fm",), (1
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every run of a command.
+    """Settings of all runs of a command.
 
     Attributes:
         output: the folder of results.
         data_root: folder of data sets, or None for $EKPNET_DATA.
         datasets: their names, in the order of the tables.
-        models: rows to show beside popularity; empty for all.
+        models: those to show beside popularity; empty for all.
         seeds: runs per cell of a table, with seeds 0, 1, ...
         preset: of the options, for models that have it; the others take "default".
-        protocol: how data are split and what is measured.
+        protocol: of splitting the data and measuring.
         threads: CPU threads of a run; all cores if None.
         device: "auto", "cpu" or "cuda".
         quick: one epoch per stage and two depths in Figure 7, to see that everything works.
@@ -99,7 +99,7 @@ class Settings:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        """Check what no run would.
+        """Check the settings that no run checks.
 
         Raises:
             ConfigError: no seed, or a model that cannot be run; names it.
@@ -122,7 +122,7 @@ class Settings:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """The depths of Figure 7."""
+        """Depths of Figure 7."""
         return QUICK_DEPTHS if self.quick else DEPTHS
 
     def shows(self, model: str) -> bool:
@@ -132,7 +132,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a data set, a model, a seed, and for Figure 7 what differs from the preset."""
+    """Cell, a run: a data set, a model, a seed, and for Figure 7 what differs from the preset."""
 
     dataset: str
     model: str
@@ -141,13 +141,13 @@ class Cell:
     layers: int | None = None
 
     def __str__(self) -> str:
-        """Such as "last-fm ekpnet relu 4 layers, seed 0"."""
+        """Text such as "last-fm ekpnet relu 4 layers, seed 0"."""
         varied = "" if self.layers is None else f" {self.activation} {self.layers} layers"
         return f"{self.dataset} {self.model}{varied}, seed {self.seed}"
 
 
 class Plan:
-    """The cells of tables and the options of their runs.
+    """Plan: the cells of tables and the options of their runs.
 
     Args:
         settings: of the command.
@@ -156,7 +156,7 @@ class Plan:
 
     def __init__(self, settings: Settings, datasets: Sequence[Dataset] = ()) -> None:
         self.settings = settings
-        # What a model needs and a data set of the settings lacks, by data set and model.
+        # Needs of a model that a data set of the settings lacks, by data set and model.
         self.lacking = {
             (name, model): lacking
             for name, dataset in zip(settings.datasets, datasets, strict=False)
@@ -167,11 +167,11 @@ class Plan:
 
     @cached_property
     def device(self) -> str:
-        """Where the runs compute, said explicitly."""
+        """Device of the runs, "auto" resolved."""
         return resolve_device(self.settings.device).type
 
     def cells(self, experiment: str) -> list[Cell]:
-        """What a table or figure needs, in the order of its rows."""
+        """Cells of a table or figure, in the order of its rows."""
         if experiment == "table1":
             return []
         if experiment == "figure7":
@@ -185,7 +185,7 @@ class Plan:
         ]
 
     def trained(self, dataset: str, rows: Sequence[str]) -> list[str]:
-        """Those rows of a data set's table that runs must fill."""
+        """Rows of a data set's table that runs must fill."""
         return [
             name
             for name in rows
@@ -193,7 +193,7 @@ class Plan:
         ]
 
     def shape_cell(self, dataset: str, activation: str, layers: int, seed: int) -> Cell:
-        """The cell of a point of Figure 7; the preset's own shape is the cell of the tables.
+        """Cell of a point of Figure 7; the preset's own shape is the cell of the tables.
 
         A single layer is the output, which has no activation, so that all have the cell in common.
         """
@@ -204,7 +204,7 @@ class Plan:
         return Cell(dataset, "ekpnet", seed, activation, layers)
 
     def config(self, cell: Cell) -> RunConfig:
-        """The options of a cell's run, without its output.
+        """Options of a cell's run, without its output.
 
         Raises:
             ConfigError: options that do not fit each other; names them.

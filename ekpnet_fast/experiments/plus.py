@@ -1,7 +1,7 @@
-"""The table of EKPNet+: its parts, its options, and what stands beside it.
+"""Table of EKPNet+: its parts, its options, and the models beside it.
 
-Seeds start at `FIRST_SEED`: the options were chosen on validation rows of seeds 0 and 1, so the
-splits that are shown here have decided nothing.
+Seeds start at `FIRST_SEED`: the options were chosen on validation examples of seeds 0 and 1, so
+the splits that are shown here have decided nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_SEED = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: a model and what differs from its preset, for data of up to `max_items`."""
+    """Variant, a row: a model and what differs from its preset, for data of up to `max_items`."""
 
     label: str
     model: str
@@ -78,17 +78,17 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class PlusCell(Cell):
-    """A run of a row."""
+    """Cell, a run of a row."""
 
     variant: str = ""
 
     def __str__(self) -> str:
-        """Such as "last-fm EKPNet+, seed 10"."""
+        """Text such as "last-fm EKPNet+, seed 10"."""
         return f"{self.dataset} {VARIANTS[self.variant].label}, seed {self.seed}"
 
 
 class PlusPlan(Plan):
-    """The runs of the table: of some rows of `VARIANTS`, or of all."""
+    """Plan of the table's runs: of some rows of `VARIANTS`, or of all."""
 
     def __init__(
         self, settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str]
@@ -99,7 +99,7 @@ class PlusPlan(Plan):
         self.rows = [name for name in VARIANTS if not rows or name in rows]
 
     def cells(self, experiment: str) -> list[Cell]:
-        """Every row's runs, data set by data set; not of rows that change nothing of the preset."""
+        """Cells of every row, data set by data set; not of rows that leave the preset as it is."""
         seeds = range(FIRST_SEED, FIRST_SEED + self.settings.seeds)
         cells: list[Cell] = []
         for dataset in self.settings.datasets:
@@ -116,7 +116,7 @@ class PlusPlan(Plan):
         return self.config(cell) != self.config(base)
 
     def config(self, cell: Cell) -> RunConfig:
-        """The options of a run, without its output."""
+        """Options of a run, without its output."""
         assert isinstance(cell, PlusCell)
         base = self._base(cell.dataset, cell.model)
         given = {"dataset": cell.dataset, "model": cell.model}
@@ -128,12 +128,12 @@ class PlusPlan(Plan):
 def run_plus(
     settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str], console: Console
 ) -> int:
-    """Run what is missing and write plus.md and plus.csv; returns how many runs failed."""
+    """Run the missing cells and write plus.md and plus.csv; returns how many runs failed."""
     plan = PlusPlan(settings, datasets, rows)
     with Store.opened(settings.output) as store:
         runner = Runner(plan, store, console)
         cells = plan.cells("plus")
-        runner.look(cells)
+        runner.check(cells)
         runner.run(cells)
         for path in write_plus(plan, runner.found, runner):
             console.print(f"Written: {path}", highlight=False, markup=False)

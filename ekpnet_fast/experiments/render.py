@@ -1,4 +1,4 @@
-"""Tables as text: Markdown for readers, CSV for programs."""
+"""Text of tables: Markdown for readers, CSV for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG_HEADER = (
 
 
 def section_table(section: Section) -> str:
-    """A section in Markdown; the paper's column stands right of ours, where it has one."""
+    """Markdown of a section; the paper's column is right of ours, where it has one."""
     header = [section.dataset]
     shown: list[tuple[Column, bool]] = []
     for column in section.columns:
@@ -44,7 +44,7 @@ def _ours(entry: Entry, digits: int) -> str:
 
 
 def long_rows(experiment: str, protocol: str, sections: Sequence[Section]) -> list[list[str]]:
-    """Every number of a table on a line of its own, as `LONG_HEADER` says."""
+    """Lines of a table in long form, one per number, as in `LONG_HEADER`."""
     lines = []
     for section in sections:
         p_values = {(test.column.key, test.best.key): test.p for test in section.tests}

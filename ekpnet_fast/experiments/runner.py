@@ -1,4 +1,4 @@
-"""Running the cells that are missing, with a bar and the time left."""
+"""Runner of the missing cells, with a bar and the time left."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Runner", "duration", "expected_seconds"]
 
 
 class Runner:
-    """Metrics of cells: read where a run is finished, run where it is not.
+    """Runner for metrics of cells: read where a run is finished, run where it is not.
 
-    A run that fails is told, is missing in the tables, and does not stop the others.
+    A run that fails has a line, is missing in the tables, and does not stop the others.
 
     Attributes:
         found: metrics of the finished cells.
-        failures: what went wrong, by cell.
+        failures: error messages by cell.
     """
 
     def __init__(self, plan: Plan, store: Store, console: Console) -> None:
@@ -42,7 +42,7 @@ class Runner:
         self._hashes: dict[tuple[str, int], str] = {}
         self._todo: list[Cell] = []
 
-    def look(self, cells: Sequence[Cell]) -> None:
+    def check(self, cells: Sequence[Cell]) -> None:
         """Check options and data of all cells before any of them runs, and find finished ones.
 
         Raises:
@@ -73,12 +73,12 @@ class Runner:
         self.console.print(line, highlight=False, markup=False)
 
     def folder(self, cell: Cell) -> Path:
-        """Where the run of a cell lies, once `look` has seen it."""
+        """Folder of a cell's run, after `check`."""
         data_hash = self._hashes[cell.dataset, cell.seed]
         return self.store.folder(cell, self.plan.config(cell), data_hash)
 
     def run(self, cells: Iterable[Cell]) -> None:
-        """Run those of the cells that are missing, one at a time, after `look` has seen them."""
+        """Run the missing ones of the cells, one at a time, after `check`."""
         todo = [cell for cell in cells if cell not in self.found and cell not in self.failures]
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -98,8 +98,8 @@ class Runner:
                     done = f"{progress.stage} {progress.epoch}/{progress.epochs}"
                     bar.update(task, description=f"{cell}: {done}")
 
-                told = self._run(cell, on_progress)
-                line = f"{self._done()}/{total}  {told}  {self._left()}"
+                found = self._run(cell, on_progress)
+                line = f"{self._done()}/{total}  {found}  {self._left()}"
                 self.console.print(line.rstrip(), highlight=False, markup=False)
 
     def _run(self, cell: Cell, on_progress: Callable[[Progress], None]) -> str:
@@ -146,7 +146,7 @@ def expected_seconds(cells: Iterable[Cell], found: dict[Cell, dict[str, Any]]) -
 
 
 def duration(seconds: float) -> str:
-    """Such as "45 s", "3 min" or "1 h 20 min"."""
+    """Text such as "45 s", "3 min" or "1 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

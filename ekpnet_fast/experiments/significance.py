@@ -1,4 +1,4 @@
-"""Whether the best row of a column may be set in bold."""
+"""Significance of a difference, by which the best row of a column may be set in bold."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def corrected_t_test(a: Sequence[float], b: Sequence[float], test_over_train: fl
         t = mean(d) / sqrt((1 / n + test / train) var(d)),  d = a - b,  n - 1 degrees of freedom
 
     The corrected resampled t-test (Nadeau & Bengio, Inference for the Generalization Error, 2003).
-    Splits of one data set share most of their rows, so the plain paired test, whose factor is
+    Splits of one data set share most of their examples, so the plain paired test, whose factor is
     1 / n alone, calls differences significant that another set of users would not show. With 3
     seeds only differences of 3.5 standard deviations reach 5 % at test / train = 1/3.
 
     Args:
         a, b: [n] a metric of two models, seed by seed.
-        test_over_train: test rows per train row.
+        test_over_train: test examples per train example.
 
     Returns:
         0 to 1; NaN with fewer than two seeds.

@@ -1,4 +1,4 @@
-"""Tables as data: what stands in every cell, what the paper says there, and what is set in bold."""
+"""Tables as data: the entry of every cell, the paper's number beside it, and the bold ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEST_OVER_TRAIN = {"ripplenet": 2 / 6, "recbole": 1 / 8}
 
 @dataclass(frozen=True)
 class Column:
-    """What a column shows.
+    """Column of a table.
 
     Attributes:
         key: name of the metric in CSV files.
@@ -50,7 +50,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: a value per seed, NaN where a run failed, and the paper's value as printed."""
+    """Entry of a cell: a value per seed, NaN where a run failed, and the paper's as printed."""
 
     values: tuple[float, ...] = ()
     paper: str | None = None
@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def known(self) -> list[float]:
-        """The values that are there."""
+        """Values that are there."""
         return [value for value in self.values if math.isfinite(value)]
 
     @property
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """A system, or an activation in Figure 7."""
+    """Row of a table: a system, or an activation in Figure 7."""
 
     key: str
     label: str
@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Test:
-    """The best row of a column against the runner-up."""
+    """Test of the best row of a column against the runner-up."""
 
     column: Column
     best: Row
@@ -94,7 +94,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Section:
-    """One data set's part of a table."""
+    """Section of a table: one data set's part."""
 
     dataset: str
     columns: tuple[Column, ...]
@@ -123,7 +123,7 @@ COLUMNS = {
 
 
 def columns_of(experiment: str, plan: Plan) -> tuple[Column, ...]:
-    """The columns of a table or figure."""
+    """Columns of a table or figure."""
     measured = reported(plan.settings.protocol)
     if experiment == "figure7":
         first = measured[0]
@@ -137,12 +137,12 @@ def columns_of(experiment: str, plan: Plan) -> tuple[Column, ...]:
 
 
 def reported(protocol: str) -> tuple[Column, ...]:
-    """What a protocol measures; models are chosen by, and drawn at, the first."""
+    """Columns that a protocol measures; models are chosen by, and drawn at, the first."""
     return tuple(Column(key, label) for label, key in columns.COLUMNS[protocol].items())
 
 
 def sections_of(experiment: str, plan: Plan, found: Found) -> list[Section]:
-    """A table or figure, data set by data set, from the runs that are there."""
+    """Sections of a table or figure, data set by data set, from the runs that are there."""
     columns = columns_of(experiment, plan)
     sections = []
     for dataset in plan.settings.datasets:
@@ -184,7 +184,7 @@ def _model_rows(
 
 
 def _runs(dataset: str, model: str, plan: Plan, found: Found) -> list[Metrics | None]:
-    """A model's metrics by seed, None where a run failed; empty for a model that is not run."""
+    """Metrics of a model by seed, None where a run failed; empty for a model that is not run."""
     if not plan.trained(dataset, (model,)):
         return []
     return [found.get(Cell(dataset, model, seed)) for seed in range(plan.settings.seeds)]
@@ -207,7 +207,7 @@ def _shape_rows(dataset: str, plan: Plan, found: Found) -> list[Row]:
 
 
 def _printed(experiment: str, dataset: str, model: str) -> dict[str, str]:
-    """What the paper prints for a row, by column."""
+    """Numbers of the paper for a row, by column, as printed."""
     name = dataset.rstrip("/").rsplit("/", 1)[-1]
     if experiment == "table3":
         pair = paper.TABLE_3.get(name, {}).get(model, ())
@@ -225,7 +225,7 @@ def _printed(experiment: str, dataset: str, model: str) -> dict[str, str]:
 
 
 def _value(metrics: Metrics | None, key: str) -> float:
-    """A metric of a run; NaN where the run or the metric is not there."""
+    """Metric of a run; NaN where the run or the metric is not there."""
     if metrics is None:
         return math.nan
     if key in _TIMES:
@@ -235,7 +235,7 @@ def _value(metrics: Metrics | None, key: str) -> float:
 
 
 def _stages(metrics: Metrics) -> list[float]:
-    """Seconds of each stage of training, evaluation on validation rows included."""
+    """Seconds of each stage of training, validation included."""
     names = dict.fromkeys(record["stage"] for record in metrics["epochs"])
     return [metrics["seconds"][name] for name in names]
 
@@ -259,7 +259,7 @@ _TIMES: dict[str, Callable[[Metrics], float | None]] = {
 
 
 def _tested(section: Section, test_over_train: float) -> Section:
-    """The section with tests, and with what they allow set in bold."""
+    """Copy of a section with tests, and in bold the entries that they allow."""
     found = (_test(section, column, test_over_train) for column in section.columns)
     tests = [test for test in found if test is not None]
     bold = {(test.column.key, test.best.key) for test in tests if test.p < LEVEL}
@@ -277,7 +277,7 @@ def _tested(section: Section, test_over_train: float) -> Section:
 
 
 def _test(section: Section, column: Column, test_over_train: float) -> Test | None:
-    """Best against runner-up, among rows with a value for every seed."""
+    """Test of best against runner-up, among rows with a value for every seed."""
     if not column.tested:
         return None
 

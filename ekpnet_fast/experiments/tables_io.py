@@ -1,4 +1,4 @@
-"""The files of a table or figure: Markdown, CSV, and SVG where it can be drawn."""
+"""Files of a table or figure: Markdown, CSV, and SVG where it can be drawn."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def write_statistics(settings: Settings, datasets: Sequence[Dataset]) -> list[Pa
     return _write("table1", settings, files)
 
 
-# ---- what stands around a table ------------------------------------------------------------------
+# ---- text around a table -------------------------------------------------------------------------
 
 
 def _title(experiment: str, settings: Settings) -> str:
@@ -191,7 +191,7 @@ def _test_notes(settings: Settings, sections: Sequence[Section]) -> list[str]:
 
 
 def _below(section: Section) -> list[str]:
-    """Metrics whose mean is below what the paper prints, at the digits of the paper."""
+    """Metrics whose mean is below the paper's number, at the digits of the paper."""
     lines = []
     for row in section.rows:
         for column in section.columns:

@@ -1,6 +1,6 @@
 """Recommenders of trained models: lists, reasons, and a graph that may change.
 
-`recommender.py` is the face. `state.py` holds what is known at one moment, and scores; `query.py`
+`recommender.py` is the face. `state.py` holds all data of one moment, and scores; `query.py`
 goes from ids to numbers, `topk.py` from scores to lists, `reasons.py` and `fidelity.py` from scores
 to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, `store.py` to
 folders and back.

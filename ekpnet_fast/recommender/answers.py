@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """An item of a list.
+    """Item of a recommendation list.
 
     Attributes:
         item: its id.
@@ -41,7 +41,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class SimilarItem:
-    """An item like another one.
+    """Item like another one.
 
     Attributes:
         item: its id.
@@ -60,13 +60,13 @@ class SimilarItem:
 
 @dataclass(frozen=True, slots=True)
 class Recommendations(Sequence[Recommendation]):
-    """The best items for a user or a history, best first; a sequence of `Recommendation`.
+    """List of the best items for a user or a history, best first, each a `Recommendation`.
 
     Attributes:
-        user: whom they are for; None where a history was given.
+        user: the user; None where a history was given.
         history: the items that were given; None where a user was.
-        items: the list, shorter than asked for where no more items are left.
-        notes: what the reader should know, such as that the graph says nothing about the history.
+        items: the list, shorter than k where no more items are left.
+        notes: remarks, such as that the graph has no triple of the history.
     """
 
     user: Id | None
@@ -75,11 +75,11 @@ class Recommendations(Sequence[Recommendation]):
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of items."""
         return len(self.items)
 
     def __iter__(self) -> Iterator[Recommendation]:
-        """Best first."""
+        """Iterate over the items, best first."""
         return iter(self.items)
 
     @overload
@@ -87,7 +87,7 @@ class Recommendations(Sequence[Recommendation]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Recommendation, ...]: ...
     def __getitem__(self, index: int | slice) -> Recommendation | tuple[Recommendation, ...]:
-        """By rank from 0."""
+        """Item by rank from 0."""
         return self.items[index]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,17 +102,17 @@ class Recommendations(Sequence[Recommendation]):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why an item is recommended, or how it scores.
+    """Explanation of a recommended item, or of any item's score.
 
     Attributes:
-        user, history: whom it is for, as in `Recommendations`.
+        user, history: as in `Recommendations`.
         item: the item.
         score: the predicted probability of a click.
         logit: the same before the sigmoid; effects are differences of it.
         reasons: paths by falling effect, those that speak for the item only.
         paths: how many there are, those that speak against it too.
-        notes: what the reader should know.
-        hops: the whole ripple set where it was asked for, by hop and falling effect; else None.
+        notes: remarks.
+        hops: the whole ripple set if requested, by hop and falling effect; else None.
     """
 
     user: Id | None
@@ -134,18 +134,18 @@ class Explanation:
         return f"history {some}{', ...' if len(self.history) > 5 else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Values as JSON has them; `hops` only where it was asked for."""
+        """Values as JSON has them; `hops` only if requested."""
         found: dict[str, Any] = with_lists(asdict(self))
         if self.hops is None:
             del found["hops"]
         return found
 
     def to_json(self, indent: int | None = 2) -> str:
-        """JSON text."""
+        """Text in JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
     def to_text(self) -> str:
-        """Lines for people."""
+        """Text for people."""
         lines = [f"{self.item} ({self.item.id}) for {self.subject}: {self.score:.4f}"]
         for rank, reason in enumerate(self.reasons, 1):
             weights = [step.attention for step in reason.steps]
@@ -157,7 +157,7 @@ class Explanation:
         return "\n".join(lines)
 
     def to_svg(self) -> str:
-        """A drawing of the paths, a column per hop."""
+        """Drawing of the paths, a column per hop."""
         about = f"score {self.score:.4f}; {len(self.reasons)} of {self.paths} paths"
         return svg_of(
             self.reasons,
@@ -170,7 +170,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Fidelity of reasons: whether they are what the scores rest on.
+    """Fidelity of reasons: whether the scores rest on them.
 
     Of recommended items, the mean fall of the logit where some paths' last triples are masked.
 

@@ -25,34 +25,34 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Options for the recommender, and where it computes."""
+    """Add the options for the recommender and its device."""
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
     )
-    parser.add_argument("--data-root", type=Path, help="where a run's data set lies now")
+    parser.add_argument("--data-root", type=Path, help="where a run's data set is now")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
-    """Options for whom: a user or a history."""
+    """Add the options for a user or a history."""
     parser.add_argument("--user", metavar="ID", help="a user that training saw")
-    parser.add_argument("--history", metavar="ID,ID,...", help="items that somebody new clicked")
+    parser.add_argument("--history", metavar="ID,ID,...", help="items that a new user clicked")
 
 
 def opened(options: argparse.Namespace) -> Recommender:
-    """The recommender of `add_run`."""
+    """Recommender of the options of `add_run`."""
     return Recommender.load(options.run, data_root=options.data_root, device=options.device)
 
 
 def history_of(options: argparse.Namespace) -> list[str] | None:
-    """The ids of `--history`."""
+    """Ids of `--history`."""
     if options.history is None:
         return None
     return [word.strip() for word in options.history.split(",") if word.strip()]
 
 
 def ids_of(path: Path, option: str) -> list[str]:
-    """The ids of a text file, one a line.
+    """Ids in a text file, one a line.
 
     Raises:
         ConfigError: it cannot be read, or has none.
@@ -68,7 +68,7 @@ def ids_of(path: Path, option: str) -> list[str]:
 
 
 def set_threads(threads: int | None, default: int | None) -> None:
-    """CPU threads; without a default as many as there are cores.
+    """Set the CPU threads; without a default as many as there are cores.
 
     Raises:
         ConfigError: below 1.

@@ -19,7 +19,7 @@ Place = tuple[int, Node]
 
 @dataclass
 class Edge:
-    """A step of one or more reasons.
+    """Edge of the drawing: a step of one or more reasons.
 
     Attributes:
         start, end: column and node.
@@ -36,12 +36,12 @@ class Edge:
 def svg_of(
     reasons: Sequence[Reason], item: Node, *, title: str, about: str, description: str
 ) -> str:
-    """The drawing; lines are as wide as the effect of the strongest path through them.
+    """Draw the paths; lines are as wide as the effect of the strongest path through them.
 
     Args:
         reasons: the paths.
         item: where they lead.
-        title: which item and whom it is for.
+        title: of the item and its user or history.
         about: a line below the title.
         description: the same in words, for those who do not see the drawing.
     """
@@ -89,7 +89,7 @@ def svg_of(
 
 
 def _edges(reasons: Sequence[Reason], item: Node) -> dict[tuple[Place, Place, str], Edge]:
-    """The edges of all reasons, those that several share once."""
+    """Edges of all reasons, those that several share once."""
     last = max((len(r.steps) + (r.match != "is") for r in reasons), default=1)
     edges: dict[tuple[Place, Place, str], Edge] = {}
     for reason in reasons:
@@ -100,7 +100,7 @@ def _edges(reasons: Sequence[Reason], item: Node) -> dict[tuple[Place, Place, st
 
 
 def _walk(reason: Reason, item: Node, last: int) -> Iterator[tuple[Place, Place, str]]:
-    """The edges of a reason, left to right."""
+    """Edges of a reason, left to right."""
     for column, step in enumerate(reason.steps):
         is_end = reason.match == "is" and step is reason.steps[-1]
         end = (last if is_end else column + 1, step.end)

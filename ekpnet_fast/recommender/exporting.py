@@ -32,7 +32,7 @@ class ScoringGraph(nn.Module):
     """Logits of items for one user, of the EKPNet family.
 
     Attributes:
-        model, stage: what scores, and whose prediction.
+        model, stage: the model, and the stage of the prediction.
         backend: `ops` or `reference`.
     """
 
@@ -91,7 +91,7 @@ def export_onnx(state: State, query: QueryBatch, path: Path) -> float:
     """Write the scoring model in plain operators, and compare it with the native one.
 
     Args:
-        state: what to write.
+        state: of the recommender.
         query: a user or history, for the comparison.
         path: the file; it is whole or not there.
 
@@ -138,7 +138,7 @@ def export_onnx(state: State, query: QueryBatch, path: Path) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings of packages that it would like to find."""
+    """Silence the exporter's warnings of packages that it would like to find."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Fidelity of reasons: what masking them costs, beside random paths."""
+"""Fidelity of reasons: the fall of scores where they are masked, beside random paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ekpnet_fast.recommender.reasons import masked_logits, paths_of
 def measure(
     recommended: Sequence[tuple[Query, Recommendations]], *, masked: int, draws: int, seed: int
 ) -> Fidelity:
-    """Mask the first reasons, those of most attention, and random paths, all at once each.
+    """Measure fidelity: mask first reasons, those of most attention, and random paths at once.
 
     Pairs with fewer than twice as many paths as are masked are left out, because random ones would
     be the same.

@@ -41,7 +41,7 @@ def fit(
             " gives, a name, or a folder"
         )
     config = resolve({**options, "dataset": name, "model": model})
-    resolve_device(config.device)  # a device that cannot be used is told before any work
+    resolve_device(config.device)  # a device that cannot be used is an error before any work
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(
             name,
@@ -57,7 +57,7 @@ def fit(
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many threads for a while."""
+    """Set the number of threads inside the block."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

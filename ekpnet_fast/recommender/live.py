@@ -1,4 +1,4 @@
-"""Changes of the graph after training."""
+"""Live graph: changes after training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Triple = tuple[Id, Id, Id]
 
 
 class LiveGraph:
-    """The graph of a recommender; what is changed here counts from the next answer on.
+    """Graph of a recommender; a change counts from the next answer on.
 
     Nothing is trained again. A new entity starts from its neighbours: its row of every table is the
     mean of the rows of those that a triple joins it with, and follows when its triples change.
@@ -46,17 +46,17 @@ class LiveGraph:
 
     @property
     def num_triples(self) -> int:
-        """How many triples there are, without those that are walked backwards."""
+        """Number of triples, without those that are walked backwards."""
         graph = self._read().graph
         return graph.num_triples // (2 if graph.inverse else 1)
 
     @property
     def num_entities(self) -> int:
-        """How many entities there are, items counted."""
+        """Number of entities, items included."""
         return self._read().graph.num_entities
 
     def triples(self, entity: Id) -> list[tuple[Id, Id, Id]]:
-        """The triples (head, relation, tail) of an entity, or of an item."""
+        """Triples (head, relation, tail) of an entity, or of an item."""
         state = self._read()
         number = _entity(state, entity)
         heads = _heads(state.graph)
@@ -90,7 +90,7 @@ class LiveGraph:
             self._write(_with_triples(state, _numbers(state, given)))
 
     def remove_triples(self, triples: Iterable[Triple]) -> None:
-        """Take triples (head, relation, tail) out; one that is there twice goes twice.
+        """Remove triples (head, relation, tail); one that is there twice goes twice.
 
         Raises:
             DataError: one that is not in the graph; then none is taken out.
@@ -156,7 +156,7 @@ class LiveGraph:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Triples by number, inverse ones not counted."""
+    """Columns of triples by number, inverse ones not counted."""
 
     heads: Int32
     relations: Int32
@@ -164,14 +164,14 @@ class _Columns:
 
 
 def entity_id(state: State, number: int) -> Id:
-    """The id of an entity; of an item without one the item's."""
+    """Id of an entity; of an item without one the item's."""
     found = state.entities.id(number)
     item = state.item_of(number) if found == "" else None
     return found if item is None else state.items.id(item)
 
 
 def _find(state: State, given: Id) -> int | None:
-    """The number of an entity by its id, or by that of its item."""
+    """Find the number of an entity by its id, or by that of its item."""
     found = state.entities.find(given)
     if found is None:
         item = state.items.find(given)
@@ -207,12 +207,12 @@ def _numbers(state: State, triples: Sequence[Triple]) -> _Columns:
 
 
 def _heads(graph: Graph) -> Tensor:
-    """[T] int32, the head of each triple."""
+    """Head of each triple, [T] int32."""
     return torch.repeat_interleave(graph.indptr.diff(), output_size=graph.num_triples).int()
 
 
 def _with_entities(state: State, ids: list[str], names: Mapping[Id, str] | None) -> State:
-    """New entities behind the others, without triples and with rows of zeros."""
+    """Append entities, without triples and with rows of zeros."""
     if not ids:
         return state
     old, n = state.graph.num_entities, len(ids)
@@ -240,7 +240,7 @@ def _with_entities(state: State, ids: list[str], names: Mapping[Id, str] | None)
 
 
 def _with_triples(state: State, new: _Columns) -> State:
-    """Behind the triples of their heads, so that the draws from other heads stay as they were."""
+    """Add triples behind those of their heads, so that draws from other heads stay as they were."""
     graph = state.graph
     heads, relations, tails = (torch.from_numpy(x) for x in vars(new).values())
     columns = [(heads, relations, tails)]
@@ -271,7 +271,7 @@ def _rebuilt(
     more: list[tuple[Tensor, Tensor, Tensor]],  # heads, relations, tails
     keep: Tensor,  # [T] bool
 ) -> State:
-    """The graph of the triples that are kept and some more, and the rows of added entities."""
+    """Rebuild the graph of the triples kept and some more, and the rows of added entities."""
     graph = state.graph
     columns = [(_heads(graph)[keep], graph.relations[keep].int(), graph.tails[keep]), *more]
     heads, relations, tails = (torch.cat(parts) for parts in zip(*columns, strict=True))
@@ -281,7 +281,7 @@ def _rebuilt(
 
 
 def _started(state: State, graph: Graph) -> dict[str, Tensor]:
-    """The tables, with the rows of added entities computed from their neighbours.
+    """Tables, with the rows of added entities computed from their neighbours.
 
     A neighbour that was added itself counts once it has a row, so that a chain of new entities
     gets its rows from where it hangs on the old ones; one that hangs on nothing keeps zeros.
@@ -313,7 +313,7 @@ def _started(state: State, graph: Graph) -> dict[str, Tensor]:
 
 
 def _neighbors(graph: Graph, entities: Int32) -> dict[int, list[int]]:
-    """Of each entity those that a triple joins it with, in either direction, each once."""
+    """Neighbours of each entity: those that a triple joins it with, either way, each once."""
     heads, tails = _heads(graph), graph.tails
     wanted = torch.zeros(graph.num_entities, dtype=torch.bool)
     wanted[torch.from_numpy(entities).long()] = True

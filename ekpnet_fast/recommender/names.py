@@ -1,4 +1,4 @@
-"""Ids of the user's own, their numbers and names, in tables that can grow."""
+"""Ids of the user's files, their numbers and names, in tables that can grow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOKED_THROUGH = 100_000  # ids, for the ones that come close to one that is no
 
 
 class Names:
-    """Users, items, entities or relations, by number. Never changed: `with_more` gives a new one.
+    """Names of users, items, entities or relations by number. Immutable: `with_more` makes a copy.
 
     Ids that are numbers in the files are numbers here, and "7" is taken for 7; where the files have
     texts, 7 is taken for "7".
@@ -32,16 +32,16 @@ class Names:
         self.numbered = numbered
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of ids."""
         return len(self.ids)
 
     @property
     def kind(self) -> str:
-        """ "user", "item", "entity" or "relation"."""
+        """Kind of the ids: "user", "item", "entity" or "relation"."""
         return self.ids.kind
 
     def find(self, given: object) -> int | None:
-        """The number of an id, None where there is no such id.
+        """Find the number of an id, None where there is no such id.
 
         Raises:
             DataError: neither a text nor a whole number.
@@ -65,11 +65,11 @@ class Names:
         return self.ids.find(text)
 
     def number(self, given: object, argument: str = "") -> int:
-        """The number of an id.
+        """Number of an id.
 
         Args:
             given: the id.
-            argument: what the caller calls it; the kind without.
+            argument: the caller's name of it; the kind without.
 
         Raises:
             DataError: no such id, or no id at all; says which come close.
@@ -87,22 +87,22 @@ class Names:
         )
 
     def id(self, number: int) -> Id:
-        """The id of a number."""
+        """Id of a number."""
         text = self.ids.ids[number]
-        # What was added later may be a text among numbers.
+        # One that was added later may be a text among numbers.
         return int(text) if self.numbered and text.isdecimal() else text
 
     def name(self, number: int) -> str | None:
-        """A name for people, None where there is none."""
+        """Name for people, None where there is none."""
         names = self.ids.names
         return (names[number] or None) if names is not None else None
 
     def shown(self, number: int) -> str:
-        """The name, or the id where there is none."""
+        """Name, or the id where there is none."""
         return self.ids.name(number)
 
     def with_more(self, ids: Iterable[Id], names: Mapping[Id, str] | None = None) -> Names:
-        """These and some new ones behind them."""
+        """Copy with new ids behind these."""
         new = [str(given) for given in ids]
         given_names = {str(key): value for key, value in (names or {}).items()}
         old = self.ids.names

@@ -12,7 +12,7 @@ __all__ = ["Node", "Reason", "RippleTriple", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An entity on a path.
+    """Node of a path: an entity.
 
     Attributes:
         id: of an item the item's id, else the entity's.
@@ -25,16 +25,16 @@ class Node:
     kind: Literal["item", "entity"]
 
     def __str__(self) -> str:
-        """The name, or the id where there is none."""
+        """Name, or the id where there is none."""
         return self.name or str(self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A triple on a path, walked from `start` to `end`.
+    """Step of a path: a triple, walked from `start` to `end`.
 
     Attributes:
-        start, end: what it joins.
+        start, end: the entities that it joins.
         relation: its relation.
         backwards: whether the graph has it as (end, relation, start).
         attention: the weight that the model gives it among the triples of its hop (eq. 10), which
@@ -48,13 +48,13 @@ class Step:
     attention: float | None
 
     def __str__(self) -> str:
-        """The arrow, such as `-[starring]->`."""
+        """Arrow such as `-[starring]->`."""
         return f"<-[{self.relation}]-" if self.backwards else f"-[{self.relation}]->"
 
 
 @dataclass(frozen=True, slots=True)
 class RippleTriple(Step):
-    """A triple of the ripple set, as it is walked, whether it speaks for the item or against it.
+    """Triple of the ripple set, as it is walked, whether it speaks for the item or against it.
 
     Attributes:
         start, relation, end, backwards, attention: as of a step.
@@ -66,7 +66,7 @@ class RippleTriple(Step):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A path from an item of the history, and what it does for the recommended item.
+    """Reason: a path from an item of the history, and its effect on the recommended item.
 
     Attributes:
         steps: the path; its first start is an item of the history.
@@ -83,11 +83,11 @@ class Reason:
 
     @property
     def attention(self) -> float | None:
-        """The attention of the last triple among those of its hop."""
+        """Attention of the last triple among those of its hop."""
         return self.steps[-1].attention
 
     def __str__(self) -> str:
-        """The path on one line."""
+        """Path on one line."""
         path = str(self.steps[0].start)
         for step in self.steps:
             path += f" {step} {step.end}"
@@ -102,7 +102,7 @@ class Reason:
 
 
 def with_lists(value: Any) -> Any:
-    """A value with lists for tuples, as JSON has them."""
+    """Copy of a value with lists for tuples, as JSON has them."""
     if isinstance(value, dict):
         return {key: with_lists(item) for key, item in value.items()}
     return [with_lists(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Queries: whom a caller asks for and among which items, checked and in numbers."""
+"""Queries: a user or a history, and the items to choose from, checked and in numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ItemFilter: TypeAlias = Collection[Id] | Callable[[Id], bool]
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A query in numbers: a user that training saw, or a history of items."""
+    """Query in numbers: a user that training saw, or a history of items."""
 
     state: State
     user: int = -1
     items: tuple[int, ...] | None = None
 
     def batch(self) -> QueryBatch:
-        """This query alone, as the state takes it."""
+        """Batch of this query alone, as the state takes it."""
         return batch_of([self])
 
     @property
@@ -39,7 +39,7 @@ class Query:
         return None, tuple(state.items.id(item) for item in self.items)
 
     def seen(self) -> Int32:
-        """Sorted items that are known already."""
+        """Items that are known already, sorted."""
         if self.items is not None:
             return np.unique(np.array(self.items, dtype=np.int32))
         first, last = self.state.consumed_indptr[self.user : self.user + 2]
@@ -47,7 +47,7 @@ class Query:
 
 
 def batch_of(queries: Sequence[Query]) -> QueryBatch:
-    """Several users, or several histories, as the state takes them."""
+    """Batch of several users, or several histories, as the state takes them."""
     state = queries[0].state
     if queries[0].items is None:
         return state.of_users([query.user for query in queries])
@@ -55,7 +55,7 @@ def batch_of(queries: Sequence[Query]) -> QueryBatch:
 
 
 def parse_query(state: State, user: Id | None, history: Iterable[Id] | None) -> Query:
-    """The query of a caller, who names a user or a history by ids.
+    """Parse a query: a user or a history by ids.
 
     Raises:
         DataError: unknown ids, neither or both, an empty history, or a user without one.
@@ -80,7 +80,7 @@ def parse_query(state: State, user: Id | None, history: Iterable[Id] | None) -> 
 
 
 def check_ids(ids: Iterable[Id], argument: str) -> Iterable[Id]:
-    """Several ids, which neither a text nor a number is.
+    """Check a collection of ids, which neither a text nor a number is.
 
     Raises:
         DataError: one id; names the argument.
@@ -91,7 +91,7 @@ def check_ids(ids: Iterable[Id], argument: str) -> Iterable[Id]:
 
 
 def check_positive(number: int, argument: str = "k") -> int:
-    """A whole number from 1.
+    """Check a whole number from 1.
 
     Raises:
         ConfigError: anything else; names the argument.
@@ -106,7 +106,7 @@ def check_positive(number: int, argument: str = "k") -> int:
 
 
 def candidates_of(state: State, chosen: ItemFilter | None) -> Int32 | None:
-    """Sorted items [I'] to choose from, None for all.
+    """Candidates [I'], sorted: the items to choose from, None for all.
 
     Raises:
         DataError: unknown ids.

@@ -1,4 +1,4 @@
-"""Reasons: the paths of the ripple sets, weighed by what the score would lose without them.
+"""Reasons: the paths of the ripple sets, weighed by the score's loss without them.
 
 A ripple set holds triples hop by hop. Each triple ends a path that leads back, hop by hop, to an
 item of the history. Its *effect* is measured and not estimated: the item is scored again without
@@ -23,7 +23,7 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 @dataclass(frozen=True)
 class RipplePath:
-    """A path through the ripple set, by its end: a distinct triple of a hop.
+    """Path through the ripple set, by its end: a distinct triple of a hop.
 
     Attributes:
         hop: from 0.
@@ -45,7 +45,7 @@ class RipplePath:
 def paths_of(
     state: State, query: QueryBatch, sets: RippleSets, entity: int
 ) -> tuple[float, list[RipplePath]]:
-    """The logit of an item for one user or history, and all paths, by falling effect.
+    """Logit of an item for one user or history, and all paths, by falling effect.
 
     Args:
         state: the recommender's state.
@@ -89,7 +89,7 @@ def masked_logits(
 
 
 def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explanation:
-    """The reasons for an item.
+    """Explain an item by its reasons.
 
     Args:
         query: a user or a history.
@@ -125,7 +125,7 @@ def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explana
 
 
 def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
-    """The distinct triples (hop, head, relation, tail) of one user's sets, and their slots."""
+    """Distinct triples (hop, head, relation, tail) of one user's sets, and their slots."""
     found: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
     heads, relations, tails = (x[0].tolist() for x in (sets.heads, sets.relations, sets.tails))
     for hop, count in enumerate(sets.counts[0].tolist()):
@@ -136,7 +136,7 @@ def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...
 
 
 def _masked(sets: RippleSets, keep: Tensor) -> RippleSets:
-    """One user's sets, for each of [G, H, M] with the slots that are kept moved to the front."""
+    """Copies of one user's sets, for each of [G, H, M] with the kept slots moved to the front."""
     slots = torch.arange(keep.shape[2])
     keep = keep & (slots < sets.counts.unsqueeze(-1))
     order = (~keep).to(torch.uint8).argsort(dim=2, stable=True)
@@ -152,7 +152,7 @@ def _masked(sets: RippleSets, keep: Tensor) -> RippleSets:
 def _attention(
     state: State, query: QueryBatch, sets: RippleSets, entity: int
 ) -> list[list[float]] | None:
-    """The attention of an item over the slots, by hop; None where the model has none."""
+    """Attention of an item over the slots, by hop; None where the model has none."""
     entities = torch.tensor([entity], dtype=torch.int32, device=state.device)
     scorer = state.scorer
     pairs = scorer.pairs(state.groups(query, sets), torch.tensor([0, 1]), entities)
@@ -172,7 +172,7 @@ def _node(state: State, entity: int) -> Node:
 
 
 class _Tree:
-    """Paths as a tree that leads back to the history."""
+    """Tree of paths that leads back to the history."""
 
     def __init__(self, state: State, query: QueryBatch, paths: Sequence[RipplePath]) -> None:
         self.state = state
@@ -185,7 +185,7 @@ class _Tree:
                 self.ends[key] = path
 
     def reason(self, path: RipplePath, entity: int) -> Reason:
-        """A path as a reason for an item."""
+        """Reason for an item, from a path."""
         chain = [path]
         while chain[0].hop > 0 and chain[0].head not in self.history:
             chain.insert(0, self.before(chain[0]))
@@ -199,7 +199,7 @@ class _Tree:
         return Reason(steps, "linked", link, path.effect)
 
     def hops(self, paths: Sequence[RipplePath], count: int) -> tuple[tuple[RippleTriple, ...], ...]:
-        """All triples by hop, in the order of the paths that they end."""
+        """Triples by hop, in the order of the paths that they end."""
         found: list[list[RippleTriple]] = [[] for _ in range(count)]
         for path in paths:
             step = self.step(path.head, path.relation, path.tail, path.attention)
@@ -211,7 +211,7 @@ class _Tree:
         return tuple(map(tuple, found))
 
     def before(self, path: RipplePath) -> RipplePath:
-        """The path that reaches the head of another; a hop may be a copy of the one before it."""
+        """Path that reaches the head of another; a hop may be a copy of the one before it."""
         hops = range(path.hop - 1, -1, -1)
         return next(self.ends[p, path.head] for p in hops if (p, path.head) in self.ends)
 
@@ -223,7 +223,7 @@ class _Tree:
         attention: float | None,
         backwards: bool = False,
     ) -> Step:
-        """A triple as it is walked; inverse relations are those of the graph, backwards."""
+        """Step of a triple as it is walked; inverse relations are those of the graph, backwards."""
         names = self.state.relations
         if relation >= len(names):
             relation, backwards = relation - len(names), not backwards
@@ -231,7 +231,7 @@ class _Tree:
         return Step(nodes[0], names.shown(relation), nodes[1], backwards, attention)
 
     def link(self, start: int, end: int) -> tuple[int, bool] | None:
-        """The relation of a triple that joins two entities, and whether it points back."""
+        """Relation of a triple that joins two entities, and whether it points back."""
         for head, tail, backwards in ((start, end, False), (end, start, True)):
             found = self.state.graph.relations_between(head, tail)
             if found:

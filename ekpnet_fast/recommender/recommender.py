@@ -36,10 +36,10 @@ from ekpnet_fast.training.progress import Progress
 
 
 class Recommender:
-    """A trained model with its graph, names and histories.
+    """Recommender: a trained model with its graph, names and histories.
 
     Ids in and out are those of the user's files: texts, or numbers where the files hold numbers.
-    Everything but `graph` only reads: any number of threads may ask at the same time. A single
+    Everything but `graph` only reads: any number of threads may call it at the same time. A single
     answer is too little work to share: call `torch.set_num_threads(1)` in the threads that give
     answers, or each waits for the slowest of torch's threads. An error that a caller can mend is an
     `EkpnetError` that says what was found and expected.
@@ -67,7 +67,7 @@ class Recommender:
         self._state = state
 
     def __repr__(self) -> str:
-        """Model and sizes."""
+        """Text with model and sizes."""
         state = self._state
         return (
             f"Recommender(model={self.model!r}, users={len(state.users)},"
@@ -93,29 +93,29 @@ class Recommender:
     ) -> Recommender:
         """Train on a data set.
 
-        Its rows are split as `python -m ekpnet_fast.train` does; histories are the positives of
+        Its examples are split as `python -m ekpnet_fast.train` does; histories are the positives of
         the train part.
 
         Args:
             dataset: a data set, or what `--dataset` takes: a name, or a folder.
             model: one of `ekpnet_fast.models.MODELS`.
             options: further options of `python -m ekpnet_fast.train`, such as `{"train.lr": 1e-3}`.
-            preset: which options are set before, for the data set's name and the model.
+            preset: of options that are set before, for the data set's name and the model.
             epochs: of each stage; the preset's without.
             seed: of everything drawn.
             threads: CPU threads for training; those of torch without.
             device: "auto", "cpu" or "cuda".
             data_root: folder of data sets.
-            on_progress: told about each batch and each epoch.
+            on_progress: called after each batch and each epoch.
 
         Raises:
             ConfigError, DataError, TrainingError: as `python -m ekpnet_fast.train`.
         """
-        told = {**(options or {}), "seed": seed, "device": device, "preset": preset}
+        given = {**(options or {}), "seed": seed, "device": device, "preset": preset}
         for name, value in (("epochs", epochs), ("threads", threads), ("data_root", data_root)):
             if value is not None:
-                told[name] = value
-        return cls(fitting.fit(dataset, model, told, on_progress))
+                given[name] = value
+        return cls(fitting.fit(dataset, model, given, on_progress))
 
     @classmethod
     def load(
@@ -125,12 +125,12 @@ class Recommender:
         data_root: str | PathLike[str] | None = None,
         device: str = "auto",
     ) -> Recommender:
-        """Read what `save` wrote, or the folder of a run (`train --output`).
+        """Read a folder that `save` wrote, or that of a run (`train --output`).
 
         Args:
             folder: of a recommender, which needs nothing else, or of a run, which refers to its
                 data set.
-            data_root: where a run's data set lies now, if not where it lay.
+            data_root: folder of a run's data set now, if it was moved.
             device: "auto", "cpu" or "cuda".
 
         Raises:
@@ -156,23 +156,23 @@ class Recommender:
         """
         store.save(self._state, Path(folder), overwrite=overwrite)
 
-    # ---- what it holds -------------------------------------------------------------------------
+    # ---- contents ------------------------------------------------------------------------------
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """Name of the model."""
         return self._state.model.name
 
     @property
     def state(self) -> State:
-        """All it knows now. Never changes: a change of the graph makes a new one."""
+        """State as it is now. Immutable: a change of the graph makes a new one."""
         return self._state
 
     def snapshot(self) -> Recommender:
-        """A recommender with the graph as it is now, for questions that are about one graph.
+        """Copy with the graph as it is now, for several queries about one graph.
 
-        Whatever happens to the graph later does not reach it, nor do changes of its own graph reach
-        this one. Weights and tables are shared, so it costs nothing.
+        Later changes of the graph do not reach it, nor do changes of its own graph reach this one.
+        Weights and tables are shared, so it costs nothing.
 
         Examples:
             >>> now = recommender.snapshot()
@@ -184,7 +184,7 @@ class Recommender:
 
     @property
     def graph(self) -> LiveGraph:
-        """The graph, which may be changed: see `LiveGraph`.
+        """Graph, which may be changed: see `LiveGraph`.
 
         Examples:
             >>> recommender.graph.num_triples
@@ -193,7 +193,7 @@ class Recommender:
         return self._graph
 
     def user_ids(self) -> list[Id]:
-        """The users, in their order.
+        """Ids of the users, in their order.
 
         Examples:
             >>> recommender.user_ids()[:3]
@@ -203,12 +203,12 @@ class Recommender:
         return [users.id(number) for number in range(len(users))]
 
     def item_ids(self) -> list[Id]:
-        """The catalogue, in its order; items that were added later stand last."""
+        """Ids of the catalogue, in its order; items that were added later are last."""
         items = self._state.items
         return [items.id(number) for number in range(len(items))]
 
     def item_name(self, item: Id) -> str | None:
-        """The name of an item, None where the data set has none.
+        """Name of an item, None where the data set has none.
 
         Raises:
             DataError: no such item.
@@ -217,7 +217,7 @@ class Recommender:
         return state.item_name(state.items.number(item))
 
     def history(self, user: Id) -> list[Id]:
-        """The items whose clicks by a user training saw; empty for a user without.
+        """History of a user: the items whose clicks training saw; empty for a user without.
 
         Raises:
             DataError: no such user.
@@ -237,18 +237,18 @@ class Recommender:
         exclude_seen: bool = True,
         filter_items: ItemFilter | None = None,
     ) -> Recommendations:
-        """The best items for a user, or for somebody new by history alone.
+        """Recommend the best items to a user, or to a new one by history alone.
 
         A history is scored as it is: nothing is trained, its ripple sets are drawn on the spot by
         the run's seed. Order and repeats in it play no part. Ties go by the catalogue's order.
 
         Args:
             user: a user that training saw; give either this or `history`.
-            history: items that somebody clicked.
+            history: items that a new user clicked.
             k: length of the list.
             exclude_seen: leave out the history, and of a user all that the data set says was
                 touched, in whatever part of the split.
-            filter_items: the only items to choose from, or a function that is asked for each.
+            filter_items: the only items to choose from, or a predicate of an item.
 
         Raises:
             DataError: an unknown id, neither or both of user and history, an empty history, or a
@@ -280,7 +280,7 @@ class Recommender:
         exclude_seen: bool = True,
         filter_items: ItemFilter | None = None,
     ) -> list[Recommendations]:
-        """`recommend` for many, in their order; all users with a history where none are named.
+        """Recommend to many, in their order; to all users with a history where none are named.
 
         Raises:
             DataError, ConfigError: as `recommend`.
@@ -310,7 +310,7 @@ class Recommender:
         return found
 
     def predict(self, users: Sequence[Id], items: Sequence[Id]) -> NDArray[np.float32]:
-        """The predicted probabilities [n] that users[i] clicks items[i].
+        """Predict the probabilities [n] that users[i] clicks items[i].
 
         Raises:
             DataError: unknown ids, a user without history, or sequences of different lengths.
@@ -328,7 +328,7 @@ class Recommender:
         return predict_pairs(state, numbers, entities)
 
     def similar_items(self, item: Id, k: int = 10) -> list[SimilarItem]:
-        """The items whose vectors point most nearly the same way, without the item itself.
+        """Items whose vectors point most nearly the same way, without the item itself.
 
         Raises:
             DataError: no such item.
@@ -359,7 +359,7 @@ class Recommender:
         top: int = 5,
         hops: bool = False,
     ) -> Explanation:
-        """Why an item scores as it does: paths of the graph from the history to it.
+        """Explain an item's score by paths of the graph from the history to it.
 
         The paths are those of the ripple sets that the score is computed from. They are ranked by
         effect: by how much the logit falls where the path's last triple is masked.
@@ -367,10 +367,10 @@ class Recommender:
         Args:
             user: a user that training saw; give either this or `history`.
             item: the item.
-            history: items that somebody clicked.
+            history: items that a new user clicked.
             top: paths, at most.
-            hops: whether the answer has the whole ripple set, too, also what speaks against the
-                item.
+            hops: whether the answer has the whole ripple set, too, also the triples that speak
+                against the item.
 
         Raises:
             DataError, ConfigError: as `recommend`.
@@ -402,14 +402,14 @@ class Recommender:
         """Fidelity of the reasons: whether the scores rest on them, measured by masking.
 
         Args:
-            users: whose recommendations are looked at; 100 drawn by the seed without.
+            users: of the recommendations that are measured; 100 drawn by the seed without.
             items: of each user, the best so many.
             masked: reasons that are masked at once.
             draws: of random paths, for each pair of user and item.
             seed: of the users and the random paths.
 
         Raises:
-            DataError, ConfigError: as `recommend`; a model that does not look at paths.
+            DataError, ConfigError: as `recommend`; a model that does not read paths.
 
         Examples:
             >>> found = recommender.fidelity(items=1, masked=3)

@@ -1,4 +1,4 @@
-"""State of a recommender: all that it knows at one moment, and the scores that follow from it.
+"""State of a recommender: all its data at one moment, and the scores that follow from them.
 
 A `State` never changes: live changes of the graph make a new one, and an answer that began with the
 old one ends with it. Items are numbered by their place in the catalogue; `catalogue` says which
@@ -30,7 +30,7 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """Queries that are scored together: n users that training saw, or n histories.
+    """Batch of queries that are scored together: n users that training saw, or n histories.
 
     Attributes:
         users: [n] int32 numbers of users; for histories the number behind the last user's, which
@@ -46,20 +46,20 @@ class QueryBatch:
     known: bool
 
     def __len__(self) -> int:
-        """n."""
+        """Number of queries, n."""
         return self.users.numel()
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Model, graph, names and histories.
+    """State: model, graph, names and histories.
 
     Attributes:
         config: the run that trained the model.
         model: the model; its tables are those of training.
         stage: whose prediction the weights give.
         tables: the tables by name, on the device, with rows for new entities.
-        graph: what the histories ripple through.
+        graph: that the histories ripple through.
         catalogue: [I] int32, the entity of each item; the first ones are 0, 1, 2, ...
         users, items, entities, relations: their ids and names; of relations without the inverse.
         history_indptr, history_items: [U + 1] int64 and int32, entities that the users clicked, as
@@ -87,43 +87,43 @@ class State:
     added: Int32
     data_hash: str
 
-    # ---- what follows from it ------------------------------------------------------------------
+    # ---- derived values ------------------------------------------------------------------------
 
     @cached_property
     def device(self) -> torch.device:
-        """The device that computes scores."""
+        """Device that computes scores."""
         of = next(iter(self.model.state_dict().values()), None)
         return torch.device("cpu") if of is None else of.device
 
     @property
     def num_items(self) -> int:
-        """I."""
+        """Number of items, I."""
         return self.catalogue.numel()
 
     @cached_property
     def catalogue_there(self) -> Tensor:
-        """The catalogue on the device."""
+        """Catalogue on the device."""
         return self.catalogue.to(self.device)
 
     @cached_property
     def _item_numbers(self) -> Tensor:
-        """[E] the item of each entity, -1 where it is none."""
+        """Item of each entity [E], -1 where it is none."""
         numbers = torch.full((self.graph.num_entities,), -1, dtype=torch.int32)
         numbers[self.catalogue.long()] = torch.arange(self.num_items, dtype=torch.int32)
         return numbers
 
     def item_of(self, entity: int) -> int | None:
-        """The item that an entity is."""
+        """Item that an entity is."""
         number = int(self._item_numbers[entity])
         return None if number < 0 else number
 
     def item_name(self, item: int) -> str | None:
-        """The name of an item, or of its entity; None where neither has one."""
+        """Name of an item, or of its entity; None where neither has one."""
         return self.items.name(item) or self.entities.name(int(self.catalogue[item]))
 
     @cached_property
     def item_directions(self) -> Tensor:
-        """[I, D] rows of the items, scaled to norm 1, on the device.
+        """Rows of the items [I, D], scaled to norm 1, on the device.
 
         Raises:
             ConfigError: the model has no row for an item.
@@ -141,7 +141,7 @@ class State:
     # ---- queries ---------------------------------------------------------------------------------
 
     def of_users(self, numbers: Sequence[int]) -> QueryBatch:
-        """Users that training saw."""
+        """Batch of users that training saw."""
         starts, ends = self.history_indptr[:-1], self.history_indptr[1:]
         parts = [self.history_items[int(starts[u]) : int(ends[u])] for u in numbers]
         indptr = torch.zeros(len(parts) + 1, dtype=torch.int64)
@@ -151,7 +151,7 @@ class State:
         return QueryBatch(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
 
     def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> QueryBatch:
-        """Histories of items; order and repeats play no part.
+        """Batch of histories of items; order and repeats play no part.
 
         Raises:
             ConfigError: the model knows users only.
@@ -175,7 +175,7 @@ class State:
     # ---- scores ----------------------------------------------------------------------------------
 
     def ripple_sets(self, queries: QueryBatch) -> RippleSets:
-        """The ripple sets of the queries: of users those that evaluation takes. On the CPU."""
+        """Ripple sets of the queries, on the CPU: of users those that evaluation takes."""
         if not self.model.ripple:
             return RippleSets.none(len(queries))
         return RippleSets.sample(
@@ -191,12 +191,12 @@ class State:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The model's predictions, over this state's tables and graph."""
+        """Scorer of the model's predictions, over this state's tables and graph."""
         backend = BACKENDS[self.config.backend]
         return Scorer(backend, self._reader, self.tables, self.stage, self.device)
 
     def groups(self, queries: QueryBatch, sets: RippleSets) -> UserGroups:
-        """A group for each of the ripple sets; where there is one query, they all are its own."""
+        """Groups of pairs, one per ripple set; where there is one query, they all are its own."""
         ids = torch.arange(sets.num_users, dtype=torch.int32)
         if len(queries) < sets.num_users:
             ids.zero_()
@@ -217,7 +217,7 @@ class State:
 
     @cached_property
     def _reader(self) -> Model:
-        """The model, which reads this state's graph."""
+        """Model, which reads this state's graph."""
         source = self.model.source
         if source.graph is self.graph:
             return self.model

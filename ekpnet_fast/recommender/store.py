@@ -1,4 +1,4 @@
-"""The folder of a recommender, and how a run's folder becomes one.
+"""Folder of a recommender, written and read, or made from a run's.
 
 `config.yaml`             every option of the run that trained the model.
 `model.safetensors`       the weights, with the rows of entities that were added later.
@@ -48,7 +48,7 @@ TABLES = {"users": "user", "items": "item", "entities": "entity", "relations": "
 def state_of(
     config: RunConfig, prepared: PreparedData, graph: Graph, model: Model, stage: str
 ) -> State:
-    """The state of a model that was just trained, or read from a run's folder."""
+    """Make the state of a model that was just trained, or read from a run's folder."""
     dataset = prepared.dataset
     maps = id_maps(dataset)
     numbered = {
@@ -79,14 +79,14 @@ def state_of(
 
 
 def _touched(dataset: Dataset) -> tuple[Any, Int32]:
-    """Items that each user has touched: positives of labelled rows, or all interactions."""
+    """Items that each user has touched: positives of labelled examples, or all interactions."""
     if dataset.rows is not None:
-        rows = dataset.rows
+        examples = dataset.rows
     else:
         clicks = dataset.interactions
         assert clicks is not None
-        rows = Examples(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
-    return history_of(rows, dataset.num_users, dataset.num_items)
+        examples = Examples(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
+    return history_of(examples, dataset.num_users, dataset.num_items)
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def _read_names(folder: Path, table: str, manifest: dict[str, Any]) -> Names:
 def _check(
     folder: Path, graph: Graph, tensors: dict[str, torch.Tensor], names: dict[str, Names]
 ) -> None:
-    """Check that the files belong together, because native code indexes with what they hold."""
+    """Check that the files belong together, because native code indexes with their numbers."""
     users, items = len(names["users"]), len(names["items"])
     relations = len(names["relations"]) * (2 if graph.inverse else 1)
     for found, expected in (

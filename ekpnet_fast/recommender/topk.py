@@ -26,7 +26,7 @@ def recommend_topk(
     exclude_seen: bool,
     candidates: Int32 | None,  # [I'], sorted
 ) -> list[Recommendations]:
-    """The lists for several users, or several histories, scored in one call."""
+    """Lists for several users, or several histories, scored in one call."""
     state, batch = queries[0].state, batch_of(queries)
     sets = state.ripple_sets(batch)
     entities = state.catalogue_there
@@ -51,7 +51,7 @@ def recommend_topk(
 
 
 def best_of(scores: Tensor, seen: Sequence[Int32], k: int) -> tuple[list[list[int]], Tensor]:
-    """The K best places of each row that are not seen, best first, and their scores.
+    """Best K places of each row that are not seen, best first, and their scores.
 
     Args:
         scores: [n, I].

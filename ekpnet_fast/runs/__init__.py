@@ -1,4 +1,4 @@
-"""A run's folder: options, training, evaluation, report, search."""
+"""Runs and their folders: options, training, evaluation, report, search."""
 
 from ekpnet_fast.runs.evaluate import evaluate_run
 from ekpnet_fast.runs.runner import run

@@ -1,4 +1,4 @@
-"""`python -m ekpnet_fast.serve RUN`: recommendations over HTTP, and a page to look at them."""
+"""Recommendations over HTTP, and a page to look at them: `python -m ekpnet_fast.serve RUN`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number in a range."""
+    """Type for argparse: a whole number in a range."""
 
     def parse(text: str) -> int:
         if not (text.isdecimal() and low <= int(text) <= high):
@@ -67,7 +67,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that has its port, but does not listen yet.
+    """Bind a socket to its port, without listening yet.
 
     Raises:
         ConfigError: no such address here, or the port is taken.

@@ -1,4 +1,4 @@
-"""The application: endpoints over an engine, with their limits, types and errors."""
+"""Application of the server: endpoints over an engine, with their limits, types and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Text = Annotated[str, Query(max_length=schemas.LONGEST_ID, description="Part of 
 Skip = Annotated[int, Query(ge=0, le=10**9, description="Matches to leave out first.")]
 Limit = Annotated[int, Query(ge=1, le=schemas.MOST_RECOMMENDED)]
 
-# What is counted apart.
+# Endpoints that are counted apart.
 ENDPOINTS = frozenset(
     f"/{name}"
     for name in (
@@ -51,7 +51,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class Engine(Protocol):
-    """Answers behind the endpoints.
+    """Engine of answers behind the endpoints.
 
     Called from several threads at a time; raises EkpnetError for bad requests.
     """
@@ -60,19 +60,19 @@ class Engine(Protocol):
         """Model, data set and sizes, as they are now; on the event loop, so it must be quick."""
 
     def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
-        """The best items."""
+        """List the best items."""
 
     def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
-        """Scores of some items."""
+        """Score some items."""
 
     def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
-        """Why an item scores as it does."""
+        """Explain an item's score."""
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Users with a history, by id or name."""
+        """Find users with a history, by id or name."""
 
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Items, by id or name."""
+        """Find items, by id or name."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Limits:
 
 
 def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> FastAPI:
-    """The application.
+    """Make the application.
 
     Args:
-        engine: what answers.
+        engine: of the answers.
         limits: its bounds.
         hosts: names that requests may call this server by, beside addresses and localhost.
     """
@@ -141,17 +141,17 @@ def _add_answers(app: FastAPI, engine: Engine, pool: Pool) -> None:
 
     @app.post("/recommend", response_model=schemas.Recommendations, responses=REFUSALS)
     async def recommend(request: schemas.RecommendRequest) -> Response:
-        """The best items for a user or a history."""
+        """Recommend the best items to a user, or to a new one by history."""
         return await compute(lambda: engine.recommend(request))
 
     @app.post("/score", response_model=schemas.Scores, responses=REFUSALS)
     async def score(request: schemas.ScoreRequest) -> Response:
-        """The predicted probability that a user, or somebody with a history, clicks some items."""
+        """Predict the probabilities that a user, or a new one with a history, clicks some items."""
         return await compute(lambda: engine.score(request))
 
     @app.post("/explain", response_model=schemas.Explanation, responses=REFUSALS)
     async def explain(request: schemas.ExplainRequest) -> Response:
-        """Why an item scores as it does: the ripple set with its attention, and the reasons."""
+        """Explain an item's score: the ripple set with its attention, and the reasons."""
         return await compute(lambda: engine.explain(request))
 
     @app.get("/users", response_model=schemas.Matches, responses=REFUSALS)
@@ -171,7 +171,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
 
     @app.get("/health")
     async def health() -> schemas.Health:
-        """Status of the server, and what it serves."""
+        """Status of the server, and the model and data that it serves."""
         return schemas.Health(
             status="ok",
             version=__version__,
@@ -183,7 +183,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
 
     @app.get("/metrics")
     async def metrics() -> schemas.Metrics:
-        """Requests since the start: how many by endpoint and status, and how long they took."""
+        """Requests since the start: counts by endpoint and status, and latencies."""
         return schemas.Metrics(
             uptime_seconds=statistics.uptime(),
             endpoints={
@@ -205,7 +205,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every refusal is a `Problem`."""
+    """Add handlers that make every refusal a `Problem`."""
 
     def problem(
         status: int, message: str, field: str | None = None, headers: Any = None

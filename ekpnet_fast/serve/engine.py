@@ -14,10 +14,10 @@ from ekpnet_fast.serve.search import Index
 
 
 class RecommenderEngine:
-    """Answers from a recommender, whose graph may be changed meanwhile.
+    """Engine over a recommender, whose graph may be changed meanwhile.
 
-    Each request is answered from one snapshot, taken when it begins, so that all that it says is
-    about one graph; the next request sees what was changed. Every method may be called from several
+    Each request is answered from one snapshot, taken when it begins, so that all of its answer is
+    about one graph; the next request sees the changes. Every method may be called from several
     threads at a time.
 
     Args:
@@ -57,7 +57,7 @@ class RecommenderEngine:
         )
 
     def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
-        """The best items."""
+        """List the best items."""
         now = self._recommender.snapshot()
         found = now.recommend(
             request.user,
@@ -74,7 +74,7 @@ class RecommenderEngine:
         return schemas.Recommendations(**found.to_dict(), clicked=nodes)
 
     def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
-        """Scores of some items, in the order of the request."""
+        """Score some items, in the order of the request."""
         found = self._recommender.recommend(
             request.user,
             request.history,
@@ -87,7 +87,7 @@ class RecommenderEngine:
         return schemas.Scores(**{**found.to_dict(), "items": items})
 
     def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
-        """The reasons for an item, and the whole ripple set."""
+        """Explain an item by its reasons, with the whole ripple set."""
         found = self._recommender.explain(
             request.user, request.item, history=request.history, top=request.top, hops=True
         )
@@ -105,13 +105,13 @@ class RecommenderEngine:
         return schemas.Explanation(**replace(found, hops=None).to_dict(), hops=hops)
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Users with a history. They are those of training, whatever happens to the graph."""
+        """Find users with a history, those of training; changes of the graph add none."""
         return self._users.find(query, skip, limit)
 
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Items, those that were added since the start, too."""
+        """Find items, also those that were added since the start."""
         now = self._recommender.snapshot()
-        with self._indexing:  # once for all who wait for it
+        with self._indexing:  # once for all threads that wait for it
             names, index = self._items
             if names is not now.state.items:
                 index = _item_index(now)
@@ -138,5 +138,5 @@ def _item_index(recommender: Recommender) -> Index:
 
 
 def _order(triple: RippleTriple) -> float:
-    """Falling attention, or effect where the model has none."""
+    """Sort key: falling attention, or effect where the model has none."""
     return -(triple.effect if triple.attention is None else triple.attention)

@@ -1,9 +1,9 @@
 """Middleware that guards the application.
 
-Every request passes it before and after: whom it is for, how large it is, how long it may take to
-arrive, what the answer's headers say, and that it is counted.
+Every request passes it before and after: the host that it names, its size, the time that it may
+take to arrive, the headers of the answer, and the count of requests.
 
-Plain ASGI, because it stands in the way of every request.
+Plain ASGI, because every request pays for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Guard:
 
     Args:
         app: the application.
-        statistics: where requests are counted.
+        statistics: of the requests.
         hosts: names that a Host header may have, beside addresses and localhost.
         max_body: bytes of a request's body.
         body_timeout: seconds in which it has to arrive.
@@ -115,7 +115,7 @@ class Guard:
         )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, before anything else looks at it; it is small."""
+        """Read the whole body, before anything else does; it is small."""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self.max_body:
                 raise self._too_large(f"{int(value):,} bytes")
@@ -141,7 +141,7 @@ class Guard:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives a body which was read already, then what comes after it."""
+    """Make a `receive` that gives a body which was read already, then the messages after it."""
     message: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
     async def replayed() -> Message:

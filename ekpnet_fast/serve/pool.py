@@ -1,4 +1,4 @@
-"""Threads that compute for requests, with a bound on how many may wait."""
+"""Thread pool that computes for requests, with a bound on how many may wait."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 T = TypeVar("T")
 
 
-class Busy(Exception):  # noqa: N818 - a state of the server, told to the client as 503
-    """Every thread computes and the queue is full."""
+class Busy(Exception):  # noqa: N818 - a state of the server, sent to the client as 503
+    """Refusal of a request: every thread computes and the queue is full."""
 
 
 class Overdue(Exception):  # noqa: N818
-    """An answer took longer than its limit."""
+    """Timeout of an answer that took longer than its limit."""
 
 
 class Pool:
-    """Runs work of requests on threads.
+    """Pool of threads that compute for requests.
 
     Every request computes on one thread: with many small requests, handing parts of one to other
     cores costs more than it saves, and the cores are busy with other requests anyway.
@@ -47,7 +47,7 @@ class Pool:
         return self._pending
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do some work on a thread and wait for it.
+        """Run some work on a thread and wait for it.
 
         Raises:
             Busy: there is no place in the queue; nothing was started.
@@ -70,7 +70,7 @@ class Pool:
             raise Overdue from None
 
     def close(self) -> None:
-        """Drop what waits, and wait for what computes."""
+        """Drop the requests that wait, and wait for those that compute."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _done(self, _: Future[T] | None = None) -> None:

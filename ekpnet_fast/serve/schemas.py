@@ -1,7 +1,7 @@
 """Schemas of requests and answers over HTTP.
 
 Answers have the fields of the Python API's dataclasses (`ekpnet_fast.recommender`), so that both
-are learned once; what they have beyond those says so.
+are learned once; fields beyond those are named as such.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Subject(RequestBody):
 
     user: Id | None = Field(None, description="A user that training saw.")
     history: Annotated[list[Id], Field(min_length=1, max_length=LONGEST_HISTORY)] | None = Field(
-        None, description="Items that somebody clicked, in any order."
+        None, description="Items that a new user clicked, in any order."
     )
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class Subject(RequestBody):
 
 
 class RecommendRequest(Subject):
-    """The best items for a user or a history."""
+    """Request for the best items for a user or a history."""
 
     k: Annotated[StrictInt, Field(ge=1, le=MOST_RECOMMENDED)] = 10
     exclude_seen: StrictBool = Field(True, description="Leave out what was touched before.")
@@ -95,13 +95,13 @@ class RecommendRequest(Subject):
 
 
 class ScoreRequest(Subject):
-    """The scores of some items for a user or a history."""
+    """Request for the scores of some items for a user or a history."""
 
     items: Annotated[list[Id], Field(min_length=1, max_length=MOST_SCORED)]
 
 
 class ExplainRequest(Subject):
-    """Why an item scores as it does for a user or a history."""
+    """Request for the reasons of an item's score for a user or a history."""
 
     item: Id
     top: Annotated[StrictInt, Field(ge=1, le=MOST_REASONS)] = Field(
@@ -116,14 +116,14 @@ class Answer(BaseModel):
 
 
 class Problem(Answer):
-    """Why a request was refused."""
+    """Reason why a request was refused."""
 
     message: str
     field: str | None = Field(description="The field that was refused, where it was one.")
 
 
 class Node(Answer):
-    """An entity of the graph."""
+    """Node of a path: an entity of the graph."""
 
     id: int | str
     name: str | None
@@ -131,7 +131,7 @@ class Node(Answer):
 
 
 class Recommendation(Answer):
-    """An item of a list."""
+    """Item of a recommendation list."""
 
     item: int | str
     name: str | None
@@ -139,7 +139,7 @@ class Recommendation(Answer):
 
 
 class Recommendations(Answer):
-    """The best items, best first. Beyond the Python API: `clicked`."""
+    """List of the best items, best first. Beyond the Python API: `clicked`."""
 
     user: int | str | None
     history: list[int | str] | None
@@ -149,7 +149,7 @@ class Recommendations(Answer):
 
 
 class Scores(Answer):
-    """Predicted probabilities of a click, in the order of the request's items."""
+    """Scores, predicted probabilities of a click, in the order of the request's items."""
 
     user: int | str | None
     history: list[int | str] | None
@@ -158,7 +158,7 @@ class Scores(Answer):
 
 
 class Step(Answer):
-    """A triple as it is walked, from `start` to `end`."""
+    """Step of a path: a triple as it is walked, from `start` to `end`."""
 
     start: Node
     relation: str
@@ -168,7 +168,7 @@ class Step(Answer):
 
 
 class Reason(Answer):
-    """A path from the history, and by how much the item's logit falls without its last triple."""
+    """Reason: a path from the history, and the fall of the item's logit without its last triple."""
 
     steps: list[Step]
     match: Literal["is", "linked", "alike"]
@@ -177,34 +177,34 @@ class Reason(Answer):
 
 
 class Triple(Step):
-    """A triple of the ripple set."""
+    """Triple of the ripple set."""
 
     effect: float = Field(description="By how much the item's logit falls without it.")
 
 
 class Hop(Answer):
-    """The triples that a hop of the ripple set holds, by falling attention."""
+    """Hop of the ripple set: its triples, by falling attention."""
 
     hop: int = Field(description="From 1.")
     triples: list[Triple]
 
 
 class Explanation(Answer):
-    """Why an item scores as it does. Beyond the Python API: `hops`."""
+    """Explanation of an item's score. Beyond the Python API: `hops`."""
 
     user: int | str | None
     history: list[int | str] | None
     item: Node
     score: float
     logit: float
-    reasons: list[Reason] = Field(description="What speaks for the item, by falling effect.")
+    reasons: list[Reason] = Field(description="Paths that speak for the item, by falling effect.")
     paths: int
     notes: list[str]
-    hops: list[Hop] = Field(description="The whole ripple set, also what speaks against the item.")
+    hops: list[Hop] = Field(description="The whole ripple set, for and against the item.")
 
 
 class Match(Answer):
-    """A user or an item that a search found."""
+    """Match of a search: a user or an item."""
 
     id: int | str
     name: str | None
@@ -219,7 +219,7 @@ class Matches(Answer):
 
 
 class Facts(Answer):
-    """Model, data set and sizes that are served."""
+    """Facts of the server: model, data set and sizes."""
 
     model: str
     dataset: str
@@ -233,7 +233,7 @@ class Facts(Answer):
 
 
 class Health(Facts):
-    """Status of the server, with what it serves."""
+    """Health: status of the server, with the facts."""
 
     status: Literal["ok"]
     version: str
@@ -243,7 +243,7 @@ class Health(Facts):
 
 
 class Latency(Answer):
-    """Seconds from the first byte that the server reads to the last that it writes."""
+    """Latency: seconds from the first byte that the server reads to the last that it writes."""
 
     p50: float | None
     p95: float | None
@@ -252,7 +252,7 @@ class Latency(Answer):
 
 
 class EndpointMetrics(Answer):
-    """Requests to one endpoint since the start."""
+    """Metrics of one endpoint: requests since the start."""
 
     requests: int
     statuses: dict[str, int] = Field(description="How many were answered with each status.")
@@ -262,7 +262,7 @@ class EndpointMetrics(Answer):
 
 
 class Metrics(Answer):
-    """Requests since the start, by endpoint; unknown paths are counted as "other"."""
+    """Metrics by endpoint: requests since the start; unknown paths are counted as "other"."""
 
     uptime_seconds: float
     endpoints: dict[str, EndpointMetrics]

@@ -32,15 +32,15 @@ class Index:
         self._names = [fold(names[i] or str(ids[i])) for i in order]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of ids."""
         return len(self._matches)
 
     def find(self, query: str, skip: int, limit: int) -> Matches:
-        """Matches of a query: first by id, then by the start of the name, then by its words.
+        """Find matches of a query: first by id, then by the start of the name, then by its words.
 
         Every word of the query must occur in the name, or the query be the id; the id is the name
-        where there is none. Those that fit equally well stand by falling clicks; without a query
-        all do.
+        where there is none. Those that fit equally well are by falling clicks; without a query
+        all are.
         """
         words = fold(query).split()
         if not words:
@@ -59,6 +59,6 @@ class Index:
 
 
 def fold(text: str) -> str:
-    """Without case and accents."""
+    """Fold a text: without case and accents."""
     parts = unicodedata.normalize("NFKD", text)
     return "".join(part for part in parts if not unicodedata.combining(part)).casefold()

@@ -14,7 +14,7 @@ GRACE = 10  # seconds that requests have to end after SIGTERM
 
 
 class Server(uvicorn.Server):
-    """Serves on a socket that is bound already.
+    """Server on a socket that is bound already.
 
     Args:
         app: the application.
@@ -35,15 +35,15 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections."""
+        """Start to take connections."""
         await super().startup(sockets=sockets)
         if self.started:
             self._ready()
 
     def serve_on(self, listener: socket.socket) -> None:
-        """Serve until SIGINT or SIGTERM, then answer what has begun."""
-        # uvicorn sets handlers of its own, and raises what it got once more for those it found:
-        # these, because a server that was told to stop has not failed.
+        """Serve until SIGINT or SIGTERM, then answer the requests that have begun."""
+        # uvicorn sets handlers of its own, and raises the signal once more for those it found:
+        # these, because a server that is stopped has not failed.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(self, "should_exit", True))
         self.run(sockets=[listener])

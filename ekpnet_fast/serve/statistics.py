@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass, field
 
 BUCKETS_PER_DOUBLING = 8  # neighbouring bounds differ by 9 %, so a quantile is off by 4.5 % at most
-FASTEST = 1e-5  # seconds; what is faster counts as this fast
-DOUBLINGS = 24  # up to 168 s; what is slower counts as this slow
+FASTEST = 1e-5  # seconds; a faster one counts as this fast
+DOUBLINGS = 24  # up to 168 s; a slower one counts as this slow
 QUANTILES = (0.5, 0.95, 0.99)
 
 
 @dataclass(slots=True)
 class Latencies:
-    """A histogram of durations over buckets that grow by a constant factor."""
+    """Histogram of durations over buckets that grow by a constant factor."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (BUCKETS_PER_DOUBLING * DOUBLINGS + 1))
     total: int = 0
@@ -28,7 +28,7 @@ class Latencies:
         self.slowest = max(self.slowest, seconds)
 
     def quantile(self, q: float) -> float | None:
-        """The duration that a share `q` of all does not exceed, in seconds; None without any."""
+        """Quantile: the seconds that a share `q` of all do not exceed; None without any."""
         rank, passed = q * self.total, 0
         for place, count in enumerate(self.counts):
             passed += count
@@ -47,11 +47,11 @@ class Endpoint:
 
 
 class Statistics:
-    """Requests by endpoint. Used by the event loop alone, so nothing is locked.
+    """Statistics of requests by endpoint, unlocked because only the event loop uses them.
 
     Args:
-        endpoints: the paths that are counted apart; whatever else is asked for counts as "other",
-            so that nobody can make the table grow.
+        endpoints: the paths that are counted apart; any other path counts as "other", so that no
+            client can make the table grow.
     """
 
     def __init__(self, endpoints: frozenset[str]) -> None:

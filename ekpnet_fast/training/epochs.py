@@ -88,7 +88,7 @@ class SteppedEpochs:
 
     @property
     def state(self) -> StepState:
-        """Of the optimizer."""
+        """State of the optimizer."""
         return self._trainer.state
 
     def run(self, number: int, skip: int) -> Iterator[Passed]:
@@ -115,7 +115,7 @@ class ResidentEpochs:
 
     @property
     def state(self) -> StepState:
-        """Of the optimizer."""
+        """State of the optimizer."""
         return self._trainer.state
 
     def run(self, number: int, skip: int) -> Iterator[Passed]:

@@ -76,7 +76,7 @@ class StepState:
             self.adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All but the watch by name, for a checkpoint; the tensors themselves."""
+        """Tensors by name, for a checkpoint: all but the watch; not copies."""
         moments = {"m": self.m, "v": self.v}
         tables = {f"{name}.{t}": x for name, of in moments.items() for t, x in of.items()}
         return {**tables, **self._adam_tensors(), "steps": torch.tensor(self.steps)}

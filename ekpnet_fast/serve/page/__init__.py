@@ -1,4 +1,4 @@
-"""The page: its parts lie beside this file and are sent as one document, whole in itself."""
+"""Web page: its parts are beside this file and are sent as one document, whole in itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The document, and the policy that lets nothing but its own parts run.
+    """Page: the document, and the policy that lets nothing but its own parts run.
 
     Attributes:
         content: UTF-8 HTML.
