@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,19 +32,19 @@ from ekpnet_fast.training.snapshot import TrainingSnapshot
 
 
 def run(
-    config: RunConfig,
+    options: RunConfig | Mapping[str, Any],
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     resume: bool = False,
     signals: Signals | None = None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> dict[str, Any]:
-    """Train and evaluate; write the run's folder if `config.output` names one.
+    """Train and evaluate; write the run's folder if `output` names one.
 
     Args:
-        config: its configuration, resolved or not.
+        options: a configuration, or options by name, as `resolve` takes them.
         on_progress: called after each batch and each epoch.
-        resume: go on with the unfinished run in `config.output`.
+        resume: go on with the unfinished run in `output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
         warn: called with the place where a resumed run goes on, and with what of it is damaged.
 
@@ -55,7 +55,7 @@ def run(
         EkpnetError: an option, the data, or training; says what was found and expected.
         Interrupted: a signal came.
     """
-    config = resolve(config)
+    config = resolve(options)
     resolve_device(config.device)  # a device that cannot be used is an error before any work
     if config.report:
         html.check_available()

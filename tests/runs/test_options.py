@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ekpnet_fast.config import RunConfig, StageConfig
@@ -272,3 +273,38 @@ def test_a_weight_without_triples():
         parse_command(["--pretrain.triples", "0"])
     config = parse_command(["--pretrain.triples", "0", "--pretrain.lambda1", "0"]).config
     assert config.pretrain.triples == 0
+
+
+# ---- options by name -----------------------------------------------------------------------------
+
+
+def test_names_may_be_nested_or_dotted():
+    words = ["--model", "ripplenet", "--train.lr", "0.5", "--ripplenet.using_all_hops", "false"]
+    expected = parse_command(words).config
+    nested = {"train": {"lr": 0.5}, "ripplenet": {"using_all_hops": False}}
+    dotted = {"train.lr": np.float64(0.5), "ripplenet.using_all_hops": False}
+    for options in (nested, dotted):
+        assert resolve({"model": "ripplenet", **options}) == expected
+    assert resolve(expected) == expected
+
+
+def test_names_fill_the_preset():
+    config = resolve({"dataset": "book-crossing", "preset": "paper", "train.lr": 1.0})
+    assert (config.shape.width, config.shape.hops, config.train.lr) == (4, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": {"lrr": 1}}, r"did you mean --train\.lr\?"),
+        ({"train": 3}, "--train is 3, expected options by name"),
+        ({"epochs": "many"}, "--epochs is many, expected a whole number or null"),
+        ({"folds": True}, "--folds is True, expected a whole number"),
+        ({"device": "tpu"}, "--device is tpu, expected auto, cpu, cuda"),
+        ({"mf.user_bias": True}, "an option of model mf, but --model is ekpnet"),
+        ({"resume": "runs/first"}, "Option 'resume' is not accepted"),
+    ],
+)
+def test_names_that_do_not_fit(options, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(options)
