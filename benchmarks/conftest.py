@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads(request: pytest.FixtureRequest) -> int:
-    """Threads of torch and numba alike."""
+    """Number of threads, of torch and numba alike."""
     wanted = request.config.getoption("--threads") or len(os.sched_getaffinity(0))
     torch.set_num_threads(wanted)
     numba.set_num_threads(wanted)
@@ -37,14 +37,14 @@ def threads(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(autouse=True)
 def record_threads(request: pytest.FixtureRequest, threads: int) -> None:
-    """Every benchmark says how many threads it ran with."""
+    """Record the number of threads of every benchmark."""
     if "benchmark" in request.fixturenames:
         request.getfixturevalue("benchmark").extra_info["threads"] = threads
 
 
 @pytest.fixture(scope="session")
 def large(request: pytest.FixtureRequest) -> bool:
-    """Whether the long measurements were asked for."""
+    """Whether the long measurements run."""
     return bool(request.config.getoption("--large"))
 
 
@@ -59,7 +59,7 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def need(data_root: Path) -> Callable[[str], None]:
-    """Skips where the data set of a setting is missing; for what loads it in another process."""
+    """Check that skips where a setting's data set is missing; for loading in another process."""
 
     def check(name: str) -> None:
         if not (data_root / datasets.FOLDERS[name]).is_dir():
@@ -82,18 +82,18 @@ def book_crossing(data_root: Path, need: Callable[[str], None]) -> datasets.Sett
 
 @pytest.fixture(scope="session")
 def setting_named(request: pytest.FixtureRequest) -> Callable[[str], datasets.Setting]:
-    """The settings by name; skips where a data set is missing."""
+    """Settings by name; skips where a data set is missing."""
     return request.getfixturevalue
 
 
-# ---- what is stored ----------------------------------------------------------------------------
+# ---- stored facts ------------------------------------------------------------------------------
 
 
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
     """Facts that a reader needs, instead of the list of all that the machine has."""
-    command = ["pytest", *_told(config.invocation_params.args)]
+    command = ["pytest", *_public(config.invocation_params.args)]
     machine_info.clear()
     machine_info.update(facts.machine(), command=shlex.join(command))
 
@@ -101,13 +101,13 @@ def pytest_benchmark_update_machine_info(
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
-    """Times of single rounds are dropped: files stay small enough to keep."""
+    """Drop the times of single rounds, so that files stay small enough to keep."""
     for entry in output_json["benchmarks"]:
         entry["stats"].pop("data", None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Goals that this session measured."""
+    """Print the goals that this session measured."""
     if not goals.reached:
         return
     terminalreporter.section("goals")
@@ -119,8 +119,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-def _told(arguments: tuple[str, ...]) -> Iterator[str]:
-    """The command without what only this machine knows: where its result and RecBole lie."""
+def _public(arguments: tuple[str, ...]) -> Iterator[str]:
+    """Words of the command without paths of this machine: of its result and of RecBole."""
     after = ""
     for word in map(str, arguments):
         if after == "--recbole-python":

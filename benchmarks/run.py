@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def measure(suite: str, options: list[str]) -> tuple[int, dict[str, Any] | None]:
-    """Run one suite: the exit status of pytest, and what it measured."""
+    """Run one suite: the exit status of pytest, and its measurements."""
     script = HERE / "suites" / f"bench_{suite}.py"
     root = str(HERE.parent)
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def measure(suite: str, options: list[str]) -> tuple[int, dict[str, Any] | None]
 
 
 def main() -> int:
-    """Returns the exit status: 1 where a suite failed."""
+    """Run the suites; returns the exit status: 1 where a suite failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(results.SUITES))
     parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of results")
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _split(words: list[str]) -> tuple[list[str], str, list[str]]:
-    """What stands before and after `--`."""
+    """Split the words before and after `--`."""
     if "--" not in words:
         return words, "", []
     at = words.index("--")

@@ -30,7 +30,7 @@ Cell = Callable[[Record], str]
 
 
 def measure(device: torch.device, data_root: Path | None, quick: bool) -> Record:
-    """Everything, as plain values; a part that fails is named and does not stop the others."""
+    """Measure everything, as plain values; a part that fails is named and stops no other."""
     started, failed = time.perf_counter(), {}
 
     def part(name: str, work: Callable[[], Any], otherwise: Any) -> Any:
@@ -56,7 +56,7 @@ def measure(device: torch.device, data_root: Path | None, quick: bool) -> Record
     shapes = op_benchmarks.SMALL_SHAPES if quick else op_benchmarks.SHAPES
     sizes = [1000, 4000] if quick else [10**5, 10**6, 10**7]
     found: Record = {"ceilings": ceilings}
-    # What the goals ask for comes first.
+    # The measurements of the goals come first.
     found["end_to_end"] = [
         part(f"run, {w.name}", lambda w=w: training.end_to_end(w), None) for w in works
     ]
@@ -104,7 +104,7 @@ def measure(device: torch.device, data_root: Path | None, quick: bool) -> Record
 
 
 def render(found: Record) -> str:
-    """The record as Markdown."""
+    """Render the record as Markdown."""
     parts = [facts_text(found["facts"])]
 
     def add(

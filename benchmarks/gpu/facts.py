@@ -11,7 +11,7 @@ from benchmarks.harness.facts import commit
 
 
 def facts(module: str, environment: dict[str, Any]) -> dict[str, Any]:
-    """The environment that a run's metrics name, the commit, the date and the command."""
+    """Facts: the environment that a run's metrics name, the commit, the date and the command."""
     command = ["python", "-m", module, *sys.argv[1:]]
     return {
         **environment,
@@ -22,5 +22,5 @@ def facts(module: str, environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts_text(found: dict[str, Any]) -> str:
-    """The facts as a Markdown list."""
+    """Markdown list of the facts."""
     return "\n".join(f"- {name}: {value}" for name, value in found.items() if value is not None)

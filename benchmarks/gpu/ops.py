@@ -28,7 +28,7 @@ SMALL_SHAPES = (Shape("small", 8, 5, 2, 8, 8, 50), Shape("narrow", 20, 3, 3, 4, 
 
 
 def passes(op: Callable[..., Any], given: Propagation) -> dict[str, Callable[[], object]]:
-    """Forward alone, and forward with backward, of a module's `ripple_attention`."""
+    """Passes of a module's `ripple_attention`: forward alone, and forward with backward."""
     leaves = [x.clone().requires_grad_() for x in given[:4]]
     with_leaves = Propagation(*leaves, *given[4:])
     with torch.no_grad():
@@ -83,7 +83,7 @@ def attention(
 
 
 def row_adam(device: torch.device, rows: int, touched: int, width: int) -> dict[str, Any]:
-    """Adam on the touched rows against torch's fused Adam over the whole table."""
+    """Times of Adam on the touched rows against torch's fused Adam over the whole table."""
     table = torch.randn(rows, 2, width, device=device)
     m, v = torch.zeros_like(table), torch.zeros_like(table)
     at = torch.randperm(rows, device=device)[:touched].int()

@@ -37,7 +37,7 @@ def seconds(work: Callable[[], object], device: torch.device, rounds: int = 15) 
 
 
 def replayed(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The work as a captured graph, so that launches from Python do not hide the kernels' time."""
+    """Capture the work as a graph, so that launches from Python do not hide the kernels' time."""
     if device.type != "cuda":
         return work
     stream = torch.cuda.Stream()
@@ -53,14 +53,14 @@ def replayed(work: Callable[[], object], device: torch.device) -> Callable[[], o
 
 
 def copy_bytes_per_second(device: torch.device, size: int) -> float:
-    """Of a copy within device memory, bytes read plus bytes written."""
+    """Rate of a copy within device memory, bytes read plus bytes written."""
     source = torch.randint(1 << 30, (size // 4,), dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds(lambda: target.copy_(source), device)
 
 
 def float32_operations_per_second(device: torch.device, n: int) -> float:
-    """Of an n x n matrix product in float32 proper, which the propagation computes in too."""
+    """Rate of an n x n matrix product in float32 proper, which the propagation computes in too."""
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

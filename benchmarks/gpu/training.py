@@ -1,7 +1,7 @@
 """Training and ranking on one device: a step, whole runs, all users' top lists, large tables.
 
 Without real data sets their sizes are drawn: users, items, positives, entities and triples as in
-the paper's, at random in the rest, which changes what is learnt and not what is computed.
+the paper's, at random in the rest, which changes the weights learnt and not the work.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EPOCHS = 10  # of each stage: 20 in all, none left out by patience
 
 @dataclass(frozen=True)
 class Workload:
-    """A data set with a graph, and the paper's settings for it."""
+    """Workload: a data set with a graph, and the paper's settings for it."""
 
     name: str
     source: str
@@ -49,7 +49,7 @@ class Workload:
 
 
 def paper_stages(batch_size: int, pre: dict[str, float], deep: dict[str, float]) -> dict[str, Any]:
-    """Table 2's stages for a fixed number of epochs."""
+    """Stages of Table 2 for a fixed number of epochs."""
     common: dict[str, Any] = dict(epochs=EPOCHS, patience=EPOCHS, batch_size=batch_size)
     return {
         "pretrain": StageConfig(**common, lr=1e-2, lambda1=0.01, **pre),
@@ -111,7 +111,7 @@ class Steps:
         model: EKPNet,
         stage: StageConfig,
         graph: Graph,
-        rows: UserExamples,
+        examples: UserExamples,
         ripple: RippleSets,
         *,
         backend: Any,
@@ -119,7 +119,7 @@ class Steps:
     ) -> None:
         stream = BatchStream(
             graph,
-            rows,
+            examples,
             batch_size=stage.batch_size,
             group_size=stage.group_size,
             triples=stage.triples,
@@ -129,10 +129,10 @@ class Steps:
         name = "train" if deep else "pretrain"
         self.trainer = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
         self.host = HostEpoch.prepare(stream, stage, ripple, 1, pin=model.entity.is_cuda)
-        self.pairs = len(rows.items)
+        self.pairs = len(examples.items)
 
     def seconds_per_step(self, rounds: int) -> float:
-        """Median over epochs; an epoch's copy to the device and the reading of its loss count."""
+        """Median time over epochs, with each one's copy to the device and reading of its loss."""
         times = []
         for _ in range(rounds + 1):  # the first captures
             started = time.perf_counter()
@@ -156,7 +156,7 @@ def steps_of(work: Workload, backend: Any, *, deep: bool) -> Steps:
 
 
 def step(work: Workload, rounds: int) -> list[dict[str, Any]]:
-    """A step of either stage, everything included, beside the same step in eager torch."""
+    """Time a step of either stage, everything included, beside the same step in eager torch."""
     records = []
     for deep in (False, True):
         native = steps_of(work, ops, deep=deep)
@@ -179,9 +179,9 @@ def step(work: Workload, rounds: int) -> list[dict[str, Any]]:
 
 
 def end_to_end(work: Workload) -> dict[str, Any]:
-    """A whole run, sampling and validation after each epoch included; the second of two counts.
+    """Time a run with sampling and validation after each epoch; the second of two counts.
 
-    The first one also pays for what a process pays once: kernels load, libraries start.
+    The first one also pays the costs of a process: kernels load, libraries start.
     """
     walls, outcome = [], None
     for _ in range(2):
@@ -203,7 +203,7 @@ def end_to_end(work: Workload) -> dict[str, Any]:
 
 
 def rank(work: Workload, k: int = 100) -> dict[str, Any]:
-    """All users' top lists over all items, with the trained shape and untrained weights."""
+    """Time all users' top lists over all items, with the trained shape and untrained weights."""
     config, device = work.config, torch.device(work.config.device)
     model = build.build_model(config, work.prepared, work.graph).to(device)
     ripple = build.sample_ripple_sets(config, work.graph, work.prepared).to(device)
@@ -241,18 +241,18 @@ def rank(work: Workload, k: int = 100) -> dict[str, Any]:
 def scale(
     device: torch.device, num_entities: int, width: int, make_graph: Callable[..., Graph]
 ) -> dict[str, Any]:
-    """A step over a table of so many entities; users click items spread evenly over it."""
+    """Time a step over a table of so many entities; users click items spread evenly over it."""
     users, items, clicks = 6000, 2500, 60
     graph = make_graph(num_entities, 5 * num_entities, 12)
     draw = np.random.default_rng(0)
     owners = np.repeat(np.arange(users, dtype=np.int32), clicks)
     clicked = draw.integers(0, items, len(owners)) * (num_entities // items)
-    rows = Examples(
+    examples = Examples(
         owners, clicked.astype(np.int32), draw.integers(0, 2, len(owners)).astype(np.int8)
     )
     shape = ModelConfig(width=width, hops=2, slots=32, layers=3)
     stage = StageConfig(batch_size=4096, lambda1=0.001, lambda2=1e-7, lambda3=1e-7)
-    histories = torch.arange(users + 1) * clicks, torch.from_numpy(rows.items)
+    histories = torch.arange(users + 1) * clicks, torch.from_numpy(examples.items)
     ripple = RippleSets.sample(
         graph,
         *histories,
@@ -266,7 +266,7 @@ def scale(
         model.to(device),
         stage,
         graph,
-        UserExamples.from_examples(rows, users),
+        UserExamples.from_examples(examples, users),
         ripple,
         backend=ops,
         deep=True,

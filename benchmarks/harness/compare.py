@@ -22,7 +22,7 @@ class Comparison:
     Attributes:
         first: median time of the first per unit of work, seconds.
         second: the same of the second.
-        low, high: smallest and largest ratio of a round; the ratio of medians lies between them.
+        low, high: smallest and largest ratio of a round; the ratio of medians is between them.
         best: ratio of the fastest turns, which other load on the machine disturbs least.
     """
 
@@ -38,7 +38,7 @@ class Comparison:
         return self.second / self.first
 
     def write(self, info: dict[str, Any], peer: str) -> None:
-        """Into the `extra_info` of a benchmark: the second is a peer of the first."""
+        """Write into the `extra_info` of a benchmark: the second is a peer of the first."""
         info.setdefault("peers", {})[peer] = {
             "ratio": round(self.ratio, 3),
             "range": [round(self.low, 3), round(self.high, 3)],
@@ -61,8 +61,8 @@ def alternate(
     caches are full of its data.
 
     Args:
-        first: the callable whose advantage is asked for.
-        second: what it is compared with.
+        first: the callable whose speed-up is measured.
+        second: the peer.
         rounds: turns of each.
         calls: timed calls per turn of the first and of the second; their mean counts.
         work: units of work that a call of the first and of the second does.
@@ -108,7 +108,7 @@ def write_rates(
     num_bytes: float | None = None,
     ceilings: Ceilings | None = None,
 ) -> None:
-    """Rates that follow from a time, into the `extra_info` of a benchmark.
+    """Write the rates that follow from a time into the `extra_info` of a benchmark.
 
     Args:
         info: where to.

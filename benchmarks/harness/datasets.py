@@ -1,4 +1,4 @@
-"""Data sets of the benchmarks, real and drawn: graph, histories, labelled rows, settings."""
+"""Data sets of the benchmarks, real and drawn: graph, histories, examples, settings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Histories:
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """Number of users, U."""
         return self.indptr.numel() - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """A data set with a graph, and how it is trained."""
+    """Setting: a data set with a graph, and its training options."""
 
     prepared: PreparedData
     graph: Graph
@@ -45,7 +45,7 @@ class Setting:
 
     @property
     def shape(self) -> ModelConfig:
-        """The model's shape."""
+        """Shape of the model."""
         return self.config.shape
 
     @property
@@ -60,8 +60,8 @@ def data_root() -> Path:
 
 
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
-    """A real data set with a preset; its own graph, walked both ways, unless one is given."""
-    # A machine that only measures what is drawn need not have what parses options.
+    """Setting of a real data set with a preset; its own graph, both ways, unless one is given."""
+    # A machine that only measures drawn data need not have the parser of options.
     from ekpnet_fast.runs.resolve import resolve
 
     options = {"dataset": name, "data_root": data_root, "preset": preset}
@@ -89,7 +89,7 @@ FOLDERS = {"movielens": "movielens-1m", "book_crossing": "book-crossing"}
 def power_law_graph(
     num_entities: int, num_triples: int, num_relations: int, seed: int = 1
 ) -> Graph:
-    """A configuration model: an entity is a tail as often as it is a head, and some often.
+    """Graph of a configuration model: an entity is a tail as often as a head, some of them often.
 
     Degrees follow a power law (density ~ degree^-3, cut at 300 times the smallest), whatever the
     size of the graph. Popular entities are spread over the ids and so over memory. There are at
@@ -107,7 +107,7 @@ def power_law_graph(
     ends = np.zeros(num_entities + 1, np.int64)
     ends[1:] = np.rint(weights * (num_triples / weights[-1]))
     del weights
-    # The triples go through `from_triples`, so the arrays lie in memory as those of users do.
+    # The triples go through `from_triples`, so the arrays are in memory as those of users are.
     heads = np.repeat(np.arange(num_entities, dtype=np.int32), np.diff(ends))
     relations = np.empty(num_triples, np.int32)
     tails = np.empty(num_triples, np.int32)

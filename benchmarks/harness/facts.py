@@ -19,7 +19,7 @@ LOAD = round(os.getloadavg()[0], 2)  # before the measurements make one of their
 
 
 def machine() -> dict[str, Any]:
-    """Processor, software, commit, date, and how busy the machine was."""
+    """Facts of the machine: processor, software, commit, date, and its load."""
     info = build_info()
     return {
         "processor": processor(),
@@ -55,13 +55,13 @@ def processor() -> str:
 
 
 def machine_kind() -> str:
-    """For file names: the processor and its number of cores."""
+    """Kind of machine, for file names: the processor and its number of cores."""
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     return f"{name}-{len(os.sched_getaffinity(0))}-cores"
 
 
 def commit() -> str | None:
-    """Short hash, with a + where tracked files differ from it; None outside a repository.
+    """Commit as a short hash, with a + where tracked files differ; None outside a repository.
 
     Results and the page made from them do not count as a difference.
     """

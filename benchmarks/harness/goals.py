@@ -11,14 +11,14 @@ if TYPE_CHECKING:  # the page is made where nothing can be measured
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on one measured number.
+    """Goal: a bound on one measured number.
 
     Attributes:
-        work: what is timed.
-        against: what it is compared with.
+        work: the work that is timed.
+        against: the peer.
         bound: the value to reach.
         unit: of the value, after the number.
-        stretch: what would be better still.
+        stretch: a value that would be better still.
         at_most: the bound is an upper one.
     """
 
@@ -34,7 +34,7 @@ class Goal:
         return value <= self.bound if self.at_most else value >= self.bound
 
     def bound_text(self) -> str:
-        """Such as `>= 350x, stretch 700x`."""
+        """Text such as `>= 350x, stretch 700x`."""
         text = f"{'≤' if self.at_most else '≥'} {self.bound:g}{self.unit}"
         return text if self.stretch is None else f"{text}, stretch {self.stretch:g}{self.unit}"
 

@@ -1,4 +1,4 @@
-"""Resident memory of this process, where the kernel tells it (Linux)."""
+"""Resident memory of this process, where the kernel counts it (Linux)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PROC = Path("/proc/self")
 
 
 def reset_peak() -> None:
-    """Make `peak_mb` forget what came before."""
+    """Start `peak_mb` anew."""
     if _PROC.is_dir():
         (_PROC / "clear_refs").write_text("5")
 

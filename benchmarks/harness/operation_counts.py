@@ -25,12 +25,12 @@ class Work:
         return Work(self.operations + other.operations, self.bytes + other.bytes)
 
     def seconds(self, operations_per_s: float, bytes_per_s: float) -> float:
-        """The floor: whichever of the two ceilings binds."""
+        """Floor of the time, by the ceiling that binds."""
         return max(self.operations / operations_per_s, self.bytes / bytes_per_s)
 
 
 def attention_work(propagation: Propagation) -> dict[str, Work]:
-    """Forward and backward of `ops.ripple_attention`."""
+    """Work of `ops.ripple_attention`, forward and backward."""
     entity, relation, W_e, _, heads, _, tails, counts, group_indptr, items = propagation
     B, H, D, size = items.numel(), heads.shape[1], W_e.shape[0], entity.element_size()
     slots = int(counts.sum())  # valid slots of all groups
@@ -49,7 +49,7 @@ def attention_work(propagation: Propagation) -> dict[str, Work]:
 
 
 def score_work(z: Tensor, weights: Tensor) -> dict[str, Work]:
-    """Forward and backward of `ops.deep_score` (eq. 17, 18).
+    """Work of `ops.deep_score` (eq. 17, 18), forward and backward.
 
     The backward pass makes two products for each one of the forward pass. Its hidden values may be
     kept or computed again; neither is counted.
@@ -63,12 +63,12 @@ def score_work(z: Tensor, weights: Tensor) -> dict[str, Work]:
 
 
 def row_adam_work(grad: Tensor) -> Work:
-    """`ops.row_adam_` on the rows of a gradient: three tables read and written, the gradient."""
+    """Work of `ops.row_adam_` on a gradient's rows: three tables read and written, the gradient."""
     return Work(14 * grad.numel(), 7 * grad.nbytes + 4 * len(grad))
 
 
 def top_items_work(scores: Tensor, seen: Tensor, k: int) -> Work:
-    """`ops.top_items`: every score is compared once."""
+    """Work of `ops.top_items`: every score is compared once."""
     return Work(scores.numel(), scores.nbytes + seen.nbytes + 4 * k * len(scores))
 
 

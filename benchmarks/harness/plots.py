@@ -52,7 +52,7 @@ def draw(found: dict[str, Result], folder: Path) -> dict[str, str]:
 
 
 def _goals(found: dict[str, Result]) -> Any | None:
-    """Measured over goal, per goal, on a logarithmic axis."""
+    """Plot measured over goal, per goal, on a logarithmic axis."""
     shares, labels = [], []
     for key, entry in goals_found(found).items():
         goal = GOALS[key]
@@ -64,7 +64,7 @@ def _goals(found: dict[str, Result]) -> Any | None:
     figure, axes = pyplot.subplots(figsize=(8, 0.55 * len(shares) + 1))
     at = range(len(shares))
     colors = [REACHED if share >= 1 else MISSED for share in shares]
-    # From 1, so that what falls short points to the left.
+    # From 1, so that a goal that is missed points to the left.
     axes.barh(at, [share - 1 for share in shares], left=1, color=colors, height=0.6)
     axes.set_xlim(min(0.5, 0.8 * min(shares)), max(2.0, 1.2 * max(shares)))
     _horizontal(axes, labels, "measured over goal (1 = reached)")
@@ -73,7 +73,7 @@ def _goals(found: dict[str, Result]) -> Any | None:
 
 
 def _peers(result: Result) -> Any | None:
-    """Per benchmark how many times faster than each peer, with the range over the rounds."""
+    """Plot the speed-up over each peer per benchmark, with the range over the rounds."""
     groups = {
         group: [entry for entry in entries if entry["extra_info"].get("peers")]
         for group, entries in grouped(result).items()
@@ -101,7 +101,7 @@ def _peers(result: Result) -> Any | None:
                 error = [[max(0.0, ratio - low)], [max(0.0, high - ratio)]]
                 axes.barh(
                     y,
-                    ratio - 1,  # from 1, so that what is slower points to the left
+                    ratio - 1,  # from 1, so that a slower one points to the left
                     left=1,
                     height=0.9,
                     color=COLORS[names.index(name) % len(COLORS)],
@@ -137,7 +137,7 @@ def _named(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _horizontal(axes: Axes, labels: list[str], title: str, ticks: Any = None) -> None:
-    """A logarithmic axis of ratios below bars, the first bar on top."""
+    """Draw a logarithmic axis of ratios below bars, the first bar on top."""
     axes.set_yticks(range(len(labels)) if ticks is None else ticks, labels)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -150,7 +150,7 @@ def _horizontal(axes: Axes, labels: list[str], title: str, ticks: Any = None) ->
 
 
 def _scale(result: Result) -> Any | None:
-    """Time per call and peak memory against the number of entities and of triples."""
+    """Plot time per call and peak memory against the number of entities and of triples."""
     series = growth(result)
     if not series:
         return None

@@ -106,7 +106,7 @@ NOTES = {
     " ripple sets are users, who click items (1 in 75 entities) or anything.",
 }
 
-# What a table shows of `extra_info`, where it is there: heading, and how a value is written.
+# Columns of a table from `extra_info`, where it has them: heading, and format of a value.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "threads": ("threads", str),
     "entities": ("entities", lambda x: f"{x:,}"),
@@ -157,7 +157,7 @@ def write(folder: Path = results.FOLDER, target: Path = BENCHMARKS) -> Path:
 
 
 def text_of(found: dict[str, Result], drawn: dict[str, str]) -> str:
-    """The page. `drawn` names the plot of a suite, relative to the page."""
+    """Text of the page. `drawn` names the plot of a suite, relative to the page."""
     parts = [INTRODUCTION, "## Goals", goals_text(found)]
     if "goals" in drawn:
         parts.append(f"![Reached over asked for, per goal]({drawn['goals']})")
@@ -172,7 +172,7 @@ def text_of(found: dict[str, Result], drawn: dict[str, str]) -> str:
 
 
 def goals_text(found: dict[str, Result]) -> str:
-    """The table of goals, and a sentence that counts them."""
+    """Table of goals, and a sentence that counts them."""
     reached = goals_found(found)
     rows = []
     met = missed = 0
@@ -202,12 +202,12 @@ def _verdict(goal: Goal, entry: Entry) -> str:
 
 
 def table_of(entries: list[Entry]) -> str:
-    """One row per benchmark; columns are what at least one of them has."""
+    """Table with a row per benchmark, and the columns that at least one of them has."""
     columns: dict[str, Cell] = {"": label_of}
     for key, (heading, text) in COLUMNS.items():
         if any(key in entry["extra_info"] for entry in entries):
             columns[heading] = _column(key, text)
-        if key == "triples":  # the last column that says what was run
+        if key == "triples":  # the last column that names the work
             columns["median time"] = lambda entry: duration(seconds_of(entry))
     for peer in peers_of(entries):
         columns[f"x faster than {peer}"] = _peer(peer)
@@ -238,7 +238,7 @@ def _range(bounds: list[float] | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """With three digits."""
+    """Text of a duration, with three digits."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.3g} µs"
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
@@ -258,20 +258,20 @@ def facts_of(result: Result) -> str:
         for entry in result["benchmarks"]
         if "peer_versions" in entry["extra_info"]
     }:
-        told = ", ".join(f"{name} {value}" for name, value in versions)
-        lines.append(f"The peer ran on {told}")
+        listed = ", ".join(f"{name} {value}" for name, value in versions)
+        lines.append(f"The peer ran on {listed}")
     return "<sub>" + ". ".join(lines) + ".</sub>"
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """A Markdown table; columns after the first `left` are right-aligned."""
+    """Markdown table; columns after the first `left` are right-aligned."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Make the page; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harness.render")
     parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of results")
     parser.add_argument("--target", type=Path, default=BENCHMARKS, help="folder of the page")

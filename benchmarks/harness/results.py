@@ -31,7 +31,7 @@ Result = dict[str, Any]
 
 
 def store(folder: Path, suite: str, machine: str, found: Result) -> Path:
-    """Write what pytest-benchmark measured, stripped; returns the file."""
+    """Write the results of pytest-benchmark, stripped; returns the file."""
     content = {
         "suite": suite,
         "datetime": found["datetime"],
@@ -52,7 +52,7 @@ def store(folder: Path, suite: str, machine: str, found: Result) -> Path:
 
 
 def newest(folder: Path) -> dict[str, Result]:
-    """The newest result of each suite that has one, in the order of the page.
+    """Newest result of each suite that has one, in the order of the page.
 
     Raises:
         ValueError: a file that is no result; names it.
@@ -75,7 +75,7 @@ def newest(folder: Path) -> dict[str, Result]:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to six digits: what is beyond is noise."""
+    """Round floats to six digits: those beyond are noise."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -19,7 +19,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Float32 operations of a large matrix product and bytes of a large copy, per second."""
+    """Ceilings: operations of a large float32 product and bytes of a large copy, per second."""
 
     operations_per_s: float
     bytes_per_s: float
@@ -27,7 +27,7 @@ class Ceilings:
 
 @cache
 def ceilings(threads: int) -> Ceilings:
-    """Of this machine with so many threads; measured once, the best of some rounds."""
+    """Ceilings of this machine with so many threads; measured once, the best of some rounds."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -57,7 +57,7 @@ Chain = Callable[[], None]
 
 
 def product_chain(shape: Shape, *, per_group: bool) -> Chain:
-    """The matrix products of a propagation, forward and backward, and nothing else.
+    """Matrix products of a propagation, forward and backward, and nothing else.
 
     Per hop a batch of B pairs multiplies into its keys (eq. 9), its values (eq. 11) and W_e
     (eq. 12); each product has two in the backward pass. With `per_group` each group of pairs has
@@ -95,7 +95,7 @@ def product_chain(shape: Shape, *, per_group: bool) -> Chain:
 
 
 def layers_chain(num_pairs: int, width: int, layers: int) -> Chain:
-    """The matrix products of the hidden prediction layers, forward and backward (eq. 17)."""
+    """Matrix products of the hidden prediction layers, forward and backward (eq. 17)."""
     z, W = torch.randn(num_pairs, width), torch.randn(width, width)
     out, square = torch.empty_like(z), torch.empty_like(W)
 

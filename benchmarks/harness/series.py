@@ -50,7 +50,7 @@ def seconds_of(entry: Entry) -> float:
 
 
 def growth(result: Result) -> dict[str, dict[str, list[Point]]]:
-    """Time and memory by what was counted (entities, triples) and by line, points by rising size.
+    """Growth of time and memory by unit (entities, triples) and by line, points by rising size.
 
     Benchmarks without a size, or without their peak memory, have no point.
     """

@@ -14,7 +14,7 @@ from ekpnet_fast.ops import Propagation
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch: G groups of `pairs` pairs each, over a table of n rows."""
+    """Shape of a batch: G groups of `pairs` pairs each, over a table of n rows."""
 
     name: str
     groups: int
@@ -32,7 +32,7 @@ BOOK_CROSSING_STEP = Shape("book-crossing step", 1640, 5, 3, 32, 4, 40_000)
 
 
 def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> Propagation:
-    """A propagation; every slot valid, rows drawn uniformly."""
+    """Problem of a propagation; every slot valid, rows drawn uniformly."""
     draw = torch.Generator(device="cpu").manual_seed(0)
     G, H, M, D = shape.groups, shape.hops, shape.slots, shape.width
 
@@ -57,7 +57,7 @@ def problem(shape: Shape, device: torch.device, dtype: torch.dtype) -> Propagati
 
 
 def flat(op: Callable[..., Any]) -> Callable[..., Any]:
-    """A module's `ripple_attention`, with its tensors one by one, as other ops take theirs."""
+    """Call a module's `ripple_attention` with its tensors one by one, as other ops take theirs."""
     return lambda *tensors: op(Propagation(*tensors))
 
 

@@ -1,6 +1,6 @@
 """Line protocol between a benchmark and a worker process.
 
-The other process reads the number of calls and what to call from a line, does that, and answers
+The other process reads the number of calls and the job's name from a line, does that, and answers
 with a line of JSON.
 So two interpreters, instruction sets or core counts take turns in one benchmark like two functions.
 This module imports nothing but the standard library: it also runs where this project is not
@@ -29,7 +29,7 @@ class Reply:
     Attributes:
         seconds: they took.
         samples: they worked on.
-        facts: whatever else the worker tells.
+        facts: further ones of the worker.
     """
 
     seconds: float
@@ -45,8 +45,8 @@ def serve(
     """Answer requests until the input ends.
 
     Args:
-        job: one call of what the request names; returns the samples it worked on.
-        facts: asked after the calls of a request.
+        job: one call of the job that the request names; returns the samples it worked on.
+        facts: called after the calls of a request.
         before: called before those, not timed.
     """
     # Libraries print; only replies may go to the pipe.
@@ -114,7 +114,7 @@ class Worker:
             self._log.close()
 
     def __call__(self, calls: int = 1, name: str = "") -> Reply:
-        """Do some calls of what a worker knows by a name."""
+        """Do some calls of a worker's job by its name."""
         assert self._process.stdin is not None
         print(calls, name, file=self._process.stdin, flush=True)
         facts = self._read()

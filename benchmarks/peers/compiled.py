@@ -14,7 +14,7 @@ NAMES = ("ripple_attention", "deep_score", "triple_loss", "row_adam_")
 
 
 def compiled() -> SimpleNamespace:
-    """The differentiable ops and the optimizer of the reference, each compiled by itself."""
+    """Differentiable ops and optimizer of the reference, each compiled by itself."""
     # Benchmarks walk back through one graph many times, so its buffers may not be given away.
     torch._functorch.config.donated_buffer = False
     # Compiling processes would stay, and take time from what is measured later.

@@ -29,7 +29,7 @@ def _mix64(x):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _bounded(bits, n):  # type: ignore[no-untyped-def]
-    """High half of bits * n, for n < 2^32."""
+    """High half of the product bits * n, for n < 2^32."""
     low = ((bits & _LOW) * n) >> np.uint64(32)
     return ((bits >> np.uint64(32)) * n + low) >> np.uint64(32)
 
@@ -44,7 +44,7 @@ def _stream_key(seed, a, b):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _insert(table, mask, value):  # type: ignore[no-untyped-def]
-    """True if the value was not in the open-addressing table, whose free slots hold -1."""
+    """Insert a value; true if it was not in the open-addressing table, whose free slots hold -1."""
     i = ((np.uint64(value) * _GAMMA) >> np.uint64(32)) & mask
     while table[i] != -1:
         if table[i] == value:

@@ -21,7 +21,7 @@ EVAL_BATCH = 4096  # pairs at a time, RecBole's default; at least one user's
 
 
 def ranker(setting: Setting, k: int) -> tuple[Callable[[], int], RankingTask]:
-    """Ranks for the next users per call and returns how many pairs it scored."""
+    """Ranker of the next users per call, which returns the number of pairs that it scored."""
     prepared = setting.prepared
     torch.manual_seed(0)
     model, task, shape = EKPNet(setting), ranking_task(prepared), setting.shape

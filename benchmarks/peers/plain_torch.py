@@ -30,7 +30,7 @@ RIPPLENET_KGE, RIPPLENET_L2, RIPPLENET_LR = 0.01, 1e-7, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A mini-batch with a ripple set per pair: one tensor [B, M] for each hop."""
+    """Mini-batch with a ripple set per pair: one tensor [B, M] for each hop."""
 
     items: Tensor  # [B]
     labels: Tensor  # [B]
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feed:
-    """Examples, ripple sets and triples as the published code holds them."""
+    """Feed of examples, ripple sets and triples as the published code holds them."""
 
     rows: NDArray[np.int32]  # [N, 3], user, item, label, shuffled
     sets: dict[np.int32, RippleSet]
@@ -74,7 +74,7 @@ class Feed:
 
 @cache
 def feed_of(setting: Setting) -> Feed:
-    """Ripple sets of all users by RippleNet's loop; rows of users without one are left out."""
+    """Feed with ripple sets by RippleNet's loop; examples of users without one are left out."""
     graph, train, shape = setting.graph, setting.prepared.train, setting.shape
     heads = np.repeat(np.arange(graph.num_entities, dtype=np.int32), graph.indptr.diff().numpy())
     columns = [heads, graph.relations.numpy().astype(np.int32), graph.tails.numpy()]
@@ -89,7 +89,7 @@ def feed_of(setting: Setting) -> Feed:
 
 
 class RippleNet(nn.Module):
-    """Wang et al., CIKM 2018, item update by plus and transform, all hops summed."""
+    """RippleNet (Wang et al., CIKM 2018), item update by plus and transform, all hops summed."""
 
     def __init__(self, num_entities: int, num_relations: int, width: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class RippleNet(nn.Module):
         self.transform = nn.Linear(width, width, bias=False)
 
     def loss(self, batch: Batch) -> Tensor:
-        """BCE, KGE term and L2 term."""
+        """Loss: BCE, KGE term and L2 term."""
         item = self.entity(batch.items)
         user = torch.zeros_like(item)
         kge, l2 = item.new_zeros(()), item.new_zeros(())
@@ -120,7 +120,7 @@ class RippleNet(nn.Module):
 
 
 class EKPNet(nn.Module):
-    """Eq. 6-18 and 24 for one ripple set per pair."""
+    """EKPNet, eq. 6-18 and 24, for one ripple set per pair."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class EKPNet(nn.Module):
         return self.layers(torch.cat([*blocks, o], dim=1)).squeeze(1), rows
 
     def loss(self, batch: Batch, triples: Tensor, true: Tensor) -> Tensor:
-        """Eq. 24 over the batch, per pair; triples [2 n, 3] with labels [2 n, 1]."""
+        """Loss (eq. 24) over the batch, per pair; triples [2 n, 3] with labels [2 n, 1]."""
         logits, rows = self.logits(batch)
         bce = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
         distance = (
@@ -173,7 +173,7 @@ class EKPNet(nn.Module):
 
 
 def ripplenet_step(setting: Setting) -> Callable[[], int]:
-    """One step of RippleNet's training per call; returns its number of pairs."""
+    """Step of RippleNet's training per call; returns its number of pairs."""
     torch.manual_seed(0)
     feed, graph = feed_of(setting), setting.graph
     model = RippleNet(graph.num_entities, graph.num_relations, setting.shape.width)
@@ -181,7 +181,7 @@ def ripplenet_step(setting: Setting) -> Callable[[], int]:
 
 
 def ekpnet_step(setting: Setting) -> Callable[[], int]:
-    """One step of EKPNet's second stage per call; returns its number of pairs."""
+    """Step of EKPNet's second stage per call; returns its number of pairs."""
     torch.manual_seed(0)
     feed, model = feed_of(setting), EKPNet(setting)
 

@@ -3,16 +3,16 @@
 `PYTHON benchmarks/peers/recbole_worker.py MODEL --data DIR --threads N ...`; PYTHON is an
 interpreter with RecBole 1.2 and torch, in which this project need not be installed.
 
-What it takes to run RecBole 1.2.1 with today's releases, all done here:
+Needs of RecBole 1.2.1 with today's releases, all met here:
 
-- It asks for ray <= 2.6.3, which has wheels for Python 3.11 at most, so the interpreter is one.
+- It requires ray <= 2.6.3, which has wheels for Python 3.11 at most, so the interpreter is one.
 - NumPy 2 removed names that RecBole's `Config` reads: they are put back before the import.
 - `get_model` imports all its models, one of which (sine.py) switches autograd's anomaly mode on for
-  the whole process; it is switched off again, and what it costs is measured (`--anomaly`).
+  the whole process; it is switched off again, and its cost is measured (`--anomaly`).
 - `Config` takes the options of whatever program runs: they are hidden from it.
 - RecBole's files are named after the data set: links with that name are made in a temporary folder.
 
-A step is what RecBole's trainer does: the next batch of its loader, with one negative drawn per
+A step is that of RecBole's trainer: the next batch of its loader, with one negative drawn per
 positive, `calculate_loss`, backward, Adam over all parameters. The loader yields interactions
 alone: its own trainer draws corrupted triples beside them too, which neither RippleNet nor KGCN
 uses, so leaving that out favours RecBole.
@@ -38,7 +38,7 @@ NAME = "data"  # of the data set, for RecBole
 
 
 def put_names_back() -> None:
-    """The aliases of NumPy 1 that RecBole reads."""
+    """Restore the aliases of NumPy 1 that RecBole reads."""
     for name, kind in {
         "float_": np.float64,
         "complex_": np.complex128,
@@ -49,7 +49,7 @@ def put_names_back() -> None:
 
 
 def step_of(arguments: argparse.Namespace, folder: str) -> Callable[[], int]:
-    """One training step per call; returns its number of samples."""
+    """Training step per call; returns its number of samples."""
     put_names_back()
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -116,7 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     del sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # RecBole writes logs where it stands
+        os.chdir(folder)  # RecBole writes logs into the working folder
         step = step_of(arguments, folder)
         import recbole
 

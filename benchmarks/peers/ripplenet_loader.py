@@ -1,7 +1,7 @@
 """Loading the way RippleNet's published code does: numpy.loadtxt, then Python dicts.
 
-Examples are split 6:2:2 by `np.random.choice` over sets of indices, positives of the training rows
-become a dict of histories row by row, rows of users without a history are dropped, and the graph is
+Examples are split 6:2:2 by `np.random.choice` over sets of indices, positives of the training part
+become a dict of histories one by one, examples of users without one are dropped, and the graph is
 a dict from head to a list of (tail, relation).
 """
 
@@ -19,7 +19,7 @@ Loaded = tuple[list[NDArray[Any]], dict[Any, list[Any]], Graph]
 
 
 def load(folder: Path) -> Loaded:
-    """Train, validation and test rows, histories, and the graph, of a folder in final text."""
+    """Load train, validation and test examples, histories, and the graph, from final text."""
     rows = np.loadtxt(folder / "ratings_final.txt", dtype=np.int32)
     triples = np.loadtxt(folder / "kg_final.txt", dtype=np.int32)
     every = set(range(len(rows)))

@@ -20,7 +20,7 @@ RippleSet = list[Hop]
 
 
 def graph_of(triples: NDArray[np.int32]) -> Graph:
-    """Head -> [(tail, relation), ...] of triples [T, 3] (head, relation, tail)."""
+    """Graph: head -> [(tail, relation), ...] of triples [T, 3] (head, relation, tail)."""
     graph: Graph = defaultdict(list)
     for head, relation, tail in triples:
         graph[head].append((tail, relation))
@@ -31,7 +31,7 @@ def histories_of(
     users: NDArray[np.int32],  # [n]
     items: NDArray[np.int32],  # [n]
 ) -> dict[np.int32, list[np.int32]]:
-    """User -> clicked items."""
+    """Histories: user -> clicked items."""
     histories: dict[np.int32, list[np.int32]] = {}
     for user, item in zip(users, items, strict=True):
         histories.setdefault(user, []).append(item)
@@ -45,7 +45,7 @@ def sample_ripple_sets(
     hops: int,
     slots: int,
 ) -> dict[np.int32, RippleSet]:
-    """User -> ripple set; users whose first hop is empty are left out."""
+    """Ripple sets: user -> ripple set; users whose first hop is empty are left out."""
     sets: dict[np.int32, RippleSet] = {}
     for user in users:
         ripple_set: RippleSet = []

@@ -25,7 +25,7 @@ class Load:
 
     @property
     def requests_per_s(self) -> float:
-        """Answers over time, of all clients together."""
+        """Rate of answers, of all clients together."""
         return len(self.latencies) / self.seconds
 
     def within(self, share: float) -> float:
@@ -34,7 +34,7 @@ class Load:
 
 
 class _Client(asyncio.Protocol):
-    """One kept connection, with as little work per answer as can be: clients share the cores."""
+    """Client of one kept connection, with as little work per answer as can be: cores are shared."""
 
     def __init__(self, questions: Iterator[bytes], warm: float, end: float) -> None:
         self.questions, self.warm, self.end = questions, warm, end
@@ -44,11 +44,11 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         self.answer = b""
-        self.asked = time.perf_counter()
+        self.sent = time.perf_counter()
         assert isinstance(self.transport, asyncio.Transport)
         self.transport.write(next(self.questions))
 
@@ -64,14 +64,14 @@ class _Client(asyncio.Protocol):
         if not head.startswith(b"HTTP/1.1 200"):
             self.done.set_exception(RuntimeError(f"answered with {self.answer[:300]!r}"))
             return
-        if self.asked >= self.warm:
-            self.first = self.first or self.asked
-            self.latencies.append(self.last - self.asked)
+        if self.sent >= self.warm:
+            self.first = self.first or self.sent
+            self.latencies.append(self.last - self.sent)
         if self.last >= self.end:
             self.transport.close()
             self.done.set_result(None)
         else:
-            self._ask()
+            self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
@@ -96,7 +96,7 @@ async def _all(
     return Load(max(client.last for client in made) - first, latencies)
 
 
-def ask(
+def run(
     host: str,
     port: int,
     questions: Sequence[bytes],
@@ -105,7 +105,7 @@ def ask(
     warm: float = 1.0,
     seconds: float = 5.0,
 ) -> Load:
-    """Let some clients ask for a while.
+    """Run some clients for a while.
 
     Args:
         host: of the server.
@@ -122,7 +122,7 @@ def ask(
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A request with a JSON body."""
+    """Request with a JSON body."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

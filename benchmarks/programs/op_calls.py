@@ -34,7 +34,7 @@ RANKED_USERS, TOP = 256, 100
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Samples of a call, and its least work where that is counted."""
+    """Amount of work of a call: its samples, and its least work where that is counted."""
 
     samples: float
     work: Work | None = None
@@ -45,7 +45,7 @@ Made = tuple[Call, Amount]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """One batch of a setting, and the tensors that ops are called with."""
+    """Problem: one batch of a setting, and the tensors that ops are called with."""
 
     setting: Setting
     batch: Batch
@@ -55,18 +55,18 @@ class Problem:
 
     @property
     def attention_work(self) -> dict[str, Work]:
-        """Of its passes."""
+        """Work of the propagation's passes."""
         return attention_work(self.attention)
 
     @property
     def score_work(self) -> dict[str, Work]:
-        """Of its passes."""
+        """Work of the prediction layers' passes."""
         return score_work(self.layers[0], self.layers[1])
 
 
 @cache
 def problem_of(setting: Setting) -> Problem:
-    """The first batch of training; inputs require gradients."""
+    """Problem of the first batch of training; inputs require gradients."""
     training = Training.of(setting)
     training()
     batch, model = training.batch, training.trainer.model
@@ -120,19 +120,19 @@ def score_backward(problem: Problem, backend: Backend) -> Made:
 
 
 def triple_forward(problem: Problem, backend: Backend) -> Made:
-    """Samples are triples."""
+    """Call of `triple_loss`, forward; samples are triples."""
     amount = Amount(len(problem.triples[2]))
     return _without_grad(backend.triple_loss, problem.triples), amount
 
 
 def triple_backward(problem: Problem, backend: Backend) -> Made:
-    """Samples are triples."""
+    """Call of `triple_loss`, backward; samples are triples."""
     amount = Amount(len(problem.triples[2]))
     return _backward((backend.triple_loss(*problem.triples),), problem.triples), amount
 
 
 def row_adam(problem: Problem, backend: Backend) -> Made:
-    """On the batch's rows of the whole table; samples are rows."""
+    """Call of `row_adam_` on the batch's rows of the whole table; samples are rows."""
     rows = problem.batch.rows
     shape = (problem.setting.graph.num_entities, *problem.attention[0].shape[1:])
     table, m, v = torch.randn(shape), torch.zeros(shape), torch.zeros(shape)
@@ -145,7 +145,7 @@ def row_adam(problem: Problem, backend: Backend) -> Made:
 
 
 def top_items(problem: Problem, backend: Backend) -> Made:
-    """Of all items for some users; samples are user-item pairs."""
+    """Call of `top_items` over all items for some users; samples are user-item pairs."""
     prepared = problem.setting.prepared
     task = ranking.ranking_task(prepared)
     indptr = torch.from_numpy(task.consumed_indptr[: RANKED_USERS + 1])
@@ -157,14 +157,14 @@ def top_items(problem: Problem, backend: Backend) -> Made:
 
 
 def eager_top_items(scores: Tensor, consumed_indptr: Tensor, seen: Tensor, k: int) -> Tensor:
-    """Seen items fall to the end; ties in no order."""
+    """Top items in eager torch: seen items fall to the end; ties in no order."""
     users = torch.repeat_interleave(torch.arange(len(scores)), consumed_indptr.diff())
     masked = scores.index_put((users, seen.long()), scores.new_tensor(-torch.inf))
     return masked.topk(k).indices.int()
 
 
 def localize_batch(problem: Problem, backend: Backend) -> Made:
-    """Samples are pairs."""
+    """Call of `localize_batch`; samples are pairs."""
     setting, batch = problem.setting, problem.batch
     shape = setting.shape
     sets = RippleSets.sample(
@@ -199,7 +199,7 @@ def eager_localize(
     items: Tensor,
     extra: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Rows by rising id."""
+    """Localised batch in eager torch, with rows by rising id."""
     at = users.long()
     parts = [heads[at], tails[at], items, extra]
     ids = torch.cat([part.flatten() for part in parts])

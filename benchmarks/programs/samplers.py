@@ -19,14 +19,14 @@ LOOP_USERS = slice(None, None, 12)  # the loop is timed on a subset: it takes a 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampler:
-    """A call that draws the ripple sets of `num_users` users."""
+    """Sampler: a call that draws the ripple sets of `num_users` users."""
 
     call: Callable[[], Any]
     num_users: int
 
 
 def native(graph: Graph, histories: Histories) -> Sampler:
-    """`ekpnet_fast.ops`."""
+    """Sampler of `ekpnet_fast.ops`."""
 
     def call() -> Any:
         return ops.sample_ripple_sets(
@@ -44,7 +44,7 @@ def native(graph: Graph, histories: Histories) -> Sampler:
 
 
 def numba_parallel(graph: Graph, histories: Histories) -> Sampler:
-    """The same algorithm compiled by numba."""
+    """Sampler with the same algorithm, compiled by numba."""
     arrays = [
         tensor.numpy()
         for tensor in (
@@ -63,7 +63,7 @@ def numba_parallel(graph: Graph, histories: Histories) -> Sampler:
 
 
 def python_loop(graph: Graph, histories: Histories) -> Sampler:
-    """RippleNet's published way."""
+    """Sampler of RippleNet's published code."""
     indptr = graph.indptr.numpy()
     heads = np.repeat(np.arange(graph.num_entities, dtype=np.int32), np.diff(indptr))
     columns = [heads, graph.relations.numpy().astype(np.int32), graph.tails.numpy()]

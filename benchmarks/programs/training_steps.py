@@ -28,7 +28,7 @@ class Training:
     Each epoch draws ripple sets anew, as a run does: its first step pays for that.
 
     Attributes:
-        batch: what the last step worked on.
+        batch: of the last step.
         trainer: the stage and its model.
         steps_per_epoch: about.
     """
@@ -39,7 +39,7 @@ class Training:
         self,
         graph: Graph,
         histories: Histories,
-        rows: UserExamples,
+        examples: UserExamples,
         shape: ModelConfig,
         stage: StageConfig,
         *,
@@ -48,7 +48,7 @@ class Training:
     ) -> None:
         stream = BatchStream(
             graph,
-            rows,
+            examples,
             batch_size=stage.batch_size,
             group_size=stage.group_size,
             triples=stage.triples,
@@ -60,7 +60,7 @@ class Training:
         model = (EKPNet if deep else EKPAtt)(RunConfig(shape=shape), source)
         name = "train" if deep else "pretrain"
         self.trainer = StageTrainer(model, stage, backend, name)  # type: ignore[arg-type]
-        self.steps_per_epoch = max(1, len(rows.items) // stage.batch_size)
+        self.steps_per_epoch = max(1, len(examples.items) // stage.batch_size)
 
         def batches() -> Iterator[Batch]:
             for epoch in count():
@@ -86,7 +86,7 @@ class Training:
         deep: bool = True,
         batch_size: int = BATCH_SIZE,
     ) -> Training:
-        """The second stage of a setting, or the first, with large batches."""
+        """Training of the second stage of a setting, or of the first, with large batches."""
         config = setting.config
         return cls(
             setting.graph,
@@ -99,14 +99,14 @@ class Training:
         )
 
     def __call__(self) -> int:
-        """One step; returns its number of pairs."""
+        """Run one step; returns its number of pairs."""
         self.batch = next(self._batches)
         self.trainer.step(self.batch)
         return self.batch.num_pairs
 
 
 class BothStages:
-    """A step of the first stage, then one of the second, per call; returns their pairs."""
+    """Training of both stages: a step of the first, then one of the second, per call."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class BothStages:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Calls that walk once over the training rows in each stage."""
+        """Calls that go once over the training examples in each stage."""
         return self.stages[0].steps_per_epoch
 
     def __call__(self) -> int:

@@ -15,7 +15,7 @@ PATIENCE = 600  # seconds, for machines that do other things too
 
 
 class Served:
-    """`python -m ekpnet_fast.serve` on a free port. A context manager.
+    """Server `python -m ekpnet_fast.serve` on a free port. A context manager.
 
     Args:
         run: the folder to serve.
@@ -57,7 +57,7 @@ class Served:
         self.errors.extend(self.process.stderr)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end; returns its exit code."""
+        """Stop it by a signal; returns its exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 

@@ -31,7 +31,7 @@ Job = Callable[[str], float]
 
 
 def compute(setting: datasets.Setting) -> Job:
-    """Any op on the first batch of training by its name, or a step of the second stage."""
+    """Job: any op on the first batch of training by its name, or a step of the second stage."""
     training = Training.of(setting)
     made = cache(lambda name: OPS[name](problem_of(setting), ops))
 
@@ -46,7 +46,7 @@ def compute(setting: datasets.Setting) -> Job:
 
 
 def rank(setting: datasets.Setting) -> Job:
-    """The best items of all users of the test split, or of some, by an untrained model."""
+    """Job: the best items of all users of the test split, or of some, by an untrained model."""
     prepared, config, graph = setting.prepared, setting.config, setting.graph
     num_items = prepared.dataset.num_items
     model = build_model(config, prepared, graph)

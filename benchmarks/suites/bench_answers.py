@@ -27,14 +27,14 @@ K = 10
 
 @pytest.fixture(scope="module")
 def recommenders(data_root: Path, need: Callable[[str], None]) -> dict[str, Recommender]:
-    """Of MovieLens with its own graph, and with one of the size of RippleNet's; not trained."""
+    """Recommenders of MovieLens with its own graph, and with one of RippleNet's size; untrained."""
     need("movielens")
     settings = (setting("movielens-1m", data_root, "paper"), movielens(data_root))
     return {name: untrained(found) for name, found in zip(GRAPHS, settings, strict=True)}
 
 
 def untrained(found: Setting) -> Recommender:
-    """Weights do not change how long an answer takes."""
+    """Make an untrained recommender: weights do not change the time of an answer."""
     graph, prepared = found.graph, found.prepared
     prepared = replace(
         prepared,
@@ -50,7 +50,7 @@ def untrained(found: Setting) -> Recommender:
 
 
 def histories(recommender: Recommender) -> list[list[Id]]:
-    """Those of as many users as there are answers, drawn once; each has a history."""
+    """Histories of as many users as there are answers, drawn once."""
     users = [user for user in recommender.user_ids() if recommender.history(user)]
     drawn = np.random.default_rng(0).permutation(len(users))[:ANSWERS]
     return [recommender.history(users[i]) for i in drawn.tolist()]
@@ -67,7 +67,7 @@ def threads_of(count: int) -> Iterator[None]:
 
 
 def write_latencies(benchmark: BenchmarkFixture, threads: int) -> None:
-    """The 95th percentile beside the median."""
+    """Write the 95th percentile beside the median."""
     info = benchmark.extra_info
     info["threads"] = threads
     if benchmark.stats is not None:
@@ -84,7 +84,7 @@ def test_list(
     graph: str,
     answer_threads: int,
 ) -> None:
-    """Ids in, names and scores out. The peer computes the same groups in eager torch."""
+    """List from ids, with names and scores. The peer computes the same groups in eager torch."""
     recommender = recommenders[graph]
     state = recommender.state
     eager = Recommender(replace(state, config=replace(state.config, backend="reference")))
@@ -115,7 +115,7 @@ def test_list(
 def test_reasons(
     benchmark: BenchmarkFixture, recommenders: dict[str, Recommender], graph: str
 ) -> None:
-    """Every path of the ripple set is masked once: 65 groups of one pair."""
+    """Reasons with every path of the ripple set masked once: 65 groups of one pair."""
     recommender = recommenders[graph]
     some, items = cycle(histories(recommender)), cycle(recommender.item_ids())
     with threads_of(1):
@@ -134,7 +134,7 @@ def test_reasons(
 def test_change(
     benchmark: BenchmarkFixture, recommenders: dict[str, Recommender], graph: str
 ) -> None:
-    """Two changes of the live graph, each of which goes over all triples."""
+    """Change of the live graph, there and back, each over all triples."""
     live = recommenders[graph].graph
 
     def call() -> None:

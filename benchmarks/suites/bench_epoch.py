@@ -33,7 +33,7 @@ EPOCHS, ROUNDS, PEER_STEPS = 2, 3, 2
 
 
 def config_of(setting: Setting) -> RunConfig:
-    """Some epochs of each stage with large batches."""
+    """Configuration of some epochs of each stage with large batches."""
     stages = {
         name: replace(
             getattr(setting.config, name), epochs=EPOCHS, patience=EPOCHS, batch_size=BATCH_SIZE
@@ -119,7 +119,7 @@ def test_epochs(
 
 
 def whole_epoch(step: Callable[[], int], pairs: int) -> float:
-    """Seconds of a peer's epoch, all of it."""
+    """Seconds of a peer's whole epoch."""
     started, done = time.perf_counter(), 0
     while done < pairs:
         done += step()
@@ -137,7 +137,7 @@ def test_run(
     large: bool,
     data: str,
 ) -> None:
-    """From loading to the test AUC, on the data set's own graph, as a user runs it."""
+    """Run from loading to the test AUC, on the data set's own graph, as a user runs it."""
     if not large:
         pytest.skip("whole runs take a minute: ask with --large")
     need(data)

@@ -44,7 +44,7 @@ def op_threads(request: pytest.FixtureRequest, threads: int) -> Iterator[int]:
 def both_passes(
     function: Callable[..., object], arguments: Sequence[Tensor]
 ) -> Callable[[], object]:
-    """Forward and backward; ids carry no gradient."""
+    """Call of forward and backward; ids carry no gradient."""
     inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
     leaves = [x for x in inputs if x.requires_grad]
 
@@ -57,7 +57,7 @@ def both_passes(
 
 
 def faster_of(chains: list[Chain]) -> Chain:
-    """The chain that takes less time, because the floor is the least time."""
+    """Choose the chain that takes less time, because the floor is the least time."""
     if len(chains) == 1:
         return chains[0]
     first, second = chains
@@ -68,7 +68,7 @@ def faster_of(chains: list[Chain]) -> Chain:
 @pytest.mark.parametrize("op", ["ripple_attention", "deep_score"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_share(benchmark: BenchmarkFixture, shape: str, op: str, op_threads: int) -> None:
-    """Both passes of an op on a generated batch, eager torch, and the products alone."""
+    """Passes of an op on a generated batch, beside eager torch and the products alone."""
     size = SHAPES[shape]
 
     def call_of(module: ModuleType) -> Callable[[], object]:

@@ -29,7 +29,7 @@ ISAS = build_info().isas_supported
 
 @pytest.fixture(scope="module")
 def workers(need: Callable[[str], None]) -> Iterator[dict[str, Worker]]:
-    """One process per instruction set, with one thread."""
+    """Workers, one process per instruction set, with one thread."""
     need("movielens")
     job = ["-m", "benchmarks.programs.worker_jobs", "compute", "--data", "movielens", "--threads=1"]
     with ExitStack() as stack:
@@ -44,7 +44,7 @@ def workers(need: Callable[[str], None]) -> Iterator[dict[str, Worker]]:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("work", WORK)
 def test_isa(benchmark: BenchmarkFixture, workers: dict[str, Worker], work: str, isa: str) -> None:
-    """How many times faster it is than on the plainest set."""
+    """Speed-up over the plainest set."""
     calls, info = WORK[work], benchmark.extra_info
     ours = partial(workers[isa], calls, work)
     reply = ours()

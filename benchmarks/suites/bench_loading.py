@@ -39,7 +39,7 @@ def write_text(path: Path, table: NDArray[np.int64], header: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A data set of MovieLens' size in each format."""
+    """Folders of a data set of MovieLens' size in each format."""
     rows, triples = tables()
     root = tmp_path_factory.mktemp("loading")
     found = {name: root / f"{number}" for number, name in enumerate(FORMATS)}
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def loader(folder: Path, threshold: float | None) -> Callable[[], Graph]:
-    """All that a run does before it draws ripple sets."""
+    """Loader: all the work of a run before it draws ripple sets."""
 
     def call() -> Graph:
         dataset = load_dataset(str(folder), threshold=threshold)

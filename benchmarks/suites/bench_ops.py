@@ -41,7 +41,7 @@ def test_op(
     op_threads: int,
     compiled_ops: object,
 ) -> None:
-    """The native op, and how many times faster it is than torch."""
+    """Native op, and its speed-up over torch."""
     problem = problem_of(setting_named(data))
     call, amount = OPS[op](problem, ops)
     seconds = time_rounds(benchmark, call, rounds=20, warmup=5)

@@ -27,7 +27,7 @@ def test_ranking(
     threads: int,
     data: str,
 ) -> None:
-    """Samples are pairs of user and item. All users are ranked for once; turns rank for some."""
+    """Ranking for all users once, in turns for some; samples are pairs of user and item."""
     setting, info = setting_named(data), benchmark.extra_info
     job = ["-m", "benchmarks.programs.worker_jobs", "rank", "--data", data]
     peer, task = pair_ranking.ranker(setting, TOP)

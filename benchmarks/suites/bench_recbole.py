@@ -28,7 +28,7 @@ CALLS = {"RippleNet": (20, 1), "KGCN": (20, 15)}
 
 @pytest.fixture(scope="module")
 def recbole_python(request: pytest.FixtureRequest) -> str:
-    """An interpreter that has RecBole; skips without one."""
+    """Interpreter that has RecBole; skips without one."""
     python: str = request.config.getoption("--recbole-python") or sys.executable
     found = subprocess.run(
         [python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('recbole') is None)"]
@@ -63,7 +63,7 @@ def test_recbole(
     model: str,
     batch_size: int,
 ) -> None:
-    """EKPNet, a step of each stage, and how many times more samples a second it trains."""
+    """Step of each stage of EKPNet, and its speed-up in samples a second."""
     if batch_size != SAME_BATCH and not large:
         pytest.skip("RecBole's RippleNet takes seconds per large step: ask with --large")
     ours = BothStages(ml100k, batch_size=batch_size)

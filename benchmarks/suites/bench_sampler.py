@@ -21,7 +21,7 @@ from benchmarks.programs.samplers import native, numba_parallel, python_loop
 def test_movielens(
     benchmark: BenchmarkFixture, movielens: Setting, threads: int, sampler_threads: int
 ) -> None:
-    """A graph of RippleNet's size; samples are users. The peers run with the same threads."""
+    """Ripple sets on a graph of RippleNet's size; samples are users, peers have as many threads."""
     graph, histories = movielens.graph, movielens.histories
     ours, peer = native(graph, histories), numba_parallel(graph, histories)
     loop = python_loop(graph, histories)
@@ -29,7 +29,7 @@ def test_movielens(
     torch.set_num_threads(sampler_threads)
     numba.set_num_threads(sampler_threads)
     try:
-        # What is compared is the same work to the last bit.
+        # Both do the same work, to the last bit.
         (*sets, counts), (peer_sets, peer_counts) = ours.call(), peer.call()
         assert np.array_equal(np.stack([x.numpy() for x in sets]), peer_sets)
         assert np.array_equal(counts.numpy(), peer_counts)

@@ -31,18 +31,18 @@ WARMUP = 10
 
 
 def training(num_entities: int) -> Training:
-    """The second stage. Items are spread evenly over the table and are the same at every size."""
+    """Training of the second stage on items spread evenly over the table, the same at any size."""
     graph = power_law_graph(num_entities, DEGREE * num_entities, RELATIONS)
     clicked = random_histories(USERS, ITEMS)
     histories = Histories(clicked.indptr, clicked.entities * (num_entities // ITEMS))
     users = np.repeat(np.arange(USERS, dtype=np.int32), np.diff(clicked.indptr.numpy()))
     others = np.random.default_rng(3).permutation(histories.entities.numpy())
-    rows = Examples(
+    examples = Examples(
         np.concatenate([users, users]),
         np.concatenate([histories.entities.numpy(), others]),
         np.repeat(np.array([1, 0], np.int8), len(users)),
     )
-    by_user = UserExamples.from_examples(rows, USERS)
+    by_user = UserExamples.from_examples(examples, USERS)
     return Training(graph, histories, by_user, SHAPE, STAGE, backend=ops, deep=True)
 
 
@@ -54,7 +54,7 @@ def entities(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.benchmark(group="training step and number of entities")
 def test_entities(benchmark: BenchmarkFixture, entities: str) -> None:
-    """Beside the step at 10^5 entities: rows that steps touch, and peak memory."""
+    """Step by number of entities, beside that at 10^5; rows that it touches, and peak memory."""
     size = ENTITIES[entities]
     ours = training(size)
     touched: list[int] = []
@@ -108,7 +108,7 @@ def triples(request: pytest.FixtureRequest, large: bool) -> Iterator[str]:
 def test_triples(
     benchmark: BenchmarkFixture, triples: str, clicked: str, fewest_triples: Graph
 ) -> None:
-    """Samples are users; beside the smallest graph, and numba on the same one."""
+    """Ripple sets by number of triples, beside the smallest graph and numba; samples are users."""
 
     def histories(graph: Graph) -> Histories:
         return random_histories(SAMPLED_USERS, graph.num_entities // ITEM_SHARE[clicked])

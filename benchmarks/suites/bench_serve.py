@@ -23,7 +23,7 @@ USERS, K = 1000, 10
 
 @pytest.fixture(scope="module")
 def recommender(data_root: Path, need: Callable[[str], None], threads: int) -> Recommender:
-    """Of MovieLens-1M with its own graph; how well it is trained changes no time."""
+    """Recommender of MovieLens-1M with its own graph; its quality changes no time."""
     need("movielens")
     return Recommender.fit(
         "movielens-1m", epochs=1, threads=threads, device="cpu", data_root=data_root
@@ -61,7 +61,7 @@ def served(
 def test_recommend(
     benchmark: BenchmarkFixture, served: Served, questions: list[bytes], clients: str
 ) -> None:
-    """The median time of the table is that of a request."""
+    """Load by number of clients; the median time of the table is that of a request."""
     address = urlsplit(served.address)
     assert address.hostname is not None and address.port is not None
     host, port, info = address.hostname, address.port, benchmark.extra_info
@@ -69,7 +69,7 @@ def test_recommend(
     count = int(clients.split()[0])
     time_rounds(
         benchmark,
-        lambda: found.append(http_load.ask(host, port, questions, clients=count)),
+        lambda: found.append(http_load.run(host, port, questions, clients=count)),
         rounds=1,
         warmup=0,
     )

@@ -37,7 +37,7 @@ PEERS: dict[str, tuple[Callable[[Setting], Step], int, str]] = {
 @pytest.mark.benchmark(group="training, both stages")
 @pytest.mark.parametrize("data", DATA)
 def test_both_stages(benchmark: BenchmarkFixture, setting_named: Named, data: str) -> None:
-    """A step of the first stage and one of the second; a turn beside a peer is a whole epoch.
+    """Step of the first stage and one of the second; a turn beside a peer is a whole epoch.
 
     The epoch begins with drawing ripple sets and shuffling, so everything is in its time.
     """
@@ -65,7 +65,7 @@ def test_both_stages(benchmark: BenchmarkFixture, setting_named: Named, data: st
 @pytest.mark.benchmark(group="training step and threads")
 @pytest.mark.parametrize("data", DATA)
 def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data: str) -> None:
-    """The second stage with two threads, beside one thread."""
+    """Step of the second stage with two threads, beside one thread."""
     need(data)
     job = ["-m", "benchmarks.programs.worker_jobs", "compute", "--data", data]
     with (
@@ -90,7 +90,7 @@ def test_threads(benchmark: BenchmarkFixture, need: Callable[[str], None], data:
 @pytest.mark.parametrize("stage", ["first", "second"])
 @pytest.mark.parametrize("data", DATA)
 def test_stage(benchmark: BenchmarkFixture, setting_named: Named, data: str, stage: str) -> None:
-    """One stage alone, beside the same trainer on compiled torch."""
+    """Step of one stage alone, beside the same trainer on compiled torch."""
     setting, deep = setting_named(data), stage == "second"
     ours = Training.of(setting, deep=deep)
     seconds, pairs = _time(benchmark, ours, rounds=40)

@@ -1,4 +1,4 @@
-"""A cinema that is small enough to know by heart, and recommenders of it."""
+"""Cinema data set, small enough to know by heart, and recommenders of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIKES = {"ann": (0, 1, 3), "bob": (2, 4), "cy": (0, 3), "dee": (1, 3), "eve": (2
 
 
 def cinema(repeats: int = 4) -> Dataset:
-    """Users who like science fiction or drama, and one of them a film without an entity.
+    """Data set of users who like science fiction or drama, and one a film without an entity.
 
     Every user comes several times over, so that a split has some of everything.
     """
@@ -61,6 +61,6 @@ SMALL = {"shape.width": 4, "shape.slots": 8, "pretrain.batch_size": 16, "train.b
 
 
 def fitted(model: str = "ekpnet", *, epochs: int = 2, **options) -> Recommender:
-    """A recommender of the cinema."""
-    told = {**SMALL, **{name.replace("__", "."): value for name, value in options.items()}}
-    return Recommender.fit(cinema(), model, options=told, epochs=epochs, device="cpu")
+    """Fit a recommender of the cinema."""
+    chosen = {**SMALL, **{name.replace("__", "."): value for name, value in options.items()}}
+    return Recommender.fit(cinema(), model, options=chosen, epochs=epochs, device="cpu")

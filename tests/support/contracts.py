@@ -1,4 +1,4 @@
-"""The promises of every op, and how each is checked: accuracy, the same bits, torch's rules."""
+"""Contracts of every op, and their checks: accuracy, the same bits, torch's rules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outputs_and_gradients(op, inputs):
 
 
 def assert_accurate(native, eager, exact, factor):
-    """The native float32 result is at most `factor` times as far from float64 as eager torch's.
+    """Check the native float32 result: at most `factor` times eager torch's distance from float64.
 
     Distance is the largest absolute difference within a tensor. In a tensor of one or few numbers
     eager may round to the exact value by luck, and a multiple of nothing allows nothing: hence the
@@ -53,7 +53,7 @@ def assert_accurate(native, eager, exact, factor):
 
 
 def assert_matches_reference(native, reference, inputs):
-    """Float32 outputs and gradients `native` hold to twice and three times eager's error."""
+    """Check float32 outputs and gradients `native` against twice and three times eager's error."""
     eager = outputs_and_gradients(reference, inputs)
     exact = outputs_and_gradients(reference, to_float64(inputs))
     assert_accurate(native[0], eager[0], exact[0], factor=2)
@@ -61,7 +61,7 @@ def assert_matches_reference(native, reference, inputs):
 
 
 def assert_bfloat16_matches_reference(native, reference, inputs):
-    """As `assert_matches_reference`, of bfloat16 outputs and gradients."""
+    """Check as `assert_matches_reference` bfloat16 outputs and gradients."""
     eager = outputs_and_gradients(reference, inputs)
     exact = outputs_and_gradients(reference, to_float64(inputs))
     for ours, theirs, truth, factor in zip(native, eager, exact, (2, 3), strict=True):
@@ -70,7 +70,7 @@ def assert_bfloat16_matches_reference(native, reference, inputs):
 
 
 def assert_close64(one, other):
-    """Outputs and gradients in float64 are the same but for rounding."""
+    """Check that outputs and gradients in float64 are the same but for rounding."""
     for x, y in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
 
@@ -79,14 +79,14 @@ def assert_close64(one, other):
 
 
 def assert_same_bits(one, other):
-    """Two lists of tensors hold the same bytes."""
+    """Check that two lists of tensors hold the same bytes."""
     for i, (x, y) in enumerate(zip(one, other, strict=True)):
         assert torch.equal(x, y), f"tensor {i} differs"
 
 
 @contextlib.contextmanager
 def threads(count):
-    """So many threads for torch inside the block."""
+    """Set torch's number of threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -96,7 +96,7 @@ def threads(count):
 
 
 def assert_same_bits_for_any_thread_count(results):
-    """results(), a list of tensors, is the same for any number of threads, and the second time."""
+    """Check that results(), a list of tensors, is the same for any threads, and the second time."""
     first, *others = [
         _with_threads(count, results) for count in (*THREAD_COUNTS, THREAD_COUNTS[-1])
     ]
@@ -111,7 +111,7 @@ def _with_threads(count, results):
 
 
 def assert_no_race(emulated, directory, results, problems):
-    """results(device, problems) are the same bits when the emulated GPU's threads run backwards."""
+    """Check for a race: results(device, problems) are the same bits with threads reversed."""
     forwards = results(emulated, problems)
     backwards = under_other_order(emulated.library, directory, results, problems)
     for one, other in zip(forwards, backwards, strict=True):
@@ -119,7 +119,7 @@ def assert_no_race(emulated, directory, results, problems):
 
 
 def assert_right_under_isa(isa, directory, results, reference, problems, exact):
-    """results(device, problems) of float32 and of float64 problems under an instruction set."""
+    """Check results(device, problems) of float32 and float64 problems under an instruction set."""
     found = under_isa(isa, directory, results, [*problems, *exact])
     for problem, result in zip(problems, found, strict=False):
         assert_matches_reference(result, reference, problem)
@@ -131,7 +131,7 @@ def assert_right_under_isa(isa, directory, results, reference, problems, exact):
 
 
 def assert_compiled_equals_eager(step, inputs):
-    """Outputs and gradients of step(*inputs) are the same where torch has compiled it."""
+    """Check that step(*inputs) and its gradients are the same where torch has compiled it."""
     torch.compiler.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     one, other = outputs_and_gradients(step, inputs), outputs_and_gradients(compiled, inputs)

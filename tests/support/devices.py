@@ -1,4 +1,4 @@
-"""The ops where they are computed, all on CPU tensors: the CPU, an emulated GPU, a real one.
+"""Devices of the ops, all called with CPU tensors: the CPU, an emulated GPU, a real one.
 
 The emulated GPU runs the CUDA kernels' own source thread by thread on the host (tests/csrc). A test
 that takes the fixture `device` runs on all three; `on_gpus` keeps it to two, and `sized` gives it
@@ -24,7 +24,7 @@ from support.programs import PATIENCE, tool
 
 # Ops with a gradient, and how many of their first arguments have one.
 DIFFERENTIABLE = {"ripple_attention": 4, "deep_score": 5, "triple_loss": 2}
-# Ops that are asked to keep what their gradient needs, and return it too; `call` hides both.
+# Ops with an option to keep the tensors of their gradient, and return them; `call` hides both.
 KEEPING = {"deep_score"}
 
 
@@ -72,7 +72,7 @@ class RealGpu:
 
 
 def _op(name):
-    """An op of the library, with its tensors one by one as the schema has them."""
+    """Op of the library, with its tensors one by one as the schema has them."""
     op = getattr(ops, name)
     return flat(op) if name in ("ripple_attention", "ripple_attention_weights") else op
 
@@ -82,7 +82,7 @@ def _schema_of_row_adam(*tensors, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, l2
     return (*tensors, *numbers, lr, beta1, beta2, eps)
 
 
-# What `ops` makes of the arguments of an op whose schema has others.
+# Arguments that `ops` makes for an op whose schema has others.
 _SCHEMA = {
     "deep_score": lambda *layers: (*layers[:5], ops.ACTIVATIONS.index(layers[5])),
     "row_adam_": _schema_of_row_adam,
@@ -95,7 +95,7 @@ on_gpus = pytest.mark.parametrize("device", GPUS, indirect=True)
 
 
 def sized(sizes, *, sample, on_gpus=None):
-    """Parametrises `device` and `size`.
+    """Parametrise `device` and `size`.
 
     Args:
         sizes: the options of a problem by its name.
@@ -139,7 +139,7 @@ def _with_gradient(namespace, name):
 
 
 def build_emulated_gpu(folder: Path) -> Path:
-    """Build the library into the folder, once, whatever number of test processes ask for it."""
+    """Build the library into the folder, once for any number of test processes."""
     folder.mkdir(exist_ok=True)
     library = folder / "libekpnet_emulated.so"
     with (folder / "lock").open("w") as lock:
@@ -164,7 +164,7 @@ def build_emulated_gpu(folder: Path) -> Path:
 
 
 def under_isa(isa, directory, function, argument):
-    """function(device, argument) in a process whose ops use the instruction set, on its CPU.
+    """Call function(device, argument) in a process whose ops use the instruction set, on its CPU.
 
     The choice is made once per process. `function` is a test module's own, by name; argument and
     result are what `torch.save` takes.
@@ -179,7 +179,7 @@ def under_isa(isa, directory, function, argument):
 
 
 def under_other_order(library, directory, function, argument):
-    """function(device, argument) in a process whose emulated GPU runs threads in reverse order.
+    """Call function(device, argument) in a process whose emulated GPU reverses thread order.
 
     Between two barriers the order must not matter; where it does, threads race for memory.
     """

@@ -1,6 +1,6 @@
-"""What the tests of sampling share: graphs to check by hand, lists as CSR, a chi-square test.
+"""Graphs to check by hand, lists as CSR, and a chi-square test, for the tests of sampling.
 
-A graph is what `Graph.from_triples` takes: heads, relations, tails, num_entities, num_relations.
+A graph is the arguments of `Graph.from_triples`: heads, relations, tails, and the two numbers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ def _triples(triples: list[tuple[int, int, int]], num_entities: int, num_relatio
 
 
 def path(n: int) -> Triples:
-    """0 -> 1 -> ... -> n - 1, all by relation 0."""
+    """Path 0 -> 1 -> ... -> n - 1, all by relation 0."""
     return _triples([(i, 0, i + 1) for i in range(n - 1)], n, 1)
 
 
 def cycle(n: int) -> Triples:
-    """0 -> 1 -> ... -> n - 1 -> 0, all by relation 0."""
+    """Cycle 0 -> 1 -> ... -> n - 1 -> 0, all by relation 0."""
     return _triples([(i, 0, (i + 1) % n) for i in range(n)], n, 1)
 
 
 def star(n: int) -> Triples:
-    """The hub 0 -> 1, ..., n - 1; the edge to leaf i is relation i - 1."""
+    """Star of the hub 0 -> 1, ..., n - 1; the edge to leaf i is relation i - 1."""
     return _triples([(0, i - 1, i) for i in range(1, n)], n, n - 1)
 
 
@@ -39,7 +39,7 @@ def isolated(n: int) -> Triples:
 
 
 def numbered(seed: int, num_entities: int, num_triples: int, num_relations: int = 0) -> Triples:
-    """Random triples, the i-th by relation i, so that a relation tells which triple was drawn.
+    """Random triples, the i-th by relation i, so that a relation identifies the triple drawn.
 
     The last fifth of the entities has no triple of its own.
     """
@@ -51,7 +51,7 @@ def numbered(seed: int, num_entities: int, num_triples: int, num_relations: int 
 
 
 def csr(lists) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ids as row pointers int64 and ids int32."""
+    """CSR of lists of ids: row pointers int64 and ids int32."""
     indptr = np.zeros(len(lists) + 1, dtype=np.int64)
     np.cumsum([len(x) for x in lists], out=indptr[1:])
     return torch.from_numpy(indptr), torch.tensor([i for x in lists for i in x], dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Kills runs at random moments: `killing.py FOLDER KILLS RESUMES SEED OPTIONS...`.
+"""Killing of runs at random moments: `killing.py FOLDER KILLS RESUMES SEED OPTIONS...`.
 
 Resumes them, until at least so many were killed and so many went on. A program of its own, because
 a process that has computed with several threads must not fork. It forks, after the slow imports, a
@@ -29,7 +29,7 @@ KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
 def process_of(
     arguments: list[str], log: Path, seconds: float = math.inf, signum: int = KILL
 ) -> int:
-    """A process that trains, to be signalled after so many seconds; its exit code."""
+    """Run a process that trains, signalled after so many seconds; returns its exit code."""
     pid = os.fork()
     if pid == 0:
         sys.stdout = io.StringIO()

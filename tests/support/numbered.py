@@ -1,4 +1,4 @@
-"""A small data set whose files hold numbers, and a recommender of it."""
+"""Small data set whose files hold numbers, and a recommender of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things lie: the repository, the package under test, a module of tests by its file."""
+"""Places: the repository, the package under test, a module of tests by its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGE = Path(ekpnet_fast.__file__).parent
 
 
 def module_of(path: str) -> ModuleType:
-    """A module of tests, for a process of its own: pytest's names of them cannot be imported.
+    """Module of tests, for a process of its own: pytest's names of them cannot be imported.
 
     Modules beside it can be imported by it, as under pytest.
     """

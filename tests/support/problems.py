@@ -9,7 +9,7 @@ from ekpnet_fast.ops import Propagation
 
 
 def flat(op):
-    """`ops.ripple_attention`, or its like, with its tensors one by one."""
+    """Call `ops.ripple_attention`, or its like, with its tensors one by one."""
     count = len(Propagation._fields)
     return lambda *arguments, **options: op(
         Propagation(*arguments[:count]), *arguments[count:], **options
@@ -17,7 +17,7 @@ def flat(op):
 
 
 def valid_slots(problem):
-    """Which slots [B, H, M] each pair of a propagation may look at."""
+    """Mask [B, H, M] of the valid slots of each pair of a propagation."""
     groups = torch.repeat_interleave(problem.group_indptr.diff())
     return torch.arange(problem.heads.shape[2]) < problem.counts[groups].unsqueeze(-1)
 
@@ -36,7 +36,7 @@ def attention_problem(
     scale=None,
     dtype=torch.float32,
 ):
-    """A propagation: unequal groups, some without pairs; hops with 0 to M slots; repeated tails.
+    """Propagation: unequal groups, some without pairs; hops with 0 to M slots; repeated tails.
 
     Reals are N(0, 1 / sqrt(D)), a trained table's scale, unless `scale` gives the deviation. They
     are drawn in float32, so that a float64 problem holds the same numbers.
@@ -128,13 +128,13 @@ def triple_problem(
 
 
 def to_float64(inputs):
-    """The same problem in float64."""
+    """Copy of the problem in float64."""
     found = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
     return inputs._make(found) if hasattr(inputs, "_make") else found
 
 
 def differentiable(inputs):
-    """Copies of the inputs, of which the real ones ask for gradients."""
+    """Copies of the inputs, of which the real ones require gradients."""
     return [
         x.detach().clone().requires_grad_(x.is_floating_point()) if isinstance(x, Tensor) else x
         for x in inputs

@@ -1,4 +1,4 @@
-"""A small shop: who bought what, a graph of the goods, and the links between the two."""
+"""Shop data set: purchases, a graph of the goods, and the links between the two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ USERS, ITEMS = 12, 9
 
 
 def purchases():
-    """(user, item, stars) rows: every user buys four things, three stars or more are good."""
+    """Purchases (user, item, stars): every user buys four things, three stars or more are good."""
     return [
         (f"u{user}", f"sku-{(user + 2 * step) % ITEMS}", 1 + (user + step) % 5)
         for user in range(USERS)
@@ -15,24 +15,24 @@ def purchases():
 
 
 def triples():
-    """(head, relation, tail): makers and colours of things, one of them twice."""
+    """Triples (head, relation, tail): makers and colours of things, one of them twice."""
     rows = [(f"thing{item}", "made by", f"maker{item % 3}") for item in range(ITEMS)]
     rows += [(f"thing{item}", "has colour", f"colour{item % 2}") for item in range(ITEMS)]
     return [*rows, rows[0]]
 
 
 def links():
-    """(item, entity) of all items but the last."""
+    """Links (item, entity) of all items but the last."""
     return [(f"sku-{item}", f"thing{item}") for item in range(ITEMS - 1)]
 
 
 def table(header, rows, separator=","):
-    """The text of a table."""
+    """Text of a table."""
     return "".join(separator.join(map(str, row)) + "\n" for row in [header, *rows])
 
 
 def files():
-    """The shop as CSV files."""
+    """Files of the shop in CSV."""
     names = [(f"sku-{item}", f'"Thing, ""{item}"""') for item in range(ITEMS)]
     return {
         "buy.csv": table(("customer", "sku", "stars", "when"), [(*r, 7) for r in purchases()]),
@@ -43,7 +43,7 @@ def files():
 
 
 def ntriples():
-    """The graph as N-Triples, with labels in two languages and a literal that is no label."""
+    """Text of the graph in N-Triples, with labels in two languages and a literal that is none."""
 
     def iri(name):
         return f"<http://shop.example/{name.replace(' ', '_')}>"

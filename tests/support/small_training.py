@@ -1,4 +1,4 @@
-"""A small training: its options, its data, a whole run, a trainer of an untrained model."""
+"""Small training: its options, its data, a whole run, a trainer of an untrained model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def load(config, change=lambda dataset: dataset):
     return prepared, Graph.from_dataset(dataset, inverse=config.sampling.inverse)
 
 
-def train(config, report=lambda progress: None):
-    return loop.train(config, *load(config), report)
+def train(config, on_progress=lambda progress: None):
+    return loop.train(config, *load(config), on_progress)
 
 
 def start(config, deep, backend=ops):
-    """A trainer of an untrained model, and its stream of batches."""
+    """Make a trainer of an untrained model, and its stream of batches."""
     prepared, graph = load(config)
     model = build.build_model(config, prepared, graph)
     stage = config.train if deep else config.pretrain
