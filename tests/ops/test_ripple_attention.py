@@ -146,10 +146,12 @@ def test_weights(device, size):
     problem = attention_problem(**size)
     alpha = device.call("ripple_attention_weights", *problem)
     valid = valid_slots(problem)
-    assert (alpha[~valid] == 0).all()
-    assert (alpha[valid] > 0).all()
-    torch.testing.assert_close(alpha.sum(-1), valid.any(-1).float(), rtol=0, atol=1e-6)
     exact = reference.ripple_attention_weights(to_float64(problem))
+    assert (alpha[~valid] == 0).all()
+    # On a GPU, what no normal float32 holds may become 0.
+    least = 0 if device.name == "cpu" else torch.finfo(torch.float32).tiny
+    assert (alpha[valid & (exact > least)] > 0).all()
+    torch.testing.assert_close(alpha.sum(-1), valid.any(-1).float(), rtol=0, atol=1e-6)
     torch.testing.assert_close(alpha, exact.float(), rtol=1e-4, atol=1e-6)
 
 
