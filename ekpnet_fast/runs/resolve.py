@@ -85,21 +85,23 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
         if name in given:
             raise ConfigError(f"--{name} is {given[name]!r}, expected options by name")
     # Preset and options depend on data set and model: look at these first, then fill.
-    first = run_parser().parse_object(given)
-    refuse_other_models(given, first.model)
-    parser = run_parser(first.model)
-    defaults = preset_options(first.preset, first.dataset, first.model)
+    model, dataset, preset = (
+        str(given.get(name, getattr(RunConfig, name))) for name in ("model", "dataset", "preset")
+    )
+    _check_model(model)
+    refuse_other_models(given, model)
+    parser = run_parser(model)
+    defaults = preset_options(preset, dataset, model)
     if defaults:
         parser.set_defaults(defaults)
     values: dict[str, Any] = parser.instantiate(parser.parse_object(given)).as_dict()
-    model_options = values.pop(first.model, None)
+    model_options = values.pop(model, None)
     return RunConfig(**values, options=model_options)
 
 
 def _completed(config: RunConfig) -> RunConfig:
     """Write `epochs` into the stages, and fill in the model's options."""
-    if config.model not in MODELS:
-        raise ConfigError(f"--model is {config.model!r}, expected one of {', '.join(MODELS)}")
+    _check_model(config.model)
     config = replace(config, options=_model_options(config))
     if config.epochs is not None:
         # Taken away here, or a written run would override stages named beside its --config.
@@ -111,6 +113,11 @@ def _completed(config: RunConfig) -> RunConfig:
         )
     _check(config)
     return config
+
+
+def _check_model(name: str) -> None:
+    if name not in MODELS:
+        raise ConfigError(f"--model is {name!r}, expected one of {', '.join(MODELS)}")
 
 
 def _model_options(config: RunConfig) -> Any:
