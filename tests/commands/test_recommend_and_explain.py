@@ -261,9 +261,9 @@ def test_doctor_runs_where_the_native_code_is_broken(tmp_path):
     package.mkdir()
     for source in (ROOT / "ekpnet_fast").rglob("*.py"):
         target = package / source.relative_to(ROOT / "ekpnet_fast")
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(source.read_text())
-    (package / "_library.py").write_text("raise ImportError('no native files')")
+    (package / "native" / "build.py").write_text("raise ImportError('no native files')")
     done = subprocess.run(
         [sys.executable, "-m", "ekpnet_fast", "doctor"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
