@@ -153,7 +153,8 @@ class _Affinity:
     """
 
     def __init__(self, left: Any = None, product: Float | None = None) -> None:
-        self.left, self.product = left, product
+        self.product = product
+        self.left: Any = left if product is None else None  # not kept beside its products
         if product is not None:
             self.share = product.mean(axis=1, dtype=np.float64)
         else:
