@@ -122,6 +122,9 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, "
       "Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
 
+  // Threads of the calling thread's ops from now on; 0 = as many as torch has. Returns what it was.
+  m.def("team_threads(int threads) -> int");
+
   // Optimizer and ranking
   m.def(
       "row_adam_("

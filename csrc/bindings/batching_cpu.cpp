@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "bindings/checks.h"
+#include "bindings/parallel.h"
 #include "cpu/batching.h"
 
 namespace ekpnet {
@@ -21,7 +22,7 @@ std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, in
   check_indptr(indptr, U, N, "user_indptr");
 
   std::vector<int64_t> by_user(N);
-  torch::stable::parallel_for(0, U, 256, [&](int64_t begin, int64_t end) {
+  for_each_piece(U, 256, [&](int64_t begin, int64_t end) {
     shuffle_user_pairs(indptr, static_cast<uint64_t>(seed), static_cast<uint64_t>(epoch), begin,
                        end, by_user.data());
   });
@@ -92,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
                          mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails),
                          mutable_data<int32_t>(out_counts),    mutable_data<int32_t>(out_items),
                          mutable_data<int32_t>(out_extra)};
-  const int64_t n = localize_batch(args, out);
+  const int64_t n = localize_batch(args, num_threads(), out);
   check_ids(data<int32_t>(rows), n, INT32_MAX, "heads or tails", "entities");
   return {torch::stable::clone(torch::stable::narrow(rows, 0, 0, n)),
           out_heads,

@@ -132,9 +132,8 @@ Gradients ekpnet_gradients_cpu(
     const auto& kernels = ekpnet_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     std::atomic<int64_t> next{0};
-    parallel_for(
-        0, std::min<int64_t>(chunks + sums.triple_chunks, torch::stable::get_num_threads()), 1,
-        [&](int64_t, int64_t) { kernels.chunks(args, sums, next, thread_buffer<T>(workspace)); });
+    auto work = [&] { kernels.chunks(args, sums, next, thread_buffer<T>(workspace)); };
+    run_team(std::min(chunks + sums.triple_chunks, num_threads()), Work(work));
 
     const int64_t n = args.attention.num_rows;
     Tensor dentity = empty({n, C, D}, dtype), drelation = empty({R, C, D}, dtype);
@@ -142,11 +141,9 @@ Gradients ekpnet_gradients_cpu(
     Tensor dweights = empty({layers, K, K}, dtype), dbiases = empty({layers, K}, dtype);
     Tensor dw_out = empty({width}, dtype), db_out = empty({args.deep ? 1 : 0}, dtype);
     T *drows = mutable_data<T>(dentity), *drelations = mutable_data<T>(drelation);
-    // One row range per thread: each thread reads every slot and adds those of its own rows.
-    const int64_t threads = torch::stable::get_num_threads();
-    parallel_for(0, n, (n + threads - 1) / threads, [&](int64_t begin, int64_t end) {
-      kernels.scatter(args, sums, begin, end, drows);
-    });
+    const RowReferences& references = row_references(args.attention);
+    for_each_chunk(references.num_ranges(),
+                   [&](int64_t range) { kernels.scatter(args, sums, references, range, drows); });
     sum_chunks(sums.attention.drelation_chunks, chunks, R * C * D, drelations);
     sum_chunks(sums.attention.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
     sum_chunks(sums.attention.db_e_chunks, chunks, D, mutable_data<T>(db_e));

@@ -95,12 +95,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     Tensor dentity = empty({args.num_rows, C, D}, dtype), drelation = empty({R, C, D}, dtype);
     Tensor dW_e = empty({D, D}, dtype), db_e = empty({D}, dtype);
     T* dentity_data = mutable_data<T>(dentity);
-    // One row range per thread: each thread reads every slot and adds those of its own rows.
-    const int64_t threads = torch::stable::get_num_threads();
-    parallel_for(0, args.num_rows, (args.num_rows + threads - 1) / threads,
-                 [&](int64_t begin, int64_t end) {
-                   kernels.scatter(args, grads, begin, end, dentity_data);
-                 });
+    const RowReferences& references = row_references(args);
+    for_each_chunk(references.num_ranges(), [&](int64_t range) {
+      kernels.scatter(args, grads, references, range, dentity_data);
+    });
     sum_chunks(grads.drelation_chunks, chunks, R * C * D, mutable_data<T>(drelation));
     sum_chunks(grads.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
     sum_chunks(grads.db_e_chunks, chunks, D, mutable_data<T>(db_e));

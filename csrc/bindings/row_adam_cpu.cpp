@@ -1,5 +1,6 @@
 // CPU binding of row_adam_.
 #include "bindings/checks.h"
+#include "bindings/parallel.h"
 #include "bindings/row_adam.h"
 #include "cpu/dispatch.h"
 
@@ -14,8 +15,8 @@ void run(const Tensor& table, const Tensor& m, const Tensor& v, const Tensor& ro
                                mutable_data<T>(v),     data<int32_t>(rows),
                                data<T>(grad),          step};
   const int64_t grain = 1 + (1 << 14) / std::max<int64_t>(size, 1);
-  torch::stable::parallel_for(0, args.num_rows, grain,
-                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_piece(args.num_rows, grain,
+                 [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 void row_adam_cpu(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad,

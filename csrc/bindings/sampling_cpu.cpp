@@ -1,6 +1,5 @@
 // CPU binding of the graph and of everything that is drawn from it.
 #include <algorithm>
-#include <atomic>
 #include <tuple>
 
 #if defined(__linux__)
@@ -8,6 +7,7 @@
 #endif
 
 #include "bindings/checks.h"
+#include "bindings/parallel.h"
 #include "bindings/sampling.h"
 #include "cpu/csr.h"
 #include "cpu/neighbor_sampler.h"
@@ -110,13 +110,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
                                          data<Relation>(relations), data<int32_t>(tails)};
     // Chunks of users are taken on demand, because histories differ in length by orders of
     // magnitude.
-    constexpr int64_t kChunk = 256;
-    std::atomic<int64_t> next = 0;
-    const int64_t chunks = (U + kChunk - 1) / kChunk;
-    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), chunks);
-    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-      for (int64_t begin; (begin = next.fetch_add(kChunk)) < U;)
-        sample_ripple_sets(graph, request, sets, begin, std::min(begin + kChunk, U));
+    for_each_piece(U, 256, [&](int64_t begin, int64_t end) {
+      sample_ripple_sets(graph, request, sets, begin, end);
     });
   });
   return {heads, out_relations, out_tails, counts};
@@ -143,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_neighbors_cpu(const Tensor& indptr,
     using Relation = decltype(zero);
     const RippleGraph<Relation> graph = {E, data<int64_t>(indptr), data<Relation>(relations),
                                          data<int32_t>(tails)};
-    torch::stable::parallel_for(0, n, 256, [&](int64_t begin, int64_t end) {
+    for_each_piece(n, 256, [&](int64_t begin, int64_t end) {
       sample_neighbors(graph, request, out, begin, end);
     });
   });
@@ -160,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
     // A draw waits for memory some twenty times, one after the other.
-    torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+    for_each_piece(count, 64, [&](int64_t begin, int64_t end) {
       sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
                      data<int32_t>(tails), count, static_cast<uint64_t>(seed),
                      static_cast<uint64_t>(step), begin, end, mutable_data<int32_t>(heads),

@@ -1,5 +1,6 @@
 // CPU binding of the ranking ops.
 #include "bindings/checks.h"
+#include "bindings/parallel.h"
 #include "cpu/top_items.h"
 
 namespace ekpnet {
@@ -27,8 +28,7 @@ Tensor top_items_cpu(const Tensor& scores, const Tensor& seen_indptr, const Tens
   const TopItemsArgs args = {
       n, I, k, data<float>(scores), data<int64_t>(seen_indptr), data<int32_t>(seen)};
   int32_t* out = mutable_data<int32_t>(items);
-  torch::stable::parallel_for(
-      0, n, 8, [&](int64_t begin, int64_t end) { top_items(args, begin, end, out); });
+  for_each_piece(n, 8, [&](int64_t begin, int64_t end) { top_items(args, begin, end, out); });
   return items;
 }
 

@@ -37,6 +37,6 @@ struct BatchRows {
 };
 
 // Finds the rows that a batch touches, in time proportional to the batch; returns their number.
-int64_t localize_batch(const BatchArgs& args, const BatchRows& out);
+int64_t localize_batch(const BatchArgs& args, int64_t threads, const BatchRows& out);
 
 }  // namespace ekpnet

@@ -260,8 +260,13 @@ void test_attention(int width, int channels, double tolerance, double grad_toler
       ditem.data(), kChunks,       drelation.data(), dW_e.data(),   db_e.data()};
   for (int64_t chunk = 0; chunk < kChunks; ++chunk)
     kernels.backward(args, grads, chunk, workspace.data());
-  kernels.scatter(args, grads, 0, 4, dentity.data());
-  kernels.scatter(args, grads, 4, n, dentity.data());
+  ekpnet::RowReferences references;
+  references.sort({args.num_groups, n, args.hops, args.slots, args.heads, args.tails, args.counts,
+                   args.group_indptr, args.items},
+                  2);
+  check(references.num_ranges() > 1, "scatter: ranges of rows");
+  for (int64_t range = 0; range < references.num_ranges(); ++range)
+    kernels.scatter(args, grads, references, range, dentity.data());
   const auto f = [&] { return problem.objective(); };
   check_close(dentity, differences(problem.entity, f), grad_tolerance, name + ", dentity");
   check_close(sum_chunks(drelation, kChunks), differences(problem.relation, f), grad_tolerance,
@@ -582,12 +587,58 @@ void test_localize_batch() {
                                   extra.data()};
   Ids rows(12, -1), h(4, -1), r(4, -1), t(4, -1), c(2, -1), i(2, -1), x(2, -1);
   const int64_t n = ekpnet::localize_batch(
-      args, {rows.data(), h.data(), r.data(), t.data(), c.data(), i.data(), x.data()});
+      args, 1, {rows.data(), h.data(), r.data(), t.data(), c.data(), i.data(), x.data()});
   rows.resize(n);
   check(rows == Ids{4, 7, 9, 3, 5, 8}, "localize_batch: rows in order of first appearance");
   check(h == Ids{0, 0, 1, 2} && r == Ids{2, 0, 1, 0} && t == Ids{1, 0, 2, 3},
         "localize_batch: ripple sets");
   check(c == Ids{1, 2} && i == Ids{4, 1} && x == Ids{5, 0}, "localize_batch: counts, items, extra");
+}
+
+// A batch that is large enough for threads to share it.
+void test_localize_by_threads() {
+  constexpr int U = 700, H = 2, M = 32, kEntities = 20'000;
+  const auto drawn = [](size_t n, int64_t limit, uint64_t key) {
+    Ids ids(n);
+    for (size_t i = 0; i < n; ++i) ids[i] = ekpnet::bounded(ekpnet::random_bits(key, i), limit);
+    return ids;
+  };
+  const Ids heads = drawn(U * H * M, kEntities, 1), tails = drawn(U * H * M, kEntities, 2);
+  const Ids relations = drawn(U * H * M, 5, 3), counts = drawn(U * H, M + 1, 4);
+  const Ids users = drawn(600, U, 5), items = drawn(4000, kEntities, 6), extra = drawn(9, 99, 7);
+  const int64_t G = static_cast<int64_t>(users.size()), B = static_cast<int64_t>(items.size());
+  const int64_t X = static_cast<int64_t>(extra.size());
+  const ekpnet::BatchArgs args = {G,
+                                  B,
+                                  X,
+                                  H,
+                                  M,
+                                  heads.data(),
+                                  relations.data(),
+                                  tails.data(),
+                                  counts.data(),
+                                  users.data(),
+                                  items.data(),
+                                  extra.data()};
+  const auto localized = [&](int64_t threads) {
+    Ids rows(2 * G * H * M + B + X), h(G * H * M), r(G * H * M), t(G * H * M), c(G * H);
+    Ids i(B), x(X);
+    rows.resize(ekpnet::localize_batch(
+        args, threads, {rows.data(), h.data(), r.data(), t.data(), c.data(), i.data(), x.data()}));
+    return std::tuple(rows, h, r, t, c, i, x);
+  };
+  const auto alone = localized(1);
+  const auto& [rows, h, r, t, c, i, x] = alone;
+  check(std::set<int32_t>(rows.begin(), rows.end()).size() == rows.size(),
+        "localize_batch: a row has two numbers");
+  bool same = true;
+  for (int64_t b = 0; b < B; ++b) same &= rows[i[b]] == items[b];
+  for (int64_t hop = 0; hop < G * H; ++hop)
+    for (int64_t m = 0; m < c[hop]; ++m)
+      same &= rows[t[hop * M + m]] == tails[(users[hop / H] * H + hop % H) * M + m];
+  check(same, "localize_batch: a position names another row");
+  for (int64_t threads : {2, 5})
+    check(localized(threads) == alone, "localize_batch: threads change the result");
 }
 
 void test_shuffles() {
@@ -676,6 +727,7 @@ int main() {
     test_sampler_on_cycle();
     test_sampler_draws_evenly();
     test_localize_batch();
+    test_localize_by_threads();
     test_shuffles();
     test_sample_triples();
     test_top_items();

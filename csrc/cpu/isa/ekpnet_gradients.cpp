@@ -173,11 +173,12 @@ void chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<in
 }
 
 template <class T>
-void scatter(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t row_begin,
-             int64_t row_end, T* dentity) {
+void scatter(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, const RowReferences& references,
+             int64_t range, T* dentity) {
   const AttentionArgs<T>& a = args.attention;
+  const int64_t row_begin = references.first_row(range), row_end = references.first_row(range + 1);
   with_width<T>(a.width, [&](auto bytes, auto width) {
-    scatter_rows<T, bytes, width>(a, sums.attention, row_begin, row_end, dentity);
+    scatter_rows<T, bytes, width>(a, sums.attention, references, range, dentity);
     using VD = Vector<T, bytes>;
     const Width<width> D{a.width};
     const int64_t row = a.channels * D;

@@ -46,9 +46,9 @@ struct EkpnetKernels {
   // triples, are done: everything of EkpnetSums.
   void (*chunks)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
                  T* workspace);
-  // Rows [row_begin, row_end) of dentity [n, C, D]: sums in the order of slots, pairs, triples.
-  void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t row_begin,
-                  int64_t row_end, T* dentity);
+  // The rows of a range in dentity [n, C, D]: sums in the order of slots, pairs, triples.
+  void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums,
+                  const RowReferences& references, int64_t range, T* dentity);
 };
 
 }  // namespace ekpnet

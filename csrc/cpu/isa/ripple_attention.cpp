@@ -101,10 +101,10 @@ void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int6
 }
 
 template <class T>
-void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
-             int64_t row_end, T* dentity) {
+void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads,
+             const RowReferences& references, int64_t range, T* dentity) {
   with_width<T>(args.width, [&](auto bytes, auto width) {
-    scatter_rows<T, bytes, width>(args, grads, row_begin, row_end, dentity);
+    scatter_rows<T, bytes, width>(args, grads, references, range, dentity);
   });
 }
 

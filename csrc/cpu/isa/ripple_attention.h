@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/ripple_attention_args.h"
+#include "cpu/row_references.h"
 
 namespace ekpnet {
 
@@ -36,10 +37,10 @@ struct AttentionKernels {
   // Groups of chunk `chunk`: everything of AttentionGrads.
   void (*backward)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t chunk,
                    T* workspace);
-  // Rows [row_begin, row_end) of dentity [n, C, D]: sums over all slots and pairs that name the
-  // row, in slot order and then pair order, whoever computes it.
-  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t row_begin,
-                  int64_t row_end, T* dentity);
+  // The rows of a range in dentity [n, C, D]: sums over all slots and pairs that name the row, in
+  // slot order and then pair order, whoever computes it.
+  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads,
+                  const RowReferences& references, int64_t range, T* dentity);
 };
 
 }  // namespace ekpnet

@@ -1,0 +1,160 @@
+// The team of threads: every piece of a region is done once, whoever comes in time to help.
+// Exit code 0: every check holds; 1: some do not.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cfenv>
+#include <cstdio>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/team.h"
+
+namespace {
+
+using ekpnet::run_chunks;
+
+std::atomic<int> failures = 0;
+
+void check(bool holds, const std::string& what) {
+  if (holds) return;
+  ++failures;
+  std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+}
+
+bool each_once(int64_t n, int64_t threads) {
+  std::vector<std::atomic<int>> times(n);
+  run_chunks(n, threads, [&](int64_t chunk) { ++times[chunk]; });
+  for (const auto& count : times)
+    if (count != 1) return false;
+  return true;
+}
+
+void test_every_chunk_once() {
+  for (int64_t threads : {1, 2, 3, 8})
+    for (int64_t n : {0, 1, 2, 7, 1000})
+      for (int round = 0; round < 50; ++round)
+        check(each_once(n, threads), "a chunk was left out or done twice");
+}
+
+// Waits inside the region until another thread is in it too.
+void test_helpers_come() {
+  std::atomic<int> inside = 0;
+  auto work = [&] {
+    ++inside;
+    while (inside < 2) std::this_thread::yield();
+  };
+  ekpnet::run_team(2, ekpnet::Work(work));
+  check(inside == 2, "no helper came");
+}
+
+// The one helper is held inside a region until another region has ended.
+void test_nobody_waits_for_a_helper_that_does_not_come() {
+  std::atomic<bool> held = false, ended = false;
+  std::thread other([&] {
+    std::atomic<int> inside = 0;
+    auto work = [&] {
+      ++inside;
+      while (inside < 2) std::this_thread::yield();
+      held = true;
+      while (!ended) std::this_thread::yield();
+    };
+    ekpnet::run_team(2, ekpnet::Work(work));
+  });
+  while (!held) std::this_thread::yield();
+  check(each_once(100, 2), "a region without helpers");
+  ended = true;
+  other.join();
+}
+
+void test_nested() {
+  std::atomic<int> done = 0, elsewhere = 0;
+  run_chunks(20, 4, [&](int64_t) {
+    const auto self = std::this_thread::get_id();
+    run_chunks(10, 4, [&](int64_t) {
+      ++done;
+      elsewhere += std::this_thread::get_id() != self;
+    });
+  });
+  check(done == 200, "nested regions: chunks are missing");
+  check(elsewhere == 0, "nested regions: a chunk left its thread");
+}
+
+void test_exceptions() {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> begun = 0;
+    std::string told;
+    try {
+      run_chunks(1000, 4, [&](int64_t chunk) {
+        ++begun;
+        if (chunk >= 10) throw std::runtime_error(std::to_string(chunk));
+      });
+    } catch (const std::runtime_error& error) {
+      told = error.what();
+    }
+    check(told == "10", "the exception told is that of chunk '" + told + "', expected the lowest");
+    check(begun < 1000, "chunks went on after an exception");
+  }
+  check(each_once(100, 4), "after an exception");
+}
+
+void test_many_callers() {
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i)
+    callers.emplace_back([] {
+      for (int round = 0; round < 200; ++round)
+        check(each_once(50, 3), "several callers at a time");
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
+void test_floating_point_environment() {
+  std::fesetround(FE_UPWARD);
+  std::atomic<int> inside = 0, other = 0;
+  auto work = [&] {
+    other += std::fegetround() != FE_UPWARD;
+    ++inside;
+    while (inside < 2) std::this_thread::yield();
+  };
+  ekpnet::run_team(2, ekpnet::Work(work));
+  std::fesetround(FE_TONEAREST);
+  check(other == 0, "a helper rounds otherwise than the thread that asked");
+}
+
+void test_fork() {
+  check(each_once(100, 4), "before a fork");
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    std::atomic<int> inside = 0;  // helpers of the child's own
+    auto work = [&] {
+      ++inside;
+      while (inside < 2) std::this_thread::yield();
+    };
+    ekpnet::run_team(2, ekpnet::Work(work));
+    _exit(each_once(100, 4) ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a forked child");
+  check(each_once(100, 4), "after a fork");
+}
+
+}  // namespace
+
+int main() {
+  alarm(300);  // a region that never ends is a failure, not a wait
+  test_nobody_waits_for_a_helper_that_does_not_come();
+  test_helpers_come();
+  test_every_chunk_once();
+  test_nested();
+  test_exceptions();
+  test_many_callers();
+  test_floating_point_environment();
+  test_fork();
+  return failures == 0 ? 0 : 1;
+}
