@@ -59,7 +59,7 @@ class ResidentTrainer:
         (self._table,) = model.tables
         self._rows = model.table(self._table)
         self.device = device = self._rows.device
-        self.state = StepState(model, stage, name, capturable=device.type == "cuda")
+        self.state = StepState(model, stage, name)
         self.groups = 0
         # Of the step in progress, from 1, and of its batch in the buffer.
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -128,7 +128,6 @@ class ResidentTrainer:
 
     def _changed(self) -> list[Tensor]:
         """State that a step changes besides the rows of the tables."""
-        assert self.state.adam is not None
         adam = [x for state in self.state.adam.state.values() for x in state.values()]
         return [self._step_number, self._cursor, *(p.data for p in self.state.dense), *adam]
 

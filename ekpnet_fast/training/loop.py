@@ -14,6 +14,7 @@ from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models.build import build_model
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops.backends import BACKENDS
+from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.data import TrainingData
@@ -53,7 +54,10 @@ def train(
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
-        with epochs_of(model, name, data, stream, numbers, backend, device) as epochs:
+        with (
+            torch_on_one_thread(),
+            epochs_of(model, name, data, stream, numbers, backend, device) as epochs,
+        ):
             for number in stages.epochs(epochs.state):
                 for passed in epochs.run(number, skip=stages.at.steps):
                     stages.add(passed)

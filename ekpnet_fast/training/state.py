@@ -12,6 +12,7 @@ from torch import Tensor
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.pairs import Batch
+from ekpnet_fast.training.dense_adam import DenseAdam
 from ekpnet_fast.training.losses import LossWatch
 
 __all__ = ["StepState"]
@@ -27,26 +28,21 @@ class StepState:
         model: the model, on its device.
         stage: the stage's options.
         name: the stage's name.
-        capturable: whether the dense update may become part of a CUDA graph.
 
     Attributes:
         m, v: moments of the tables, by table.
         dense: every other parameter that the stage trains, those of relations first.
-        adam: the optimizer of these; None if there are none.
+        adam: the optimizer of these.
         steps: complete steps.
         watch: stops a stage that diverges.
     """
 
-    def __init__(
-        self, model: Model, stage: StageConfig, name: str, *, capturable: bool = False
-    ) -> None:
+    def __init__(self, model: Model, stage: StageConfig, name: str) -> None:
         self.model, self.stage, self.name = model, stage, name
         self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.dense = [*model.relations(), *model.dense_weights(name)]
-        self.adam: torch.optim.Adam | None = None
-        if self.dense:
-            self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True, capturable=capturable)
+        self.adam = DenseAdam(self.dense, stage.lr)
         self.steps = 0
         self.watch = LossWatch(stage, name)
 
@@ -72,8 +68,7 @@ class StepState:
                 lr=self.stage.lr,
                 l2=0.0 if table in model.undecayed else l2,
             )
-        if self.adam is not None:
-            self.adam.step()
+        self.adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for a checkpoint: all but the watch; not copies."""
@@ -97,23 +92,20 @@ class StepState:
         self.watch = LossWatch(self.stage, self.name, watch)
 
     def _adam_tensors(self) -> dict[str, Tensor]:
-        """Moments and step counts of torch's Adam by name; empty before its first step."""
-        states = {} if self.adam is None else self.adam.state
+        """Moments and step counts of the dense parameters by name; empty before the first step."""
         return {
             f"adam.{i}.{name}": x
             for i, parameter in enumerate(self.dense)
-            for name, x in states.get(parameter, {}).items()
+            for name, x in self.adam.state.get(parameter, {}).items()
         }
 
     def _load_adam(self, tensors: Mapping[str, Tensor]) -> None:
-        if self.adam is None:
-            return
-        for i, parameter in enumerate(self.dense):
-            start = f"adam.{i}."
-            found: dict[str, Any] = {
-                name.removeprefix(start): x.to(parameter.device)
+        found = {
+            parameter: {
+                name.removeprefix(f"adam.{i}."): x
                 for name, x in tensors.items()
-                if name.startswith(start)
+                if name.startswith(f"adam.{i}.")
             }
-            if found:
-                self.adam.state[parameter] = found
+            for i, parameter in enumerate(self.dense)
+        }
+        self.adam.load({parameter: state for parameter, state in found.items() if state})

@@ -168,7 +168,7 @@ def test_native_and_reference_steps_agree(model, stage):
         terms = [trainer.step(batch) for batch in batches[:4]]
         moments = dict(trainer.state.m)
         for name, parameter in trainer.model.named_parameters():
-            if trainer.state.adam is not None and parameter in trainer.state.adam.state:
+            if parameter in trainer.state.adam.state:
                 moments[name] = trainer.state.adam.state[parameter]["exp_avg"]
         found.append((terms, moments))
     (native_terms, native), (plain_terms, plain) = found

@@ -1,0 +1,31 @@
+"""Threads of the ops, beside torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ekpnet_fast.ops.torch_library import ekpnet
+
+__all__ = ["torch_on_one_thread"]
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Context of torch's own operators on one thread, and of this package's on as many as before.
+
+    Operators of torch share their work by OpenMP, where every thread waits for all others at the
+    end, however little there was to do: beside other programs a training step waits for threads
+    that do not run. This package's ops wait for nobody who has not begun. Concerns the ops that
+    the calling Python thread runs; torch's number of threads is the process's.
+    """
+    threads = torch.get_num_threads()
+    before = ekpnet.team_threads.default(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        ekpnet.team_threads.default(before)
