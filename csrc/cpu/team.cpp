@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cfenv>
 #include <chrono>
 #include <system_error>
@@ -15,9 +16,11 @@ using std::chrono::microseconds;
 using std::chrono::steady_clock;
 
 // How long a thread looks for work, or for the end of others' work, before it sleeps: about what it
-// costs to wake it. Longer would take time from other programs, which may be the very ones that the
-// awaited thread waits for.
+// costs to wake it.
 constexpr microseconds kSpin{30};
+// How much longer a helper looks for work while it lets every other thread go first: from one op of
+// a training step to the next.
+constexpr microseconds kYield{100};
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -27,7 +30,7 @@ inline void relax() {
 #endif
 }
 
-// Waits until `done()`, for at most kSpin.
+// Waits until `done()`, for at most so long.
 template <class F>
 bool spin_until(F done) {
   const auto stop = steady_clock::now() + kSpin;
@@ -40,15 +43,26 @@ bool spin_until(F done) {
   return false;
 }
 
+template <class F>
+bool yield_until(F done) {
+  const auto stop = steady_clock::now() + kYield;
+  do {
+    if (done()) return true;
+    std::this_thread::yield();
+  } while (steady_clock::now() < stop);
+  return false;
+}
+
 // Whether this thread is inside a region.
 thread_local bool inside = false;
 
 // On the stack of the thread that asks. Others touch it under the team's mutex, or while `active`
 // counts them.
 struct Region {
-  explicit Region(Work work) : work(work) { std::fegetenv(&environment); }
+  Region(Work work, int64_t threads) : work(work), threads(threads) { std::fegetenv(&environment); }
 
   const Work work;
+  const int64_t threads;
   std::fenv_t environment;  // rounding and denormals as the asking thread has them
   int64_t wanted = 0;       // helpers that may still join
   std::atomic<int64_t> active{0};
@@ -58,12 +72,12 @@ struct Region {
 
 class Team {
  public:
-  void run(int64_t helpers, Work work) {
-    Region region(work);
-    open(region, helpers);
+  void run(int64_t threads, Work work) {
+    Region region(work, threads);
+    open(region);
     inside = true;
     try {
-      work();
+      work(0);
     } catch (...) {
       keep_error(region, std::current_exception());
     }
@@ -73,16 +87,16 @@ class Team {
   }
 
  private:
-  void open(Region& region, int64_t helpers) {
+  void open(Region& region) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      hire(helpers);
-      region.wanted = helpers < helpers_ ? helpers : helpers_;
+      hire(region.threads - 1);
+      region.wanted = std::min(region.threads - 1, helpers_);
       region.next = open_;
       open_ = &region;
     }
     calls_.fetch_add(1);
-    for (int64_t i = 0; i < helpers; ++i) calls_.notify_one();
+    for (int64_t i = 1; i < region.threads; ++i) calls_.notify_one();
   }
 
   // No helper can join any more; waits for those inside.
@@ -111,7 +125,8 @@ class Team {
     for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&others, fault);
     pthread_sigmask(SIG_BLOCK, &others, &before);
     try {
-      for (; helpers_ < helpers; ++helpers_) std::thread([this] { help(); }).detach();
+      for (; helpers_ < helpers; ++helpers_)
+        std::thread([this, slot = helpers_ + 1] { help(slot); }).detach();
     } catch (const std::system_error&) {
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -133,7 +148,7 @@ class Team {
     if (!region.error) region.error = error;
   }
 
-  void help() {
+  void help(int64_t slot) {
 #if defined(__linux__)
     pthread_setname_np(pthread_self(), "ekpnet");
 #endif
@@ -143,7 +158,7 @@ class Team {
       if (Region* region = join()) {
         std::fesetenv(&region->environment);
         try {
-          region->work();
+          region->work(slot % region->threads);
         } catch (...) {
           keep_error(*region, std::current_exception());
         }
@@ -151,9 +166,10 @@ class Team {
         // The region may be gone by now; the counter is the team's.
         leaves_.fetch_add(1);
         leaves_.notify_all();
-      } else if (!spin_until([&] { return calls_.load() != seen; })) {
-        calls_.wait(seen);
+        continue;
       }
+      const auto called = [&] { return calls_.load() != seen; };
+      if (!spin_until(called) && !yield_until(called)) calls_.wait(seen);
     }
   }
 
@@ -183,9 +199,9 @@ Team& team() {
 
 void run_team(int64_t threads, Work work) {
   if (threads <= 1 || inside)
-    work();
+    work(0);
   else
-    team().run(threads - 1, work);
+    team().run(threads, work);
 }
 
 }  // namespace ekpnet

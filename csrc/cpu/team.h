@@ -1,6 +1,7 @@
 // Threads that share the work of a region with the thread that asks for it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -10,44 +11,78 @@
 
 namespace ekpnet {
 
-// Reference to a callable without arguments, which must outlive it.
+// Reference to a callable that takes the slot of a thread in a region, and must outlive it.
 class Work {
  public:
   template <class F>
     requires(!std::is_same_v<std::remove_cv_t<F>, Work>)  // which is copied
-  explicit Work(F& f) : call_([](void* f) { (*static_cast<F*>(f))(); }), f_(std::addressof(f)) {}
-  void operator()() const { call_(f_); }
+  explicit Work(F& f)
+      : call_([](void* f, int64_t slot) { (*static_cast<F*>(f))(slot); }), f_(std::addressof(f)) {}
+  void operator()(int64_t slot) const { call_(f_, slot); }
 
  private:
-  void (*call_)(void*);
+  void (*call_)(void*, int64_t);
   void* f_;
 };
 
 // Calls `work` on this thread and, as far as they come in time, once on each of up to threads - 1
-// helpers. `work` takes pieces of the region from a counter until none are left, so it may be
-// called any number of times; the region ends when all calls that have begun are done. A helper
-// that has not begun by then is not waited for: beside other programs it may not run for
-// milliseconds.
+// helpers. `work` takes pieces of the region until none are left, so it may be called any number of
+// times; the region ends when all calls that have begun are done. A helper that has not begun by
+// then is not waited for: beside other programs it may not run for milliseconds.
 //
-// Several threads may ask at a time. Within a region, `work` is called on the asking thread alone.
-// The first exception is thrown here, after the region's end. A child that was forked has a team of
-// its own.
+// Slots are 0 for this thread and 1 .. threads - 1 for helpers, which keep theirs from region to
+// region where they can. Several threads may ask at a time. Within a region, `work` is called on
+// the asking thread alone. The first exception is thrown here, after the region's end. A child that
+// was forked has a team of its own.
 void run_team(int64_t threads, Work work);
 
-// Calls f(chunk) for chunks 0 .. n - 1, each once, in any order, on up to so many threads. When one
-// throws, those that have not begun are left out, and the exception of the lowest is thrown here.
+// The chunks 0 .. n - 1 of a region, a share for each slot. A thread takes those of its own share
+// first, then what others have left: what one thread wrote to memory in a region is then mostly
+// read by the same one in the next, and nobody waits for a share whose thread does not come.
+class Chunks {
+ public:
+  Chunks(int64_t n, int64_t threads) : shares_(std::clamp<int64_t>(threads, 1, kMaxShares)) {
+    for (int64_t i = 0; i < shares_; ++i) {
+      share_[i].next.store(n * i / shares_, std::memory_order_relaxed);
+      share_[i].end = n * (i + 1) / shares_;
+    }
+  }
+
+  // The next chunk for the thread of a slot; -1 when all are taken.
+  int64_t take(int64_t slot) {
+    for (int64_t i = 0; i < shares_; ++i) {
+      Share& share = share_[(slot + i) % shares_];
+      if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
+      const int64_t chunk = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (chunk < share.end) return chunk;
+    }
+    return -1;
+  }
+
+ private:
+  static constexpr int64_t kMaxShares = 16;
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  const int64_t shares_;
+  Share share_[kMaxShares];
+};
+
+// Calls f(chunk) for chunks 0 .. n - 1, each once, in any order, on up to so many threads. When
+// some throw, the exception of the lowest is thrown here, after the others are done.
 template <class F>
 void run_chunks(int64_t n, int64_t threads, F f) {
-  std::atomic<int64_t> next{0};
+  threads = std::min(n, threads);
+  Chunks chunks(n, threads);
   std::mutex mutex;
   int64_t failed = n;
   std::exception_ptr error;
-  auto work = [&] {
-    for (int64_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+  auto work = [&](int64_t slot) {
+    for (int64_t chunk; (chunk = chunks.take(slot)) >= 0;) {
       try {
         f(chunk);
       } catch (...) {
-        next.store(n, std::memory_order_relaxed);
         const std::lock_guard<std::mutex> lock(mutex);
         if (chunk < failed) {
           failed = chunk;
@@ -56,7 +91,7 @@ void run_chunks(int64_t n, int64_t threads, F f) {
       }
     }
   };
-  run_team(n < threads ? n : threads, Work(work));
+  run_team(threads, Work(work));
   if (error) std::rethrow_exception(error);
 }
 

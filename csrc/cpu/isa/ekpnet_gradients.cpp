@@ -64,69 +64,86 @@ int64_t workspace_of(const EkpnetArgs<T>& args) {
   return attention + layers;
 }
 
+// Loss and gradients of a chunk of groups.
 template <class T, int kWidthBytes, int kWidth>
-void run_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
-                T* workspace) {
+void run_group_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t chunk,
+                     GroupWorker<T, kWidthBytes, kWidth>& worker, LayerStack<T>& stack) {
   const AttentionArgs<T>& a = args.attention;
   const int64_t D = a.width, R = a.num_relations, chunks = sums.attention.num_chunks;
+  T logit[kGroupBlock + EKPNET_VECTOR_BYTES / sizeof(T)];
+  worker.clear_shared_gradients();
+  if (args.deep) stack.clear_gradients();
+  double loss = 0;
+  const int64_t last = a.num_groups * (chunk + 1) / chunks;
+  for (int64_t g = a.num_groups * chunk / chunks; g < last; ++g) {
+    worker.build_tiles(g, true);
+    worker.clear_group_gradients();
+    const int64_t stop = a.group_indptr[g + 1];
+    for (int64_t begin = a.group_indptr[g]; begin < stop; begin += kGroupBlock) {
+      const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
+      const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
+      T* ditem = sums.attention.ditem + begin * D;
+      if (args.deep) {
+        worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
+        stack.propagate(P);
+        stack.write_logits(P, logit);
+        loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+        const T* dz = stack.propagate_backward(P, logit);
+        worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
+      } else {
+        worker.propagate(g, begin, P, nullptr, 0, logit);
+        loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+        worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
+      }
+    }
+    worker.write_group_gradients(g, sums.attention, chunk);
+    for (int64_t hop = g * a.hops; hop < (g + 1) * a.hops; ++hop)
+      for (int64_t m = 0; m < a.counts[hop]; ++m)
+        sums.touched[chunk * R + a.relations[hop * a.slots + m]] = 1;
+  }
+  sums.bce[chunk] = loss;
+  worker.write_shared_gradients(sums.attention, chunk);
+  if (args.deep) stack.write_gradients(sums.layers, chunk);
+}
+
+// Loss and gradients of a chunk of triples.
+template <class T>
+void run_triple_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t chunk) {
+  const TripleLossArgs<T>& t = args.triples;
+  const int64_t D = t.width;
+  T x[kMaxPadded];
+  double loss = 0;
+  const int64_t last = t.num_triples * (chunk + 1) / sums.triple_chunks;
+  for (int64_t k = t.num_triples * chunk / sums.triple_chunks; k < last; ++k) {
+    triple_score(t, k, x);
+    T sum = 0;
+    for (int64_t d = 0; d < D; ++d) {
+      const T miss = x[d] - T(t.labels[k]);
+      sum += miss * miss;
+      sums.dtriple[k * D + d] = T(2) * args.triple_weight * miss * x[d] * (T(1) - x[d]);
+    }
+    loss += sum;
+  }
+  sums.kg[chunk] = loss;
+}
+
+template <class T, int kWidthBytes, int kWidth>
+void run_all_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks& chunks,
+                    int64_t slot, T* workspace) {
+  int64_t chunk = chunks.take(slot);
+  if (chunk < 0) return;
+  const AttentionArgs<T>& a = args.attention;
   int64_t used = 0;
   Workspace<T>(a, strides_of<T, kWidthBytes>(a), nullptr, &used);
   GroupWorker<T, kWidthBytes, kWidth> worker(a, workspace);
   LayerStack<T> stack(args.layers, workspace + used, nullptr);
   if (args.deep) stack.load_parameters(true, true);
-  T logit[kGroupBlock + EKPNET_VECTOR_BYTES / sizeof(T)];
-  int64_t chunk;
-  while ((chunk = next.fetch_add(1)) < chunks) {
-    worker.clear_shared_gradients();
-    if (args.deep) stack.clear_gradients();
-    double loss = 0;
-    const int64_t last = a.num_groups * (chunk + 1) / chunks;
-    for (int64_t g = a.num_groups * chunk / chunks; g < last; ++g) {
-      worker.build_tiles(g, true);
-      worker.clear_group_gradients();
-      const int64_t stop = a.group_indptr[g + 1];
-      for (int64_t begin = a.group_indptr[g]; begin < stop; begin += kGroupBlock) {
-        const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
-        const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
-        T* ditem = sums.attention.ditem + begin * D;
-        if (args.deep) {
-          worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
-          stack.propagate(P);
-          stack.write_logits(P, logit);
-          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
-          const T* dz = stack.propagate_backward(P, logit);
-          worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
-        } else {
-          worker.propagate(g, begin, P, nullptr, 0, logit);
-          loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
-          worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
-        }
-      }
-      worker.write_group_gradients(g, sums.attention, chunk);
-      for (int64_t hop = g * a.hops; hop < (g + 1) * a.hops; ++hop)
-        for (int64_t m = 0; m < a.counts[hop]; ++m)
-          sums.touched[chunk * R + a.relations[hop * a.slots + m]] = 1;
-    }
-    sums.bce[chunk] = loss;
-    worker.write_shared_gradients(sums.attention, chunk);
-    if (args.deep) stack.write_gradients(sums.layers, chunk);
-  }
-  T x[kMaxPadded];
-  const TripleLossArgs<T>& t = args.triples;
-  for (chunk -= chunks; chunk < sums.triple_chunks; chunk = next.fetch_add(1) - chunks) {
-    double loss = 0;
-    const int64_t last = t.num_triples * (chunk + 1) / sums.triple_chunks;
-    for (int64_t k = t.num_triples * chunk / sums.triple_chunks; k < last; ++k) {
-      triple_score(t, k, x);
-      T sum = 0;
-      for (int64_t d = 0; d < D; ++d) {
-        const T miss = x[d] - T(t.labels[k]);
-        sum += miss * miss;
-        sums.dtriple[k * D + d] = T(2) * args.triple_weight * miss * x[d] * (T(1) - x[d]);
-      }
-      loss += sum;
-    }
-    sums.kg[chunk] = loss;
+  const int64_t groups = sums.attention.num_chunks;
+  for (; chunk >= 0; chunk = chunks.take(slot)) {
+    if (chunk < groups)
+      run_group_chunk<T, kWidthBytes, kWidth>(args, sums, chunk, worker, stack);
+    else
+      run_triple_chunk(args, sums, chunk - groups);
   }
 }
 
@@ -165,10 +182,10 @@ int64_t workspace_size(const EkpnetArgs<T>& args) {
 }
 
 template <class T>
-void chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
+void chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks& chunks, int64_t slot,
             T* workspace) {
   with_width<T>(args.attention.width, [&](auto bytes, auto width) {
-    run_chunks<T, bytes, width>(args, sums, next, workspace);
+    run_all_chunks<T, bytes, width>(args, sums, chunks, slot, workspace);
   });
 }
 

@@ -1,12 +1,12 @@
 // The loss of EKPNet over a mini-batch (eq. 24) and its gradients in one pass, over raw pointers.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "cpu/isa/deep_score.h"
 #include "cpu/isa/ripple_attention.h"
 #include "cpu/isa/triple_loss.h"
+#include "cpu/team.h"
 
 namespace ekpnet {
 
@@ -42,9 +42,9 @@ struct EkpnetKernels {
   // out [n, size] = rows of `table`, for positions [begin, end); returns their sum of squares.
   double (*gather)(const T* table, int64_t size, const int32_t* rows, int64_t begin, int64_t end,
                    T* out);
-  // Works on the chunk that `next` holds, and raises it, until all chunks of groups, then of
-  // triples, are done: everything of EkpnetSums.
-  void (*chunks)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, std::atomic<int64_t>& next,
+  // Takes chunks until none are left, those of groups and, from their number on, of triples:
+  // everything of EkpnetSums.
+  void (*chunks)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks& chunks, int64_t slot,
                  T* workspace);
   // The rows of a range in dentity [n, C, D]: sums in the order of slots, pairs, triples.
   void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums,

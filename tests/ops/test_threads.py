@@ -1,0 +1,123 @@
+"""Threads of the ops: a team of their own, which neither waits for others' nor uses OpenMP's."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops.threads import torch_on_one_thread
+
+ROOT = Path(__file__).parents[2]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def run(script: str, **environment: str) -> str:
+    """What a script prints, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_torch_on_one_thread(threads):
+    threads(3)
+    with torch_on_one_thread() as number:
+        assert (number, torch.get_num_threads()) == (3, 1)
+    assert torch.get_num_threads() == 3
+    with pytest.raises(KeyError), torch_on_one_thread():
+        raise KeyError
+    assert torch.get_num_threads() == 3
+    assert torch.ops.ekpnet.team_threads(0) == 0
+
+
+def test_team_threads_refuses_what_is_no_number_of_threads():
+    with pytest.raises(RuntimeError, match=r"threads is -1, expected 0 to"):
+        torch.ops.ekpnet.team_threads(-1)
+
+
+# Threads by name before and after some work: a pool of OpenMP stays, as ours does.
+THREADS = """
+import collections, pathlib
+def threads():
+    tasks = pathlib.Path("/proc/self/task").iterdir()
+    return collections.Counter((task / "comm").read_text() for task in tasks)
+"""
+
+CONTEXT = """
+import torch
+from ekpnet_fast import ops
+from ekpnet_fast.ops.threads import torch_on_one_thread
+x = torch.arange(1 << 20, dtype=torch.int32)
+indptr = torch.arange(0, (1 << 20) + 1, 64)
+torch.set_num_threads(3)
+before = threads()
+with torch_on_one_thread():
+    ops.group_pairs(indptr, 8, seed=0, epoch=0)
+    (x * 2.0).exp().sum()
+added = threads() - before
+print(dict(added))
+"""
+
+
+@linux
+def test_helpers_are_the_teams_and_torch_starts_none():
+    assert run(THREADS + CONTEXT, OMP_NUM_THREADS="3") == "{'ekpnet\\n': 2}"
+
+
+TRAINING = """
+import torch
+from support.cinema import fitted
+torch.set_num_threads(3)
+before = threads()
+fitted(epochs=2)
+print(sorted({name.strip() for name in threads() - before} - {"ekpnet"}))
+"""
+
+
+@linux
+def test_training_opens_no_region_of_openmp():
+    assert run(THREADS + TRAINING, OMP_NUM_THREADS="3") == "[]"
+
+
+FORK = """
+import os, signal
+import torch
+from ekpnet_fast import ops
+torch.set_num_threads(3)
+indptr = torch.arange(0, (1 << 16) + 1, 8)
+def draw():
+    return [x.tolist() for x in ops.group_pairs(indptr, 4, seed=1, epoch=2)]
+found = draw()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if draw() == found else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), draw() == found)
+"""
+
+
+@linux
+def test_a_forked_child_has_a_team_of_its_own():
+    assert run(FORK) == "0 True"
+
+
+def test_ops_of_several_python_threads_at_a_time(threads):
+    threads(2)
+    indptr = torch.arange(0, (1 << 14) + 1, 8)
+    expected = [x.tolist() for x in ops.group_pairs(indptr, 4, seed=1, epoch=2)]
+    with ThreadPoolExecutor(6) as pool:
+        found = pool.map(
+            lambda _: [x.tolist() for x in ops.group_pairs(indptr, 4, seed=1, epoch=2)], range(60)
+        )
+        assert all(x == expected for x in found)
