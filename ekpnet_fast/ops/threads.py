@@ -13,19 +13,20 @@ __all__ = ["torch_on_one_thread"]
 
 
 @contextmanager
-def torch_on_one_thread() -> Iterator[None]:
+def torch_on_one_thread() -> Iterator[int]:
     """Context of torch's own operators on one thread, and of this package's on as many as before.
 
     Operators of torch share their work by OpenMP, where every thread waits for all others at the
     end, however little there was to do: beside other programs a training step waits for threads
     that do not run. This package's ops wait for nobody who has not begun. Concerns the ops that
-    the calling Python thread runs; torch's number of threads is the process's.
+    the calling Python thread runs; torch's number of threads is the process's. Gives the number of
+    threads of this package's ops.
     """
     threads = torch.get_num_threads()
     before = ekpnet.team_threads.default(threads)
     torch.set_num_threads(1)
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
         ekpnet.team_threads.default(before)

@@ -122,9 +122,8 @@ class BatchStream:
             epoch: keys what is drawn.
             ripple: the ripple sets of all users.
             skip: leave out the first so many, without computing them.
-            ahead: prepare the next batch in a thread beside the current step. That pays where a
-                GPU computes; on a CPU it would take a core from the step's own threads, which
-                wait for each other.
+            ahead: prepare the next batch in a thread beside the current step: what of it one
+                thread does is then done while the others compute.
         """
         if self.plan.pairs:
             items, labels, indptr, owners, cuts, rows = self.order(epoch)

@@ -44,7 +44,7 @@ class DenseAdam:
         parameters = [p for p in self.parameters if p.grad is not None]
         if not parameters:
             return
-        states = [self.state.setdefault(p, {}) or self._start(p) for p in parameters]
+        states = [self.state.get(p) or self._start(p) for p in parameters]
         steps = [state[STEP] for state in states]
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(

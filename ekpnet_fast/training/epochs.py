@@ -55,6 +55,7 @@ def epochs_of(
     numbers: range,
     backend: ModuleType,
     device: torch.device,
+    threads: int,
 ) -> Iterator[SteppedEpochs | ResidentEpochs]:
     """Epochs of a stage.
 
@@ -66,25 +67,34 @@ def epochs_of(
         numbers: of the run's epochs that are left to the stage, at most.
         backend: `ops` or `reference`.
         device: of the model.
+        threads: of the host that the stage may use.
     """
     stage: StageConfig = getattr(data.config, name)
     if not is_resident(model, data, device):
-        yield SteppedEpochs(StageTrainer(model, stage, backend, name), data, stream, device)
+        trainer = StageTrainer(model, stage, backend, name)
+        ahead = device.type != "cpu" or threads > 1
+        yield SteppedEpochs(trainer, data, stream, device, ahead)
         return
     # The plain-torch specification waits for the device here and there.
     capture = device.type == "cuda" and backend is ops
-    trainer = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
+    resident = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
     with ThreadPoolExecutor(1) as pool:
-        yield ResidentEpochs(trainer, data, numbers, pool)
+        yield ResidentEpochs(resident, data, numbers, pool)
 
 
 class SteppedEpochs:
-    """Epochs of one stage, batch by batch."""
+    """Epochs of one stage, batch by batch; with `ahead` the next one is prepared beside a step."""
 
     def __init__(
-        self, trainer: StageTrainer, data: TrainingData, stream: BatchStream, device: torch.device
+        self,
+        trainer: StageTrainer,
+        data: TrainingData,
+        stream: BatchStream,
+        device: torch.device,
+        ahead: bool,
     ) -> None:
         self._trainer, self._data, self._stream, self._device = trainer, data, stream, device
+        self._ahead = ahead
 
     @property
     def state(self) -> StepState:
@@ -93,8 +103,8 @@ class SteppedEpochs:
 
     def run(self, number: int, skip: int) -> Iterator[Passed]:
         """Train on the run's epoch of that number, but for its first steps."""
-        ripple, ahead = self._data.ripple_sets(number), self._device.type != "cpu"
-        for batch in self._stream.epoch(number, ripple, skip=skip, ahead=ahead):
+        ripple = self._data.ripple_sets(number)
+        for batch in self._stream.epoch(number, ripple, skip=skip, ahead=self._ahead):
             terms = self._trainer.step(batch.to(self._device))
             sums = {term: value * batch.size for term, value in terms.items()}
             # The last batch of an epoch of triples draws as many as the others.

@@ -55,8 +55,8 @@ def train(
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
         with (
-            torch_on_one_thread(),
-            epochs_of(model, name, data, stream, numbers, backend, device) as epochs,
+            torch_on_one_thread() as threads,
+            epochs_of(model, name, data, stream, numbers, backend, device, threads) as epochs,
         ):
             for number in stages.epochs(epochs.state):
                 for passed in epochs.run(number, skip=stages.at.steps):
