@@ -41,15 +41,15 @@ class DenseAdam:
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters that have a gradient."""
-        parameters = [p for p in self.parameters if p.grad is not None]
-        if not parameters:
+        moved = [(p, p.grad) for p in self.parameters if p.grad is not None]
+        if not moved:
             return
-        states = [self.state.get(p) or self._start(p) for p in parameters]
+        states = [self.state.get(p) or self._start(p) for p, _ in moved]
         steps = [state[STEP] for state in states]
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            parameters,
-            [p.grad for p in parameters],
+            [p for p, _ in moved],
+            [grad for _, grad in moved],
             [state[M] for state in states],
             [state[V] for state in states],
             [],
