@@ -14,7 +14,15 @@ from pathlib import Path, PurePosixPath
 
 from ekpnet_fast.errors import ConfigError
 
-__all__ = ["MOST_THREADS", "Quota", "Threads", "choose_threads", "cpu_quota", "usable_cpus"]
+__all__ = [
+    "MOST_THREADS",
+    "Quota",
+    "Threads",
+    "allowed_cpus",
+    "choose_threads",
+    "cpu_quota",
+    "usable_cpus",
+]
 
 MOST_THREADS = 1024
 
@@ -87,7 +95,8 @@ def usable_cpus(root: Path = Path("/")) -> Threads:
         root: the folder that has `proc` and `sys`.
     """
     total = os.cpu_count() or 1
-    allowed = _allowed(total)
+    mask = allowed_cpus()
+    allowed = total if mask is None else len(mask)
     quota = cpu_quota(root)
     if quota is not None and quota.cpus < allowed:
         count = math.ceil(quota.cpus)
@@ -113,11 +122,11 @@ def cpu_quota(root: Path = Path("/")) -> Quota | None:
     return min(found, key=lambda quota: quota.cpus, default=None)
 
 
-def _allowed(total: int) -> int:
-    """CPUs of the affinity mask, `total` where there is none or it is OpenMP's."""
+def allowed_cpus() -> set[int] | None:
+    """Numbers of the CPUs of the affinity mask; None where there is no mask, or it is OpenMP's."""
     if not hasattr(os, "sched_getaffinity") or any(name in os.environ for name in _BINDING):
-        return total
-    return len(os.sched_getaffinity(0))
+        return None
+    return os.sched_getaffinity(0)
 
 
 def _quota_of(folder: Path) -> float | None:
