@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--large", action="store_true", help="also 10^8 triples, and whole epochs of the peers"
     )
-    group.addoption("--threads", type=int, help="CPU threads; all cores without it")
+    group.addoption("--threads", type=int, help="CPU threads (default: what may be used)")
     group.addoption(
         "--recbole-python", help="interpreter that has RecBole; this one without the option"
     )
@@ -29,7 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def threads(request: pytest.FixtureRequest) -> int:
     """Number of threads, of torch and numba alike."""
-    wanted = request.config.getoption("--threads") or len(os.sched_getaffinity(0))
+    wanted: int | None = request.config.getoption("--threads")
+    if wanted is None:
+        # Imported here, so that with the option an older package can be measured too.
+        from ekpnet_fast.native.cpus import choose_threads
+
+        wanted = choose_threads().count
     torch.set_num_threads(wanted)
     numba.set_num_threads(wanted)
     return wanted

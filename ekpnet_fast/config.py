@@ -107,7 +107,8 @@ class RunConfig:
             set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
         epochs: sets the epochs of both stages.
-        threads: CPU threads; the machine's cores if not set. The result does not depend on it.
+        threads: CPU threads, 1 to 1024; if not set, what the process may use (affinity mask, cgroup
+            quota), or OMP_NUM_THREADS. The result does not depend on it.
         device: where the model lives; "auto" takes a GPU where one can be used.
         backend: "native" ops, or the plain-torch "reference".
         output: folder for the run's files; nothing is written without it.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.native.cpus import choose_threads
 
 __all__ = ["Check", "examine", "main"]
 
@@ -166,11 +167,7 @@ def _machine() -> list[Check]:
 
     from ekpnet_fast.native.device import describe_device, why_no_cuda
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    checks = [
-        Check("machine", "threads", "ok", f"{torch.get_num_threads()} of torch, {cores} cores"),
-        _memory(),
-    ]
+    checks = [_threads(), _memory()]
     reason = why_no_cuda()
     if reason is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -181,6 +178,18 @@ def _machine() -> list[Check]:
             Check("machine", "GPU", "note", found, remedy.strip() or "training runs on the CPU")
         )
     return checks
+
+
+def _threads() -> Check:
+    """Threads of the commands; torch's own default, which a program has, knows no quota."""
+    import torch
+
+    threads, of_torch = choose_threads(), torch.get_num_threads()
+    if of_torch <= threads.count:
+        return Check("machine", "threads", "ok", str(threads))
+    found = f"{threads}; in a program of your own torch starts {of_torch}"
+    remedy = f"there: torch.set_num_threads({threads.count})"
+    return Check("machine", "threads", "note", found, remedy)
 
 
 def _memory() -> Check:

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ekpnet_fast.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, metavar="DIR", help="folder of a finished run")
     parser.add_argument("--data-root", type=Path, help="where the data sets are now")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the run's option)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)
     try:

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE.parquet", help="where lists for many users go"
     )
     parser.add_argument(
-        "--threads", type=int, help="CPU threads (default: 1 for one list, else all cores)"
+        "--threads",
+        type=int,
+        help="CPU threads (default: 1 for one list, else what the process may use)",
     )
     return parser
 

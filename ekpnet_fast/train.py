@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.native.cpus import Threads
 from ekpnet_fast.runs.display import Display, result_table, weights_text
 from ekpnet_fast.runs.options import Command, parse_command
 from ekpnet_fast.runs.runner import run
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(result_table(metrics))
     if metrics["weights"] is not None:
         console.print(weights_text(metrics["weights"]), highlight=False, markup=False)
-    seconds = metrics["seconds"]
+    seconds, environment = metrics["seconds"], metrics["environment"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
     rate = metrics["samples_per_second"]
     shown = "" if rate is None else f" {rate:,.0f} samples/s,"
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{metrics['dropped_users']} of {metrics['users']} users are left out:"
         " they have no positive in train."
         f"\n{seconds['total']:.1f} s ({parts}),{shown}"
-        f" {metrics['environment']['threads']} threads, {metrics['environment']['isa']}",
+        f" {Threads(environment['threads'], environment['threads_reason'])}, {environment['isa']}",
         highlight=False,
     )
     if config.output is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -84,9 +84,14 @@ def alternate(
     finally:
         if enabled:
             gc.enable()
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    best = min(times[1]) / min(times[0])
-    return Comparison(median(times[0]), median(times[1]), min(ratios), max(ratios), best)
+    return compared(*times)
+
+
+def compared(first: Sequence[float], second: Sequence[float]) -> Comparison:
+    """Comparison of times per unit of work that were taken in turns, a pair per round."""
+    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    best = min(second) / min(first)
+    return Comparison(median(first), median(second), min(ratios), max(ratios), best)
 
 
 def time_rounds(

@@ -44,6 +44,10 @@ _PLAIN = "plain-torch sample-by-sample RippleNet, fed by a loop over users"
 _GROUPED = "the same trainer in eager torch, with user groups"
 _RANKING = "full ranking of all users, top 100, {} size"
 _PAIRS = "a batched torch forward over all pairs of user and item"
+_BESIDE_ONE = "training beside one busy process, {}"
+_BESIDE_TWO = "training beside two busy processes, {}"
+_TOGETHER = "two trainings at a time, together, {}"
+_QUIET = "first-stage step of 8,192 pairs, quiet, {}"
 
 GOALS = {
     "step_movielens_plain": Goal(_STEP.format("MovieLens"), _PLAIN, 350, stretch=700),
@@ -51,6 +55,16 @@ GOALS = {
     "step_book_crossing_plain": Goal(_STEP.format("Book-Crossing"), _PLAIN, 60),
     "step_book_crossing_grouped": Goal(_STEP.format("Book-Crossing"), _GROUPED, 4),
     "threads": Goal("training with 2 threads, MovieLens setting", "with 1 thread", 1.7),
+    "scaling_movielens": Goal(_QUIET.format("MovieLens"), "1 thread", 1.8),
+    "scaling_book_crossing": Goal(_QUIET.format("Book-Crossing"), "1 thread", 1.7),
+    "beside_one_movielens": Goal(_BESIDE_ONE.format("MovieLens"), "1 thread, quiet", 0.9),
+    "beside_one_book_crossing": Goal(_BESIDE_ONE.format("Book-Crossing"), "1 thread, quiet", 0.9),
+    "beside_two_movielens": Goal(_BESIDE_TWO.format("MovieLens"), "1 thread beside them", 1),
+    "beside_two_book_crossing": Goal(
+        _BESIDE_TWO.format("Book-Crossing"), "1 thread beside them", 1
+    ),
+    "together_movielens": Goal(_TOGETHER.format("MovieLens"), "one alone", 0.85),
+    "together_book_crossing": Goal(_TOGETHER.format("Book-Crossing"), "one alone", 0.85),
     "sampler_numba": Goal("ripple sets, MovieLens-size graph", "numba parallel", 2, stretch=4),
     "sampler_loop": Goal("ripple sets, MovieLens-size graph", "RippleNet's Python loop", 250),
     "ranking_movielens": Goal(_RANKING.format("MovieLens"), _PAIRS, 50),

@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parents[1] / "results"
 SUITES = (
     "step",
     "epoch",
+    "contention",
     "recbole",
     "sampler",
     "ranking",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.runs.resolve import resolve
 
@@ -82,7 +82,7 @@ class Settings:
         seeds: runs per cell of a table, with seeds 0, 1, ...
         preset: of the options, for models that have it; the others take "default".
         protocol: of splitting the data and measuring.
-        threads: CPU threads of a run; all cores if None.
+        threads: CPU threads of a run; as many as the process may use if None.
         device: "auto", "cpu" or "cuda".
         quick: one epoch per stage and two depths in Figure 7, to see that everything works.
     """
@@ -232,7 +232,7 @@ class Plan:
                 "model": model,
                 "preset": settings.preset if settings.preset in MODELS[model].presets else None,
                 # Named although it changes no metric, because seconds belong to a cell too.
-                "threads": (os.cpu_count() or 1) if settings.threads is None else settings.threads,
+                "threads": choose_threads(settings.threads).count,
                 "device": self.device,
                 "protocol": settings.protocol,
                 "epochs": QUICK_EPOCHS if settings.quick else None,

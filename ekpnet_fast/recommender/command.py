@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.recommender.recommender import Recommender
 
 
@@ -68,11 +68,9 @@ def ids_of(path: Path, option: str) -> list[str]:
 
 
 def set_threads(threads: int | None, default: int | None) -> None:
-    """Set the CPU threads; without a default as many as there are cores.
+    """Set the CPU threads; without a default as many as the process may use.
 
     Raises:
-        ConfigError: below 1.
+        ConfigError: not 1 to 1024.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads is {threads}, expected at least 1")
-    torch.set_num_threads(threads or default or os.cpu_count() or 1)
+    torch.set_num_threads(choose_threads(default if threads is None else threads).count)

@@ -11,6 +11,7 @@ import torch
 
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.native.cpus import usable_cpus
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
@@ -57,10 +58,9 @@ def fit(
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Set the number of threads inside the block."""
+    """Set the number of threads inside the block; without one torch's, if as many may be used."""
     before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or min(before, usable_cpus().count))
     try:
         yield
     finally:

@@ -103,7 +103,8 @@ class Recommender:
             preset: of options that are set before, for the data set's name and the model.
             epochs: of each stage; the preset's without.
             seed: of everything drawn.
-            threads: CPU threads for training; those of torch without.
+            threads: CPU threads for training; without it those of torch, but no more than CPUs
+                that the process may use.
             device: "auto", "cpu" or "cuda".
             data_root: folder of data sets.
             on_progress: called after each batch and each epoch.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.evaluation.metrics import auc, click_metrics, popularity_click_metrics
 from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
 from ekpnet_fast.models import build
+from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
 from ekpnet_fast.runs import run_folder
@@ -50,8 +50,8 @@ class Stopwatch:
 
 
 def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
-    """Load the data of a run, split, and its graph."""
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    """Load the data of a run, split, and its graph; sets the CPU threads."""
+    torch.set_num_threads(choose_threads(config.threads).count)
     with watch.part("load"):
         dataset = load_dataset(
             config.dataset,
@@ -144,7 +144,7 @@ def evaluate_run(
     Args:
         output: the run's folder.
         data_root: folder of the data sets now, if they were moved.
-        threads: CPU threads, if not as many as the run had.
+        threads: CPU threads, if not the run's option.
         device: "auto", "cpu" or "cuda", if not the run's.
 
     Raises:

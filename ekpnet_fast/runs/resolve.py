@@ -11,6 +11,7 @@ import numpy as np
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.native.cpus import MOST_THREADS
 
 _GROUPS = ("shape", "sampling", "pretrain", "train", "synthetic")
 
@@ -155,7 +156,7 @@ def _check(config: RunConfig) -> None:
     if config.report and config.output is None:
         raise ConfigError("--report is true but there is no --output, the folder it is written to")
     if config.threads is not None:
-        limits.append(("threads", config.threads, 1, 1024))
+        limits.append(("threads", config.threads, 1, MOST_THREADS))
     for name in ("pretrain", "train"):
         stage: StageConfig = getattr(config, name)
         for option, low, high in (

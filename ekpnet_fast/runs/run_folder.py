@@ -28,7 +28,8 @@ The files, and the fields of `metrics.json`:
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process
-      environment           torch, Python, processor, instruction set, threads, device
+      environment           torch, Python, processor, instruction set, threads and why so many,
+                            device
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.native.build import __version__, build_info
+from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import describe_device, resolve_device
 from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
@@ -168,6 +169,7 @@ def _run(
             "processor": _processor(),
             "isa": build_info().isa,
             "threads": torch.get_num_threads(),
+            "threads_reason": choose_threads(config.threads).reason,
             "device": describe_device(resolve_device(config.device)),
         },
     }

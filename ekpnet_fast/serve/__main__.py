@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.native.cpus import MOST_THREADS, choose_threads
 from ekpnet_fast.recommender.command import add_run, exit_code
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_whole(0, 65535), default=8000, help="0 takes a free one and prints it"
     )
     parser.add_argument(
-        "--threads", type=_whole(1, 1024), help="requests that compute at a time (all cores)"
+        "--threads",
+        type=_whole(1, MOST_THREADS),
+        help="requests that compute at a time (as many as the process may use CPUs)",
     )
     parser.add_argument(
         "--queue", type=_whole(0, 65536), default=64, help="requests that may wait for a thread"
@@ -96,15 +98,15 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     from ekpnet_fast.serve.engine import RecommenderEngine
 
     engine = RecommenderEngine.load(options.run, options.data_root, options.device)
-    threads = options.threads or len(os.sched_getaffinity(0))
+    threads = choose_threads(options.threads)
     hosts = frozenset(name.lower() for name in [options.host, *options.allow_host])
-    limits = Limits(threads=threads, queue=options.queue, timeout=options.timeout)
+    limits = Limits(threads=threads.count, queue=options.queue, timeout=options.timeout)
     host, port = listener.getsockname()[:2]
 
     def ready() -> None:
         shown = f"[{host}]" if ":" in host else host
         facts = engine.facts()
-        print(f"{facts.model} on {facts.dataset}, {threads} threads: http://{shown}:{port}")
+        print(f"{facts.model} on {facts.dataset}, {threads}: http://{shown}:{port}")
         if not ipaddress.ip_address(host).is_loopback:
             print(
                 f"warning: bound to {host}: whoever reaches this machine can ask, and learn what"

@@ -69,7 +69,7 @@ class Progress:
     loss: float  # per pair, so far in this epoch
     samples_per_second: float
     record: EpochRecord | None = None
-    warning: str | None = None  # with the record: the epoch's fault, and the options to change
+    warning: str | None = None  # with the record: what went wrong, and the options to change
 
 
 STALLED = 0.005  # a validation AUC so near to 0.5 is that of chance

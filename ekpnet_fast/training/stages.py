@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training.cpu_time import CpuWatch
 from ekpnet_fast.training.epochs import Passed
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, Progress, stalled
 from ekpnet_fast.training.signals import Interrupted
@@ -40,6 +42,7 @@ class Stages:
         self.config, self.outcome = config, outcome
         self.on_progress, self.writer = on_progress, writer
         self.at = Position()
+        self._cpu = CpuWatch(torch.get_num_threads())
         self.best: dict[str, Tensor] = {}  # the model's state in the stage's best epoch
         if writer is not None and writer.start is not None:
             snapshot = TrainingSnapshot.of(writer.start)
@@ -98,9 +101,8 @@ class Stages:
         """
         at, model = self.at, self.outcome.model
         record = self._record(valid)
-        self._notify(
-            self._size, record.loss, record.samples_per_second, record, stalled(record, self._stage)
-        )
+        warning = stalled(record, self._stage) or self._cpu.advice()
+        self._notify(self._size, record.loss, record.samples_per_second, record, warning)
         self.outcome.records.append(record)
         at.end_epoch()
         at.stage_seconds = self._seconds_so_far()

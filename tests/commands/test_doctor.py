@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ekpnet_fast import build_info, doctor
+from ekpnet_fast.native.cpus import Threads
 from support.places import PACKAGE, ROOT
 from support.programs import PATIENCE
 
@@ -50,10 +51,21 @@ def test_json(tmp_path):
     found = json.loads(done.stdout)
     assert found["healthy"]
     checks = {(check["group"], check["name"]): check for check in found["checks"]}
-    assert checks["machine", "threads"]["found"].startswith("1 of torch")
+    assert checks["machine", "threads"]["found"] == "1 thread (OMP_NUM_THREADS is 1)"
     assert checks["data", "data root"]["remedy"].startswith("export EKPNET_DATA=DIR")
     # Whatever is not well says what to do.
     assert all(check["remedy"] for check in found["checks"] if check["status"] == "note")
+
+
+@pytest.mark.parametrize(("of_torch", "status"), [(2, "ok"), (3, "note")])
+def test_threads_of_torch_beyond_the_quota(monkeypatch, threads, of_torch, status):
+    """Torch counts CPUs, so a program of one's own has to set what commands set."""
+    reason = "2 of 64 CPUs: the cgroup quota is 1.5 CPUs, rounded up"
+    monkeypatch.setattr(doctor, "choose_threads", lambda: Threads(2, reason))
+    threads(of_torch)
+    (check,) = (check for check in doctor.examine() if check.name == "threads")
+    assert check.status == status and check.found.startswith(f"2 threads ({reason})")
+    assert ("torch.set_num_threads(2)" in check.remedy) is (status == "note")
 
 
 @pytest.fixture

@@ -243,6 +243,25 @@ def test_ranking_protocol(command, tmp_path):
     refused(command(train.main, *SMALL, *options[:-1], again, "--ranking", "false"))
 
 
+def test_threads_are_those_that_the_process_may_use(command, tmp_path, monkeypatch, threads):
+    """And the run says why there are so many; here one of three CPUs is allowed."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2}, raising=False)
+    threads(2)
+    at = SMALL.index("--threads")
+    options = [*SMALL[:at], *SMALL[at + 2 :], "--ranking", "false"]
+    code, out, err = command(train.main, *options, "--output", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert f"1 thread (1 of 3 CPUs: the affinity mask), {build_info().isa}" in out
+    environment = json.loads((tmp_path / "run" / "metrics.json").read_text())["environment"]
+    assert environment["threads"] == torch.get_num_threads() == 1
+    assert environment["threads_reason"] == "1 of 3 CPUs: the affinity mask"
+    threads(2)
+    assert command(evaluate.main, tmp_path / "run")[0] == 0
+    assert torch.get_num_threads() == 1
+
+
 # ---- evaluate ------------------------------------------------------------------------------------
 
 
@@ -385,6 +404,9 @@ def test_every_option_is_written(finished):
         (["--pretrain.triples", "99999999999"], "--pretrain.triples is 99999999999, expected"),
         (["--seed", "-1"], "--seed is -1, expected 0 to 2147483647"),
         (["--threads", "0"], "--threads is 0, expected 1 to 1024"),
+        (["--threads", "-2"], "--threads is -2, expected 1 to 1024"),
+        (["--threads", "1025"], "--threads is 1025, expected 1 to 1024"),
+        (["--threads", "all"], "--threads is all, expected a whole number"),
         (["--epochs", "0"], "no stage has an epoch to train"),
         (["--ranking", "maybe"], "--ranking is maybe, expected true or false"),
         (["--preset", "paper"], "not for synthetic"),

@@ -75,6 +75,11 @@ def test_figure_7_shares_what_it_can():
     assert config.shape.width == plan.config(Cell("last-fm", "ekpnet", 0)).shape.width
 
 
+def test_threads_are_named_also_where_none_are_given(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # or what the machine has
+    assert plan_of().config(Cell("last-fm", "ekpnet", 0)).threads == 3
+
+
 def test_options_of_a_run():
     plan = plan_of(preset="paper", threads=3, device="cpu")
     config = plan.config(Cell("movielens-1m", "ekpnet", 2))

@@ -13,8 +13,9 @@ from ekpnet_fast.data import Interactions, prepare
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.native.cpus import Threads
 from ekpnet_fast.ops import backends
-from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.recommender import Recommender, fitting
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from support.cinema import FILMS, SMALL, cinema, fitted
 
@@ -318,6 +319,21 @@ def test_fit_leaves_the_number_of_threads(threads):
     threads(2)
     Recommender.fit(cinema(), options=SMALL, epochs=1, threads=1)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("set_before", "during"), [(5, 3), (2, 2)])
+def test_fit_takes_no_more_threads_than_cpus(monkeypatch, threads, set_before, during):
+    """A program that never set them has as many as the machine has CPUs, whatever its quota."""
+    monkeypatch.setattr(fitting, "usable_cpus", lambda: Threads(3, "made up"))
+    threads(set_before)
+    found = []
+    Recommender.fit(
+        cinema(),
+        options=SMALL,
+        epochs=1,
+        on_progress=lambda progress: found.append(torch.get_num_threads()),
+    )
+    assert set(found) == {during} and torch.get_num_threads() == set_before
 
 
 def test_the_training_data_are_split_as_train_splits_them(numbered, numbered_dataset):

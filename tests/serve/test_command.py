@@ -36,7 +36,7 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serves_until_it_is_told_to_stop(folder, recommender, number):
     with Served(folder, "--threads", "1") as served:
-        assert served.said.startswith("ekpnet on cinema, 1 threads: http://127.0.0.1:")
+        assert served.said.startswith("ekpnet on cinema, 1 thread (--threads): http://127.0.0.1:")
         answer = httpx.post(
             f"{served.address}/recommend", json={"user": "ann", "k": 2}, timeout=PATIENCE
         )
