@@ -14,7 +14,12 @@ struct Entry {
 
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = {
+#if defined(EKPNET_HAS_GENERIC)
       {"generic", generic::kernels, true},
+#endif
+#if defined(EKPNET_HAS_NEON)
+      {"neon", neon::kernels, true},
+#endif
 #if defined(EKPNET_HAS_AVX2)
       {"avx2", avx2::kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif

@@ -120,7 +120,7 @@ def test_build_info():
     assert info.running_torch.split("+")[0] == torch.__version__.split("+")[0]
     assert info.built_for_torch.split(".")[0] == "2"
     assert info.compiler.split()[0] in ("GNU", "Clang", "AppleClang", "IntelLLVM")
-    assert info.isas_built[0] == "generic"
+    assert info.isas_built[0] == ("neon" if platform.machine() == "aarch64" else "generic")
     assert set(info.isas_supported) <= set(info.isas_built)
     assert info.isa in info.isas_supported
     # Either there are architectures and the compiler that made them, or a reason.

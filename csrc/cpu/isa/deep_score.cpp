@@ -54,9 +54,12 @@ constexpr DeepScoreKernels<T> kKernels = {workspace_size<T>, forward<T>, backwar
 
 namespace EKPNET_ISA {
 const DeepScoreKernels<float>& deep_score_f32() { return kKernels<float>; }
-#if defined(EKPNET_FLOAT64)
-const DeepScoreKernels<double>& deep_score_f64() { return kKernels<double>; }
-#endif
 }  // namespace EKPNET_ISA
+
+#if defined(EKPNET_FLOAT64)
+namespace float64 {
+const DeepScoreKernels<double>& deep_score() { return kKernels<double>; }
+}  // namespace float64
+#endif
 
 }  // namespace ekpnet

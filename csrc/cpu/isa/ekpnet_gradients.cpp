@@ -217,9 +217,12 @@ constexpr EkpnetKernels<T> kKernels = {workspace_size<T>, gather<T>, chunks<T>, 
 
 namespace EKPNET_ISA {
 const EkpnetKernels<float>& ekpnet_f32() { return kKernels<float>; }
-#if defined(EKPNET_FLOAT64)
-const EkpnetKernels<double>& ekpnet_f64() { return kKernels<double>; }
-#endif
 }  // namespace EKPNET_ISA
+
+#if defined(EKPNET_FLOAT64)
+namespace float64 {
+const EkpnetKernels<double>& ekpnet() { return kKernels<double>; }
+}  // namespace float64
+#endif
 
 }  // namespace ekpnet

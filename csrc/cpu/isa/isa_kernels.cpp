@@ -8,9 +8,9 @@ namespace EKPNET_ISA {
 
 const IsaKernels& kernels() {
   static const IsaKernels table = {
-      EKPNET_STRING(EKPNET_ISA), attention_f32(),   generic::attention_f64(),   deep_score_f32(),
-      generic::deep_score_f64(), ekpnet_f32(),      generic::ekpnet_f64(),      row_adam_f32(),
-      generic::row_adam_f64(),   triple_loss_f32(), generic::triple_loss_f64(),
+      EKPNET_STRING(EKPNET_ISA), attention_f32(),   float64::attention(),   deep_score_f32(),
+      float64::deep_score(),     ekpnet_f32(),      float64::ekpnet(),      row_adam_f32(),
+      float64::row_adam(),       triple_loss_f32(), float64::triple_loss(),
   };
   return table;
 }

@@ -38,15 +38,16 @@ struct IsaKernels {
 EKPNET_DECLARE_ISA(generic)
 EKPNET_DECLARE_ISA(avx2)
 EKPNET_DECLARE_ISA(avx512)
+EKPNET_DECLARE_ISA(neon)
 
 // float64 is there to check gradients, so it is compiled for the plainest set alone
-// (EKPNET_FLOAT64); the others' tables name the same functions.
-namespace generic {
-const AttentionKernels<double>& attention_f64();
-const DeepScoreKernels<double>& deep_score_f64();
-const EkpnetKernels<double>& ekpnet_f64();
-RowAdamKernel<double> row_adam_f64();
-const TripleLossKernels<double>& triple_loss_f64();
-}  // namespace generic
+// (EKPNET_FLOAT64); the tables of all sets name the same functions.
+namespace float64 {
+const AttentionKernels<double>& attention();
+const DeepScoreKernels<double>& deep_score();
+const EkpnetKernels<double>& ekpnet();
+RowAdamKernel<double> row_adam();
+const TripleLossKernels<double>& triple_loss();
+}  // namespace float64
 
 }  // namespace ekpnet

@@ -116,9 +116,12 @@ constexpr AttentionKernels<T> kKernels = {workspace_size<T>, forward<T>, weights
 
 namespace EKPNET_ISA {
 const AttentionKernels<float>& attention_f32() { return kKernels<float>; }
-#if defined(EKPNET_FLOAT64)
-const AttentionKernels<double>& attention_f64() { return kKernels<double>; }
-#endif
 }  // namespace EKPNET_ISA
+
+#if defined(EKPNET_FLOAT64)
+namespace float64 {
+const AttentionKernels<double>& attention() { return kKernels<double>; }
+}  // namespace float64
+#endif
 
 }  // namespace ekpnet

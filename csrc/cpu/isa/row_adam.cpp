@@ -17,7 +17,7 @@ void prefetch(const T* row, int64_t size) {
 }
 
 template <class T>
-void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
+void update_rows(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
   const int64_t size = args.row_size;
   const T beta1 = T(args.step.beta1), beta2 = T(args.step.beta2), eps = T(args.step.eps);
   const T one_minus_beta1 = T(1 - args.step.beta1), one_minus_beta2 = T(1 - args.step.beta2);
@@ -47,10 +47,13 @@ void row_adam(const RowAdamArgs<T>& args, int64_t begin, int64_t end) {
 }  // namespace
 
 namespace EKPNET_ISA {
-RowAdamKernel<float> row_adam_f32() { return row_adam<float>; }
-#if defined(EKPNET_FLOAT64)
-RowAdamKernel<double> row_adam_f64() { return row_adam<double>; }
-#endif
+RowAdamKernel<float> row_adam_f32() { return update_rows<float>; }
 }  // namespace EKPNET_ISA
+
+#if defined(EKPNET_FLOAT64)
+namespace float64 {
+RowAdamKernel<double> row_adam() { return update_rows<double>; }
+}  // namespace float64
+#endif
 
 }  // namespace ekpnet

@@ -43,9 +43,12 @@ constexpr TripleLossKernels<T> kKernels = {forward<T>, backward<T>};
 
 namespace EKPNET_ISA {
 const TripleLossKernels<float>& triple_loss_f32() { return kKernels<float>; }
-#if defined(EKPNET_FLOAT64)
-const TripleLossKernels<double>& triple_loss_f64() { return kKernels<double>; }
-#endif
 }  // namespace EKPNET_ISA
+
+#if defined(EKPNET_FLOAT64)
+namespace float64 {
+const TripleLossKernels<double>& triple_loss() { return kKernels<double>; }
+}  // namespace float64
+#endif
 
 }  // namespace ekpnet

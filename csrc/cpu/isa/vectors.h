@@ -9,6 +9,13 @@
 namespace ekpnet {
 namespace {
 
+// Registers that hold vectors.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
 template <class T, int kBytes>
 struct VectorOf {
   typedef T type __attribute__((vector_size(kBytes)));
@@ -188,7 +195,7 @@ inline void gemm_rest(int64_t P, int64_t K, const T* a, int64_t a_row, int64_t a
 template <class V, class T, int kVectors>
 inline void gemm_columns(int64_t P, int64_t K, const T* a, int64_t a_row, int64_t a_col, const T* b,
                          int64_t ldb, T* c, int64_t ldc, bool accumulate) {
-  constexpr int kRows = kVectors == 1 || EKPNET_VECTOR_BYTES == 64 ? 8 : 4;
+  constexpr int kRows = kVectors == 1 || kVectorRegisters == 32 ? 8 : 4;
   int64_t p = 0;
   for (; p + kRows <= P; p += kRows)
     gemm_block<V, T, kRows, kVectors>(K, a + p * a_row, a_row, a_col, b, ldb, c + p * ldc, ldc,
@@ -203,9 +210,9 @@ inline void gemm(int64_t P, int64_t N, int64_t K, const T* a, int64_t a_row, int
                  const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   int64_t n = 0;
-  // Three vectors fill the registers best, but not where one would be left over. Vectors of 16
-  // bytes have too few registers for it.
-  if constexpr (EKPNET_VECTOR_BYTES > 16)
+  // Three vectors fill the registers best, but not where one would be left over. SSE, whose products
+  // need a register of their own, has too few for it.
+  if constexpr (EKPNET_VECTOR_BYTES > 16 || kVectorRegisters == 32)
     for (; n + 3 * kLanes <= N && n + 4 * kLanes != N; n += 3 * kLanes)
       gemm_columns<V, T, 3>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
   for (; n + 2 * kLanes <= N; n += 2 * kLanes)
