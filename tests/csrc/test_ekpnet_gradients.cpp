@@ -1,8 +1,7 @@
 // ekpnet_gradients: the loss of a mini-batch (eq. 24) and its gradients, against the plain model.
-#include <atomic>
-#include <thread>
 
 #include "cpu/dispatch.h"
+#include "cpu/team.h"
 #include "plain_model.h"
 
 namespace ekpnet::tests {
@@ -89,14 +88,12 @@ template <class T>
 Results<T> results(const PlainLoss& plain, const EkpnetArgs<T>& args, int threads) {
   Results<T> found(plain);
   const EkpnetSums<T> sums = found.sums();
-  std::atomic<int64_t> next{0};
-  std::vector<std::thread> team;
-  for (int i = 0; i < threads; ++i)
-    team.emplace_back([&] {
-      Reals<T> workspace(kernels<T>().workspace_size(args));
-      kernels<T>().chunks(args, sums, next, workspace.data());
-    });
-  for (std::thread& member : team) member.join();
+  Chunks chunks(sums.attention.num_chunks + sums.triple_chunks, threads);
+  auto work = [&](int64_t slot) {
+    Reals<T> workspace(kernels<T>().workspace_size(args));
+    kernels<T>().chunks(args, sums, chunks, slot, workspace.data());
+  };
+  run_team(threads, Work(work));
   RowReferences references;
   references.sort(row_ids(args.attention), threads);
   for (int64_t range = 0; range < references.num_ranges(); ++range)

@@ -1,5 +1,6 @@
 // The team of threads: every piece of a region is done once, whoever comes in time to help.
-// Exit code 0: every check holds; 1: some do not.
+// With the argument "no-fork" a child is not tried: user-mode emulators end when one starts a
+// thread. Exit code 0: every check holds; 1: some do not.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -140,13 +141,13 @@ void test_fork() {
   }
   int status = 0;
   waitpid(child, &status, 0);
-  check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a forked child");
+  check(status == 0, "a forked child ended with status " + std::to_string(status));
   check(each_once(100, 4), "after a fork");
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   alarm(300);  // a region that never ends is a failure, not a wait
   test_nobody_waits_for_a_helper_that_does_not_come();
   test_helpers_come();
@@ -155,6 +156,9 @@ int main() {
   test_exceptions();
   test_many_callers();
   test_floating_point_environment();
-  test_fork();
+  if (argc == 2 && std::string(argv[1]) == "no-fork")
+    std::fprintf(stderr, "a forked child: not tried\n");
+  else
+    test_fork();
   return failures == 0 ? 0 : 1;
 }
