@@ -8,7 +8,6 @@ graph, is replayed for every batch, and the host does not wait for the device in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -59,7 +58,7 @@ class ResidentTrainer:
         (self._table,) = model.tables
         self._rows = model.table(self._table)
         self.device = device = self._rows.device
-        self.state = StepState(model, stage, name, capturable=device.type == "cuda")
+        self.state = StepState(model, stage, name)
         self.groups = 0
         # Of the step in progress, from 1, and of its batch in the buffer.
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -141,10 +140,8 @@ class ResidentTrainer:
         known = {x.data_ptr() for x, _ in before}
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side), warnings.catch_warnings():
-            # Adam advises against running it uncaptured; once it must, to make its state.
-            warnings.filterwarnings("ignore", message=".*capturable.*")
-            self._step()
+        with torch.cuda.stream(side):
+            self._step()  # once uncaptured, to make Adam's state
         torch.cuda.current_stream(self.device).wait_stream(side)
         for table, rows in zip(tables, rows_before, strict=True):
             table.index_copy_(0, touched.long(), rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.pairs import Batch
+from ekpnet_fast.training.dense_adam import DenseAdam
 from ekpnet_fast.training.losses import LossWatch
 
 __all__ = ["StepState"]
@@ -27,7 +28,6 @@ class StepState:
         model: the model, on its device.
         stage: the stage's options.
         name: the stage's name.
-        capturable: whether the dense update may become part of a CUDA graph.
 
     Attributes:
         m, v: moments of the tables, by table.
@@ -37,16 +37,12 @@ class StepState:
         watch: stops a stage that diverges.
     """
 
-    def __init__(
-        self, model: Model, stage: StageConfig, name: str, *, capturable: bool = False
-    ) -> None:
+    def __init__(self, model: Model, stage: StageConfig, name: str) -> None:
         self.model, self.stage, self.name = model, stage, name
         self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
         self.dense = [*model.relations(), *model.dense_weights(name)]
-        self.adam: torch.optim.Adam | None = None
-        if self.dense:
-            self.adam = torch.optim.Adam(self.dense, lr=stage.lr, fused=True, capturable=capturable)
+        self.adam = DenseAdam(self.dense, stage.lr) if self.dense else None
         self.steps = 0
         self.watch = LossWatch(stage, name)
 
@@ -97,7 +93,7 @@ class StepState:
         self.watch = LossWatch(self.stage, self.name, watch)
 
     def _adam_tensors(self) -> dict[str, Tensor]:
-        """Moments and step counts of torch's Adam by name; empty before its first step."""
+        """Moments and step counts of the dense Adam by name; empty before its first step."""
         states = {} if self.adam is None else self.adam.state
         return {
             f"adam.{i}.{name}": x

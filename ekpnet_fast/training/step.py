@@ -59,7 +59,7 @@ class StageTrainer:
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
         if self.state.adam is not None:
-            self.state.adam.zero_grad(set_to_none=True)
+            self.state.adam.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         values = {name: float(term.detach()) for name, term in terms.items()}
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
