@@ -8,7 +8,6 @@ graph, is replayed for every batch, and the host does not wait for the device in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -140,10 +139,8 @@ class ResidentTrainer:
         known = {x.data_ptr() for x, _ in before}
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side), warnings.catch_warnings():
-            # Adam advises against running it uncaptured; once it must, to make its state.
-            warnings.filterwarnings("ignore", message=".*capturable.*")
-            self._step()
+        with torch.cuda.stream(side):
+            self._step()  # once uncaptured, to make Adam's state
         torch.cuda.current_stream(self.device).wait_stream(side)
         for table, rows in zip(tables, rows_before, strict=True):
             table.index_copy_(0, touched.long(), rows)

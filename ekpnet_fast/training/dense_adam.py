@@ -17,7 +17,8 @@ class DenseAdam:
     """Adam (Kingma & Ba 2015) on whole parameters, all in one call.
 
     The arithmetic and the state are those of `torch.optim.Adam(fused=True)`, whose bookkeeping in
-    Python takes several times as long as the update of parameters as small as these.
+    Python takes several times as long as the update of parameters as small as these, and whose
+    making imports torch's compiler, which takes longer than a short run trains.
 
     Args:
         parameters: on one device.

@@ -1,0 +1,58 @@
+"""Adam of the dense parameters against torch's, and what it does not import."""
+
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+from ekpnet_fast.training.dense_adam import DenseAdam
+from support.small_run import SMALL
+
+SHAPES = ((3,), (5, 4), (2, 3, 3))
+
+
+def _parameters():
+    draw = torch.Generator().manual_seed(1)
+    return [nn.Parameter(torch.randn(shape, generator=draw)) for shape in SHAPES]
+
+
+def test_steps_and_state_have_the_bits_of_torchs_fused_adam():
+    ours, theirs = _parameters(), _parameters()
+    adam, reference = DenseAdam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01, fused=True)
+    draw = torch.Generator().manual_seed(2)
+    for number in range(5):
+        adam.zero_grad()
+        reference.zero_grad()
+        for at, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if at == 1 and number < 2:
+                continue  # without a gradient nothing moves, and its steps are not counted
+            gradient = torch.randn(a.shape, generator=draw)
+            a.grad, b.grad = gradient.clone(), gradient.clone()
+        adam.step()
+        reference.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        assert adam.state[a].keys() == reference.state[b].keys()
+        for name, value in adam.state[a].items():
+            assert torch.equal(value, reference.state[b][name]), name
+    assert [float(adam.state[a]["step"]) for a in ours] == [5, 3, 5]
+
+
+def test_a_step_without_gradients_changes_nothing():
+    parameters = _parameters()
+    adam = DenseAdam(parameters, 0.01)
+    adam.step()
+    assert not adam.state
+    assert all(torch.equal(a, b) for a, b in zip(parameters, _parameters(), strict=True))
+
+
+def test_training_does_not_import_torchs_compiler():
+    program = (
+        "import sys\n"
+        "from ekpnet_fast.train import main\n"
+        f"assert main({[*SMALL, '--dataset', 'synthetic', '--ranking', 'false']}) == 0\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
