@@ -24,9 +24,9 @@ class Delegate:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    def recommend(self, asked):
+    def recommend(self, requests):
         self._before()
-        return self._engine.recommend(asked)
+        return self._engine.recommend(requests)
 
 
 def refused(answer, status):
