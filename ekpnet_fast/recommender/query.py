@@ -41,7 +41,7 @@ class Query:
     def seen(self) -> Int32:
         """Items that are known already, sorted."""
         if self.items is not None:
-            return np.unique(np.array(self.items, dtype=np.int32))
+            return np.array(sorted(set(self.items)), dtype=np.int32)
         first, last = self.state.consumed_indptr[self.user : self.user + 2]
         return self.state.consumed_items[first:last]
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query, Response
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.serve import page, schemas
 from ekpnet_fast.serve.answers import Answers, Engine
-from ekpnet_fast.serve.direct import Direct
+from ekpnet_fast.serve.direct import Direct, Routes
 from ekpnet_fast.serve.guard import Guard
 from ekpnet_fast.serve.pool import Pool
 from ekpnet_fast.serve.refusals import REFUSALS, add_refusals
@@ -56,8 +56,8 @@ class Limits:
     body_timeout: float = 10.0
 
 
-def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> FastAPI:
-    """Make the application.
+def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> Guard:
+    """Make the application, an ASGI one.
 
     Args:
         engine: of the answers.
@@ -85,22 +85,18 @@ def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset
     add_refusals(app)
     _add_answers(app, answers)
     _add_state(app, engine, pool, statistics)
-    app.add_middleware(
-        Direct,
-        routes={
-            "/recommend": (schemas.RecommendRequest, answers.recommend),
-            "/score": (schemas.ScoreRequest, answers.score),
-            "/explain": (schemas.ExplainRequest, answers.explain),
-        },
-    )
-    app.add_middleware(
-        Guard,
+    routes: Routes = {
+        "/recommend": (schemas.RecommendRequest, answers.recommend),
+        "/score": (schemas.ScoreRequest, answers.score),
+        "/explain": (schemas.ExplainRequest, answers.explain),
+    }
+    return Guard(
+        Direct(app, routes=routes),
         statistics=statistics,
         hosts=hosts,
         max_body=limits.max_body,
         body_timeout=limits.body_timeout,
     )
-    return app
 
 
 def _add_answers(app: FastAPI, answers: Answers) -> None:

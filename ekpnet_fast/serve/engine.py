@@ -12,6 +12,7 @@ import numpy as np
 
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.recommender import Recommender, RippleTriple
+from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.query import Query, candidates_of, parse_query
 from ekpnet_fast.recommender.topk import recommend_topk
 from ekpnet_fast.serve import schemas
@@ -90,7 +91,7 @@ class RecommenderEngine:
             candidates = candidates_of(state, first.filter_items)
             lists = recommend_topk(list(queries.values()), first.k, first.exclude_seen, candidates)
             for (place, query), best in zip(queries.items(), lists, strict=True):
-                found[place] = {**best.to_dict(), "clicked": _clicked(query)}
+                found[place] = {**best.to_dict(), "clicked": _clicked(query, best.history)}
         return [found[place] for place in range(len(requests))]
 
     def score(self, request: schemas.ScoreRequest) -> dict[str, Any]:
@@ -156,16 +157,16 @@ def _item_index(recommender: Recommender) -> Index:
     return Index(recommender.item_ids(), names, clicks[state.catalogue.numpy()])
 
 
-def _clicked(query: Query) -> list[dict[str, Any]]:
-    """Nodes of the items that a query's lists follow from."""
-    state = query.state
-    items: Sequence[int] | None = query.items
-    if items is None:
+def _clicked(query: Query, ids: Sequence[Id] | None) -> list[dict[str, Any]]:
+    """Nodes of the items that a query's lists follow from; of a history the ids are known."""
+    state, items = query.state, query.items
+    if items is None or ids is None:
         first, last = state.history_indptr[query.user : query.user + 2].tolist()
-        items = state.history_items[first:last].tolist()
+        items = tuple(state.history_items[first:last].tolist())
+        ids = tuple(map(state.items.id, items))
     return [
-        {"id": state.items.id(item), "name": state.item_name(item), "kind": "item"}
-        for item in items
+        {"id": known, "name": state.item_name(item), "kind": "item"}
+        for known, item in zip(ids, items, strict=True)
     ]
 
 

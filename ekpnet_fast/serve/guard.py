@@ -33,6 +33,8 @@ HEADERS = [
 ]
 CLOSED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
+FAILED = "the server failed on this request; its log says why"
+
 log = logging.getLogger("ekpnet_fast.serve")
 
 
@@ -74,7 +76,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500  # of an answer that never began
+        status = 0  # of an answer that has not begun
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -94,10 +96,10 @@ class Guard:
         except Exception:
             # The server stays up whatever happens, and says no more than that it happened.
             log.exception("%s %s failed", scope["method"], scope["path"])
-            if status == 500:
-                await _refuse(answer, 500, "the server failed on this request; its log says why")
+            if not status:
+                await _refuse(answer, 500, FAILED)
         finally:
-            self.statistics.add(scope["path"], status, time.perf_counter() - started)
+            self.statistics.add(scope["path"], status or 500, time.perf_counter() - started)
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names of others: a page elsewhere could point its own name at this machine.

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ekpnet_fast.errors import EkpnetError, quote
+from ekpnet_fast.serve.guard import FAILED
 from ekpnet_fast.serve.pool import Busy, Overdue
 from ekpnet_fast.serve.schemas import Problem
 
@@ -46,6 +47,10 @@ def add_refusals(app: FastAPI) -> None:
     async def failed(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path[:60]}: {error.detail}"
         return _problem(error.status_code, message, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        return _problem(500, FAILED)  # goes on to the guard, who logs it
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         return refusal_of(error)
