@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from array import array
+from bisect import bisect, insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,11 @@ from ekpnet_fast.data.tables import Dataset, Int32
 from ekpnet_fast.errors import DataError, quote
 
 __all__ = ["IdMaps", "Ids", "id_maps"]
+
+_NEIGHBORS = 8  # ids that are looked at on each side of an unknown one, in each of two orders
+_COMPARED = 64  # characters of an id that are
+_ALIKE = 0.6  # share of characters in common from which an id comes close
+_STEPS = (1, -1)  # texts are ordered as they read forwards, and as they read backwards
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +59,9 @@ class Ids:
         """
         found = self._numbers.get(name)
         if found is None:
-            close = difflib.get_close_matches(name, self.ids[:100_000], n=3)
-            shown = ", ".join(map(quote, close or [key for key in self.ids[:20] if key][:3]))
             raise DataError(
                 f"{self.kind}: found {quote(name)}, expected one of {len(self._numbers):,} ids"
-                f" such as {shown}"
+                f" such as {self.such_as(name)}"
             )
         return found
 
@@ -65,9 +69,72 @@ class Ids:
         """Numbers [n] int32 of several ids; raises like :meth:`number`."""
         return np.array([self.number(name) for name in names], dtype=np.int32)
 
+    def such_as(self, text: str) -> str:
+        """Ids that a text which is none may stand for, in words: the close ones, or the first."""
+        some = self.close(text) or [name for name in self.ids[:20] if name][:3]
+        return ", ".join(map(quote, some))
+
+    def close(self, text: str, most: int = 3) -> list[str]:
+        """Ids that come close to a text, which need not be one, the closest first.
+
+        These are ids that begin as the text does and end as it does, so that one wrong, missing or
+        added character is found anywhere. Only neighbours in the orders of `prepare` are compared:
+        it takes as long for a million ids as for a hundred.
+        """
+        text = text[:_COMPARED]
+        near: set[int] = set()
+        for order, step in zip(self._orders, _STEPS, strict=True):
+            place = bisect(order, text[::step], key=self._reader(step))
+            near.update(order[max(0, place - _NEIGHBORS) : place + _NEIGHBORS])
+        alike = ((_alike(text, self.ids[i][:_COMPARED]), -i) for i in near)
+        best = sorted((found for found in alike if found[0] >= _ALIKE), reverse=True)
+        return [self.ids[-i] for _, i in best[:most]]
+
+    def prepare(self) -> None:
+        """Make what `find` and `close` look in, which otherwise the first call makes."""
+        self._numbers  # noqa: B018 - kept from here on
+        self._orders  # noqa: B018
+
+    def with_more(self, ids: Iterable[str], names: tuple[str, ...] | None) -> Ids:
+        """Copy with ids behind these, and with other names.
+
+        Args:
+            ids: the new ones.
+            names: of the old and the new ones.
+        """
+        new = Ids(self.kind, (*self.ids, *ids), names)
+        if "_orders" in vars(self):
+            vars(new)["_orders"] = orders = tuple(order[:] for order in self._orders)
+            for order, step in zip(orders, _STEPS, strict=True):
+                for number in range(len(self), len(new)):
+                    insort(order, number, key=new._reader(step))
+        return new
+
+    @cached_property
+    def _orders(self) -> tuple[array[int], ...]:
+        """Numbers of the ids, by their texts forwards and backwards."""
+        some = [number for number, name in enumerate(self.ids) if name]
+        return tuple(array("i", sorted(some, key=self._reader(step))) for step in _STEPS)
+
+    def _reader(self, step: int) -> Callable[[int], str]:
+        return lambda number: self.ids[number][::step]
+
     def name(self, number: int) -> str:
         """Display name, or the id where there is none."""
         return (self.names[number] if self.names is not None else "") or self.ids[number]
+
+
+def _alike(a: str, b: str) -> float:
+    """Share of two texts that they have in common at their beginnings and ends."""
+    start = _same(a, b)
+    end = _same(a[start:][::-1], b[start:][::-1])
+    return 2 * (start + end) / (len(a) + len(b))
+
+
+def _same(a: str, b: str) -> int:
+    """Number of characters that two texts begin with both."""
+    differs = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differs, min(len(a), len(b)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
@@ -12,8 +11,6 @@ from ekpnet_fast.errors import DataError, quote
 
 Id: TypeAlias = str | int
 """An id of the user's own: text as in the files, or a number where the files hold numbers."""
-
-_LOOKED_THROUGH = 100_000  # ids, for the ones that come close to one that is not there
 
 
 class Names:
@@ -77,14 +74,22 @@ class Names:
         found = self.find(given)
         if found is not None:
             return found
-        some = self.ids.ids[:_LOOKED_THROUGH]
-        close = difflib.get_close_matches(str(given), some, n=3)
-        shown = ", ".join(map(quote, close or [name for name in some[:20] if name][:3]))
         place = argument if argument in ("", self.kind) else f"{argument}: {self.kind}"
         raise DataError(
             f"{place or self.kind}: found {quote(str(given))}, expected one of {len(self):,} ids"
-            f" such as {shown}"
+            f" such as {self.ids.such_as(str(given))}"
         )
+
+    def numbers(self, given: Iterable[object], argument: str = "") -> list[int]:
+        """Numbers of some ids, in their order; raises as `number`."""
+        find = self.ids.find
+        return [
+            # Lists may be long, so the usual types are looked up at once.
+            number
+            if type(each) in (str, int) and (number := find(str(each))) is not None
+            else self.number(each, argument)
+            for each in given
+        ]
 
     def id(self, number: int) -> Id:
         """Id of a number."""
@@ -109,4 +114,4 @@ class Names:
         if old is None and given_names:
             old = ("",) * len(self)
         named = None if old is None else (*old, *(given_names.get(text, "") for text in new))
-        return Names(Ids(self.kind, (*self.ids.ids, *new), named), numbered=self.numbered)
+        return Names(self.ids.with_more(new, named), numbered=self.numbered)

@@ -41,7 +41,7 @@ class Query:
     def seen(self) -> Int32:
         """Items that are known already, sorted."""
         if self.items is not None:
-            return np.unique(np.array(self.items, dtype=np.int32))
+            return np.array(sorted(set(self.items)), dtype=np.int32)
         first, last = self.state.consumed_indptr[self.user : self.user + 2]
         return self.state.consumed_items[first:last]
 
@@ -73,7 +73,7 @@ def parse_query(state: State, user: Id | None, history: Iterable[Id] | None) -> 
             )
         return Query(state, user=number)
     assert history is not None
-    items = tuple(state.items.number(item, "history") for item in check_ids(history, "history"))
+    items = tuple(state.items.numbers(check_ids(history, "history"), "history"))
     if not items:
         raise DataError("history: found no item, expected at least one")
     return Query(state, items=items)
@@ -116,7 +116,5 @@ def candidates_of(state: State, chosen: ItemFilter | None) -> Int32 | None:
     if callable(chosen):
         kept = [i for i in range(state.num_items) if chosen(state.items.id(i))]
     else:
-        kept = [
-            state.items.number(item, "filter_items") for item in check_ids(chosen, "filter_items")
-        ]
+        kept = state.items.numbers(check_ids(chosen, "filter_items"), "filter_items")
     return np.unique(np.array(kept, dtype=np.int32))

@@ -37,7 +37,8 @@ def recommend_topk(
     if candidates is not None:
         seen = [np.flatnonzero(np.isin(candidates, items)).astype(np.int32) for items in seen]
     best, values = best_of(logits, seen, k)
-    scores = torch.sigmoid(values).tolist()
+    # Row by row, because a vectorized sigmoid's last bits depend on a value's place.
+    scores = [torch.sigmoid(row).tolist() for row in values]
     reached = sets.counts[:, 0].tolist() if state.model.ripple else [1] * len(queries)
     found = []
     for query, places, row, count in zip(queries, best, scores, reached, strict=True):

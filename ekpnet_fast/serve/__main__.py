@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import ipaddress
 import socket
 import sys
@@ -98,6 +99,10 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     from ekpnet_fast.serve.engine import RecommenderEngine
 
     engine = RecommenderEngine.load(options.run, options.data_root, options.device)
+    # What was made so far stays until the end. Looking through it for garbage again and again would
+    # stop every thread meanwhile, the longer the larger the catalogue.
+    gc.collect()
+    gc.freeze()
     threads = choose_threads(options.threads)
     hosts = frozenset(name.lower() for name in [options.host, *options.allow_host])
     limits = Limits(threads=threads.count, queue=options.queue, timeout=options.timeout)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Query, Response
 
-from ekpnet_fast.errors import EkpnetError, quote
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.serve import page, schemas
+from ekpnet_fast.serve.answers import Answers, Engine
+from ekpnet_fast.serve.direct import Direct, Routes
 from ekpnet_fast.serve.guard import Guard
-from ekpnet_fast.serve.pool import Busy, Overdue, Pool
+from ekpnet_fast.serve.pool import Pool
+from ekpnet_fast.serve.refusals import REFUSALS, add_refusals
 from ekpnet_fast.serve.statistics import QUANTILES, Statistics
 
 DESCRIPTION = """\
@@ -37,42 +35,6 @@ ENDPOINTS = frozenset(
         *("recommend", "score", "explain", "users", "items"),
     )
 )
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem, "description": description}
-    for status, description in {
-        400: "The body is no JSON.",
-        413: "The body is too large.",
-        422: "An unknown id, a value of a wrong type or out of range.",
-        503: "Too many requests at a time; try again after `Retry-After` seconds.",
-        504: "It took too long.",
-    }.items()
-}
-
-
-class Engine(Protocol):
-    """Engine of answers behind the endpoints.
-
-    Called from several threads at a time; raises EkpnetError for bad requests.
-    """
-
-    def facts(self) -> schemas.Facts:
-        """Model, data set and sizes, as they are now; on the event loop, so it must be quick."""
-
-    def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
-        """List the best items."""
-
-    def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
-        """Score some items."""
-
-    def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
-        """Explain an item's score."""
-
-    def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Find users with a history, by id or name."""
-
-    def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Find items, by id or name."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +56,8 @@ class Limits:
     body_timeout: float = 10.0
 
 
-def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> FastAPI:
-    """Make the application.
+def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> Guard:
+    """Make the application, an ASGI one.
 
     Args:
         engine: of the answers.
@@ -119,50 +81,52 @@ def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    _add_errors(app)
-    _add_answers(app, engine, pool)
-    statistics = Statistics(ENDPOINTS)
+    answers, statistics = Answers(engine, pool), Statistics(ENDPOINTS)
+    add_refusals(app)
+    _add_answers(app, answers)
     _add_state(app, engine, pool, statistics)
-    app.add_middleware(
-        Guard,
+    routes: Routes = {
+        "/recommend": (schemas.RecommendRequest, answers.recommend),
+        "/score": (schemas.ScoreRequest, answers.score),
+        "/explain": (schemas.ExplainRequest, answers.explain),
+    }
+    return Guard(
+        Direct(app, routes=routes),
         statistics=statistics,
         hosts=hosts,
         max_body=limits.max_body,
         body_timeout=limits.body_timeout,
     )
-    return app
 
 
-def _add_answers(app: FastAPI, engine: Engine, pool: Pool) -> None:
-    async def compute(work: Callable[[], BaseModel]) -> Response:
-        # Written on the thread too, because the event loop serves everybody.
-        body = await pool.run(lambda: work().model_dump_json())
+def _add_answers(app: FastAPI, answers: Answers) -> None:
+    def written(body: bytes) -> Response:
         return Response(body, media_type="application/json")
 
     @app.post("/recommend", response_model=schemas.Recommendations, responses=REFUSALS)
     async def recommend(request: schemas.RecommendRequest) -> Response:
         """Recommend the best items to a user, or to a new one by history."""
-        return await compute(lambda: engine.recommend(request))
+        return written(await answers.recommend(request))
 
     @app.post("/score", response_model=schemas.Scores, responses=REFUSALS)
     async def score(request: schemas.ScoreRequest) -> Response:
         """Predict the probabilities that a user, or a new one with a history, clicks some items."""
-        return await compute(lambda: engine.score(request))
+        return written(await answers.score(request))
 
     @app.post("/explain", response_model=schemas.Explanation, responses=REFUSALS)
     async def explain(request: schemas.ExplainRequest) -> Response:
         """Explain an item's score: the ripple set with its attention, and the reasons."""
-        return await compute(lambda: engine.explain(request))
+        return written(await answers.explain(request))
 
     @app.get("/users", response_model=schemas.Matches, responses=REFUSALS)
     async def users(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
         """Users with a history, the most active first; with a query those that it fits."""
-        return await compute(lambda: engine.users(query, skip, limit))
+        return written(await answers.users(query, skip, limit))
 
     @app.get("/items", response_model=schemas.Matches, responses=REFUSALS)
     async def items(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
         """Items, the most clicked first; with a query those that it fits."""
-        return await compute(lambda: engine.items(query, skip, limit))
+        return written(await answers.items(query, skip, limit))
 
 
 def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics) -> None:
@@ -202,42 +166,3 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return Response(document.content, media_type="text/html; charset=utf-8", headers=headers)
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Add handlers that make every refusal a `Problem`."""
-
-    def problem(
-        status: int, message: str, field: str | None = None, headers: Any = None
-    ) -> JSONResponse:
-        content = schemas.Problem(message=message, field=field).model_dump()
-        return JSONResponse(content, status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return problem(400, f"body: found no JSON ({first['ctx']['error']})")
-        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] != "missing" and not message.startswith("found "):
-            message = f"found {quote(str(first['input']))}, {message[0].lower()}{message[1:]}"
-        return problem(422, f"{field}: {message}", field)
-
-    @app.exception_handler(EkpnetError)
-    async def refused(_: Request, error: EkpnetError) -> JSONResponse:
-        return problem(422, str(error))
-
-    @app.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path[:60]}: {error.detail}"
-        return problem(error.status_code, message, headers=error.headers)
-
-    @app.exception_handler(Busy)
-    async def busy(_: Request, error: Busy) -> JSONResponse:
-        message = "every thread computes and the queue is full; try again in a second"
-        return problem(503, message, headers={"retry-after": "1"})
-
-    @app.exception_handler(Overdue)
-    async def overdue(_: Request, error: Overdue) -> JSONResponse:
-        return problem(504, "the answer took too long")

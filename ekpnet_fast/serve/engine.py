@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.recommender import Recommender, RippleTriple
+from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.query import Query, candidates_of, parse_query
+from ekpnet_fast.recommender.topk import recommend_topk
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
+
+MOST_TOGETHER = 16  # lists of one call; more save little, and all wait for the last
 
 
 class RecommenderEngine:
@@ -26,6 +34,8 @@ class RecommenderEngine:
 
     def __init__(self, recommender: Recommender) -> None:
         now = recommender.snapshot()
+        for names in (now.state.users, now.state.items):
+            names.ids.prepare()  # not while the first requests wait
         self._recommender = recommender
         self._users = _user_index(now)
         self._items = now.state.items, _item_index(now)
@@ -56,24 +66,35 @@ class RecommenderEngine:
             histories=state.model.new_users,
         )
 
-    def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
-        """List the best items."""
-        now = self._recommender.snapshot()
-        found = now.recommend(
-            request.user,
-            request.history,
-            request.k,
-            exclude_seen=request.exclude_seen,
-            filter_items=request.filter_items,
-        )
-        clicked = found.history
-        if clicked is None:
-            assert request.user is not None
-            clicked = tuple(now.history(request.user))
-        nodes = [schemas.Node(id=item, name=now.item_name(item), kind="item") for item in clicked]
-        return schemas.Recommendations(**found.to_dict(), clicked=nodes)
+    def together(self, request: schemas.RecommendRequest) -> tuple[Hashable, int]:
+        """Kind of requests that `recommend` answers at once, and how many of them; None alone."""
+        if request.filter_items is not None:
+            return None, 1
+        state = self._recommender.state
+        most = min(MOST_TOGETHER, state.scorer.groups_at_once(state.num_items))
+        return (request.user is None, request.k, request.exclude_seen), most
 
-    def score(self, request: schemas.ScoreRequest) -> schemas.Scores:
+    def recommend(
+        self, requests: Sequence[schemas.RecommendRequest]
+    ) -> list[dict[str, Any] | Exception]:
+        """List the best items for each request; they are of one kind."""
+        state = self._recommender.state
+        found: dict[int, dict[str, Any] | Exception] = {}
+        queries: dict[int, Query] = {}
+        for place, request in enumerate(requests):
+            try:
+                queries[place] = parse_query(state, request.user, request.history)
+            except EkpnetError as error:
+                found[place] = error
+        if queries:
+            first = requests[0]
+            candidates = candidates_of(state, first.filter_items)
+            lists = recommend_topk(list(queries.values()), first.k, first.exclude_seen, candidates)
+            for (place, query), best in zip(queries.items(), lists, strict=True):
+                found[place] = {**best.to_dict(), "clicked": _clicked(query, best.history)}
+        return [found[place] for place in range(len(requests))]
+
+    def score(self, request: schemas.ScoreRequest) -> dict[str, Any]:
         """Score some items, in the order of the request."""
         found = self._recommender.recommend(
             request.user,
@@ -83,8 +104,7 @@ class RecommenderEngine:
             filter_items=request.items,
         )
         by_item = {str(each.item): each.to_dict() for each in found}
-        items = [by_item[str(item)] for item in request.items]
-        return schemas.Scores(**{**found.to_dict(), "items": items})
+        return {**found.to_dict(), "items": [by_item[str(item)] for item in request.items]}
 
     def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
         """Explain an item by its reasons, with the whole ripple set."""
@@ -135,6 +155,19 @@ def _item_index(recommender: Recommender) -> Index:
     clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))
     names = [state.item_name(item) for item in range(state.num_items)]
     return Index(recommender.item_ids(), names, clicks[state.catalogue.numpy()])
+
+
+def _clicked(query: Query, ids: Sequence[Id] | None) -> list[dict[str, Any]]:
+    """Nodes of the items that a query's lists follow from; of a history the ids are known."""
+    state, items = query.state, query.items
+    if items is None or ids is None:
+        first, last = state.history_indptr[query.user : query.user + 2].tolist()
+        items = tuple(state.history_items[first:last].tolist())
+        ids = tuple(map(state.items.id, items))
+    return [
+        {"id": known, "name": state.item_name(item), "kind": "item"}
+        for known, item in zip(ids, items, strict=True)
+    ]
 
 
 def _order(triple: RippleTriple) -> float:

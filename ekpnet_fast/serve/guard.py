@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -31,6 +32,8 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 CLOSED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+FAILED = "the server failed on this request; its log says why"
 
 log = logging.getLogger("ekpnet_fast.serve")
 
@@ -73,7 +76,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500  # of an answer that never began
+        status = 0  # of an answer that has not begun
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -87,16 +90,16 @@ class Guard:
 
         try:
             self._check_host(scope)
-            await self.app(scope, _replay(await self._body(scope, receive), receive), answer)
+            await self.app(scope, replay(await self._body(scope, receive), receive), answer)
         except _Refused as refused:
             await _refuse(answer, refused.status, refused.message)
         except Exception:
             # The server stays up whatever happens, and says no more than that it happened.
             log.exception("%s %s failed", scope["method"], scope["path"])
-            if status == 500:
-                await _refuse(answer, 500, "the server failed on this request; its log says why")
+            if not status:
+                await _refuse(answer, 500, FAILED)
         finally:
-            self.statistics.add(scope["path"], status, time.perf_counter() - started)
+            self.statistics.add(scope["path"], status or 500, time.perf_counter() - started)
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names of others: a page elsewhere could point its own name at this machine.
@@ -123,7 +126,7 @@ class Guard:
         body, complete = b"", False
         while not complete:
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+                message = await _within(deadline - time.monotonic(), receive())
             except asyncio.TimeoutError:
                 raise _Refused(
                     408, f"body: incomplete after {self.body_timeout:g} s, expected all of it"
@@ -140,7 +143,16 @@ class Guard:
         return _Refused(413, f"body: found {found}, expected at most {self.max_body:,}")
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+async def _within(seconds: float, message: Awaitable[Message]) -> Message:
+    """Message that comes in time; raises asyncio.TimeoutError."""
+    if sys.version_info >= (3, 11):
+        async with asyncio.timeout(seconds):  # without the task that `wait_for` may make
+            return await message
+    else:
+        return await asyncio.wait_for(message, max(0.0, seconds))
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
     """Make a `receive` that gives a body which was read already, then the messages after it."""
     message: Message | None = {"type": "http.request", "body": body, "more_body": False}
 

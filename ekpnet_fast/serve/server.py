@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
+
+from ekpnet_fast.serve.guard import App
 
 CONNECTIONS = 1024  # at a time; more are answered with 503
 GRACE = 10  # seconds that requests have to end after SIGTERM
@@ -21,13 +22,14 @@ class Server(uvicorn.Server):
         ready: called when connections are taken.
     """
 
-    def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
+    def __init__(self, app: App, ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE,
             )

@@ -24,9 +24,9 @@ class Delegate:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    def recommend(self, asked):
+    def recommend(self, requests):
         self._before()
-        return self._engine.recommend(asked)
+        return self._engine.recommend(requests)
 
 
 def refused(answer, status):
@@ -278,6 +278,12 @@ def test_a_fault_inside_is_a_500_and_the_server_stays_up(serving, engine, caplog
     message = refused(client.post("/recommend", json=ANN), 500)
     assert "secret" not in message
     assert "secret of the inside" in caplog.text
+    caplog.clear()
+    charset = {"content-type": "application/json; charset=utf-8"}  # by way of FastAPI
+    again = client.post("/recommend", content=json.dumps(ANN), headers=charset)
+    assert refused(again, 500) == message
+    assert "secret of the inside" in caplog.text
+    assert client.get("/metrics").json()["endpoints"]["/recommend"]["statuses"] == {"500": 2}
     assert client.post("/score", json={**ANN, "items": ["dune"]}).status_code == 200
 
 

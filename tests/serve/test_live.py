@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
-from ekpnet_fast.serve import schemas
+from ekpnet_fast.data.ids import Ids
+from ekpnet_fast.recommender.names import Names
+from ekpnet_fast.serve import engine, schemas
 from ekpnet_fast.serve.engine import RecommenderEngine
 from support.cinema import fitted
 
@@ -121,29 +124,26 @@ def test_triples_added_and_removed(live, recommender):
     assert agree(live, recommender, ["dune"], "alien")["paths"] > 4
 
 
-def test_a_request_ends_with_the_graph_that_it_began_with(recommender, monkeypatch):
-    """The graph changes between the list of an answer and the names of what was clicked."""
-    engine = RecommenderEngine(recommender)
-    asked = []
-    recommend = type(recommender).recommend
+def test_requests_end_with_the_graph_that_they_began_with(recommender, monkeypatch):
+    """Everything is renamed between the lists of an answer and the names of what was clicked."""
+    lists = engine.recommend_topk
 
-    def change(self, *arguments, **options):
-        found = recommend(self, *arguments, **options)
-        asked.append(self.state)
-        recommender.graph.add_items({f"new{len(asked)}": [("genre", "m/scifi")]})
+    def rename(queries, *options):
+        found = lists(queries, *options)
+        items = recommender.state.items
+        ids = Ids("item", items.ids.ids, ("renamed",) * len(items))
+        recommender._become(replace(recommender.state, items=Names(ids, numbered=False)))
         return found
 
-    history = type(recommender).history
-
-    def remember(self, user):
-        asked.append(self.state)
-        return history(self, user)
-
-    monkeypatch.setattr(type(recommender), "recommend", change)
-    monkeypatch.setattr(type(recommender), "history", remember)
-    found = engine.recommend(schemas.RecommendRequest(user="ann", k=9))
-    assert len(found.items) == 3 and found.clicked
-    assert asked[0] is asked[1] and asked[0] is not recommender.state
+    monkeypatch.setattr(engine, "recommend_topk", rename)
+    answering = RecommenderEngine(recommender)
+    asked = [schemas.RecommendRequest(user=user, k=9) for user in ("ann", "bob")]
+    for found in answering.recommend(asked):
+        names = {node["name"] for part in ("items", "clicked") for node in found[part]}
+        assert found["items"] and found["clicked"] and "renamed" not in names
+    monkeypatch.undo()
+    (found,) = answering.recommend(asked[:1])
+    assert {node["name"] for node in found["clicked"]} == {"renamed"}
 
 
 def test_requests_while_items_are_added(recommender, serving):
