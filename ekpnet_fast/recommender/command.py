@@ -1,4 +1,7 @@
-"""Options and checks that the commands `recommend`, `explain`, `export` and `serve` share."""
+"""Options and checks that the commands `recommend`, `explain`, `export` and `serve` share.
+
+Torch is imported when there is work to do, so that a wrong option is an error at once.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError, EkpnetError
-from ekpnet_fast.recommender.recommender import Recommender
+
+if TYPE_CHECKING:
+    from ekpnet_fast.recommender.recommender import Recommender
 
 
 def exit_code(work: Callable[[], None]) -> int:
@@ -29,7 +33,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
     )
-    parser.add_argument("--data-root", type=Path, help="where a run's data set is now")
+    parser.add_argument("--data-root", type=Path, help="where the data set of a run without its context is now")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
@@ -41,6 +45,8 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
 
 def opened(options: argparse.Namespace) -> Recommender:
     """Recommender of the options of `add_run`."""
+    from ekpnet_fast.recommender.recommender import Recommender
+
     return Recommender.load(options.run, data_root=options.data_root, device=options.device)
 
 
@@ -75,4 +81,6 @@ def set_threads(threads: int | None, default: int | None) -> None:
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}, expected at least 1")
+    import torch
+
     torch.set_num_threads(threads or default or os.cpu_count() or 1)
