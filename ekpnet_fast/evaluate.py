@@ -7,11 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.runs.display import result_table
-from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads (default: the run's option)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)
+    # Not before, because torch takes seconds to import.
+    from rich.console import Console
+
+    from ekpnet_fast.runs.display import result_table
+    from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
+
     try:
         found, stored = evaluate_run(
             options.run, options.data_root, options.threads, options.device

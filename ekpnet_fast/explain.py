@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.recommender import Fidelity
 from ekpnet_fast.recommender.command import (
     add_run,
     add_subject,
@@ -19,6 +19,9 @@ from ekpnet_fast.recommender.command import (
     set_threads,
 )
 from ekpnet_fast.storage.files import write_text
+
+if TYPE_CHECKING:
+    from ekpnet_fast.recommender import Fidelity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,14 +8,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import polars as pl
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.recommender import Id, Recommendations, Recommender
 from ekpnet_fast.recommender.command import (
     add_run,
     add_subject,
@@ -25,6 +20,12 @@ from ekpnet_fast.recommender.command import (
     opened,
     set_threads,
 )
+
+if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
+    import polars as pl
+    from rich.table import Table
+
+    from ekpnet_fast.recommender import Id, Recommendations, Recommender
 
 AT_ONCE = 256  # users between two moves of the bar
 
@@ -125,12 +126,16 @@ def _show(options: argparse.Namespace) -> None:
     if options.explain:
         print("\n".join(explanation.to_text() for explanation in reasons))
     else:
+        from rich.console import Console
+
         Console(soft_wrap=True).print(_table(best), highlight=False)
     for note in best.notes:
         print(f"note: {note}")
 
 
 def _table(best: Recommendations) -> Table:
+    from rich.table import Table
+
     whom = f"user {best.user}" if best.history is None else f"a history of {len(best.history)}"
     table = Table(title=f"Best items for {whom}", title_justify="left")
     table.add_column("", justify="right")
@@ -144,6 +149,8 @@ def _table(best: Recommendations) -> Table:
 
 def _write(options: argparse.Namespace) -> None:
     """Write lists for many users as Parquet; the file is whole or not there."""
+    import polars as pl
+
     set_threads(options.threads, default=None)
     recommender = opened(options)
     users: Sequence[Id] = (
@@ -169,6 +176,9 @@ def _write(options: argparse.Namespace) -> None:
 def _batches(
     recommender: Recommender, users: Sequence[Id], options: argparse.Namespace
 ) -> Iterator[list[Recommendations]]:
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     blocks = [users[first : first + AT_ONCE] for first in range(0, len(users), AT_ONCE)]
     only = _filter(options)
@@ -184,6 +194,8 @@ def _batches(
 
 
 def _frame(lists: Sequence[Recommendations], schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    import polars as pl
+
     as_user, as_item = (str if schema[name] == pl.String else int for name in ("user", "item"))
     rows = [
         (as_user(best.user), rank, as_item(item.item), item.name, item.score)
@@ -196,6 +208,8 @@ def _frame(lists: Sequence[Recommendations], schema: dict[str, type[pl.DataType]
 
 def _schema(recommender: Recommender) -> dict[str, type[pl.DataType]]:
     """Column types of the file; ids are numbers where all are."""
+    import polars as pl
+
     return {
         "user": _kind(recommender.user_ids()),
         "rank": pl.Int32,
@@ -206,6 +220,8 @@ def _schema(recommender: Recommender) -> dict[str, type[pl.DataType]]:
 
 
 def _kind(ids: Sequence[Id]) -> type[pl.DataType]:
+    import polars as pl
+
     return pl.Int64 if all(isinstance(given, int) for given in ids) else pl.String
 
 

@@ -6,31 +6,46 @@ to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, 
 folders and back.
 """
 
-from ekpnet_fast.recommender.answers import (
-    Explanation,
-    Fidelity,
-    Recommendation,
-    Recommendations,
-    SimilarItem,
-)
-from ekpnet_fast.recommender.live import LiveGraph
-from ekpnet_fast.recommender.names import Id
-from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
-from ekpnet_fast.recommender.query import ItemFilter
-from ekpnet_fast.recommender.recommender import Recommender
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Explanation",
-    "Fidelity",
-    "Id",
-    "ItemFilter",
-    "LiveGraph",
-    "Node",
-    "Reason",
-    "Recommendation",
-    "Recommendations",
-    "Recommender",
-    "RippleTriple",
-    "SimilarItem",
-    "Step",
-]
+if TYPE_CHECKING:
+    from ekpnet_fast.recommender.answers import Explanation as Explanation
+    from ekpnet_fast.recommender.answers import Fidelity as Fidelity
+    from ekpnet_fast.recommender.answers import Recommendation as Recommendation
+    from ekpnet_fast.recommender.answers import Recommendations as Recommendations
+    from ekpnet_fast.recommender.answers import SimilarItem as SimilarItem
+    from ekpnet_fast.recommender.live import LiveGraph as LiveGraph
+    from ekpnet_fast.recommender.names import Id as Id
+    from ekpnet_fast.recommender.paths import Node as Node
+    from ekpnet_fast.recommender.paths import Reason as Reason
+    from ekpnet_fast.recommender.paths import RippleTriple as RippleTriple
+    from ekpnet_fast.recommender.paths import Step as Step
+    from ekpnet_fast.recommender.query import ItemFilter as ItemFilter
+    from ekpnet_fast.recommender.recommender import Recommender as Recommender
+
+# Imported on first use, so that a command knows its options before torch is there.
+_LAZY = {
+    "Explanation": "ekpnet_fast.recommender.answers",
+    "Fidelity": "ekpnet_fast.recommender.answers",
+    "Id": "ekpnet_fast.recommender.names",
+    "ItemFilter": "ekpnet_fast.recommender.query",
+    "LiveGraph": "ekpnet_fast.recommender.live",
+    "Node": "ekpnet_fast.recommender.paths",
+    "Reason": "ekpnet_fast.recommender.paths",
+    "Recommendation": "ekpnet_fast.recommender.answers",
+    "Recommendations": "ekpnet_fast.recommender.answers",
+    "Recommender": "ekpnet_fast.recommender.recommender",
+    "RippleTriple": "ekpnet_fast.recommender.paths",
+    "SimilarItem": "ekpnet_fast.recommender.answers",
+    "Step": "ekpnet_fast.recommender.paths",
+}
+
+__all__ = [*_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the room's face on first use."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

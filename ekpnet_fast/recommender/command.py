@@ -1,4 +1,7 @@
-"""Options and checks that the commands `recommend`, `explain`, `export` and `serve` share."""
+"""Options and checks that the commands `recommend`, `explain`, `export` and `serve` share.
+
+Torch is imported when there is work to do, so that a wrong option is an error at once.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError, EkpnetError
 from ekpnet_fast.native.cpus import choose_threads
-from ekpnet_fast.recommender.recommender import Recommender
+
+if TYPE_CHECKING:
+    from ekpnet_fast.recommender.recommender import Recommender
 
 
 def exit_code(work: Callable[[], None]) -> int:
@@ -29,7 +33,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
     )
-    parser.add_argument("--data-root", type=Path, help="where a run's data set is now")
+    parser.add_argument("--data-root", type=Path, help="where the data set of a run without its context is now")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
@@ -41,6 +45,8 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
 
 def opened(options: argparse.Namespace) -> Recommender:
     """Recommender of the options of `add_run`."""
+    from ekpnet_fast.recommender.recommender import Recommender
+
     return Recommender.load(options.run, data_root=options.data_root, device=options.device)
 
 
@@ -73,4 +79,7 @@ def set_threads(threads: int | None, default: int | None) -> None:
     Raises:
         ConfigError: not 1 to 1024.
     """
-    torch.set_num_threads(choose_threads(default if threads is None else threads).count)
+    chosen = choose_threads(default if threads is None else threads)
+    import torch
+
+    torch.set_num_threads(chosen.count)

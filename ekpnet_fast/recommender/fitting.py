@@ -15,6 +15,7 @@ from ekpnet_fast.native.cpus import usable_cpus
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
+from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop
@@ -53,7 +54,7 @@ def fit(
     with _threads(config.threads):
         prepared, graph = prepare_run(config, dataset)
         outcome = loop.train(config, prepared, graph, on_progress or (lambda progress: None))
-    return state_of(config, prepared, graph, outcome.model, outcome.stage)
+    return state_of(config, RunContext.of(prepared, graph), outcome.model, outcome.stage)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.recommender import exporting, fitting, reasons, store
+from ekpnet_fast.recommender import exporting, reasons, store
 from ekpnet_fast.recommender import fidelity as measured
 from ekpnet_fast.recommender.answers import (
     Explanation,
@@ -32,7 +32,9 @@ from ekpnet_fast.recommender.query import (
 )
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.topk import best_of, predict_pairs, recommend_topk
-from ekpnet_fast.training.progress import Progress
+
+if TYPE_CHECKING:
+    from ekpnet_fast.training.progress import Progress
 
 
 class Recommender:
@@ -112,6 +114,8 @@ class Recommender:
         Raises:
             ConfigError, DataError, TrainingError: as `python -m ekpnet_fast.train`.
         """
+        from ekpnet_fast.recommender import fitting  # here, because no answer needs what trains
+
         given = {**(options or {}), "seed": seed, "device": device, "preset": preset}
         for name, value in (("epochs", epochs), ("threads", threads), ("data_root", data_root)):
             if value is not None:
@@ -129,9 +133,9 @@ class Recommender:
         """Read a folder that `save` wrote, or that of a run (`train --output`).
 
         Args:
-            folder: of a recommender, which needs nothing else, or of a run, which refers to its
-                data set.
-            data_root: folder of a run's data set now, if it was moved.
+            folder: of a recommender or of a run, which need nothing else; a run without its
+                `context.safetensors` refers to its data set.
+            data_root: folder of that data set now, if it was moved.
             device: "auto", "cpu" or "cuda".
 
         Raises:

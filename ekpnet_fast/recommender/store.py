@@ -7,7 +7,8 @@
 `users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
 `recommender.json`        written last: format, version, counts, and which ids are numbers.
 
-Such a folder needs no data set. That of a run refers to its own, which must still be there.
+Neither this nor a run's folder needs the data set. Only a run without its `context.safetensors`
+reads it again.
 """
 
 from __future__ import annotations
@@ -19,74 +20,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.data import PreparedData, load_dataset, prepare
-from ekpnet_fast.data.ids import Ids, id_maps
-from ekpnet_fast.data.splits import history_of
-from ekpnet_fast.data.tables import Dataset, Examples, Int32
+from ekpnet_fast.data import load_dataset, prepare
+from ekpnet_fast.data.ids import Ids
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.models import MODELS, Model, build
+from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.context_file import TABLES, RunContext
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_text
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 1
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
-TABLES = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
 
 
-def state_of(
-    config: RunConfig, prepared: PreparedData, graph: Graph, model: Model, stage: str
-) -> State:
+def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -> State:
     """Make the state of a model that was just trained, or read from a run's folder."""
-    dataset = prepared.dataset
-    maps = id_maps(dataset)
-    numbered = {
-        "users": dataset.user_ids is None,
-        "items": dataset.item_ids is None,
-        "entities": dataset.entity_ids is None,
-        "relations": dataset.relation_ids is None and dataset.relation_names is None,
-    }
-    names = {table: Names(getattr(maps, table), numbered=numbered[table]) for table in TABLES}
-    indptr, items = history_tensors(prepared)
-    consumed_indptr, consumed_items = _touched(dataset)
+    names = {t: Names(context.ids[t], numbered=context.numbered[t]) for t in TABLES}
     model.eval()
     return State(
         config=config,
         model=model,
         stage=stage,
         tables={name: model.table(name) for name in model.tables},
-        graph=graph,
-        catalogue=torch.arange(dataset.num_items, dtype=torch.int32),
+        graph=context.graph,
+        catalogue=torch.arange(len(names["items"]), dtype=torch.int32),
         **names,
-        history_indptr=indptr,
-        history_items=items,
-        consumed_indptr=consumed_indptr,
-        consumed_items=consumed_items,
+        history_indptr=context.history_indptr,
+        history_items=context.history_items,
+        consumed_indptr=context.consumed_indptr.numpy(),
+        consumed_items=context.consumed_items.numpy(),
         added=np.zeros(0, dtype=np.int32),
-        data_hash=prepared.hash,
+        data_hash=context.data_hash,
     )
-
-
-def _touched(dataset: Dataset) -> tuple[Any, Int32]:
-    """Items that each user has touched: positives of labelled examples, or all interactions."""
-    if dataset.rows is not None:
-        examples = dataset.rows
-    else:
-        clicks = dataset.interactions
-        assert clicks is not None
-        examples = Examples(clicks.users, clicks.items, np.ones(len(clicks), dtype=np.int8))
-    return history_of(examples, dataset.num_users, dataset.num_items)
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -117,6 +92,8 @@ def save(state: State, folder: Path, *, overwrite: bool) -> None:
 
 
 def _write(state: State, folder: Path) -> None:
+    import polars as pl  # here, because a run's folder is read without it
+
     run_folder.save_config(folder, state.config.without_output())
     weights = {
         name: tensor.detach().cpu().contiguous()
@@ -181,6 +158,29 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     root = {} if data_root is None else {"data_root": data_root}
     config = resolve({**run_folder.read_config(folder), **root, "device": device})
     there = resolve_device(device)
+    stored = (folder / run_folder.CONTEXT_FILE).is_file()
+    context = RunContext.read(folder) if stored else _context_of_data(config)
+    source = TrainContext(
+        context.graph,
+        len(context.ids["users"]),
+        len(context.ids["items"]),
+        context.history_indptr,
+        context.history_items,
+        config.seed,
+        context.ids["items"].names,
+    )
+    model = MODELS[config.model](config, source)
+    stage, data_hash = run_folder.load_model(folder, model)
+    if context.data_hash != data_hash:
+        raise DataError(
+            f"{folder}: trained on data with hash {data_hash}, found {context.data_hash};"
+            f" {run_folder.CONTEXT_FILE if stored else 'the files of the data set'} have changed"
+        )
+    return state_of(config, context, model.to(there), stage)
+
+
+def _context_of_data(config: RunConfig) -> RunContext:
+    """Context of a run's data set, split as the run did."""
     dataset = load_dataset(
         config.dataset,
         config.data_root,
@@ -189,14 +189,7 @@ def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
     )
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
-    model = build.build_model(config, prepared, graph)
-    stage, data_hash = run_folder.load_model(folder, model)
-    if prepared.hash != data_hash:
-        raise DataError(
-            f"{folder}: trained on data with hash {data_hash}, found {prepared.hash};"
-            " the files of the data set have changed"
-        )
-    return state_of(config, prepared, graph, model.to(there), stage)
+    return RunContext.of(prepared, graph)
 
 
 def _load_recommender(folder: Path, device: str) -> State:
@@ -258,6 +251,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_names(folder: Path, table: str, manifest: dict[str, Any]) -> Names:
+    import polars as pl
+
     path = folder / f"{table}.parquet"
     try:
         frame = pl.read_parquet(path)

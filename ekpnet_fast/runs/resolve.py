@@ -12,6 +12,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.cpus import MOST_THREADS
+from ekpnet_fast.runs import typed
 
 _GROUPS = ("shape", "sampling", "pretrain", "train", "synthetic")
 
@@ -75,9 +76,6 @@ def refuse_other_models(names: Iterable[str], model: str) -> None:
 
 
 def _from_names(options: Mapping[str, Any]) -> RunConfig:
-    # Imported on use, because jsonargparse takes a while.
-    from ekpnet_fast.runs.option_parser import run_parser
-
     given = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in flat(options).items()
@@ -91,11 +89,46 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
     )
     _check_model(model)
     refuse_other_models(given, model)
-    parser = run_parser(model)
     defaults = preset_options(preset, dataset, model)
+    try:
+        return _of_types({"model": model, **defaults, **given})
+    except (typed.UnfitError, ConfigError):
+        return _parsed(model, defaults, given)
+
+
+def _of_types(options: Mapping[str, Any]) -> RunConfig:
+    values = _nested(options)
+    kind = MODELS[values["model"]].Options
+    own = values.pop(values["model"], {})
+    if kind is None and own:
+        raise typed.UnfitError
+    options_of_model = None if kind is None else typed.changed(kind(), own)
+    config: RunConfig = typed.changed(RunConfig(), values)
+    return replace(config, options=options_of_model)
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, by group."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        inner = found
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):  # an option and a group of one name
+                raise typed.UnfitError
+        inner[last] = value
+    return found
+
+
+def _parsed(model: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
+    # Imported on use, because jsonargparse takes a while.
+    from ekpnet_fast.runs.option_parser import run_parser
+
+    parser = run_parser(model)
     if defaults:
-        parser.set_defaults(defaults)
-    values: dict[str, Any] = parser.instantiate(parser.parse_object(given)).as_dict()
+        parser.set_defaults(dict(defaults))
+    values: dict[str, Any] = parser.instantiate(parser.parse_object(dict(given))).as_dict()
     model_options = values.pop(model, None)
     return RunConfig(**values, options=model_options)
 

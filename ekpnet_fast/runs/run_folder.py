@@ -5,6 +5,8 @@ The files, and the fields of `metrics.json`:
     config.yaml        every option of the run, resolved, written first; --config takes it.
     checkpoint-*       while it is not finished: see ekpnet_fast.storage.checkpoint.
     model.safetensors  the weights, and in its metadata stage and data_hash.
+    context.safetensors  graph, histories and ids, with which the run is a recommender without its
+                       data set: see ekpnet_fast.runs.context_file.
     report.html        with --report: the run on one page.
     metrics.json       written last, so a folder without it holds no result:
       format, version       "ekpnet_fast.run" and the package's version
@@ -52,6 +54,7 @@ from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.files import remove_leftovers, to_json, write_text, write_whole
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
+CONTEXT_FILE = "context.safetensors"
 RUN_FORMAT = "ekpnet_fast.run"
 
 
@@ -98,7 +101,7 @@ def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Itera
                 f"--output {output} holds {what}; choose another folder or add --overwrite true"
             )
         if not resume:
-            for name in (METRICS_FILE, MODEL_FILE, "report.html"):
+            for name in (METRICS_FILE, MODEL_FILE, CONTEXT_FILE, "report.html"):
                 (output / name).unlink(missing_ok=True)
             checkpoint.remove_all(output)
         yield

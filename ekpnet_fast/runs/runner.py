@@ -20,6 +20,7 @@ from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import describe_device, resolve_device
 from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tensorboard import tracking
@@ -177,6 +178,7 @@ def _run(
         run_folder.save_model(
             config.output, outcome.model, stage=outcome.stage, data_hash=prepared.hash
         )
+        RunContext.of(prepared, graph).write(config.output)
         if config.report:
             report_file = config.output / html.REPORT_FILE
             html.write(report_file, metrics, config, prepared, logits[0] if logits else None)

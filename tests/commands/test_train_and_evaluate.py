@@ -79,6 +79,7 @@ def test_files_of_a_run(command, tmp_path):
     assert (code, err) == (0, "")
     assert sorted(path.name for path in output.iterdir()) == [
         "config.yaml",
+        "context.safetensors",
         "metrics.json",
         "model.safetensors",
     ]

@@ -1,4 +1,4 @@
-"""Folders: a recommender's needs nothing else, a run's refers to its data set."""
+"""Folders of recommenders and of runs, which need nothing else."""
 
 from __future__ import annotations
 
@@ -71,21 +71,38 @@ def test_a_run_is_a_recommender(trained, tmp_path, monkeypatch):
     recommender = Recommender.load(folder)
     best = recommender.recommend(user="ann")
     assert best[0].name in {"Casablanca", None}
+    recommender.save(tmp_path / "alone")
+    shutil.rmtree(data)
+    monkeypatch.chdir(tmp_path)
+    for place in (folder, "alone"):
+        assert Recommender.load(place).recommend(user="ann") == best
+
+
+def test_a_run_without_its_context_reads_the_data_again(trained, tmp_path):
+    folder, data = trained
+    stored = Recommender.load(folder)
+    (folder / "context.safetensors").unlink()
     shutil.move(data.parent, tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"data root .* is no folder"):
         Recommender.load(folder)
-    assert Recommender.load(folder, data_root=tmp_path / "elsewhere").recommend(user="ann") == best
-    recommender.save(tmp_path / "alone")
-    shutil.rmtree(tmp_path / "elsewhere")
-    monkeypatch.chdir(tmp_path)
-    assert Recommender.load("alone").recommend(user="ann") == best
+    found = Recommender.load(folder, data_root=tmp_path / "elsewhere")
+    assert found.recommend_batch() == stored.recommend_batch()
+    assert found.explain("ann", "eden") == stored.explain("ann", "eden")
+    assert found.user_ids() == stored.user_ids() and found.item_ids() == stored.item_ids()
+    before, after = stored.state, found.state
+    assert [n.ids.names for n in (before.items, before.entities, before.relations)] == [
+        n.ids.names for n in (after.items, after.entities, after.relations)
+    ]
 
 
 def test_a_run_on_other_data(trained):
     folder, data = trained
     frame = json.loads((data / "dataset.json").read_text())
     assert frame["users"] == 20
+    best = Recommender.load(folder).recommend(user="ann")
     write_imported(cinema(repeats=5), data, {}, overwrite=True)
+    assert Recommender.load(folder).recommend(user="ann") == best
+    (folder / "context.safetensors").unlink()
     with pytest.raises(DataError, match=r"does not fit|trained on data with hash"):
         Recommender.load(folder)
 

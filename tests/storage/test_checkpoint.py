@@ -34,7 +34,7 @@ SMALL = [
     *small_run.SMALL,
     *["--epochs", "4", "--train.patience", "9", "--pretrain.patience", "9"],
 ]
-FILES = ["config.yaml", "metrics.json", "model.safetensors"]
+FILES = ["config.yaml", "context.safetensors", "metrics.json", "model.safetensors"]
 
 
 @pytest.fixture(autouse=True)

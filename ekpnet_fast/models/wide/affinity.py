@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
@@ -166,7 +165,7 @@ class _Affinity:
         if self.product is not None:
             return np.asarray(clicks @ self.product)
         reached = clicks @ self.left
-        if not sparse.issparse(reached):
+        if isinstance(reached, np.ndarray):
             return np.asarray(_dense_product(reached, self.left))
         # By whichever way has less to multiply.
         if reached.nnz * 20 > reached.shape[0] * reached.shape[1]:
@@ -180,7 +179,7 @@ class _Affinity:
             step = max(1, PRODUCTS_AT_ONCE // len(self.product))
             return self._by_blocks(clicks, groups, items, step)
         reached = clicks @ self.left
-        if sparse.issparse(reached):
+        if not isinstance(reached, np.ndarray):
             found = reached.tocsr()[groups].multiply(self.left[items])
             return _sums(found, 1).astype(np.float32)
         dots: Float = np.einsum("bf,bf->b", reached[groups], self.left[items])
@@ -384,11 +383,15 @@ def _ease(by_length: Matrix, counts: NDArray[np.float64], weight: float) -> Floa
 
 
 def _csr(data: Any, rows: Any, columns: Any, shape: tuple[int, int]) -> Matrix:
+    from scipy import sparse  # here, because models without a wide part need none
+
     return sparse.csr_matrix((data.astype(np.float32), (rows, columns)), shape=shape)
 
 
 def _clicks(histories: Histories, num_items: int) -> Matrix:
     """Histories as a matrix [U, I] of ones."""
+    from scipy import sparse
+
     items = histories.items.numpy()
     return sparse.csr_matrix(
         (np.ones(len(items), dtype=np.float32), items, histories.indptr.numpy()),

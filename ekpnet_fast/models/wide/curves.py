@@ -11,7 +11,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
 from torch import Tensor
 
 __all__ = ["curves", "fit_curves", "quantiles"]
@@ -88,6 +87,8 @@ def fit_curves(
     model under the bound by least squares on its Cholesky factor (Kim et al. 2010), and is halved
     until it improves the loss. Sums are in float64, in the order of the examples.
     """
+    from scipy.optimize import lsq_linear  # here, because only fitting needs it
+
     F, N = features.shape
     P = knots.shape[1] - 1
     n = F * P
