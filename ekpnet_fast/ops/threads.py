@@ -9,7 +9,14 @@ import torch
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
-__all__ = ["torch_on_one_thread"]
+__all__ = ["num_threads", "torch_on_one_thread"]
+
+
+def num_threads() -> int:
+    """Threads of the ops that the calling Python thread runs: torch's, or those of the context."""
+    chosen: int = ekpnet.team_threads.default(0)
+    ekpnet.team_threads.default(chosen)
+    return chosen or torch.get_num_threads()
 
 
 @contextmanager
@@ -22,11 +29,11 @@ def torch_on_one_thread() -> Iterator[int]:
     the calling Python thread runs; torch's number of threads is the process's. Gives the number of
     threads of this package's ops.
     """
-    threads = torch.get_num_threads()
+    threads, of_torch = num_threads(), torch.get_num_threads()
     before = ekpnet.team_threads.default(threads)
     torch.set_num_threads(1)
     try:
         yield threads
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(of_torch)
         ekpnet.team_threads.default(before)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops.threads import torch_on_one_thread
+from ekpnet_fast.ops.threads import num_threads, torch_on_one_thread
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +33,11 @@ def run(script: str, **environment: str) -> str:
 def test_torch_on_one_thread(threads):
     threads(3)
     with torch_on_one_thread() as number:
-        assert (number, torch.get_num_threads()) == (3, 1)
-    assert torch.get_num_threads() == 3
+        assert (number, num_threads(), torch.get_num_threads()) == (3, 3, 1)
+        with torch_on_one_thread() as nested:
+            assert nested == 3
+        assert (num_threads(), torch.get_num_threads()) == (3, 1)
+    assert num_threads() == torch.get_num_threads() == 3
     with pytest.raises(KeyError), torch_on_one_thread():
         raise KeyError
     assert torch.get_num_threads() == 3

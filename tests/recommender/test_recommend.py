@@ -14,6 +14,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.cpus import Threads
+from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.ops import backends
 from ekpnet_fast.recommender import Recommender, fitting
 from ekpnet_fast.sampling.ripple_sets import RippleSets
@@ -331,7 +332,7 @@ def test_fit_takes_no_more_threads_than_cpus(monkeypatch, threads, set_before, d
         cinema(),
         options=SMALL,
         epochs=1,
-        on_progress=lambda progress: found.append(torch.get_num_threads()),
+        on_progress=lambda progress: found.append(num_threads()),
     )
     assert set(found) == {during} and torch.get_num_threads() == set_before
 
