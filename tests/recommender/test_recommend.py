@@ -14,8 +14,8 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.cpus import Threads
-from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.ops import backends
+from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.recommender import Recommender, fitting
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from support.cinema import FILMS, SMALL, cinema, fitted
