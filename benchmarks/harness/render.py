@@ -98,7 +98,8 @@ NOTES = {
     "serve": "`POST /recommend` with the history of a user of MovieLens-1M, for the best 10 of all"
     " items; its own graph, D 16, H 2, M 32. Clients keep a connection over the loopback, send"
     " their next request when they have the answer to the one before, and compute on the same"
-    " cores as the server; each request is computed by one thread.",
+    " cores as the server. A call computes on one thread, and answers those requests together that"
+    " came while all threads computed.",
     "loading": "Files of MovieLens' size, drawn: read, numbered, checked, split, histories, graph."
     " The peer reads the final text files whatever the format of ours.",
     "floor": "Both passes of an op on generated batches. *Products alone* is the time that the"
@@ -126,6 +127,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "requests_per_s": ("requests/s", lambda x: f"{x:,.0f}"),
     "seconds_p95": ("95 % within", lambda x: duration(x)),
     "seconds_p99": ("99 % within", lambda x: duration(x)),
+    "seconds_cpu": ("CPU of the server per request", lambda x: duration(x)),
     "users_per_s": ("users/s", lambda x: f"{x:,.0f}"),
     "bytes_per_s": ("GB/s", lambda x: f"{x / 1e9:.2f}"),
     "operations_per_s": ("G operations/s", lambda x: f"{x / 1e9:.1f}"),

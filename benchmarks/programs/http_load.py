@@ -36,8 +36,9 @@ class Load:
 class _Client(asyncio.Protocol):
     """Client of one kept connection, with as little work per answer as can be: cores are shared."""
 
-    def __init__(self, questions: Iterator[bytes], warm: float, end: float) -> None:
+    def __init__(self, questions: Iterator[bytes], status: int, warm: float, end: float) -> None:
         self.questions, self.warm, self.end = questions, warm, end
+        self.expected = f"HTTP/1.1 {status} ".encode()
         self.latencies: list[float] = []
         self.first = self.last = 0.0
         self.done = asyncio.get_running_loop().create_future()
@@ -61,7 +62,7 @@ class _Client(asyncio.Protocol):
         if len(body) < int(length):
             return
         self.last = time.perf_counter()
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith(self.expected):
             self.done.set_exception(RuntimeError(f"answered with {self.answer[:300]!r}"))
             return
         if self.sent >= self.warm:
@@ -79,7 +80,13 @@ class _Client(asyncio.Protocol):
 
 
 async def _all(
-    host: str, port: int, questions: Sequence[bytes], clients: int, warm: float, seconds: float
+    host: str,
+    port: int,
+    questions: Sequence[bytes],
+    clients: int,
+    status: int,
+    warm: float,
+    seconds: float,
 ) -> Load:
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
@@ -87,7 +94,7 @@ async def _all(
     made = []
     for _ in range(clients):
         _, client = await loop.create_connection(
-            lambda: _Client(order, started + warm, started + warm + seconds), host, port
+            lambda: _Client(order, status, started + warm, started + warm + seconds), host, port
         )
         made.append(client)
     await asyncio.gather(*(client.done for client in made))
@@ -102,6 +109,7 @@ def run(
     questions: Sequence[bytes],
     *,
     clients: int,
+    status: int = 200,
     warm: float = 1.0,
     seconds: float = 5.0,
 ) -> Load:
@@ -112,13 +120,14 @@ def run(
         port: of the server.
         questions: whole HTTP/1.1 requests, which clients take in turns.
         clients: connections.
+        status: that every answer has to have.
         warm: seconds at the start that do not count.
         seconds: that count.
 
     Raises:
-        RuntimeError: an answer that is not 200.
+        RuntimeError: an answer of another status.
     """
-    return asyncio.run(_all(host, port, questions, clients, warm, seconds))
+    return asyncio.run(_all(host, port, questions, clients, status, warm, seconds))
 
 
 def post(path: str, body: bytes) -> bytes:

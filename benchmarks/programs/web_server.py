@@ -56,6 +56,12 @@ class Served:
         assert self.process.stderr is not None
         self.errors.extend(self.process.stderr)
 
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads since it was started."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop it by a signal; returns its exit code."""
         self.process.send_signal(number)

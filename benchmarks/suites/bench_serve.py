@@ -62,19 +62,45 @@ def test_recommend(
     benchmark: BenchmarkFixture, served: Served, questions: list[bytes], clients: str
 ) -> None:
     """Load by number of clients; the median time of the table is that of a request."""
+    _measure(benchmark, served, questions, clients, status=200)
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(group="recommend by a history with an unknown item over HTTP")
+@pytest.mark.parametrize("clients", ["1 client", "32 clients"])
+def test_unknown_item(
+    benchmark: BenchmarkFixture, served: Served, recommender: Recommender, clients: str
+) -> None:
+    """The same load, refused: the answer names ids that come close."""
+    known = max(recommender.item_ids(), key=int)
+    questions = [
+        http_load.post("/recommend", json.dumps({"history": [int(known) + i]}).encode())
+        for i in range(1, USERS)
+    ]
+    _measure(benchmark, served, questions, clients, status=422)
+
+
+def _measure(
+    benchmark: BenchmarkFixture, served: Served, questions: list[bytes], clients: str, status: int
+) -> None:
     address = urlsplit(served.address)
     assert address.hostname is not None and address.port is not None
     host, port, info = address.hostname, address.port, benchmark.extra_info
-    found: list[http_load.Load] = []
     count = int(clients.split()[0])
-    time_rounds(
-        benchmark,
-        lambda: found.append(http_load.run(host, port, questions, clients=count)),
-        rounds=1,
-        warmup=0,
-    )
+
+    def load(seconds: float) -> http_load.Load:
+        return http_load.run(
+            host, port, questions, clients=count, status=status, warm=0.0, seconds=seconds
+        )
+
+    load(1.0)  # all requests of the next one count, so that the server's CPU time is theirs
+    found: list[http_load.Load] = []
+    before = served.cpu_seconds()
+    time_rounds(benchmark, lambda: found.append(load(5.0)), rounds=1, warmup=0)
+    cpu = served.cpu_seconds() - before
     info["seconds"] = found[0].within(0.5)
     info["seconds_p95"] = found[0].within(0.95)
     info["seconds_p99"] = found[0].within(0.99)
     info["requests"] = len(found[0].latencies)
     info["requests_per_s"] = found[0].requests_per_s
+    info["seconds_cpu"] = cpu / len(found[0].latencies)

@@ -1,5 +1,6 @@
 """Web server over a trained run: `python -m ekpnet_fast.serve RUN`. Needs the extra `serve`.
 
-`app.py` has the endpoints, `schemas.py` their requests and answers, `engine.py` the answering. A
-request passes `guard.py`, and computes on a thread of `pool.py`. `page/` is the web page.
+A request passes `guard.py`. A well-formed question is answered by `direct.py`, all else by the
+endpoints of `app.py`, with `refusals.py` for what is refused. `answers.py` has an `engine.py`
+compute on the threads of `pool.py`. `schemas.py` are the requests and answers, `page/` is the page.
 """
