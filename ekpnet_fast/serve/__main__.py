@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.native.cpus import MOST_THREADS, choose_threads
+from ekpnet_fast.native.cpus import MOST_THREADS, choose_threads, usable_cpus
 from ekpnet_fast.recommender.command import add_run, exit_code
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
@@ -103,7 +103,8 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     # stop every thread meanwhile, the longer the larger the catalogue.
     gc.collect()
     gc.freeze()
-    threads = choose_threads(options.threads)
+    # OMP_NUM_THREADS is for the threads of one computation; these are computations at a time.
+    threads = usable_cpus() if options.threads is None else choose_threads(options.threads)
     hosts = frozenset(name.lower() for name in [options.host, *options.allow_host])
     limits = Limits(threads=threads.count, queue=options.queue, timeout=options.timeout)
     host, port = listener.getsockname()[:2]

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.programs.web_server import Served
 from ekpnet_fast import cli
+from ekpnet_fast.native.cpus import usable_cpus
 from ekpnet_fast.serve import __main__ as command
 from support.programs import PATIENCE
 
@@ -46,6 +47,16 @@ def test_serves_until_it_is_told_to_stop(folder, recommender, number):
         assert served.stop(number) == 0
         assert served.lines.get(timeout=PATIENCE) == "stopped\n"
         assert served.errors == []
+
+
+def test_as_many_requests_compute_at_a_time_as_there_are_cpus(folder, monkeypatch):
+    """OMP_NUM_THREADS is about the threads of one request, which has one anyway."""
+    cpus = usable_cpus()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cpus.count + 1))
+    with Served(folder) as served:
+        assert f", {cpus}: http://" in served.said
+        found = httpx.get(f"{served.address}/health", timeout=PATIENCE).json()
+        assert found["threads"] == cpus.count
 
 
 def test_a_request_under_way_is_answered_before_the_end(folder):
