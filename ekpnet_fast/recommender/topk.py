@@ -54,7 +54,8 @@ def recommend_topk(
     if count is not None:
         return [_by_candidates(query, k, exclude_seen, count) for query in queries]
     notes: tuple[str, ...] = ()
-    if not state.model.by_vector and isinstance(candidates, int):
+    fewer = isinstance(candidates, int) and candidates < state.num_items
+    if fewer and chosen is None and not state.model.by_vector:
         notes = (WITHOUT_VECTORS.format(state.model.name),)
     batch = batch_of(queries)
     sets = state.ripple_sets(batch)

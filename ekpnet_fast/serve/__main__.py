@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.recommender.command import add_run, exit_code
+from ekpnet_fast.recommender.command import add_candidates, add_run, exit_code
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
 
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve recommendations over HTTP, with a web page.",
     )
     add_run(parser)
+    add_candidates(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (this machine alone)")
     parser.add_argument(
         "--port", type=_whole(0, 65535), default=8000, help="0 takes a free one and prints it"
@@ -95,7 +96,9 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
         raise ConfigError(MISSING.format(error)) from error
     from ekpnet_fast.serve.engine import RecommenderEngine
 
-    engine = RecommenderEngine.load(options.run, options.data_root, options.device)
+    engine = RecommenderEngine.load(
+        options.run, options.data_root, options.device, options.candidates
+    )
     threads = options.threads or len(os.sched_getaffinity(0))
     hosts = frozenset(name.lower() for name in [options.host, *options.allow_host])
     limits = Limits(threads=threads, queue=options.queue, timeout=options.timeout)

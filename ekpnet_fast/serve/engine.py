@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.recommender import Recommender, RippleTriple
+from ekpnet_fast.recommender import Candidates, Recommender, RippleTriple
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
 
@@ -22,23 +22,28 @@ class RecommenderEngine:
 
     Args:
         recommender: the recommender.
+        candidates: of its lists, as `Recommender.recommend` takes them.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
+    def __init__(self, recommender: Recommender, candidates: Candidates = None) -> None:
+        recommender.prepare(candidates)
         now = recommender.snapshot()
+        self._candidates = candidates
         self._recommender = recommender
         self._users = _user_index(now)
         self._items = now.state.items, _item_index(now)
         self._indexing = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, data_root: Path | None, device: str) -> RecommenderEngine:
+    def load(
+        cls, folder: Path, data_root: Path | None, device: str, candidates: Candidates = None
+    ) -> RecommenderEngine:
         """Engine of a run's folder, or of a saved recommender.
 
         Raises:
             EkpnetError: as `Recommender.load`.
         """
-        return cls(Recommender.load(folder, data_root=data_root, device=device))
+        return cls(Recommender.load(folder, data_root=data_root, device=device), candidates)
 
     def facts(self) -> schemas.Facts:
         """Model, data set and sizes, as they are now."""
@@ -65,6 +70,7 @@ class RecommenderEngine:
             request.k,
             exclude_seen=request.exclude_seen,
             filter_items=request.filter_items,
+            candidates=self._candidates,
         )
         clicked = found.history
         if clicked is None:
