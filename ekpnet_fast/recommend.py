@@ -158,11 +158,10 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _of_one(recommender: Recommender, options: argparse.Namespace) -> Candidates:
-    """Candidates of a single list: all, unless an index was saved, since making one takes longer."""
+    """Candidates of a single list: all, unless an index was saved, as making one takes longer."""
+    given: Candidates = options.candidates
     state = recommender.state
-    if options.candidates is None and state.index.kept(state) is None:
-        return "all"
-    return options.candidates
+    return "all" if given is None and state.index.kept(state) is None else given
 
 
 def _table(best: Recommendations) -> Table:
