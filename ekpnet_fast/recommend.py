@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.command import (
+    add_candidates,
     add_run,
     add_subject,
     exit_code,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # imported where they are used, so that one list does not wai
     import polars as pl
     from rich.table import Table
 
-    from ekpnet_fast.recommender import Id, Recommendations, Recommender
+    from ekpnet_fast.recommender import Candidates, Id, Recommendations, Recommender
 
 AT_ONCE = 256  # users between two moves of the bar
 
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         _check(options)
-        if options.output is not None:
+        if options.recall is not None:
+            _measure(options)
+        elif options.output is not None:
             _write(options)
         else:
             _show(options)
@@ -56,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="all users with a history")
     parser.add_argument("-k", type=int, default=10, help="length of a list (default: 10)")
     parser.add_argument("--items", type=Path, metavar="FILE", help="only these, an id a line")
+    add_candidates(parser)
+    parser.add_argument(
+        "--recall",
+        type=int,
+        metavar="USERS",
+        help="say how much of the exact lists of so many drawn users the candidates hold",
+    )
     parser.add_argument("--include-seen", action="store_true", help="what was touched already too")
     parser.add_argument("--explain", action="store_true", help="reasons for each item")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -79,12 +89,15 @@ def _check(options: argparse.Namespace) -> None:
             ("--history", options.history is not None),
             ("--users", options.users is not None),
             ("--all", options.all),
+            ("--recall", options.recall is not None),
         )
         if given
     ]
     if len(chosen) != 1:
         found = " and ".join(chosen) or "none"
-        raise ConfigError(f"found {found}, expected one of --user, --history, --users, --all")
+        raise ConfigError(
+            f"found {found}, expected one of --user, --history, --users, --all, --recall"
+        )
     many = chosen[0] in ("--users", "--all")
     if many != (options.output is not None):
         raise ConfigError(
@@ -103,6 +116,21 @@ def _filter(options: argparse.Namespace) -> list[str] | None:
     return None if options.items is None else ids_of(options.items, "--items")
 
 
+def _measure(options: argparse.Namespace) -> None:
+    """Print the recall of lists by candidates."""
+    set_threads(options.threads, default=1)
+    found = opened(options).recall(options.candidates, options.recall, k=options.k)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    print(
+        f"recall@{found.k} {found.mean:.4f} of {found.users:,} exact lists, the lowest"
+        f" {found.lowest:.2f}: {found.candidates:,} candidates and {found.representatives:,}"
+        f" representatives of {found.items:,} items, {found.seconds * 1e3:.1f} ms a list"
+        f" ({found.exact_seconds * 1e3:.1f} ms exact)"
+    )
+
+
 def _show(options: argparse.Namespace) -> None:
     """Print one list."""
     set_threads(options.threads, default=1)
@@ -113,6 +141,7 @@ def _show(options: argparse.Namespace) -> None:
         options.k,
         exclude_seen=not options.include_seen,
         filter_items=_filter(options),
+        candidates=_of_one(recommender, options),
     )
     reasons = []
     if options.explain:
@@ -131,6 +160,13 @@ def _show(options: argparse.Namespace) -> None:
         Console(soft_wrap=True).print(_table(best), highlight=False)
     for note in best.notes:
         print(f"note: {note}")
+
+
+def _of_one(recommender: Recommender, options: argparse.Namespace) -> Candidates:
+    """Candidates of a single list: all, unless an index was saved, as making one takes longer."""
+    given: Candidates = options.candidates
+    state = recommender.state
+    return "all" if given is None and state.index.kept(state) is None else given
 
 
 def _table(best: Recommendations) -> Table:
@@ -190,6 +226,7 @@ def _batches(
             k=options.k,
             exclude_seen=not options.include_seen,
             filter_items=only,
+            candidates=options.candidates,
         )
 
 

@@ -75,6 +75,10 @@ GOALS = {
     "ranking_memory_book_crossing": Goal(
         "memory of that above the tables, Book-Crossing", "-", 512, " MB", at_most=True
     ),
+    "list_million": Goal(
+        "the 10 best of 10^6 items, 20,000 candidates, one thread", "-", 15, " ms", at_most=True
+    ),
+    "list_million_recall": Goal("recall@10 of these lists", "the exact ones", 0.99, ""),
     "list_median": Goal(
         "list of 10 for a new history, MovieLens size, one thread, median",
         "-",

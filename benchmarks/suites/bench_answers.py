@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.harness import goals
+from benchmarks.harness.catalogues import with_drawn_items
 from benchmarks.harness.compare import alternate, time_rounds
 from benchmarks.harness.datasets import Setting, movielens, setting
 from ekpnet_fast.models import build
@@ -23,6 +25,7 @@ from ekpnet_fast.recommender.store import state_of
 GRAPHS = ("own graph", "drawn graph")
 ANSWERS = 1000
 K = 10
+CANDIDATES = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,13 @@ def recommenders(data_root: Path, need: Callable[[str], None]) -> dict[str, Reco
     need("movielens")
     settings = (setting("movielens-1m", data_root, "paper"), movielens(data_root))
     return {name: untrained(found) for name, found in zip(GRAPHS, settings, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def trained(data_root: Path, need: Callable[[str], None]) -> Recommender:
+    """Recommender of MovieLens, trained, because recall depends on the weights."""
+    need("movielens")
+    return Recommender.fit("movielens-1m", data_root=data_root, device="cpu")
 
 
 def untrained(found: Setting) -> Recommender:
@@ -107,6 +117,38 @@ def test_list(
     if graph == GRAPHS[1] and answer_threads == 1:
         goals.reach(benchmark.extra_info, "list_median", seconds * 1e3)
         goals.reach(benchmark.extra_info, "list_p95", benchmark.extra_info["p95_ms"])
+
+
+@pytest.mark.data
+@pytest.mark.benchmark(
+    group="the 10 best of many items, drawn around a trained MovieLens, 1 thread"
+)
+@pytest.mark.parametrize("items", [100_000, 1_000_000])
+def test_many_items(benchmark: BenchmarkFixture, trained: Recommender, items: int) -> None:
+    """List by 20,000 candidates, its recall, and the exact list that it stands for."""
+    large = with_drawn_items(trained, items)
+    with threads_of(1):
+        start = perf_counter()
+        large.prepare(CANDIDATES)
+        built = perf_counter() - start
+        users = cycle([user for user in large.user_ids() if large.history(user)])
+        seconds = time_rounds(
+            benchmark,
+            lambda: large.recommend(user=next(users), k=K, candidates=CANDIDATES),
+            rounds=200,
+            warmup=5,
+        )
+        found = large.recall(CANDIDATES, 100, k=K)
+    write_latencies(benchmark, 1)
+    info = benchmark.extra_info
+    index = large.state.index.of(large.state, CANDIDATES)
+    info["recall"], info["lowest_recall"] = found.mean, found.lowest
+    info["exact_ms"] = found.exact_seconds * 1e3
+    info["index_seconds"], info["index_mb"] = built, index.bytes / 1e6
+    info["tables_mb"] = sum(x.nbytes for x in large.state.tables.values()) / 1e6
+    if items == 1_000_000:
+        goals.reach(info, "list_million", seconds * 1e3)
+        goals.reach(info, "list_million_recall", found.mean)
 
 
 @pytest.mark.data

@@ -68,6 +68,7 @@ class AKUPM(Model):
     ripple = True
     new_users = True
     live = True
+    by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("transr.relation", "transr.projection")
     input_spaces: ClassVar[Mapping[str, str]] = {"clicked": "entity"}

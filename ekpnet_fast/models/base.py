@@ -78,6 +78,8 @@ class Model(nn.Module):
             was not in training can be scored.
         live: whether the graph is read anew for each prediction, so that it may change and grow
             after training.
+        by_vector: whether, for one user, the score follows from the item's own rows of the tables
+            of entities and items, smoothly, so that items with alike rows have alike scores.
     """
 
     name: ClassVar[str]
@@ -94,6 +96,7 @@ class Model(nn.Module):
     resident: ClassVar[bool] = False
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
+    by_vector: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__()

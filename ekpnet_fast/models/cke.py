@@ -32,6 +32,7 @@ class CKE(Model):
     name = "cke"
     summary = "CKE: matrix factorisation plus TransR entities, without text and images"
     tables: ClassVar[Mapping[str, str]] = {"user": "user", "item": "item", "entity": "entity"}
+    by_vector = True
     relation_tables = ("transr.relation", "transr.projection")
     presets: ClassVar[Presets] = {
         "default": {

@@ -101,6 +101,7 @@ class EKPNet(Model):
     resident = True
     new_users = True
     live = True
+    by_vector = True
     semantic_attention: ClassVar[bool] = True
     deep: ClassVar[bool] = True
     entity: Tensor

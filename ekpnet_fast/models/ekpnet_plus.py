@@ -31,6 +31,7 @@ class EKPNetPlus(EKPNet):
     Options = LinearOptions
     resident = False
     live = False
+    by_vector = False
     presets: ClassVar[Presets] = {
         "default": {
             **PRESETS["default"],

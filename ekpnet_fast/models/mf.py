@@ -49,6 +49,7 @@ class MF(Model):
         "item_bias": "item",
     }
     undecayed = ("user_bias", "item_bias")
+    by_vector = True
     presets: ClassVar[Presets] = {
         "default": {
             "*": {

@@ -74,6 +74,7 @@ class RippMKR(Model):
     ripple = True
     new_users = True
     live = True
+    by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "item": "entity"}
     relation_tables = ("relation", "relation_vector")
     presets: ClassVar[Presets] = {

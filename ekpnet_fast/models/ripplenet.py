@@ -89,6 +89,7 @@ class RippleNet(Model):
     ripple = True
     new_users = True
     live = True
+    by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
     presets: ClassVar[Presets] = {

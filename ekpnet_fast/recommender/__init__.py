@@ -1,8 +1,9 @@
 """Recommenders of trained models: lists, reasons, and a graph that may change.
 
 `recommender.py` is the face. `state.py` holds all data of one moment, and scores; `query.py`
-goes from ids to numbers, `topk.py` from scores to lists, `reasons.py` and `fidelity.py` from scores
-to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, `store.py` to
+goes from ids to numbers, `topk.py` from scores to lists, with `candidates.py` and `item_index.py`
+for large catalogues, and `recall.py` says what those miss; `reasons.py` and `fidelity.py` go from
+scores to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, `store.py` to
 folders and back.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ekpnet_fast.recommender.answers import Explanation as Explanation
     from ekpnet_fast.recommender.answers import Fidelity as Fidelity
+    from ekpnet_fast.recommender.answers import Recall as Recall
     from ekpnet_fast.recommender.answers import Recommendation as Recommendation
     from ekpnet_fast.recommender.answers import Recommendations as Recommendations
     from ekpnet_fast.recommender.answers import SimilarItem as SimilarItem
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from ekpnet_fast.recommender.paths import Reason as Reason
     from ekpnet_fast.recommender.paths import RippleTriple as RippleTriple
     from ekpnet_fast.recommender.paths import Step as Step
+    from ekpnet_fast.recommender.query import Candidates as Candidates
     from ekpnet_fast.recommender.query import ItemFilter as ItemFilter
     from ekpnet_fast.recommender.recommender import Recommender as Recommender
 
 # Imported on first use, so that a command knows its options before torch is there.
 _LAZY = {
+    "Candidates": "ekpnet_fast.recommender.query",
     "Explanation": "ekpnet_fast.recommender.answers",
     "Fidelity": "ekpnet_fast.recommender.answers",
     "Id": "ekpnet_fast.recommender.names",
@@ -33,6 +37,7 @@ _LAZY = {
     "LiveGraph": "ekpnet_fast.recommender.live",
     "Node": "ekpnet_fast.recommender.paths",
     "Reason": "ekpnet_fast.recommender.paths",
+    "Recall": "ekpnet_fast.recommender.answers",
     "Recommendation": "ekpnet_fast.recommender.answers",
     "Recommendations": "ekpnet_fast.recommender.answers",
     "Recommender": "ekpnet_fast.recommender.recommender",

@@ -14,6 +14,7 @@ from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, with_lists
 __all__ = [
     "Explanation",
     "Fidelity",
+    "Recall",
     "Recommendation",
     "Recommendations",
     "SimilarItem",
@@ -166,6 +167,37 @@ class Explanation:
             about="; ".join((about, *self.notes)),
             description=self.to_text(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Recall of lists by candidates: the share of the exact lists' items that they hold.
+
+    Attributes:
+        mean: over the users, between 0 and 1.
+        lowest: of a user.
+        users: that were measured.
+        k: length of the lists.
+        candidates: items that got exact scores, besides the representatives.
+        representatives: of the index, which got them too.
+        items: of the catalogue.
+        seconds: for a list by candidates, the median.
+        exact_seconds: for an exact list, the median.
+    """
+
+    mean: float
+    lowest: float
+    users: int
+    k: int
+    candidates: int
+    representatives: int
+    items: int
+    seconds: float
+    exact_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values as JSON has them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

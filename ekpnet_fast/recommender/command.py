@@ -15,6 +15,7 @@ from ekpnet_fast.errors import ConfigError, EkpnetError
 from ekpnet_fast.native.cpus import choose_threads
 
 if TYPE_CHECKING:
+    from ekpnet_fast.recommender.query import Candidates
     from ekpnet_fast.recommender.recommender import Recommender
 
 
@@ -43,6 +44,25 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     """Add the options for a user or a history."""
     parser.add_argument("--user", metavar="ID", help="a user that training saw")
     parser.add_argument("--history", metavar="ID,ID,...", help="items that a new user clicked")
+
+
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of candidates."""
+    parser.add_argument(
+        "--candidates",
+        type=_candidates,
+        metavar="N|all",
+        help="how many items get exact scores (all of up to 100,000, else 20,000)",
+    )
+
+
+def _candidates(text: str) -> Candidates:
+    """Type for argparse: a whole number from 1, or "all"."""
+    if text == "all":
+        return "all"
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1, or all")
+    return int(text)
 
 
 def opened(options: argparse.Namespace) -> Recommender:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ekpnet_fast.recommender.state import QueryBatch, State
 
 ItemFilter: TypeAlias = Collection[Id] | Callable[[Id], bool]
 """The only items to choose from, or a function that says whether an item may be chosen."""
+
+Candidates: TypeAlias = int | Literal["all"] | None
+"""How many items of a catalogue get exact scores: so many, all, or as the catalogue's size says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +108,22 @@ def check_positive(number: int, argument: str = "k") -> int:
     return found
 
 
-def candidates_of(state: State, chosen: ItemFilter | None) -> Int32 | None:
-    """Candidates [I'], sorted: the items to choose from, None for all.
+def check_candidates(candidates: Candidates) -> Candidates:
+    """Check a number of candidates.
+
+    Raises:
+        ConfigError: neither a whole number from 1 nor "all".
+    """
+    if candidates is None or (isinstance(candidates, str) and candidates == "all"):
+        return candidates
+    try:
+        return check_positive(candidates, "candidates")
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or 'all'") from None
+
+
+def items_of(state: State, chosen: ItemFilter | None) -> Int32 | None:
+    """Items [I'], sorted, to choose from; None for all.
 
     Raises:
         DataError: unknown ids.

@@ -12,26 +12,29 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.recommender import exporting, reasons, store
+from ekpnet_fast.recommender import exporting, reasons, recall, store
 from ekpnet_fast.recommender import fidelity as measured
 from ekpnet_fast.recommender.answers import (
     Explanation,
     Fidelity,
+    Recall,
     Recommendations,
     SimilarItem,
 )
 from ekpnet_fast.recommender.live import LiveGraph
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.query import (
+    Candidates,
     ItemFilter,
     Query,
-    candidates_of,
+    check_candidates,
     check_ids,
     check_positive,
+    items_of,
     parse_query,
 )
 from ekpnet_fast.recommender.state import State
-from ekpnet_fast.recommender.topk import best_of, predict_pairs, recommend_topk
+from ekpnet_fast.recommender.topk import best_of, candidates_for, predict_pairs, recommend_topk
 
 if TYPE_CHECKING:
     from ekpnet_fast.training.progress import Progress
@@ -241,6 +244,7 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         filter_items: ItemFilter | None = None,
+        candidates: Candidates = None,
     ) -> Recommendations:
         """Recommend the best items to a user, or to a new one by history alone.
 
@@ -253,12 +257,16 @@ class Recommender:
             k: length of the list.
             exclude_seen: leave out the history, and of a user all that the data set says was
                 touched, in whatever part of the split.
-            filter_items: the only items to choose from, or a predicate of an item.
+            filter_items: the only items to choose from, or a predicate of an item; all of them get
+                exact scores.
+            candidates: how many items get exact scores, those that a first stage puts forward;
+                "all", or None: all of a catalogue of up to 100,000 items, 20,000 of a larger one.
+                A model that scores by more than vectors of items scores all in any case.
 
         Raises:
             DataError: an unknown id, neither or both of user and history, an empty history, or a
                 user without one.
-            ConfigError: `k` below 1, or a history for a model that knows users only.
+            ConfigError: `k` or `candidates` below 1, or a history for a model of known users.
 
         Examples:
             >>> best = recommender.recommend(user=3, k=5)
@@ -273,8 +281,8 @@ class Recommender:
         """
         state = self._state
         query = parse_query(state, user, history)
-        candidates = candidates_of(state, filter_items)
-        return recommend_topk([query], check_positive(k), exclude_seen, candidates)[0]
+        chosen, candidates = items_of(state, filter_items), check_candidates(candidates)
+        return recommend_topk([query], check_positive(k), exclude_seen, chosen, candidates)[0]
 
     def recommend_batch(
         self,
@@ -284,6 +292,7 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         filter_items: ItemFilter | None = None,
+        candidates: Candidates = None,
     ) -> list[Recommendations]:
         """Recommend to many, in their order; to all users with a history where none are named.
 
@@ -306,13 +315,70 @@ class Recommender:
         else:
             some = np.flatnonzero(np.diff(state.history_indptr.numpy()))
             queries = [Query(state, user=number) for number in some.tolist()]
-        candidates, k = candidates_of(state, filter_items), check_positive(k)
+        chosen, k = items_of(state, filter_items), check_positive(k)
+        candidates = check_candidates(candidates)
         found: list[Recommendations] = []
         step = state.scorer.groups_at_once(state.num_items)
         for first in range(0, len(queries), step):
             block = queries[first : first + step]
-            found += recommend_topk(block, k, exclude_seen, candidates)
+            found += recommend_topk(block, k, exclude_seen, chosen, candidates)
         return found
+
+    def prepare(self, candidates: Candidates = None) -> None:
+        """Build the index that lists by so many candidates need, if there is none that serves.
+
+        Else the first such list does, which waits for it. `save` keeps it.
+
+        Raises:
+            ConfigError: `candidates` below 1.
+
+        Examples:
+            >>> recommender.prepare(candidates=20)
+        """
+        state = self._state
+        count = candidates_for(state, check_candidates(candidates))
+        if count is not None:
+            state.index.of(state, count)
+
+    def recall(
+        self,
+        candidates: Candidates = None,
+        users: int | Iterable[Id] = 100,
+        *,
+        k: int = 10,
+        seed: int = 0,
+    ) -> Recall:
+        """Recall of lists by candidates: how much of the exact lists they hold, and what they take.
+
+        Args:
+            candidates: as `recommend` takes it.
+            users: so many, drawn by the seed, or these.
+            k: length of the lists.
+            seed: of the users.
+
+        Raises:
+            DataError: unknown ids, or users without a history.
+            ConfigError: a number below 1, or lists that are exact anyway.
+
+        Examples:
+            >>> found = recommender.recall(candidates=40, users=10, k=5)
+            >>> found.mean > 0.5, found.items
+            (True, 80)
+        """
+        state = self._state
+        if isinstance(users, Iterable):
+            queries = [parse_query(state, user, None) for user in check_ids(users, "users")]
+        else:
+            queries = self._drawn(check_positive(users, "users"), seed)
+        if not queries:
+            raise DataError("users: found none, expected at least one with a history")
+        return recall.measure(queries, check_positive(k), check_candidates(candidates))
+
+    def _drawn(self, count: int, seed: int) -> list[Query]:
+        """Queries of users with a history, drawn by a seed."""
+        some = np.flatnonzero(np.diff(self._state.history_indptr.numpy()))
+        drawn = np.random.default_rng(seed).permutation(some)[:count].tolist()
+        return [Query(self._state, user=number) for number in drawn]
 
     def predict(self, users: Sequence[Id], items: Sequence[Id]) -> NDArray[np.float32]:
         """Predict the probabilities [n] that users[i] clicks items[i].
@@ -423,15 +489,12 @@ class Recommender:
         """
         state = self._state
         if users is None:
-            some = np.flatnonzero(np.diff(state.history_indptr.numpy()))
-            stream = np.random.default_rng(seed)
-            chosen = stream.permutation(some)[:100].tolist()
+            queries = self._drawn(100, seed)
         else:
-            chosen = [parse_query(state, user, None).user for user in check_ids(users, "users")]
-        queries = [Query(state, user=number) for number in chosen]
+            queries = [parse_query(state, user, None) for user in check_ids(users, "users")]
         k = check_positive(items, "items")
         return measured.measure(
-            [(query, recommend_topk([query], k, True, None)[0]) for query in queries],
+            [(query, recommend_topk([query], k, True, None, "all")[0]) for query in queries],
             masked=check_positive(masked, "masked"),
             draws=check_positive(draws, "draws"),
             seed=seed,

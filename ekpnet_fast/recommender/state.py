@@ -8,7 +8,7 @@ entity each one is. Users and entities are numbered as in training, new ones beh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation.scoring import Scorer, UserGroups
 from ekpnet_fast.models import Model
 from ekpnet_fast.ops.backends import BACKENDS
+from ekpnet_fast.recommender.item_index import IndexHolder
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
@@ -68,6 +69,7 @@ class State:
             has touched in the whole data set.
         added: entities that training did not see; their rows follow from their neighbours.
         data_hash: of the data that trained the model.
+        index: of the catalogue, for lists by candidates; a state made from another has the same.
     """
 
     config: RunConfig
@@ -86,6 +88,7 @@ class State:
     consumed_items: Int32
     added: Int32
     data_hash: str
+    index: IndexHolder = field(default_factory=IndexHolder)
 
     # ---- derived values ------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 `model.safetensors`       the weights, with the rows of entities that were added later.
 `graph.safetensors`       the graph as it is now.
 `state.safetensors`       histories, what users have touched, the catalogue, added entities.
+`index.safetensors`       the index of a large catalogue, where there is one.
 `users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
 `recommender.json`        written last: format, version, counts, and which ids are numbers.
 
@@ -29,6 +30,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.device import resolve_device
+from ekpnet_fast.recommender.item_index import IndexHolder, read_index, write_index
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
@@ -41,6 +43,7 @@ from ekpnet_fast.storage.files import write_text
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 1
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
+INDEX_FILE = "index.safetensors"
 
 
 def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -> State:
@@ -61,6 +64,7 @@ def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -
         consumed_items=context.consumed_items.numpy(),
         added=np.zeros(0, dtype=np.int32),
         data_hash=context.data_hash,
+        index=IndexHolder(),
     )
 
 
@@ -111,6 +115,9 @@ def _write(state: State, folder: Path) -> None:
         "added": torch.from_numpy(state.added),
     }
     tensor_file.write(folder / STATE_FILE, "state", tensors, {})
+    index = state.index.kept(state)
+    if index is not None:
+        write_index(folder / INDEX_FILE, index)
     for table in TABLES:
         ids = getattr(state, table).ids
         names = [None] * len(ids) if ids.names is None else [name or None for name in ids.names]
@@ -220,6 +227,9 @@ def _load_recommender(folder: Path, device: str) -> State:
     model = MODELS[config.model](config, source)
     stage, data_hash = run_folder.load_model(folder, model)
     model.to(there).eval()
+    index = None
+    if (folder / INDEX_FILE).is_file():
+        index = read_index(folder / INDEX_FILE, tensors["catalogue"])
     return State(
         config=config,
         model=model,
@@ -234,6 +244,7 @@ def _load_recommender(folder: Path, device: str) -> State:
         consumed_items=tensors["consumed_items"].numpy(),
         added=tensors["added"].numpy(),
         data_hash=data_hash,
+        index=IndexHolder(index),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.native.cpus import MOST_THREADS, choose_threads, usable_cpus
-from ekpnet_fast.recommender.command import add_run, exit_code
+from ekpnet_fast.recommender.command import add_candidates, add_run, exit_code
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
 
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve recommendations over HTTP, with a web page.",
     )
     add_run(parser)
+    add_candidates(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (this machine alone)")
     parser.add_argument(
         "--port", type=_whole(0, 65535), default=8000, help="0 takes a free one and prints it"
@@ -98,7 +99,9 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
         raise ConfigError(MISSING.format(error)) from error
     from ekpnet_fast.serve.engine import RecommenderEngine
 
-    engine = RecommenderEngine.load(options.run, options.data_root, options.device)
+    engine = RecommenderEngine.load(
+        options.run, options.data_root, options.device, options.candidates
+    )
     # What was made so far stays until the end. Looking through it for garbage again and again would
     # stop every thread meanwhile, the longer the larger the catalogue.
     gc.collect()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.recommender import Recommender, RippleTriple
+from ekpnet_fast.recommender import Candidates, Recommender, RippleTriple
 from ekpnet_fast.recommender.names import Id
-from ekpnet_fast.recommender.query import Query, candidates_of, parse_query
+from ekpnet_fast.recommender.query import Query, items_of, parse_query
 from ekpnet_fast.recommender.topk import recommend_topk
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
@@ -30,25 +30,30 @@ class RecommenderEngine:
 
     Args:
         recommender: the recommender.
+        candidates: of its lists, as `Recommender.recommend` takes them.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
+    def __init__(self, recommender: Recommender, candidates: Candidates = None) -> None:
+        recommender.prepare(candidates)
         now = recommender.snapshot()
         for names in (now.state.users, now.state.items):
             names.ids.prepare()  # not while the first requests wait
+        self._candidates = candidates
         self._recommender = recommender
         self._users = _user_index(now)
         self._items = now.state.items, _item_index(now)
         self._indexing = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, data_root: Path | None, device: str) -> RecommenderEngine:
+    def load(
+        cls, folder: Path, data_root: Path | None, device: str, candidates: Candidates = None
+    ) -> RecommenderEngine:
         """Engine of a run's folder, or of a saved recommender.
 
         Raises:
             EkpnetError: as `Recommender.load`.
         """
-        return cls(Recommender.load(folder, data_root=data_root, device=device))
+        return cls(Recommender.load(folder, data_root=data_root, device=device), candidates)
 
     def facts(self) -> schemas.Facts:
         """Model, data set and sizes, as they are now."""
@@ -88,8 +93,10 @@ class RecommenderEngine:
                 found[place] = error
         if queries:
             first = requests[0]
-            candidates = candidates_of(state, first.filter_items)
-            lists = recommend_topk(list(queries.values()), first.k, first.exclude_seen, candidates)
+            chosen = items_of(state, first.filter_items)
+            lists = recommend_topk(
+                list(queries.values()), first.k, first.exclude_seen, chosen, self._candidates
+            )
             for (place, query), best in zip(queries.items(), lists, strict=True):
                 found[place] = {**best.to_dict(), "clicked": _clicked(query, best.history)}
         return [found[place] for place in range(len(requests))]

@@ -15,7 +15,7 @@ import pytest
 
 import ekpnet_fast
 from ekpnet_fast import cli, doctor, explain, recommend
-from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.recommender import Recommender, topk
 from support.cinema import fitted
 from support.numbered import fitted_to_numbers, numbered_dataset
 from support.places import ROOT
@@ -58,6 +58,51 @@ def test_a_list(command, folder, expected):
         for rank, item in enumerate(best, 1)
     ]
     assert "Best items for user ann" in out
+
+
+@pytest.fixture(scope="module")
+def eighty(tmp_path_factory):
+    """Recommender of 80 items, saved without and with an index."""
+    folder = tmp_path_factory.mktemp("commands")
+    recommender = fitted_to_numbers(numbered_dataset())
+    recommender.save(folder / "without")
+    recommender.prepare(20)
+    recommender.save(folder / "with")
+    return folder
+
+
+def test_candidates(command, eighty):
+    words = ["--user", "3", "-k", "2", "--candidates", "20", "--json"]
+    for name in ("without", "with"):
+        code, out, err = command(recommend.main, eighty / name, *words)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["notes"][-1].startswith("60 of 80 items were scored")
+    code, out, _ = command(recommend.main, eighty / "with", *words[:-3], "--candidates", "all")
+    assert code == 0 and "were scored" not in out
+
+
+def test_a_single_list_needs_no_index(command, eighty, monkeypatch):
+    monkeypatch.setattr(topk, "EXACT_ITEMS", 79)
+    monkeypatch.setattr(topk, "CANDIDATES", 20)
+    notes = {}
+    for name in ("without", "with"):
+        _, out, _ = command(recommend.main, eighty / name, "--user", "3", "--json")
+        notes[name] = json.loads(out)["notes"]
+    assert notes["without"] == [] and "of 80 items were scored" in notes["with"][-1]
+
+
+def test_recall(command, eighty):
+    words = ["--recall", "9", "--candidates", "20", "-k", "4"]
+    code, out, err = command(recommend.main, eighty / "with", *words)
+    assert (code, err) == (0, "")
+    found = re.fullmatch(
+        r"recall@4 ([01]\.\d{4}) of 9 exact lists, the lowest ([01]\.\d\d): 20 candidates and 40"
+        r" representatives of 80 items, [\d.]+ ms a list \([\d.]+ ms exact\)\n",
+        out,
+    )
+    assert found is not None and 0.7 < float(found[1]) <= 1 and float(found[2]) <= float(found[1])
+    _, out, _ = command(recommend.main, eighty / "with", *words, "--json")
+    assert json.loads(out)["mean"] == pytest.approx(float(found[1]), abs=1e-4)
 
 
 def test_json_with_reasons(command, folder, expected):

@@ -12,6 +12,7 @@ from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.app import ENDPOINTS
 from ekpnet_fast.serve.engine import RecommenderEngine
 from support.cinema import fitted
+from support.numbered import fitted_to_numbers, numbered_dataset
 from support.programs import PATIENCE
 
 
@@ -95,6 +96,12 @@ def test_a_model_without_paths_says_so(serving):
     assert found["notes"] == ["model mf does not look at paths of the graph"]
     message = refused(client.post("/recommend", json={"history": ["dune"]}), 422)
     assert "mf scores users that it was trained on" in message
+
+
+def test_lists_by_candidates(serving):
+    engine = RecommenderEngine(fitted_to_numbers(numbered_dataset()), candidates=20)
+    found = serving(engine).post("/recommend", json={"user": 3, "k": 2}).json()
+    assert found["notes"][-1].startswith("60 of 80 items were scored")
 
 
 def test_health_and_search(client):
