@@ -20,6 +20,7 @@ __all__ = ["CpuWatch", "Reading", "shortage"]
 
 SPAN = 3.0  # seconds between two readings that are compared, at least
 WAITED = 0.2  # share of waiting in what threads wanted to run that is much
+OTHERS = 0.5  # CPUs; with less than that used by others, threads waited for one another
 STOPPED = 0.25  # share of a quota's periods that is much
 MUCH_LESS = 0.7  # of the CPUs that a quota allows
 
@@ -110,7 +111,7 @@ def shortage(
             f" set --threads {fitting}"
         )
     others = (after.busy - before.busy) / seconds - got
-    if others < WAITED:
+    if others < OTHERS:
         return None
     fitting = max(1, min(threads - 1, int(cpus - others)))
     return (

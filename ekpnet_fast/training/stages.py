@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.cpu_time import CpuWatch
@@ -42,7 +42,7 @@ class Stages:
         self.config, self.outcome = config, outcome
         self.on_progress, self.writer = on_progress, writer
         self.at = Position()
-        self._cpu = CpuWatch(torch.get_num_threads())
+        self._cpu = CpuWatch(num_threads())
         self.best: dict[str, Tensor] = {}  # the model's state in the stage's best epoch
         if writer is not None and writer.start is not None:
             snapshot = TrainingSnapshot.of(writer.start)

@@ -47,7 +47,7 @@ def test_beside_a_busy_process():
 
 @pytest.mark.parametrize(
     ("others", "threads", "cpus", "fitting"),
-    [(20, 2, 2, 1), (10, 8, 8, 7), (35, 8, 8, 4), (3, 8, 8, 7), (200, 8, 8, 1), (10, 2, 64, 1)],
+    [(20, 2, 2, 1), (10, 8, 8, 7), (35, 8, 8, 4), (6, 8, 8, 7), (200, 8, 8, 1), (10, 2, 64, 1)],
 )
 def test_fewer_threads_are_what_others_leave(others, threads, cpus, fitting):
     found = shortage(START, after(10, (5, 5), (5, 5), others), threads, cpus)
@@ -69,7 +69,7 @@ def test_more_threads_than_cpus():
         after(10, (9, 1), (0.1, 0.1), others=0.1),  # a step that is serial nearly everywhere
         after(10, (9, 1), (0.1, 0.1), others=10),  # the same beside a process in its way nowhere
         after(10, (0.1, 0.0), (0.2, 0.0), others=15),  # hardly anything wanted to run
-        after(10, (10, 8), (3, 3), others=1),  # waited for its own threads
+        after(10, (10, 8), (6, 6), others=4),  # waited for its own threads more than for others
         after(10, (0, 0), (0, 0)),
     ],
 )
