@@ -210,8 +210,8 @@ inline void gemm(int64_t P, int64_t N, int64_t K, const T* a, int64_t a_row, int
                  const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   int64_t n = 0;
-  // Three vectors fill the registers best, but not where one would be left over. SSE, whose products
-  // need a register of their own, has too few for it.
+  // Three vectors fill the registers best, but not where one would be left over. SSE, whose
+  // products need a register of their own, has too few for it.
   if constexpr (EKPNET_VECTOR_BYTES > 16 || kVectorRegisters == 32)
     for (; n + 3 * kLanes <= N && n + 4 * kLanes != N; n += 3 * kLanes)
       gemm_columns<V, T, 3>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
