@@ -20,6 +20,7 @@ from ekpnet_fast.data.popularity import popularity
 from ekpnet_fast.data.tables import Examples, Int32, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation.metrics import DEFAULT_KS, check_ks, topk_metrics
+from ekpnet_fast.sampling.histories import distinct_keys
 
 __all__ = [
     "RankingTask",
@@ -160,9 +161,10 @@ def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test
     num_items = prepared.dataset.num_items
     before = (prepared.train, prepared.valid) if split == "test" else (prepared.train,)
     sought = prepared.test if split == "test" else prepared.valid
-    seen = np.unique(np.concatenate([_positive_keys(part, num_items) for part in before]))
-    relevant = np.setdiff1d(_positive_keys(sought, num_items), seen)
-    users = np.unique(relevant // num_items)
+    seen = distinct_keys(np.concatenate([_positive_keys(part, num_items) for part in before]))
+    wanted = distinct_keys(_positive_keys(sought, num_items))
+    relevant = wanted[~np.isin(wanted, seen, assume_unique=True, kind="sort")]
+    users = distinct_keys(relevant // num_items)
     return RankingTask(
         users.astype(np.int32),
         *_csr(seen, users, num_items),

@@ -25,6 +25,9 @@ from ekpnet_fast.sampling.ripple_sets import RippleSets
 # cache, as many as keep a GPU busy.
 SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
+# Pairs whose `pair_inputs` are computed at a time: 32 MiB each.
+INPUTS_AT_ONCE = 1 << 23
+
 # Validation pairs up to which their inputs stay in memory from epoch to epoch.
 KEPT_PAIRS = 1 << 20
 
@@ -85,21 +88,11 @@ class Scorer:
         groups: UserGroups,
         group_indptr: Tensor,  # [G + 1] int64, on the CPU
         items: Tensor,  # [B] int32, on the CPU or the device
+        inputs: Inputs | None = None,
     ) -> Pairs:
-        """Pairs to score, in global ids, on the device."""
-        inputs: Inputs = {}
-        # Only where the model has inputs, because items on a device would have to come back first.
-        if type(self.model).inputs is not Model.inputs:
-            inputs = self.model.inputs(
-                PairRequest(
-                    groups.users,
-                    group_indptr,
-                    items.cpu(),
-                    epoch=0,
-                    histories=groups.histories,
-                    ids=groups.ids,
-                )
-            )
+        """Pairs to score, in global ids, on the device; with their inputs, if they are known."""
+        if inputs is None:
+            inputs = self.inputs(groups, group_indptr, items)
         pairs = Pairs(
             **vars(groups.sets),
             group_indptr=group_indptr,
@@ -110,19 +103,37 @@ class Scorer:
         )
         return pairs if self.device.type == "cpu" else pairs.to(self.device)
 
+    def inputs(self, groups: UserGroups, group_indptr: Tensor, items: Tensor) -> Inputs:
+        """Inputs of the model for some pairs, on the CPU."""
+        # Only where the model has inputs, because items on a device would have to come back first.
+        if type(self.model).inputs is Model.inputs:
+            return {}
+        return self.model.inputs(
+            PairRequest(
+                groups.users,
+                group_indptr,
+                items.cpu(),
+                epoch=0,
+                histories=groups.histories,
+                ids=groups.ids,
+            )
+        )
+
     @torch.no_grad()
     def logits(self, pairs: Pairs) -> Tensor:
         """Logits [B]."""
         return self.model.logits(self.backend, self.tables, pairs, stage=self.stage)
 
-    def catalogue_logits(self, groups: UserGroups, items: Tensor) -> Tensor:
+    def catalogue_logits(
+        self, groups: UserGroups, items: Tensor, inputs: Inputs | None = None
+    ) -> Tensor:
         """Logits [G, I'] of the same items [I'] int32 for every group.
 
         Terms of the group alone are computed once and serve every item.
         """
         count, width = len(groups), items.numel()
         repeated = items if count == 1 else items.repeat(count)
-        pairs = self.pairs(groups, torch.arange(count + 1) * width, repeated)
+        pairs = self.pairs(groups, torch.arange(count + 1) * width, repeated, inputs)
         return self.logits(pairs).view(count, width)
 
     def groups_at_once(self, num_items: int) -> int:
@@ -203,16 +214,29 @@ def catalogue_scorer(
     """
     scorer = Scorer.of(backend, model, stage, ripple.heads.device)
     step = scorer.groups_at_once(num_items)
+    ahead = max(step, INPUTS_AT_ONCE // num_items) if model.pair_inputs else step
     items = torch.arange(num_items, dtype=torch.int32, device=scorer.device)
+
+    def fill(scores: Tensor, users: Int32) -> None:
+        """Scores of users whose inputs are computed at a time."""
+        given: Inputs = {}
+        if model.pair_inputs:
+            groups = UserGroups.of(ripple, users)
+            indptr = torch.arange(len(users) + 1) * num_items
+            given = scorer.inputs(groups, indptr, items.repeat(len(users)))
+        for first in range(0, len(users), step):
+            block = users[first : first + step]
+            pairs = slice(first * num_items, (first + len(block)) * num_items)
+            inputs = {name: x[pairs] for name, x in given.items()} or None
+            scores[first : first + len(block)] = scorer.catalogue_logits(
+                UserGroups.of(ripple, block), items, inputs
+            )
 
     @torch.no_grad()
     def score(users: Int32) -> Tensor:
         scores = torch.empty(len(users), num_items, device=scorer.device)
-        for first in range(0, len(users), step):
-            block = users[first : first + step]
-            scores[first : first + len(block)] = scorer.catalogue_logits(
-                UserGroups.of(ripple, block), items
-            )
+        for first in range(0, len(users), ahead):
+            fill(scores[first : first + ahead], users[first : first + ahead])
         return scores
 
     return score

@@ -71,6 +71,8 @@ class Model(nn.Module):
         undecayed: tables that lambda3 does not weigh, such as biases.
         relation_tables: names of parameters [R, ...] of which a batch touches some rows.
         input_spaces: which of `inputs` are ids, name -> space.
+        pair_inputs: which of `inputs` have an entry per pair, [B], and cost less for many pairs
+            at a time; of a model that has others too, none.
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
             space "entity", no `inputs`, and steps that neither wait for the device nor depend on
             a value.
@@ -93,6 +95,7 @@ class Model(nn.Module):
     undecayed: ClassVar[tuple[str, ...]] = ()
     relation_tables: ClassVar[tuple[str, ...]] = ()
     input_spaces: ClassVar[Mapping[str, str]] = {}
+    pair_inputs: ClassVar[tuple[str, ...]] = ()
     resident: ClassVar[bool] = False
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False

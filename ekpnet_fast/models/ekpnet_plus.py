@@ -29,6 +29,7 @@ class EKPNetPlus(EKPNet):
     name = "ekpnet_plus"
     summary = "EKPNet beside a monotone linear part, on cross-fitted histories"
     Options = LinearOptions
+    pair_inputs = ("linear",)
     resident = False
     live = False
     by_vector = False

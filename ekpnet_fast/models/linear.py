@@ -35,6 +35,7 @@ class Linear(Model):
     name = "linear"
     summary = "monotone linear model of co-clicks and matches in the graph; the start of EKPNet+"
     Options = LinearOptions
+    pair_inputs = ("linear",)
     stages = ()
     history = True
     new_users = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ekpnet_fast.models import build
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
+from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
@@ -98,6 +99,19 @@ def evaluate(
     Under the protocol "recbole" there are no negatives, hence no click metrics; else `scored` is
     called with the logits of the test examples [N].
     """
+    # The ops of a model of ripple sets share their work by themselves; torch's, small ones between,
+    # would wait for threads that other programs keep from running.
+    with torch_on_one_thread() if outcome.model.ripple else nullcontext():
+        return _evaluate(config, prepared, graph, outcome, scored)
+
+
+def _evaluate(
+    config: RunConfig,
+    prepared: PreparedData,
+    graph: Graph,
+    outcome: Outcome,
+    scored: Callable[[NDArray[np.float32]], None],
+) -> dict[str, Any]:
     backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)
     outcome.model.to(device)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Histories", "fold_histories", "fold_of"]
+__all__ = ["Histories", "distinct_keys", "fold_histories", "fold_of"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Histories:
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         at = torch.arange(int(indptr[-1])) + torch.repeat_interleave(begins - indptr[:-1], lengths)
         return Histories(indptr, self.items[at])
+
+
+def distinct_keys(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct keys, rising; sorting them is faster than the hash table of `np.unique`."""
+    found = np.sort(keys)
+    distinct: NDArray[np.int64] = found[np.diff(found, prepend=found[:1] - 1) != 0]
+    return distinct
 
 
 def fold_of(
@@ -76,7 +83,7 @@ def fold_histories(
     u, i = users.astype(np.int64), items.astype(np.int64)
     stride = int(i.max(initial=0)) + 1
     keys = [(u * count + k)[folds != k] * stride + i[folds != k] for k in range(count)]
-    found = np.unique(np.concatenate(keys))
+    found = distinct_keys(np.concatenate(keys))
     owners = found // stride
     indptr = np.zeros(num_users * count + 1, dtype=np.int64)
     np.cumsum(np.bincount(owners, minlength=num_users * count), out=indptr[1:])

@@ -22,7 +22,7 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of
+from ekpnet_fast.sampling.histories import Histories, distinct_keys, fold_histories, fold_of
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
@@ -65,6 +65,15 @@ def test_histories_of_ids():
     found = histories.of(torch.tensor([2, 0, 1, 0], dtype=torch.int32))
     assert lists(found) == [[1], [3, 5], [], [3, 5]]
     assert lists(histories.of(torch.tensor([], dtype=torch.int32))) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [([], []), ([7], [7]), ([3, 1, 3, -5, 1], [-5, 1, 3])]
+)
+def test_distinct_keys_rise(keys, expected):
+    given = np.array(keys, dtype=np.int64)
+    assert distinct_keys(given).tolist() == expected
+    assert given.tolist() == keys
 
 
 def test_virtual_histories_by_hand():

@@ -10,9 +10,10 @@ Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 
-__all__ = ["Affinities", "ItemTripleFeatures", "SignalOptions", "feature_names"]
+__all__ = ["Affinities", "ItemTripleFeatures", "Response", "SignalOptions", "feature_names"]
 
 Float = NDArray[np.float32]
 Matrix = Any  # scipy.sparse.csr_matrix
@@ -160,8 +161,8 @@ class _Affinity:
             mean = np.asarray(left.mean(axis=0, dtype=np.float64)).ravel()
             self.share = np.asarray(left @ mean).ravel()
 
-    def all_items(self, clicks: Matrix) -> Float:
-        """[G, I] of all items."""
+    def of_all_items(self, clicks: Matrix) -> Any:
+        """[G, I] of all items, an array or a sparse matrix in rows."""
         if self.product is not None:
             return np.asarray(clicks @ self.product)
         reached = clicks @ self.left
@@ -169,31 +170,29 @@ class _Affinity:
             return np.asarray(_dense_product(reached, self.left))
         # By whichever way has less to multiply.
         if reached.nnz * 20 > reached.shape[0] * reached.shape[1]:
-            dense: Float = np.ascontiguousarray((self.left @ reached.toarray().T).T)
-            return dense
-        return np.asarray((reached @ self._left_by_column).toarray())
+            return np.ascontiguousarray((self.left @ reached.toarray().T).T)
+        return (reached @ self._left_by_column).tocsr()
+
+    def all_items(self, clicks: Matrix) -> Float:
+        """[G, I] of all items."""
+        found = self.of_all_items(clicks)
+        return found if isinstance(found, np.ndarray) else np.asarray(found.toarray())
 
     def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
         """[B] of pairs (group, item)."""
         if self.product is not None:
+            found = np.empty(len(items), dtype=np.float32)
             step = max(1, PRODUCTS_AT_ONCE // len(self.product))
-            return self._by_blocks(clicks, groups, items, step)
+            for first, pairs in _blocks(groups, clicks.shape[0], step):
+                block = self.all_items(clicks[first : first + step])
+                found[pairs] = block[groups[pairs] - first, items[pairs]]
+            return found
         reached = clicks @ self.left
         if not isinstance(reached, np.ndarray):
-            found = reached.tocsr()[groups].multiply(self.left[items])
-            return _sums(found, 1).astype(np.float32)
+            shared = reached.tocsr()[groups].multiply(self.left[items])
+            return _sums(shared, 1).astype(np.float32)
         dots: Float = np.einsum("bf,bf->b", reached[groups], self.left[items])
         return dots
-
-    def _by_blocks(
-        self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32], step: int
-    ) -> Float:
-        found = np.empty(len(items), dtype=np.float32)
-        for first in range(0, clicks.shape[0], step):
-            begin, end = np.searchsorted(groups, (first, first + step))
-            block = self.all_items(clicks[first : first + step])
-            found[begin:end] = block[groups[begin:end] - first, items[begin:end]]
-        return found
 
     @cached_property
     def _left_by_column(self) -> Matrix:
@@ -201,25 +200,67 @@ class _Affinity:
 
 
 class _FarWalk(_Affinity):
-    """Affinity a = c S^3 e_i with the co-click S = left left^T, which `_Affinity` takes once."""
+    """Affinity a = c S^3 e_i with the co-click S = left left^T, which `_Affinity` takes once.
+
+    A history of one click only leads back to it: the diagonal `alone` holds these, which are most
+    of the histories where they are short, and `left` the others.
+    """
 
     def __init__(self, left: Any) -> None:
-        self.left, self.product = left, None
+        lengths = _sums(left > 0, 0)
+        squares = left[:, lengths == 1].power(2)
+        self.alone = _sums(squares, 1).astype(np.float32)[:, None]  # [I, 1]
+        self.left, self.product = left[:, lengths > 1].tocsr(), None
         mean = np.full((left.shape[0], 1), 1 / left.shape[0], dtype=np.float32)
-        for _ in range(FAR_WALK_STEPS):
-            mean = left @ (left.T @ mean)
-        self.share = mean.ravel().astype(np.float64)
+        self.share = self._walk(mean).ravel().astype(np.float64)
 
-    def all_items(self, clicks: Matrix) -> Float:
+    def of_all_items(self, clicks: Matrix) -> Float:
         """[G, I] of all items."""
-        users = (clicks @ self.left).T.toarray()
-        for _ in range(FAR_WALK_STEPS - 1):
-            users = self._left_by_column @ (self.left @ users)
-        return np.ascontiguousarray((self.left @ users).T)
+        return np.ascontiguousarray(self._by_item(clicks).T)
 
     def pairs(self, clicks: Matrix, groups: NDArray[np.int64], items: NDArray[np.int32]) -> Float:
         """[B] of pairs (group, item)."""
-        return self._by_blocks(clicks, groups, items, FAR_WALK_USERS)
+        found = np.empty(len(items), dtype=np.float32)
+        for first, pairs in _blocks(groups, clicks.shape[0], FAR_WALK_USERS):
+            block = self._by_item(clicks[first : first + FAR_WALK_USERS])
+            found[pairs] = block[items[pairs], groups[pairs] - first]
+        return found
+
+    def _by_item(self, clicks: Matrix) -> Float:
+        """[I, G] of all items."""
+        return self._walk(clicks.T.toarray(order="C"))
+
+    def _walk(self, x: Float) -> Float:
+        """S^3 x [I, G]."""
+        for _ in range(FAR_WALK_STEPS):
+            y = self.left @ (self._left_by_column @ x)
+            x = np.add(y, np.multiply(self.alone, x, out=x), out=y)
+        return x
+
+
+def _blocks(
+    groups: NDArray[np.int64],  # [B], rising
+    count: int,
+    step: int,
+) -> Iterator[tuple[int, slice]]:
+    """First group of every `step` groups, and the places of their pairs."""
+    for first in range(0, count, step):
+        begin, end = np.searchsorted(groups, (first, first + step))
+        yield first, slice(int(begin), int(end))
+
+
+class Response(NamedTuple):
+    """Feature log(affinity * factor + added) of an affinity.
+
+    Attributes:
+        feature: its number among `feature_names`.
+        factor: [G] float32.
+        added: before the logarithm.
+    """
+
+    feature: int
+    factor: Float
+    added: float
 
 
 class Affinities:
@@ -264,39 +305,61 @@ class Affinities:
         """Features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
         G, I = len(histories), self.knowledge.num_items  # noqa: E741
         clicks = _weighed(_clicks(histories, I))
-        root = np.sqrt(np.diff(histories.indptr.numpy())).astype(np.float32)
-        # Of all items of every group affinities are rows as they come, [G, I].
-        whole = len(items) == G * I > 0 and bool(
-            (np.diff(group_indptr) == I).all() and (items.reshape(G, I) == np.arange(I)).all()
-        )
         every = len(items) * 4 > G * I
-        groups = None if whole else np.repeat(np.arange(G), np.diff(group_indptr))
-
-        def by_group(x: Float) -> Float:
-            return x[:, None] if groups is None else x[groups]
-
+        groups = np.repeat(np.arange(G), np.diff(group_indptr))
         names = feature_names(self.options)
         found = np.zeros((len(names), len(items)), dtype=np.float32)
-        shaped = found.reshape(-1, G, I) if whole else found
-        wanted = np.ones(len(names), dtype=bool) if needed is None else needed
-        items_of = slice(None) if whole else items
-        shaped[0], shaped[1] = self.popularity[items_of], self.neighbours[items_of]
-        for number, (name, x) in enumerate(zip(self.options.names, self.affinities, strict=True)):
-            at = len(names) - len(self.affinities) + number
-            absolute = names.index(name) if name in LOG_EPS else at
-            if not (wanted[at] or wanted[absolute]):
+        found[:2] = self.item_features[:, items]
+        for number, x in enumerate(self.affinities):
+            responses = self._responses(number, histories, clicks, needed)
+            if not responses:
                 continue
-            if groups is None:
-                a = x.all_items(clicks)
-            else:
-                a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
+            a = x.all_items(clicks)[groups, items] if every else x.pairs(clicks, groups, items)
             # Projections may fall below 0, where an item without clicks has to be.
             a = np.maximum(a, 0)
-            if name in LOG_EPS:
-                total = a if name == "co-click" else a * by_group(root)
-                np.log(total + np.float32(LOG_EPS[name]), out=shaped[absolute])
-            scale = 1 / (self._means(clicks, x) + MEAN_SMOOTHING * self.typical[number])
-            np.log(a * by_group(scale.astype(np.float32)) + np.float32(0.5), out=shaped[at])
+            for feature, factor, added in responses:
+                np.log(a * factor[groups] + np.float32(added), out=found[feature])
+        return found
+
+    def of_all_items(
+        self,
+        histories: Histories,  # [G]
+        needed: NDArray[np.bool_],  # [F]
+    ) -> Iterator[tuple[Any, list[Response]]]:
+        """Affinities [G, I] of all items, arrays or sparse, and the needed features of each.
+
+        Below 0 they count as 0.
+        """
+        clicks = _weighed(_clicks(histories, self.knowledge.num_items))
+        for number, x in enumerate(self.affinities):
+            responses = self._responses(number, histories, clicks, needed)
+            if responses:
+                yield x.of_all_items(clicks), responses
+
+    @cached_property
+    def item_features(self) -> Float:
+        """Features [2, I] of the items alone, the first of `feature_names`."""
+        return np.stack([self.popularity, self.neighbours]).astype(np.float32)
+
+    def _responses(
+        self,
+        number: int,  # of the affinity
+        histories: Histories,
+        clicks: Matrix,  # of these, weighed
+        needed: NDArray[np.bool_] | None,
+    ) -> list[Response]:
+        """Needed features of an affinity."""
+        name, names = self.options.names[number], feature_names(self.options)
+        at = len(names) - len(self.affinities) + number
+        found = []
+        if name in LOG_EPS and (needed is None or needed[names.index(name)]):
+            lengths = np.diff(histories.indptr.numpy()).astype(np.float32)
+            factor = np.ones_like(lengths) if name == "co-click" else np.sqrt(lengths)
+            found.append(Response(names.index(name), factor, LOG_EPS[name]))
+        if needed is None or needed[at]:
+            mean = self._means(clicks, self.affinities[number])
+            factor = (1 / (mean + MEAN_SMOOTHING * self.typical[number])).astype(np.float32)
+            found.append(Response(at, factor, 0.5))
         return found
 
     def _means(self, clicks: Matrix, affinity: _Affinity) -> NDArray[np.float64]:
