@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,11 +23,9 @@ from torch import Tensor
 
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import DataError
+from ekpnet_fast.models import Model
 from ekpnet_fast.ops.deterministic import one_thread
 from ekpnet_fast.storage import tensor_file
-
-if TYPE_CHECKING:
-    from ekpnet_fast.recommender.state import State
 
 REPRESENTATIVES = 8  # per square root of the number of items
 NEIGHBOURS = 32  # blocks that the slope at a block is fitted to
@@ -36,6 +35,22 @@ AT_ONCE = 1024  # blocks whose distances to all others are in memory
 LATER = 8  # an index is made anew when more than 1 / LATER of an answer's candidates are behind it
 
 Float = NDArray[np.float32]
+
+
+class HasItems(Protocol):
+    """What an index is made from: a state of a recommender."""
+
+    @property
+    def model(self) -> Model:
+        """Model, whose tables have rows of items."""
+
+    @property
+    def tables(self) -> Mapping[str, Tensor]:
+        """Tables by name."""
+
+    @property
+    def catalogue(self) -> Tensor:
+        """Entity [I] int32 of each item."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +81,7 @@ class ItemIndex:
     slopes: Float
 
     @classmethod
-    def build(cls, state: State) -> ItemIndex:
+    def build(cls, state: HasItems) -> ItemIndex:
         """Build it for all items of a state."""
         with one_thread():
             vectors = _scaled(item_vectors(state))
@@ -106,11 +121,13 @@ class ItemIndex:
         """Memory that it takes."""
         return sum(x.nbytes for x in vars(self).values())
 
-    def fits(self, state: State, candidates: int) -> bool:
+    def fits(self, state: HasItems, candidates: int) -> bool:
         """Whether it serves a state: made for its first items, with few behind them."""
-        return state.num_items - len(self) <= max(1, candidates // LATER) and self.is_of(state)
+        return state.catalogue.numel() - len(self) <= max(1, candidates // LATER) and self.is_of(
+            state
+        )
 
-    def is_of(self, state: State) -> bool:
+    def is_of(self, state: HasItems) -> bool:
         """Whether it was made for the first items of a state's catalogue."""
         return torch.equal(state.catalogue[: len(self)], self.catalogue)
 
@@ -122,12 +139,12 @@ class IndexHolder:
         self._index = index
         self._lock = threading.Lock()
 
-    def kept(self, state: State) -> ItemIndex | None:
+    def kept(self, state: HasItems) -> ItemIndex | None:
         """Index that was built or read last, if it is of a state's first items."""
         index = self._index
         return index if index is not None and index.is_of(state) else None
 
-    def of(self, state: State, candidates: int) -> ItemIndex:
+    def of(self, state: HasItems, candidates: int) -> ItemIndex:
         """Index for a state, built if the last one does not fit; other threads wait for it."""
         index = self._index
         if index is not None and index.fits(state, candidates):
@@ -144,7 +161,7 @@ def block_size(num_items: int) -> int:
     return max(2, math.ceil(math.sqrt(num_items) / REPRESENTATIVES))
 
 
-def item_vectors(state: State) -> Float:
+def item_vectors(state: HasItems) -> Float:
     """Vectors [I, F] of the items: their rows of every table of items.
 
     Of a row with two channels the first, which is the item's vector v.
@@ -154,7 +171,7 @@ def item_vectors(state: State) -> Float:
         if space in ("entity", "item"):
             rows = state.tables[name]
             rows = rows[:, 0] if rows.dim() == 3 else rows
-            parts.append(rows[state.catalogue_there].detach().cpu().float())
+            parts.append(rows[state.catalogue.to(rows.device)].detach().cpu().float())
     found: Float = torch.cat(parts, 1).numpy()
     return found
 
