@@ -37,12 +37,12 @@ LATER = 8  # an index is made anew when more than 1 / LATER of an answer's candi
 Float = NDArray[np.float32]
 
 
-class Catalogue(Protocol):
-    """Items of a recommender and the tables that hold their rows, as `State` has them."""
+class HasItems(Protocol):
+    """What an index is made from: a state of a recommender."""
 
     @property
     def model(self) -> Model:
-        """Model, which knows the spaces of its tables."""
+        """Model, whose tables have rows of items."""
 
     @property
     def tables(self) -> Mapping[str, Tensor]:
@@ -51,14 +51,6 @@ class Catalogue(Protocol):
     @property
     def catalogue(self) -> Tensor:
         """Entity [I] int32 of each item."""
-
-    @property
-    def catalogue_there(self) -> Tensor:
-        """Catalogue on the device of the tables."""
-
-    @property
-    def num_items(self) -> int:
-        """Number of items, I."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +81,7 @@ class ItemIndex:
     slopes: Float
 
     @classmethod
-    def build(cls, state: Catalogue) -> ItemIndex:
+    def build(cls, state: HasItems) -> ItemIndex:
         """Build it for all items of a state."""
         with one_thread():
             vectors = _scaled(item_vectors(state))
@@ -129,11 +121,13 @@ class ItemIndex:
         """Memory that it takes."""
         return sum(x.nbytes for x in vars(self).values())
 
-    def fits(self, state: Catalogue, candidates: int) -> bool:
+    def fits(self, state: HasItems, candidates: int) -> bool:
         """Whether it serves a state: made for its first items, with few behind them."""
-        return state.num_items - len(self) <= max(1, candidates // LATER) and self.is_of(state)
+        return state.catalogue.numel() - len(self) <= max(1, candidates // LATER) and self.is_of(
+            state
+        )
 
-    def is_of(self, state: Catalogue) -> bool:
+    def is_of(self, state: HasItems) -> bool:
         """Whether it was made for the first items of a state's catalogue."""
         return torch.equal(state.catalogue[: len(self)], self.catalogue)
 
@@ -145,12 +139,12 @@ class IndexHolder:
         self._index = index
         self._lock = threading.Lock()
 
-    def kept(self, state: Catalogue) -> ItemIndex | None:
+    def kept(self, state: HasItems) -> ItemIndex | None:
         """Index that was built or read last, if it is of a state's first items."""
         index = self._index
         return index if index is not None and index.is_of(state) else None
 
-    def of(self, state: Catalogue, candidates: int) -> ItemIndex:
+    def of(self, state: HasItems, candidates: int) -> ItemIndex:
         """Index for a state, built if the last one does not fit; other threads wait for it."""
         index = self._index
         if index is not None and index.fits(state, candidates):
@@ -167,7 +161,7 @@ def block_size(num_items: int) -> int:
     return max(2, math.ceil(math.sqrt(num_items) / REPRESENTATIVES))
 
 
-def item_vectors(state: Catalogue) -> Float:
+def item_vectors(state: HasItems) -> Float:
     """Vectors [I, F] of the items: their rows of every table of items.
 
     Of a row with two channels the first, which is the item's vector v.
@@ -177,7 +171,7 @@ def item_vectors(state: Catalogue) -> Float:
         if space in ("entity", "item"):
             rows = state.tables[name]
             rows = rows[:, 0] if rows.dim() == 3 else rows
-            parts.append(rows[state.catalogue_there].detach().cpu().float())
+            parts.append(rows[state.catalogue.to(rows.device)].detach().cpu().float())
     found: Float = torch.cat(parts, 1).numpy()
     return found
 

@@ -361,7 +361,7 @@ class Recommender:
             ConfigError: a number below 1, or lists that are exact anyway.
 
         Examples:
-            >>> found = recommender.recall(candidates=20, users=10, k=5)
+            >>> found = recommender.recall(candidates=30, users=10, k=5)
             >>> found.mean > 0.5, found.items
             (True, 80)
         """
