@@ -122,8 +122,9 @@ void test_top_items_of_many() {
     Ids ranking;
     for (int i = 0; i < I; ++i)
       if (u != 1 || !std::binary_search(seen.begin(), seen.end(), i)) ranking.push_back(i);
-    std::stable_sort(ranking.begin(), ranking.end(),
-                     [&](int a, int b) { return scores[u * I + a] > scores[u * I + b]; });
+    std::sort(ranking.begin(), ranking.end(), [&](int a, int b) {
+      return std::pair(-scores[u * I + a], a) < std::pair(-scores[u * I + b], b);
+    });
     expected.insert(expected.end(), ranking.begin(), ranking.begin() + K);
   }
   check(items == expected, "top_items: not the first of the sorted items");
