@@ -33,7 +33,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
     )
-    parser.add_argument("--data-root", type=Path, help="where the data set of a run without its context is now")
+    parser.add_argument(
+        "--data-root", type=Path, help="where the data set of a run without its context is now"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
