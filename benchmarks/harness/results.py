@@ -17,6 +17,7 @@ SUITES = (
     "ranking",
     "answers",
     "serve",
+    "start",
     "loading",
     "floor",
     "ops",
