@@ -62,6 +62,7 @@ SECTIONS = {
     "ranking": "Ranking",
     "answers": "Answers, one at a time",
     "serve": "Web server",
+    "start": "Start of the commands",
     "loading": "Loading",
     "floor": "Shapes, and the floor of matrix products",
     "ops": "Single ops",
@@ -100,6 +101,9 @@ NOTES = {
     " their next request when they have the answer to the one before, and compute on the same"
     " cores as the server. A call computes on one thread, and answers those requests together that"
     " came while all threads computed.",
+    "start": "A call is a process from its start to its end, with the drawn default data where it"
+    " needs a run. The column says by how much it takes longer than a process that only imports"
+    " torch, in turns.",
     "loading": "Files of MovieLens' size, drawn: read, numbered, checked, split, histories, graph."
     " The peer reads the final text files whatever the format of ours.",
     "floor": "Both passes of an op on generated batches. *Products alone* is the time that the"
@@ -117,6 +121,7 @@ NOTES = {
 # Columns of a table from `extra_info`, where it has them: heading, and format of a value.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "threads": ("threads", str),
+    "beside_torch_s": ("beside torch", lambda x: f"{x:+.2f} s"),
     "entities": ("entities", lambda x: f"{x:,}"),
     "triples": ("triples", lambda x: f"{x:,}"),
     "p95_ms": ("95th percentile, ms", lambda x: f"{x:.2f}"),

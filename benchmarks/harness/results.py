@@ -18,6 +18,7 @@ SUITES = (
     "ranking",
     "answers",
     "serve",
+    "start",
     "loading",
     "floor",
     "ops",

@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast.data.splits import SYNTHETIC, draw_negatives, random_stream
+from ekpnet_fast.data.synthetic.clicks import draw_positives
 from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.synthetic.graph import LATENT_UNIT, SyntheticGraph, make_graph
-from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions
+from ekpnet_fast.data.tables import Dataset, Examples, Interactions
 
 __all__ = ["SyntheticConfig", "make_synthetic"]
 
@@ -59,7 +60,7 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
     bias = config.popularity_skew * streams[3].standard_normal(config.items)
     tastes = _standardise(config, tastes, item_vectors)
     counts = _positive_counts(config, streams[3])
-    positive, normaliser = _draw_positives(tastes, item_vectors, bias, counts, streams[3])
+    positive, normaliser = draw_positives(tastes, item_vectors, bias, counts, streams[3])
     users = np.repeat(np.arange(config.users, dtype=np.int32), counts)
     clicks = Interactions(users, positive, np.ones(len(users), dtype=np.bool_))
     negative_users, negative_items, _ = draw_negatives(
@@ -97,13 +98,19 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
 
 def _titles(config: SyntheticConfig, graph: SyntheticGraph) -> tuple[str, ...]:
     """Titles of the items, such as "attribute4 attribute17"."""
-    names = []
-    end = 0  # the links of items come first
-    for degree in graph.item_degrees.tolist():
-        tails = graph.tails[end : end + min(degree, _TITLE_WORDS)] - config.items
-        names.append(" ".join(f"attribute{tail}" for tail in tails.tolist()))
-        end += degree
-    return tuple(names)
+    words = [f"attribute{number}" for number in range(config.attributes)]
+    degrees = graph.item_degrees.tolist()
+    # The links of items come first, an item's one after the other.
+    starts = np.cumsum(graph.item_degrees) - graph.item_degrees
+    last = len(graph.tails) - 1
+    columns = [
+        (graph.tails[np.minimum(starts + place, last)] - config.items).tolist()
+        for place in range(_TITLE_WORDS)
+    ]
+    return tuple(
+        " ".join([words[tail] for tail in tails[:degree]])
+        for degree, tails in zip(degrees, zip(*columns, strict=True), strict=True)
+    )
 
 
 def _item_vectors(
@@ -151,33 +158,6 @@ def _positive_counts(config: SyntheticConfig, stream: np.random.Generator) -> ND
     spread = np.exp(sigma * stream.standard_normal(config.users) - sigma**2 / 2)
     counts = np.rint(config.positives * spread).astype(np.int64)
     return np.clip(counts, 1, config.items // 2)
-
-
-def _draw_positives(
-    tastes: Float64,
-    item_vectors: Float64,
-    bias: Float64,
-    counts: NDArray[np.int64],
-    stream: np.random.Generator,
-) -> tuple[Int32, Float64]:
-    """Positives of all users end to end [sum(counts)], and logsumexp of the log weights [U]."""
-    num_users, num_items = len(tastes), len(item_vectors)
-    step = max(1, _BLOCK_CELLS // num_items)
-    drawn: list[Int32] = []
-    normaliser = np.empty(num_users)
-    for start in range(0, num_users, step):
-        block = slice(start, start + step)
-        weights = tastes[block] @ item_vectors.T + bias
-        top = weights.max(axis=1, keepdims=True)
-        normaliser[block] = np.log(np.exp(weights - top).sum(axis=1)) + top[:, 0]
-        # log w minus the log of an exponential draw is log w plus a Gumbel draw.
-        weights -= np.log(stream.standard_exponential(weights.shape))
-        most = int(counts[block].max())
-        best = np.argpartition(weights, num_items - most, axis=1)[:, num_items - most :]
-        order = np.argsort(-np.take_along_axis(weights, best, axis=1), axis=1, kind="stable")
-        ranked = np.take_along_axis(best, order, axis=1)
-        drawn.append(ranked[np.arange(most) < counts[block, None]].astype(np.int32))
-    return np.concatenate(drawn), normaliser
 
 
 def _oracle(

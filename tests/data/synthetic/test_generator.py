@@ -41,7 +41,8 @@ def test_same_configuration_same_data(default, prepared):
 
 
 def test_blocks_do_not_change_the_data(default, monkeypatch):
-    monkeypatch.setattr("ekpnet_fast.data.synthetic.generator._BLOCK_CELLS", 70_000)
+    for module in ("generator", "clicks"):
+        monkeypatch.setattr(f"ekpnet_fast.data.synthetic.{module}._BLOCK_CELLS", 70_000)
     small = make_synthetic(SyntheticConfig())
     assert small.rows.items.tolist() == default.rows.items.tolist()
     np.testing.assert_allclose(small.oracle, default.oracle, rtol=1e-6)
