@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from ekpnet_fast.models.wide.affinity import Affinities, Response
@@ -63,7 +62,7 @@ def _fill(
     total.copy_(curves(of_items, knots[:2], weight[:2]))
     needed = (weight > 0).any(1).numpy()
     for found, responses in affinities.of_all_items(histories, needed):
-        few = sparse.issparse(found) and found.nnz <= MOSTLY_ZERO * total.numel()
+        few = not isinstance(found, np.ndarray) and found.nnz <= MOSTLY_ZERO * total.numel()
         dense = None if few else torch.from_numpy(_dense(found))
         for response in responses:
             curve = slice(response.feature, response.feature + 1)
@@ -102,4 +101,4 @@ def _add_reached(
 
 
 def _dense(found: Any) -> Any:
-    return np.maximum(found.toarray() if sparse.issparse(found) else found, 0)
+    return np.maximum(found if isinstance(found, np.ndarray) else found.toarray(), 0)
