@@ -78,7 +78,8 @@ def shortage(
     """Advice where threads got much less CPU time than they could use between two readings.
 
     Args:
-        before, after: the readings.
+        before: the reading at the start.
+        after: the one at the end.
         threads: that training computes with. With one there is nothing to set.
         cpus: of the affinity mask.
         quota: CPU seconds per second that its cgroup may use, or None.
