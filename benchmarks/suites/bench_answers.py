@@ -21,6 +21,7 @@ from benchmarks.harness.datasets import Setting, movielens, setting
 from ekpnet_fast.models import build
 from ekpnet_fast.recommender import Id, Recommender
 from ekpnet_fast.recommender.store import state_of
+from ekpnet_fast.runs.context_file import RunContext
 
 GRAPHS = ("own graph", "drawn graph")
 ANSWERS = 1000
@@ -56,7 +57,7 @@ def untrained(found: Setting) -> Recommender:
         ),
     )
     model = build.build_model(found.config, prepared, graph)
-    return Recommender(state_of(found.config, prepared, graph, model, "train"))
+    return Recommender(state_of(found.config, RunContext.of(prepared, graph), model, "train"))
 
 
 def histories(recommender: Recommender) -> list[list[Id]]:
