@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.arguments import Propagation
 from ekpnet_fast.ops.torch_library import ekpnet
@@ -24,14 +24,14 @@ def ripple_attention(propagation: Propagation, replace: bool = False) -> tuple[T
     return z, match
 
 
-@torch.library.register_fake("ekpnet::ripple_attention")
+@library.register_fake("ekpnet::ripple_attention")
 def _(*arguments: Any) -> Any:
     p = _propagation(arguments)
     num_pairs, hops, width = p.items.size(0), p.heads.size(1), p.W_e.size(0)
     return p.entity.new_empty(num_pairs, (hops + 1) * width), p.entity.new_empty(num_pairs)
 
 
-@torch.library.register_fake("ekpnet::ripple_attention_backward")
+@library.register_fake("ekpnet::ripple_attention_backward")
 def _(dz: Tensor, dmatch: Tensor, *arguments: Any) -> Any:
     entity, relation, W_e, b_e, *_ = arguments
     return tuple(torch.empty_like(x) for x in (entity, relation, W_e, b_e))
@@ -49,7 +49,7 @@ def _attention_backward(ctx: Any, dz: Tensor, dmatch: Tensor) -> tuple[Tensor | 
     return (*grads, None, None, None, None, None, None, None)
 
 
-torch.library.register_autograd(
+library.register_autograd(
     "ekpnet::ripple_attention", _attention_backward, setup_context=_save_attention_inputs
 )
 
@@ -60,7 +60,7 @@ def ripple_attention_weights(propagation: Propagation, replace: bool = False) ->
     return alpha
 
 
-@torch.library.register_fake("ekpnet::ripple_attention_weights")
+@library.register_fake("ekpnet::ripple_attention_weights")
 def _(*arguments: Any) -> Any:
     p = _propagation(arguments)
     return p.entity.new_empty(p.items.size(0), p.heads.size(1), p.heads.size(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
@@ -26,9 +26,9 @@ def group_pairs(
     return tuple(ekpnet.group_pairs.default(user_indptr, group_size, seed, epoch))
 
 
-@torch.library.register_fake("ekpnet::group_pairs")
+@library.register_fake("ekpnet::group_pairs")
 def _(user_indptr: Tensor, group_size: int, seed: int, epoch: int) -> Any:
-    context = torch.library.get_ctx()
+    context = library.get_ctx()
     num_pairs, num_groups = context.new_dynamic_size(), context.new_dynamic_size()
     return (
         user_indptr.new_empty(num_pairs),
@@ -57,7 +57,7 @@ def localize_batch(
     )
 
 
-@torch.library.register_fake("ekpnet::localize_batch")
+@library.register_fake("ekpnet::localize_batch")
 def _(
     heads: Tensor,
     relations: Tensor,
@@ -67,7 +67,7 @@ def _(
     items: Tensor,
     extra: Tensor,
 ) -> Any:
-    rows = items.new_empty(torch.library.get_ctx().new_dynamic_size())
+    rows = items.new_empty(library.get_ctx().new_dynamic_size())
     shape = (group_users.size(0), *heads.shape[1:])
     sets = [heads.new_empty(shape) for _ in range(3)]
     return (

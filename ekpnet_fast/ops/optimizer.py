@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
@@ -36,7 +36,7 @@ def row_adam_(
     ekpnet.row_adam_.default(table, m, v, rows, grad, step, l2, lr, beta1, beta2, eps)
 
 
-@torch.library.register_fake("ekpnet::row_adam_")
+@library.register_fake("ekpnet::row_adam_")
 def _(
     table: Tensor,
     m: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.arguments import RippleBatch
 from ekpnet_fast.ops.torch_library import ekpnet
@@ -37,7 +37,7 @@ def deep_score(
     return logit
 
 
-@torch.library.register_fake("ekpnet::deep_score")
+@library.register_fake("ekpnet::deep_score")
 def _(
     z: Tensor,
     weights: Tensor,
@@ -51,7 +51,7 @@ def _(
     return z.new_empty(z.size(0)), z.new_empty(kept, weights.size(0), z.size(1))
 
 
-@torch.library.register_fake("ekpnet::deep_score_backward")
+@library.register_fake("ekpnet::deep_score_backward")
 def _(
     dlogit: Tensor,
     hidden: Tensor,
@@ -82,7 +82,7 @@ def _deep_score_backward(ctx: Any, dlogit: Tensor | None, _: None) -> tuple[Tens
     return (*grads, None, None)
 
 
-torch.library.register_autograd(
+library.register_autograd(
     "ekpnet::deep_score", _deep_score_backward, setup_context=_deep_score_setup_context
 )
 
@@ -106,7 +106,7 @@ def triple_loss(
     return loss
 
 
-@torch.library.register_fake("ekpnet::triple_loss")
+@library.register_fake("ekpnet::triple_loss")
 def _(
     entity: Tensor,
     relation: Tensor,
@@ -118,7 +118,7 @@ def _(
     return entity.new_empty(())
 
 
-@torch.library.register_fake("ekpnet::triple_loss_backward")
+@library.register_fake("ekpnet::triple_loss_backward")
 def _(grad: Tensor, entity: Tensor, relation: Tensor, *batch: Tensor) -> Any:
     return torch.empty_like(entity), torch.empty_like(relation)
 
@@ -132,9 +132,7 @@ def _triple_loss_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads, None, None, None, None)
 
 
-torch.library.register_autograd(
-    "ekpnet::triple_loss", _triple_loss_backward, setup_context=_save_inputs
-)
+library.register_autograd("ekpnet::triple_loss", _triple_loss_backward, setup_context=_save_inputs)
 
 
 # ---- the whole loss ----------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def ekpnet_gradients(
     return terms, drows, dense[: 3 if layers is None else 7]
 
 
-@torch.library.register_fake("ekpnet::ekpnet_gradients")
+@library.register_fake("ekpnet::ekpnet_gradients")
 def _(
     table: Tensor,
     relation: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
@@ -24,6 +24,6 @@ def top_items(
     return items
 
 
-@torch.library.register_fake("ekpnet::top_items")
+@library.register_fake("ekpnet::top_items")
 def _(scores: Tensor, seen_indptr: Tensor, seen: Tensor, k: int) -> Any:
     return scores.new_empty(scores.size(0), k, dtype=torch.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
@@ -25,7 +25,7 @@ def build_csr(
     return tuple(ekpnet.build_csr.default(heads, relations, tails, num_entities, num_relations))
 
 
-@torch.library.register_fake("ekpnet::build_csr")
+@library.register_fake("ekpnet::build_csr")
 def _(
     heads: Tensor, relations: Tensor, tails: Tensor, num_entities: int, num_relations: int
 ) -> Any:
@@ -71,7 +71,7 @@ def sample_ripple_sets(
     )
 
 
-@torch.library.register_fake("ekpnet::sample_ripple_sets")
+@library.register_fake("ekpnet::sample_ripple_sets")
 def _(
     indptr: Tensor,
     relations: Tensor,
@@ -116,7 +116,7 @@ def sample_neighbors(
     )
 
 
-@torch.library.register_fake("ekpnet::sample_neighbors")
+@library.register_fake("ekpnet::sample_neighbors")
 def _(
     indptr: Tensor,
     relations: Tensor,
@@ -148,6 +148,6 @@ def sample_triples(
     return tuple(ekpnet.sample_triples.default(indptr, relations, tails, count, seed, step))
 
 
-@torch.library.register_fake("ekpnet::sample_triples")
+@library.register_fake("ekpnet::sample_triples")
 def _(indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int) -> Any:
     return tuple(tails.new_empty(2 * count) for _ in range(3))

@@ -9,6 +9,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import Examples
@@ -92,7 +93,7 @@ def test_build_csr_errors(arguments, message):
 @pytest.mark.parametrize(("num_relations", "dtype"), RELATION_DTYPES)
 def test_build_csr_opcheck(num_relations, dtype):
     call = (ids(1, 0, 1), ids(0, 0, 0), ids(2, 1, 0), 3, num_relations)
-    torch.library.opcheck(torch.ops.ekpnet.build_csr.default, call)
+    library.opcheck(torch.ops.ekpnet.build_csr.default, call)
 
 
 # ---- sample_triples ----------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def test_sample_triples_errors():
 def test_sample_triples_opcheck():
     graph = Graph.from_triples(*path(4))
     call = (graph.indptr, graph.relations, graph.tails, 5, 0, 1)
-    torch.library.opcheck(torch.ops.ekpnet.sample_triples.default, call)
+    library.opcheck(torch.ops.ekpnet.sample_triples.default, call)
 
 
 # ---- group_pairs -------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def test_group_pairs_errors(indptr, group_size, message):
 
 def test_group_pairs_opcheck():
     # The numbers of pairs and groups depend on the values, so the fake has symbolic sizes.
-    torch.library.opcheck(torch.ops.ekpnet.group_pairs.default, (indptr_of([3, 0, 2]), 2, 0, 1))
+    library.opcheck(torch.ops.ekpnet.group_pairs.default, (indptr_of([3, 0, 2]), 2, 0, 1))
 
 
 # ---- localize_batch ----------------------------------------------------------------------------
@@ -345,7 +346,7 @@ def test_localize_batch_errors(changed, message):
 @pytest.mark.parametrize("extra", [(), (3, 4)])
 def test_localize_batch_opcheck(extra):
     call = (*random_sets(1, 3, 2, 4, 9), ids(2, 0), ids(0, 1, 5), ids(*extra))
-    torch.library.opcheck(torch.ops.ekpnet.localize_batch.default, call)
+    library.opcheck(torch.ops.ekpnet.localize_batch.default, call)
 
 
 # ---- UserExamples --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -196,10 +197,10 @@ def test_opcheck(activation, layers):
     inputs = tuple(differentiable(problem))
     for keep in (True, False):
         inference = problem if not keep else inputs
-        torch.library.opcheck(torch.ops.ekpnet.deep_score.default, (*inference, keep))
+        library.opcheck(torch.ops.ekpnet.deep_score.default, (*inference, keep))
     dlogit = torch.randn(SMALL["pairs"])
     _, hidden = torch.ops.ekpnet.deep_score(*problem, True)
-    torch.library.opcheck(torch.ops.ekpnet.deep_score_backward.default, (dlogit, hidden, *problem))
+    library.opcheck(torch.ops.ekpnet.deep_score_backward.default, (dlogit, hidden, *problem))
 
 
 def test_kept_only_for_a_gradient():

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import RippleBatch, reference
@@ -206,7 +207,7 @@ def test_opcheck(hidden):
     model = (*tables, *(layers or [None] * 4))
     for offset in (None, torch.ones(1)):
         arguments = (*model, *batch._replace(offset=offset), 0, *WEIGHTS.values())
-        torch.library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
+        library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
 
 
 def changed(x, value):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from support.problems import attention_problem, deep_problem, differentiable, triple_problem
@@ -56,4 +57,4 @@ def test_opcheck(calls):
             x.detach().cuda().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
             for x in arguments
         ]
-        torch.library.opcheck(getattr(LIBRARY, name).default, tuple(moved))
+        library.opcheck(getattr(LIBRARY, name).default, tuple(moved))

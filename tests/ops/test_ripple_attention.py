@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import Propagation, reference
@@ -389,12 +390,12 @@ def test_gradient_of_one_output_alone():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(channels, dtype):
     problem = attention_problem(**SMALL, channels=channels, dtype=dtype)
-    library = torch.ops.ekpnet
-    torch.library.opcheck(library.ripple_attention.default, tuple(differentiable(problem)))
-    torch.library.opcheck(library.ripple_attention_weights.default, tuple(problem))
+    named = torch.ops.ekpnet
+    library.opcheck(named.ripple_attention.default, tuple(differentiable(problem)))
+    library.opcheck(named.ripple_attention_weights.default, tuple(problem))
     z, match = ops.ripple_attention(problem)
-    torch.library.opcheck(
-        library.ripple_attention_backward.default,
+    library.opcheck(
+        named.ripple_attention_backward.default,
         (torch.randn_like(z), torch.randn_like(match), *problem),
     )
 

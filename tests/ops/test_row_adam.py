@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -233,7 +234,7 @@ def test_instruction_sets(isa, tmp_path):
 def test_opcheck():
     table, batches = adam_problem((2, 3), rows=6, touched=4, steps=1)
     moments = torch.zeros_like(table), torch.ones_like(table)
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.ekpnet.row_adam_.default,
         (
             *(table, *moments, *batches[0]),

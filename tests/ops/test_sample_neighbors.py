@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -124,4 +125,4 @@ def test_opcheck():
     graph = Graph.from_triples(*star(6))
     nodes = torch.tensor([0, 3], dtype=torch.int32)
     call = (graph.indptr, graph.relations, graph.tails, nodes, 3, 0, 1, False)
-    torch.library.opcheck(torch.ops.ekpnet.sample_neighbors.default, call)
+    library.opcheck(torch.ops.ekpnet.sample_neighbors.default, call)

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
@@ -430,4 +431,4 @@ def test_errors_say_what_was_found(changed, message):
 def test_opcheck(repeat, keyed):
     tensors = list(arguments().values())[:5]
     call = (*tensors, ids(7, 3) if keyed else None, 2, 3, 0, 1, repeat)
-    torch.library.opcheck(torch.ops.ekpnet.sample_ripple_sets.default, call)
+    library.opcheck(torch.ops.ekpnet.sample_ripple_sets.default, call)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from support.devices import Cpu, on_gpus
@@ -168,4 +169,4 @@ def test_seen_may_fall_from_user_to_user():
 
 def test_opcheck():
     call = (torch.rand(2, 5), *csr([[1], [0, 0, 4]]), 3)
-    torch.library.opcheck(torch.ops.ekpnet.top_items.default, call)
+    library.opcheck(torch.ops.ekpnet.top_items.default, call)

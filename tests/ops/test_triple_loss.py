@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -159,9 +160,9 @@ def test_threads_of_a_gpu_do_not_race(emulated, tmp_path):
 @channels
 def test_opcheck(channels):
     problem = triple_problem(**SMALL, channels=channels)
-    torch.library.opcheck(torch.ops.ekpnet.triple_loss.default, tuple(differentiable(problem)))
+    library.opcheck(torch.ops.ekpnet.triple_loss.default, tuple(differentiable(problem)))
     backward = torch.ops.ekpnet.triple_loss_backward.default
-    torch.library.opcheck(backward, (torch.tensor(0.5), *problem))
+    library.opcheck(backward, (torch.tensor(0.5), *problem))
 
 
 def test_compiled_equals_eager():
