@@ -5,9 +5,10 @@ wrapped in `ekpnet_fast.ops`), and the native files `_module` (facts of the buil
 and `libekpnet_cpu.so` / `libekpnet_cuda.so` (the ops, loaded with `ekpnet_fast.ops`).
 """
 
-from importlib import import_module
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ekpnet_fast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ekpnet_fast.data import SyntheticConfig as SyntheticConfig
@@ -39,10 +40,4 @@ _LAZY = {
 }
 
 __all__ = [*_LAZY]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of the package's face on first use."""
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _LAZY)

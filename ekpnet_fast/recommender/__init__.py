@@ -7,8 +7,9 @@ scores to paths, `drawing.py` from paths to SVG, `live.py` from one state to the
 folders and back.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ekpnet_fast.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ekpnet_fast.recommender.answers import Explanation as Explanation
@@ -47,10 +48,4 @@ _LAZY = {
 }
 
 __all__ = [*_LAZY]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of the room's face on first use."""
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _LAZY)
