@@ -122,6 +122,40 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, "
       "Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
 
+  // The wide part of EKPNet+. Products of sparse matrices: the `count` largest entries of each row of
+  // one by another, and one by a dense matrix. Affinities of items to histories: what a source (by
+  // its indptr rows of neighbours, else by the affinity's columns vectors, else all items by all) has
+  // of two items, summed over a history; affinities [A, 3] (source, first column, end), means [A, I].
+  // Responses [N, 2] (affinity, scale: 0 none, 1 root of the length, 2 by the mean) with constants
+  // [N, 2] (added, smoothing); their features are logarithms, their curves knots [N, P + 1] and
+  // slopes [N, P]. Without pairs the logits are those of all items, [G, I].
+  m.def(
+      "strongest_products("
+      "Tensor left_indptr, Tensor left_columns, Tensor left_values, "
+      "Tensor right_indptr, Tensor right_columns, Tensor right_values, "
+      "int num_columns, int count"
+      ") -> (Tensor indptr, Tensor columns, Tensor values)");
+  m.def(
+      "sparse_product("
+      "Tensor indptr, Tensor columns, Tensor values, "
+      "Tensor x"
+      ") -> Tensor");
+  m.def(
+      "wide_features("
+      "Tensor history_indptr, Tensor history_items, "
+      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, "
+      "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
+      "Tensor group_indptr, Tensor items"
+      ") -> Tensor");
+  m.def(
+      "wide_logits("
+      "Tensor history_indptr, Tensor history_items, "
+      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, "
+      "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
+      "Tensor knots, Tensor slopes, Tensor item_terms, "
+      "Tensor? group_indptr, Tensor? items"
+      ") -> Tensor");
+
   // Threads of the calling thread's ops from now on; 0 = as many as torch has. Returns what it was.
   m.def("team_threads(int threads) -> int");
 

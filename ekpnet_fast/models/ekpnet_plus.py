@@ -38,13 +38,13 @@ class EKPNetPlus(EKPNet):
             **PRESETS["default"],
             "*": {"folds": 5, "pretrain.epochs": 0},
             "movielens-1m": {**PRESETS["default"]["movielens-1m"], "pretrain.epochs": 0},
-            "last-fm": {**PRESETS["default"]["last-fm"], "ekpnet_plus.seven_hop": True},
+            "last-fm": {**PRESETS["default"]["last-fm"], "ekpnet_plus.five_hop": True},
             # Here the projections get no weight.
             "book-crossing": {
                 **PRESETS["default"]["book-crossing"],
                 "ekpnet_plus.low_pass": (),
                 "ekpnet_plus.joint_spectral": (),
-                "ekpnet_plus.seven_hop": True,
+                "ekpnet_plus.five_hop": True,
                 "ekpnet_plus.relations": 4,
                 "train.lr": 1e-2,
             },

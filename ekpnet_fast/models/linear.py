@@ -42,14 +42,6 @@ class Linear(Model):
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"folds": 5},
-            "last-fm": {"linear.seven_hop": True},
-            # Here the projections get no weight.
-            "book-crossing": {
-                "linear.low_pass": (),
-                "linear.joint_spectral": (),
-                "linear.seven_hop": True,
-                "linear.relations": 4,
-            },
         }
     }
 

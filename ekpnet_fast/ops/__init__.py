@@ -21,11 +21,16 @@ from ekpnet_fast.ops.sampling import (
     sample_ripple_sets,
     sample_triples,
 )
+from ekpnet_fast.ops.sparse import SparseRows, sparse_product, strongest_products
+from ekpnet_fast.ops.wide_part import AffinitySources, WideCurves, wide_features, wide_logits
 
 __all__ = [
     "ACTIVATIONS",
+    "AffinitySources",
     "Propagation",
     "RippleBatch",
+    "SparseRows",
+    "WideCurves",
     "build_csr",
     "deep_score",
     "ekpnet_gradients",
@@ -38,6 +43,10 @@ __all__ = [
     "sample_neighbors",
     "sample_ripple_sets",
     "sample_triples",
+    "sparse_product",
+    "strongest_products",
     "top_items",
     "triple_loss",
+    "wide_features",
+    "wide_logits",
 ]

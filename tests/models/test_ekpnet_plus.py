@@ -16,7 +16,7 @@ from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic,
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
-from ekpnet_fast.models.wide.affinity import Affinities, ItemTripleFeatures
+from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.runs.display import weights_text
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.examples import TrainingExamples
@@ -79,7 +79,7 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, ItemTripleFeatures(graph, source.num_items), model.linear.options, 1.25
+            left, model.linear.knowledge, model.linear.options, 1.25
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
@@ -145,10 +145,10 @@ def test_train_negatives_of_a_user_describe_nobody(model):
     ids = torch.arange(10, dtype=torch.int32)
     ends, items = torch.arange(11) * 8, torch.arange(80, dtype=torch.int32)
     found = [
-        x.linear.affinities.features(x.source.histories.of(ids), ends.numpy(), items.numpy())
+        x.linear.affinities.features(x.source.histories.of(ids), ends, items)
         for x in (built, other)
     ]
-    assert np.array_equal(*found)
+    assert torch.equal(*found)
 
 
 # ---- what a split gives away ---------------------------------------------------------------------

@@ -7,7 +7,9 @@
 #include "cpu/isa/ekpnet_gradients.h"
 #include "cpu/isa/ripple_attention.h"
 #include "cpu/isa/row_adam.h"
+#include "cpu/isa/sparse_product.h"
 #include "cpu/isa/triple_loss.h"
+#include "cpu/isa/wide_part.h"
 
 namespace ekpnet {
 
@@ -23,6 +25,8 @@ struct IsaKernels {
   RowAdamKernel<double> row_adam_f64;
   const TripleLossKernels<float>& triple_loss_f32;
   const TripleLossKernels<double>& triple_loss_f64;
+  SparseProductKernel sparse_product;
+  const WideKernels& wide_part;
 };
 
 #define EKPNET_DECLARE_ISA(isa)                      \
@@ -32,6 +36,8 @@ struct IsaKernels {
   const EkpnetKernels<float>& ekpnet_f32();          \
   RowAdamKernel<float> row_adam_f32();               \
   const TripleLossKernels<float>& triple_loss_f32(); \
+  SparseProductKernel sparse_product();              \
+  const WideKernels& wide_part();                    \
   const IsaKernels& kernels();                       \
   }
 

@@ -132,6 +132,33 @@ inline V exp_nonpositive(V x) {
   }
 }
 
+// log(x) of normal x > 0, by Cephes' logf: within about 1 ulp.
+template <class V>
+inline V logarithm_f32(V x) {
+  typedef int32_t I __attribute__((vector_size(sizeof(V))));
+  I bits;
+  __builtin_memcpy(&bits, &x, sizeof(V));
+  V e = __builtin_convertvector((bits >> 23) - 126, V);
+  bits = (bits & 0x007fffff) | 0x3f000000;
+  V m;  // x = m 2^e, 1/2 <= m < 1
+  __builtin_memcpy(&m, &bits, sizeof(V));
+  const V one = V{} + 1.0f, half = V{} + 0.707106781186547524f;
+  e = m < half ? e - one : e;
+  m = m < half ? m + m - one : m - one;
+  V p = m * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  const V z = m * m;
+  V y = p * m * z - e * 2.12194440e-4f;
+  y = y - z * 0.5f;
+  return m + y + e * 0.693359375f;
+}
+
 template <class T, class V>
 inline V sigmoid(V x) {
   const V e = exp_nonpositive<T>(x < V{} ? x : -x);

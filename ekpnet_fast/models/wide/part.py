@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError, TrainingError
-from ekpnet_fast.models.wide.affinity import (
-    Affinities,
-    ItemTripleFeatures,
-    SignalOptions,
-    feature_names,
-)
-from ekpnet_fast.models.wide.catalogue import catalogue_logits
-from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
-from ekpnet_fast.ops.deterministic import one_thread
+from ekpnet_fast.models.wide.affinity import Affinities, neighbours_kept
+from ekpnet_fast.models.wide.curves import fit_curves, quantiles
+from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
+from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
+from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
+FITTED_ROWS = 1 << 20  # that the weights are fitted to, at least where there are so many
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 
@@ -86,8 +82,10 @@ class LinearPart(nn.Module):
         self.register_buffer("knots", torch.zeros(F, options.pieces + 1))
         self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
-        with one_thread():
-            self.knowledge = ItemTripleFeatures(source.graph, source.num_items)
+        with torch_on_one_thread():
+            self.knowledge = ItemTripleFeatures(
+                source.graph, source.num_items, neighbours_kept(options, source.num_items)
+            )
             self.affinities = Affinities(source.histories, self.knowledge, options)
         # Of the training examples; by fold, where their items differ by epoch.
         self._of_rows: Tensor | None = None
@@ -96,74 +94,82 @@ class LinearPart(nn.Module):
     def fit(self, training: TrainingExamples) -> None:
         """Compute the training examples' features out of fold, and fit the weights to them.
 
+        The affinities of a fold are made one fold after the other. Of many examples the weights
+        are fitted to those of the first folds, `FITTED_ROWS` or a fold's.
+
         Raises:
             TrainingError: no item was clicked twice.
         """
         rows, F, redraw = training.rows, training.folds, training.redraw
         items = rows.items if redraw is None else redraw(1)
-        found = torch.empty(len(self.names), len(items))
-        lengths = rows.indptr.diff()
+        logits = torch.empty(len(items)) if redraw is None else None
+        waiting: list[_Fold] = []  # those that the weights are fitted to
+        fitted = False
+        with torch_on_one_thread():
+            for number in range(F):
+                fold = _Fold(self, training, number, items)
+                if not fitted:
+                    waiting.append(fold)
+                    at_hand = sum(fold.features.shape[1] for fold in waiting)
+                    if at_hand < FITTED_ROWS and number + 1 < F:
+                        continue
+                    self._fit_weights(waiting, rows.labels)
+                    fitted = True
+                else:
+                    waiting = [fold]
+                if logits is not None:
+                    for fold in waiting:
+                        logits[fold.at] = fold.logits(self)
+                else:
+                    self._of_folds += [fold.affinities for fold in waiting]
+        self._of_rows = logits
 
-        def describe(fold: int) -> Affinities | None:
-            ids = torch.arange(fold, len(training.histories), F)
-            affinities = self.affinities
-            if F > 1:
-                histories = training.histories.of(ids)
-                affinities = Affinities(histories, self.knowledge, self.options, F / (F - 1))
-            ids = ids[lengths[ids] > 0]
-            at, ends = _places(rows.indptr, ids)
-            features = affinities.features(
-                training.histories.of(ids), ends.numpy(), items[at].numpy()
+    def _fit_weights(self, folds: list[_Fold], labels: Tensor) -> None:
+        found = torch.cat([fold.features for fold in folds], 1)
+        labels = torch.cat([labels[fold.sampled] for fold in folds])
+        # Of an item that nobody else clicked the label reveals how the data were split.
+        known = found[0] > 0  # log(count + 0.5)
+        if not known.any():
+            raise TrainingError(
+                "no training row has an item with a click in another fold, expected some: every"
+                " item has a single click, from which no affinity follows"
             )
-            found[:, at] = torch.from_numpy(features)
-            return affinities if redraw is not None else None
-
-        # Of EASE^R every fold holds items beside each other, so one at a time.
-        threads = 1 if self.options.ease > 0 else min(torch.get_num_threads(), F)
-        with one_thread():
-            # A thread per fold, each by itself: what is found does not depend on their number.
-            with ThreadPoolExecutor(threads, "fold", torch.set_num_threads, (1,)) as pool:
-                of_folds = list(pool.map(describe, range(F)))
-            self._of_folds = [affinities for affinities in of_folds if affinities is not None]
-            # Of an item that nobody else clicked the label reveals how the data were split.
-            known = found[0] > 0  # log(count + 0.5)
-            of_known = found[:, known].contiguous()
-            if not known.any():
-                raise TrainingError(
-                    "no training row has an item with a click in another fold, expected some: every"
-                    " item has a single click, from which no affinity follows"
-                )
-            self.knots.copy_(quantiles(of_known, self.weight.shape[1]))
-            weight, bias = fit_curves(of_known, self.knots.cpu(), rows.labels[known])
-            self.weight.copy_(torch.from_numpy(weight))
-            self.bias.fill_(bias)
-            self._of_rows = self._logits(found) if redraw is None else None
+        of_known = found[:, known]
+        self.knots.copy_(quantiles(of_known, self.weight.shape[1]))
+        weight, bias = fit_curves(of_known, self.knots.cpu(), labels[known])
+        self.weight.copy_(torch.from_numpy(weight))
+        self.bias.fill_(bias)
 
     def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
         """Logits [B] of a request whose groups have the histories `ids` [G]."""
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
-        if request.folds == 1 and self._asks_for_all_items(request):
-            total = catalogue_logits(
-                self.affinities, histories.of(ids), self.knots.cpu(), self.weight.cpu()
-            )
-            return total.view(-1) + self.bias.cpu()
-        needed = (self.weight > 0).any(1).cpu().numpy()
         if request.folds == 1:
-            features = self.affinities.features(
-                histories.of(ids), request.group_indptr.numpy(), request.items.numpy(), needed
+            if self._asks_for_all_items(request):
+                return self._logits(self.affinities, histories.of(ids)).view(-1)
+            return self._logits(
+                self.affinities, histories.of(ids), request.group_indptr, request.items
             )
-            return self._logits(torch.from_numpy(features))
         logits = torch.empty(len(request.items))
         fold_of_group = ids % request.folds
         for fold in range(request.folds):
             groups = torch.nonzero(fold_of_group == fold).squeeze(1)
             at, ends = _places(request.group_indptr, groups)
-            features = self._of_folds[fold].features(
-                histories.of(ids[groups]), ends.numpy(), request.items[at].numpy(), needed
+            logits[at] = self._logits(
+                self._of_folds[fold], histories.of(ids[groups]), ends, request.items[at]
             )
-            logits[at] = self._logits(torch.from_numpy(features))
         return logits
+
+    def _logits(
+        self,
+        affinities: Affinities,
+        histories: Histories,
+        group_indptr: Tensor | None = None,
+        items: Tensor | None = None,
+    ) -> Tensor:
+        return affinities.logits(
+            histories, self.knots.cpu(), self.weight.cpu(), float(self.bias), group_indptr, items
+        )
 
     def _asks_for_all_items(self, request: PairRequest) -> bool:
         """Whether a request has all items in order, for every group."""
@@ -176,9 +182,6 @@ class LinearPart(nn.Module):
             (items.view(G, I) == every).all()
         )
 
-    def _logits(self, features: Tensor) -> Tensor:
-        return curves(features, self.knots.cpu(), self.weight.cpu()) + self.bias.cpu()
-
     def weights(self) -> dict[str, float]:
         """Rise of the logit by each feature, from its lowest to its highest value; largest first.
 
@@ -186,6 +189,40 @@ class LinearPart(nn.Module):
         """
         named = zip(self.names, self.weight.sum(1).tolist(), strict=True)
         return dict(sorted(named, key=lambda x: -x[1]))
+
+
+class _Fold:
+    """Fold of the training examples, described by the clicks outside of it.
+
+    Attributes:
+        affinities: by these clicks.
+        at: [n] int64, positions of its examples.
+        sampled: [m] int64, those of them that have `features` [F, m].
+    """
+
+    def __init__(
+        self, part: LinearPart, training: TrainingExamples, number: int, items: Tensor
+    ) -> None:
+        rows, F = training.rows, training.folds
+        ids = torch.arange(number, len(training.histories), F)
+        self.affinities = part.affinities
+        if F > 1:
+            clicks = training.histories.of(ids)
+            self.affinities = Affinities(clicks, part.knowledge, part.options, F / (F - 1))
+        ids = ids[rows.indptr.diff()[ids] > 0]
+        self.at, self._ends = _places(rows.indptr, ids)
+        self._histories = training.histories.of(ids)
+        self._items = items[self.at]
+        every = max(1, -(-len(self.at) // FITTED_ROWS))
+        chosen = torch.arange(0, len(self.at), every)
+        self.sampled = self.at[chosen]
+        self.features = self.affinities.features(
+            self._histories, torch.searchsorted(chosen, self._ends), self._items[chosen]
+        )
+
+    def logits(self, part: LinearPart) -> Tensor:
+        """Logits [n] of the examples."""
+        return part._logits(self.affinities, self._histories, self._ends, self._items)
 
 
 def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

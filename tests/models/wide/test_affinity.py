@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity
-from ekpnet_fast.models.wide.affinity import (
-    Affinities,
-    ItemTripleFeatures,
-    SignalOptions,
-    feature_names,
-)
+from ekpnet_fast.models.wide import affinity, spectral
+from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
+from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
+from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, feature_names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0, seven_hop=True, relations=4)
+ALL = SignalOptions(ease=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +74,7 @@ def dense_affinities(A, table, options):
     B = -P / np.diag(P)
     np.fill_diagonal(B, 0)
     found["EASE"] = B
-    found["far co-click"] = C @ C @ C
+    found["far co-click"] = C @ C
     for rank in range(1, options.relations + 1):
         own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
         own = own * safe(np.linalg.norm(own, axis=1))[:, None]
@@ -102,32 +99,32 @@ def dense_features(A, table, options, history, item, scale=1.0):
     for name, x in affinities.items():
         value = max(x[history, item].sum(), 0) / np.sqrt(n)
         own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
-        if name in affinity.LOG_EPS:
+        if name in LOG_EPS:
             whole = value * (1 if name == "co-click" else np.sqrt(n))
-            found[name] = np.log(whole + affinity.LOG_EPS[name])
+            found[name] = np.log(whole + LOG_EPS[name])
         typical = max(means[name], 1e-12)
         found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * typical) + 0.5)
     return found
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
-    """By products of items in memory, and by sparse walks; all items at once, and pairs."""
+def every_pair(groups):
+    return torch.arange(groups + 1) * ITEMS, torch.arange(ITEMS, dtype=torch.int32).repeat(groups)
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
+    """From squares of all items, and from rows of neighbours; all items at once, and pairs."""
     A, histories, graph, table = problem
-    monkeypatch.setattr(affinity, "DENSE_CLICKS", 0 if few else 10**9)
-    monkeypatch.setattr(affinity, "ROUNDS", 60)  # small gaps between eigenvalues
-    monkeypatch.setattr(affinity, "PRODUCTS_AT_ONCE", 3 * ITEMS)
-    monkeypatch.setattr(affinity, "FAR_WALK_USERS", 2)
-    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL, scale=1.25)
-    assert (found.affinities[0].product is not None) == few
+    monkeypatch.setattr(affinity, "MOSTLY_FULL", 0.0 if square else 1.0)
+    monkeypatch.setattr(spectral, "ROUNDS", 60)  # small gaps between eigenvalues
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, ITEMS), ALL, scale=1.25)
+    assert (found.sources.indptrs[0].numel() == 0) == square
     ids = torch.tensor([4, 3, 0, 7, 4])
     asked = [[0, 1, 5], [2, 0], [], [8, 8, 39, 1], [11]]
-    ends = np.cumsum([0, *map(len, asked)])
-    items = np.array([i for some in asked for i in some], dtype=np.int32)
-    pairs = found.features(histories.of(ids), ends, items).T
-    every = found.features(
-        histories.of(ids), np.arange(6) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), 5)
-    ).T.reshape(5, ITEMS, -1)
+    ends = torch.tensor([0, *map(len, asked)]).cumsum(0)
+    items = torch.tensor([i for some in asked for i in some], dtype=torch.int32)
+    pairs = found.features(histories.of(ids), ends, items).T.numpy()
+    every = found.features(histories.of(ids), *every_pair(5)).T.view(5, ITEMS, -1).numpy()
     names = feature_names(ALL)
     assert pairs.shape == (len(items), len(names)) and pairs.dtype == np.float32
     for group, some in enumerate(asked):
@@ -140,32 +137,40 @@ def test_features_are_what_dense_matrices_give(problem, few, monkeypatch):
             assert every[group, item] == pytest.approx(row, rel=2e-3, abs=2e-3)
 
 
-def test_only_what_is_needed_is_computed(problem):
-    _, histories, graph, _ = problem
-    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL)
-    names = feature_names(ALL)
-    needed = np.array([name.startswith(("co-click", "joint 32")) for name in names])
-    ends, items = np.array([0, 2]), np.array([5, 6], dtype=np.int32)
-    one = histories.of(torch.tensor([0]))
-    whole, some = found.features(one, ends, items), found.features(one, ends, items, needed)
-    assert np.array_equal(whole[needed], some[needed])
-    assert not some[[n.startswith("EASE") for n in names]].any()
+def test_an_item_keeps_its_strongest_neighbours(problem):
+    """Co-click with 5 neighbours each, by hand: the 5 largest entries of each row of C."""
+    A, histories, graph, table = problem
+    options = SignalOptions(
+        kg_click_kg=False, low_pass=(), joint_spectral=(), ease=1.0, relations=0
+    )
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, 5), options)
+    C = dense_affinities(A, table, options)[0]["co-click"]
+    indptr, neighbours = found.sources.indptrs[0], found.sources.neighbours[0]
+    assert int(indptr.diff().max()) == 5
+    for item in range(ITEMS):
+        kept = neighbours[indptr[item] : indptr[item + 1]].tolist()
+        others = sorted(set(range(ITEMS)) - set(kept))
+        assert kept == sorted(kept) and (C[item, kept] > 0).all()
+        if len(kept) == 5:
+            assert C[item, others].max() <= C[item, kept].min() + 1e-6
 
 
 def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     """Item 0 has no click, so by every affinity of clicks alone it is among the lowest."""
     _, histories, graph, _ = problem
-    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS), ALL)
-    every = found.features(
-        histories, np.arange(USERS + 1) * ITEMS, np.tile(np.arange(ITEMS, dtype=np.int32), USERS)
-    ).T.reshape(USERS, ITEMS, -1)
+    found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, ITEMS), ALL)
+    every = found.features(histories, *every_pair(USERS)).T.view(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
         if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE", "far")):
-            assert (every[:, 0, column] <= every[:, :, column].min(1) + 1e-3).all(), name
+            lowest = every[:, :, column].amin(1)
+            assert (every[:, 0, column] <= lowest + 1e-3).all(), name
 
 
 def test_names_follow_the_options():
-    assert feature_names(SignalOptions(kg_click_kg=False, low_pass=(), joint_spectral=())) == (
+    options = SignalOptions(
+        kg_click_kg=False, low_pass=(), joint_spectral=(), five_hop=False, relations=0
+    )
+    assert feature_names(options) == (
         "popularity",
         "KG neighbours' clicks",
         "co-click",

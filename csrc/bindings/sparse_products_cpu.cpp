@@ -1,0 +1,85 @@
+// CPU bindings of the products of sparse matrices.
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "bindings/checks.h"
+#include "bindings/parallel.h"
+#include "cpu/dispatch.h"
+#include "cpu/strongest_products.h"
+
+namespace ekpnet {
+namespace {
+
+// A sparse matrix whose columns are within [0, columns).
+SparseRows sparse_rows(const Tensor& indptr, const Tensor& columns, const Tensor& values,
+                       int64_t limit, const char* name) {
+  check_tensor(indptr, name, ScalarType::Long, {-1});
+  STD_TORCH_CHECK(indptr.size(0) >= 1, name, " has no entries, expected a 0 at least");
+  check_tensor(columns, name, ScalarType::Int, {-1});
+  const int64_t n = indptr.size(0) - 1, entries = columns.size(0);
+  check_tensor(values, name, ScalarType::Float, {entries});
+  check_indptr(data<int64_t>(indptr), n, entries, name);
+  check_ids(data<int32_t>(columns), entries, limit, name, "columns");
+  return {n, data<int64_t>(indptr), data<int32_t>(columns), data<float>(values)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> strongest_products_cpu(
+    const Tensor& left_indptr, const Tensor& left_columns, const Tensor& left_values,
+    const Tensor& right_indptr, const Tensor& right_columns, const Tensor& right_values,
+    int64_t num_columns, int64_t count) {
+  STD_TORCH_CHECK(count >= 1, "count is ", count, ", expected at least 1");
+  check_range("num_columns", num_columns, 0, INT32_MAX);
+  const SparseRows right =
+      sparse_rows(right_indptr, right_columns, right_values, num_columns, "right");
+  const SparseRows left =
+      sparse_rows(left_indptr, left_columns, left_values, right.num_rows, "left");
+  const StrongestProductsArgs args = {left, right, num_columns, count};
+  constexpr int64_t kRows = 64;
+  const int64_t n = left.num_rows, chunks = (n + kRows - 1) / kRows;
+  std::vector<ProductRows> found(chunks);
+  for_each_chunk(chunks, [&](int64_t chunk) {
+    found[chunk] = strongest_products(args, chunk * kRows, std::min(n, (chunk + 1) * kRows));
+  });
+  Tensor indptr = empty({n + 1}, ScalarType::Long);
+  int64_t* ends = mutable_data<int64_t>(indptr);
+  *ends = 0;
+  for (const auto& rows : found)
+    for (const int64_t length : rows.lengths) {
+      ends[1] = ends[0] + length;
+      ++ends;
+    }
+  Tensor columns = empty({*ends}, ScalarType::Int), values = empty({*ends}, ScalarType::Float);
+  const int64_t* begins = data<int64_t>(indptr);
+  int32_t* out_columns = mutable_data<int32_t>(columns);
+  float* out_values = mutable_data<float>(values);
+  for_each_chunk(chunks, [&](int64_t chunk) {
+    ProductRows& rows = found[chunk];
+    std::copy(rows.columns.begin(), rows.columns.end(), out_columns + begins[chunk * kRows]);
+    std::copy(rows.values.begin(), rows.values.end(), out_values + begins[chunk * kRows]);
+    rows = {};
+  });
+  return {indptr, columns, values};
+}
+
+Tensor sparse_product_cpu(const Tensor& indptr, const Tensor& columns, const Tensor& values,
+                          const Tensor& x) {
+  check_tensor(x, "x", ScalarType::Float, {-1, -1});
+  const SparseRows matrix = sparse_rows(indptr, columns, values, x.size(0), "columns");
+  const int64_t r = x.size(1);
+  Tensor y = empty({matrix.num_rows, r}, ScalarType::Float);
+  const SparseProductArgs args = {
+      r, matrix.indptr, matrix.columns, matrix.values, data<float>(x), mutable_data<float>(y)};
+  const auto kernel = isa_kernels().sparse_product;
+  for_each_piece(matrix.num_rows, 64,
+                 [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  return y;
+}
+
+}  // namespace
+}  // namespace ekpnet
+
+STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
+  m.impl("strongest_products", TORCH_BOX(&ekpnet::strongest_products_cpu));
+  m.impl("sparse_product", TORCH_BOX(&ekpnet::sparse_product_cpu));
+}

@@ -1,0 +1,454 @@
+#include "cpu/isa/wide_part.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/isa/arena.h"
+#include "cpu/isa/isa_kernels.h"
+#include "cpu/isa/vectors.h"
+
+namespace ekpnet {
+namespace {
+
+using V = Vector<float>;
+constexpr int kLanes = sizeof(V) / sizeof(float);
+constexpr int64_t kTile = 256;  // items whose vectors stay in a cache
+constexpr int kTogether = 4;    // histories that meet an item's vector at a time
+
+// Floats in whole cache lines, as an arena hands them out.
+constexpr int64_t whole_lines(int64_t n) { return round_up(n, 16); }
+
+// y = log(max(a, 0) f + added), or its curve added to y.
+struct Responding {
+  float factor;  // of the sum over the history
+  const Response& response;
+  int64_t pieces;
+
+  V feature(V a) const {
+    a = a < V{} ? V{} : a;
+    return logarithm_f32(a * factor + response.added);
+  }
+
+  V curve(V x) const {
+    V sum{};
+    for (int64_t p = 0; p < pieces; ++p) {
+      const float slope = response.slopes[p];
+      if (slope == 0.0f) continue;
+      const float begin = response.knots[p], end = response.knots[p + 1];
+      V y = x;
+      if (p > 0) y = y < V{} + begin ? V{} + begin : y;
+      if (p + 1 < pieces) y = y > V{} + end ? V{} + end : y;
+      sum += (y - begin) * slope;
+    }
+    return sum;
+  }
+
+  template <class F>
+  void each(int64_t n, const float* a, float* y, F f) const {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(y + i, f(load<V>(a + i), load<V>(y + i)));
+    if (i == n) return;
+    float last_a[kLanes] = {}, last_y[kLanes] = {};
+    std::copy(a + i, a + n, last_a);
+    std::copy(y + i, y + n, last_y);
+    store(last_y, f(load<V>(last_a), load<V>(last_y)));
+    std::copy(last_y, last_y + (n - i), y + i);
+  }
+
+  void write_features(int64_t n, const float* a, float* y) const {
+    each(n, a, y, [&](V a, V) { return feature(a); });
+  }
+  void add_curve(int64_t n, const float* a, float* y) const {
+    each(n, a, y, [&](V a, V y) { return y + curve(feature(a)); });
+  }
+  float curve_at_zero() const { return curve(feature(V{}))[0]; }
+};
+
+// One history's items, and the factors of the responses to it.
+class History {
+ public:
+  History(const WideArgs& args, int64_t g, float* factors)
+      : args_(args),
+        items_(args.history_items + args.history_indptr[g]),
+        length_(args.history_indptr[g + 1] - args.history_indptr[g]),
+        factors_(factors) {
+    const float root = std::sqrt(static_cast<float>(length_));
+    const float share = length_ > 0 ? 1 / root : 0.0f;
+    for (int64_t r = 0; r < args.num_responses; ++r) {
+      const Response& response = args.responses[r];
+      float factor = share;
+      if (response.scale == Response::kRootOfLength) factor = length_ > 0 ? 1.0f : 0.0f;
+      if (response.scale == Response::kByMean) {
+        double mean = 0;
+        const float* of_items = args.affinities[response.affinity].mean;
+        for (int64_t j = 0; j < length_; ++j) mean += of_items[items_[j]];
+        mean = std::max(mean * share, 0.0);
+        factor = share / static_cast<float>(mean + response.smoothing);
+      }
+      factors_[r] = factor;
+    }
+  }
+
+  int64_t length() const { return length_; }
+  const int32_t* items() const { return items_; }
+  Responding response(int64_t r) const { return {factors_[r], args_.responses[r], args_.pieces}; }
+
+  // Entries that its items have in a source.
+  int64_t entries(const AffinitySource& source) const {
+    int64_t n = 0;
+    for (int64_t j = 0; j < length_; ++j)
+      n += source.indptr[items_[j] + 1] - source.indptr[items_[j]];
+    return n;
+  }
+
+  void sum_vectors(const AffinitySource& source, float* sum) const {
+    std::fill(sum, sum + source.width, 0.0f);
+    for (int64_t j = 0; j < length_; ++j)
+      axpy<V>(source.width, 1.0f, source.values + items_[j] * source.width, sum);
+  }
+
+  void sum_dense(const AffinitySource& source, float* sums) const {
+    const int64_t I = args_.num_items;
+    std::fill(sums, sums + I, 0.0f);
+    for (int64_t j = 0; j < length_; ++j) axpy<V>(I, 1.0f, source.values + items_[j] * I, sums);
+  }
+
+  // f(neighbour, value) over the rows of its items.
+  template <class F>
+  void each_neighbour(const AffinitySource& source, F f) const {
+    for (int64_t j = 0; j < length_; ++j) {
+      const int64_t begin = source.indptr[items_[j]], end = source.indptr[items_[j] + 1];
+      uint32_t top = 0;  // of ids that would be written outside of the sums
+      for (int64_t n = begin; n < end; ++n)
+        top = std::max(top, static_cast<uint32_t>(source.items[n]));
+      if (begin < end && top >= args_.num_items)
+        throw std::runtime_error("neighbours holds an item outside of 0 to " +
+                                 std::to_string(args_.num_items - 1));
+      for (int64_t n = begin; n < end; ++n) f(source.items[n], source.values[n]);
+    }
+  }
+
+  // Adds to `sums`, which are 0 where nothing is.
+  void sum_neighbours(const AffinitySource& source, float* sums) const {
+    each_neighbour(source, [&](int32_t item, float x) { sums[item] += x; });
+  }
+
+  // The same sum for one item; in the same order, so the same bits.
+  float sum_of(const AffinitySource& source, int32_t item) const {
+    float sum = 0.0f;
+    for (int64_t j = 0; j < length_; ++j) {
+      const int32_t* begin = source.items + source.indptr[items_[j]];
+      const int32_t* end = source.items + source.indptr[items_[j] + 1];
+      const int32_t* at = std::lower_bound(begin, end, item);
+      if (at != end && *at == item) sum += source.values[at - source.items];
+    }
+    return sum;
+  }
+
+ private:
+  const WideArgs& args_;
+  const int32_t* items_;
+  int64_t length_;
+  float* factors_;
+};
+
+// Affinities of the same vectors: products of parts of them are shared.
+struct Parts {
+  int64_t count = 0;
+  int64_t ends[2 * kMaxAffinities + 1];
+
+  Parts(const Affinity* first, const Affinity* last) {
+    for (const Affinity* a = first; a != last; ++a) {
+      ends[count++] = a->first;
+      ends[count++] = a->end;
+    }
+    std::sort(ends, ends + count);
+    count = std::unique(ends, ends + count) - ends;
+  }
+};
+
+// a [affinities, histories] of one item's vector and the sums of some histories; `stride` between
+// affinities, `across` between histories. The order of additions is the same for any number of
+// histories.
+template <int kRows>
+void multiply_vectors(const Parts& parts, const Affinity* first, const Affinity* last,
+                      const float* item, const float* const* sums, float* a, int64_t stride,
+                      int64_t across) {
+  float of_parts[kRows][2 * kMaxAffinities];
+  for (int64_t part = 0; part + 1 < parts.count; ++part) {
+    const int64_t begin = parts.ends[part], end = parts.ends[part + 1];
+    V acc[kRows] = {};
+    int64_t d = begin;
+    for (; d + kLanes <= end; d += kLanes) {
+      const V x = load<V>(item + d);
+      for (int h = 0; h < kRows; ++h) acc[h] += x * load<V>(sums[h] + d);
+    }
+    for (int h = 0; h < kRows; ++h) {
+      float dot = reduce<float, kLanes>(acc[h], Sum());
+      for (int64_t rest = d; rest < end; ++rest) dot += item[rest] * sums[h][rest];
+      of_parts[h][part] = dot;
+    }
+  }
+  for (const Affinity* affinity = first; affinity != last; ++affinity, a += stride)
+    for (int h = 0; h < kRows; ++h) {
+      float sum = 0.0f;
+      for (int64_t part = 0; part + 1 < parts.count; ++part)
+        if (parts.ends[part] >= affinity->first && parts.ends[part + 1] <= affinity->end)
+          sum += of_parts[h][part];
+      a[h * across] = sum;
+    }
+}
+
+// Affinities [first, last) of a source.
+template <class F>
+void each_source(const WideArgs& args, F f) {
+  int64_t first = 0;
+  while (first < args.num_affinities) {
+    int64_t last = first;
+    while (last < args.num_affinities &&
+           args.affinities[last].source == args.affinities[first].source)
+      ++last;
+    f(args.sources[args.affinities[first].source], first, last);
+    first = last;
+  }
+}
+
+template <class F>
+void each_response(const WideArgs& args, int64_t affinity, F f) {
+  for (int64_t r = 0; r < args.num_responses; ++r)
+    if (args.responses[r].affinity == affinity) f(r);
+}
+
+int64_t longest_vectors(const WideArgs& args) {
+  int64_t width = 0;
+  for (int64_t s = 0; s < args.num_sources; ++s)
+    if (args.sources[s].kind == AffinitySource::kVectors)
+      width = std::max(width, args.sources[s].width);
+  return whole_lines(width);
+}
+
+// Sums of affinities for the pairs of one group, [affinities, n] with a row of `stride`.
+class PairSums {
+ public:
+  PairSums(const WideArgs& args, float* sums, float* vector)
+      : args_(args), sums_(sums), vector_(vector) {
+    std::fill(sums, sums + args.num_items, 0.0f);
+  }
+
+  // f(affinity, a [n]) for every affinity.
+  template <class F>
+  void of(const History& history, int64_t n, const int32_t* items, float* a, F f) {
+    each_source(args_, [&](const AffinitySource& source, int64_t first, int64_t last) {
+      switch (source.kind) {
+        case AffinitySource::kNeighbours:
+          of_neighbours(source, history, n, items, a);
+          break;
+        case AffinitySource::kDense:
+          std::fill(a, a + n, 0.0f);
+          for (int64_t j = 0; j < history.length(); ++j) {
+            const float* row = source.values + history.items()[j] * args_.num_items;
+            for (int64_t b = 0; b < n; ++b) a[b] += row[items[b]];
+          }
+          break;
+        case AffinitySource::kVectors: {
+          const Parts parts(args_.affinities + first, args_.affinities + last);
+          history.sum_vectors(source, vector_);
+          for (int64_t b = 0; b < n; ++b)
+            multiply_vectors<1>(parts, args_.affinities + first, args_.affinities + last,
+                                source.values + items[b] * source.width, &vector_, a + b, n, 0);
+          for (int64_t k = first; k < last; ++k) f(k, a + (k - first) * n);
+          return;
+        }
+      }
+      f(first, a);
+    });
+  }
+
+ private:
+  void of_neighbours(const AffinitySource& source, const History& history, int64_t n,
+                     const int32_t* items, float* a) {
+    // Looking a row up takes some steps for each of its halvings.
+    constexpr int64_t kStepsOfSearch = 12;
+    const int64_t entries = history.entries(source);
+    if (n * history.length() * kStepsOfSearch < 2 * entries) {
+      for (int64_t b = 0; b < n; ++b) a[b] = history.sum_of(source, items[b]);
+      return;
+    }
+    history.sum_neighbours(source, sums_);
+    for (int64_t b = 0; b < n; ++b) a[b] = sums_[items[b]];
+    if (entries >= args_.num_items) {
+      std::fill(sums_, sums_ + args_.num_items, 0.0f);
+      return;
+    }
+    history.each_neighbour(source, [&](int32_t item, float) { sums_[item] = 0.0f; });
+  }
+
+  const WideArgs& args_;
+  float* sums_;
+  float* vector_;
+};
+
+constexpr int64_t kPairsAtOnce = 1024;
+
+int64_t workspace_size(const WideArgs& args) {
+  const int64_t I = whole_lines(args.num_items), A = args.num_affinities;
+  return 4 * I                                 // sums, ids, their affinities, their curves
+         + kHistories * longest_vectors(args)  // sums of vectors
+         + kHistories * whole_lines(args.num_responses)   // factors
+         + std::max(kTogether * kTile, kPairsAtOnce) * A  // affinities
+         + 64;
+}
+
+// f(history, first pair, n, items, sums) for the pairs of the groups, some at a time.
+template <class F>
+void each_pairs(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end,
+                float* workspace, F f) {
+  Arena<float> arena(workspace);
+  PairSums sums(args, arena.take(whole_lines(args.num_items)), arena.take(longest_vectors(args)));
+  float* factors = arena.take(whole_lines(args.num_responses));
+  float* a = arena.take(kPairsAtOnce * args.num_affinities);
+  for (int64_t g = begin; g < end; ++g) {
+    if (pairs.group_indptr[g] == pairs.group_indptr[g + 1]) continue;
+    const History history(args, g, factors);
+    for (int64_t b = pairs.group_indptr[g]; b < pairs.group_indptr[g + 1]; b += kPairsAtOnce) {
+      const int64_t n = std::min(kPairsAtOnce, pairs.group_indptr[g + 1] - b);
+      sums.of(history, n, pairs.items + b, a, [&](int64_t affinity, const float* of_pairs) {
+        f(history, b, n, affinity, of_pairs);
+      });
+    }
+  }
+}
+
+void features(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end, float* out,
+              float* workspace) {
+  each_pairs(args, pairs, begin, end, workspace,
+             [&](const History& history, int64_t b, int64_t n, int64_t affinity, const float* a) {
+               each_response(args, affinity, [&](int64_t r) {
+                 history.response(r).write_features(n, a, out + r * pairs.num_pairs + b);
+               });
+             });
+}
+
+void pair_logits(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end,
+                 float* out, float* workspace) {
+  for (int64_t b = pairs.group_indptr[begin]; b < pairs.group_indptr[end]; ++b)
+    out[b] = args.item_terms[pairs.items[b]];
+  each_pairs(args, pairs, begin, end, workspace,
+             [&](const History& history, int64_t b, int64_t n, int64_t affinity, const float* a) {
+               each_response(args, affinity,
+                             [&](int64_t r) { history.response(r).add_curve(n, a, out + b); });
+             });
+}
+
+// Adds the curves of a source's neighbours to the logits [I] of one history.
+void add_neighbours(const WideArgs& args, const History& history, const AffinitySource& source,
+                    int64_t affinity, float* sums, float* ids_room, float* few, float* curves,
+                    float* out) {
+  const int64_t I = args.num_items;
+  if (4 * history.entries(source) >= I) {
+    history.sum_neighbours(source, sums);
+    each_response(args, affinity, [&](int64_t r) { history.response(r).add_curve(I, sums, out); });
+    std::fill(sums, sums + I, 0.0f);
+    return;
+  }
+  // Few items are reached: the others share one value.
+  int32_t* ids = reinterpret_cast<int32_t*>(ids_room);
+  int64_t n = 0;
+  history.each_neighbour(source, [&](int32_t item, float x) {
+    if (sums[item] == 0.0f) ids[n++] = item;
+    sums[item] += x;
+  });
+  float of_others = 0.0f;
+  each_response(args, affinity,
+                [&](int64_t r) { of_others += history.response(r).curve_at_zero(); });
+  for (int64_t i = 0; i < I; ++i) out[i] += of_others;
+  // A sum that came to 0 on its way has its item twice: the second time nothing is left of it.
+  for (int64_t i = 0; i < n; ++i) {
+    few[i] = sums[ids[i]];
+    sums[ids[i]] = 0.0f;
+    curves[i] = -of_others;
+  }
+  each_response(args, affinity, [&](int64_t r) { history.response(r).add_curve(n, few, curves); });
+  for (int64_t i = 0; i < n; ++i) out[ids[i]] += curves[i];
+}
+
+// Adds the curves of vectors to the logits [G, I] of some histories.
+void add_vectors(const WideArgs& args, const AffinitySource& source, int64_t first, int64_t last,
+                 const std::vector<History>& histories, float* sums, int64_t stride, float* a,
+                 float* out) {
+  const Affinity *from = args.affinities + first, *to = args.affinities + last;
+  const Parts parts(from, to);
+  const int64_t I = args.num_items, count = histories.size();
+  for (int64_t h = 0; h < count; ++h) histories[h].sum_vectors(source, sums + h * stride);
+  for (int64_t begin = 0; begin < I; begin += kTile) {
+    const int64_t n = std::min(kTile, I - begin);
+    for (int64_t h = 0; h < count; h += kTogether) {
+      const int64_t rows = std::min<int64_t>(kTogether, count - h);
+      const float* of[kTogether];
+      for (int k = 0; k < kTogether; ++k)
+        of[k] = sums + (h + std::min<int64_t>(k, rows - 1)) * stride;
+      for (int64_t i = 0; i < n; ++i) {
+        const float* item = source.values + (begin + i) * source.width;
+        if (rows == 1)
+          multiply_vectors<1>(parts, from, to, item, of, a + i, kTogether * kTile, kTile);
+        else
+          multiply_vectors<kTogether>(parts, from, to, item, of, a + i, kTogether * kTile, kTile);
+      }
+      for (int64_t k = first; k < last; ++k)
+        for (int64_t row = 0; row < rows; ++row)
+          each_response(args, k, [&](int64_t r) {
+            histories[h + row].response(r).add_curve(n, a + ((k - first) * kTogether + row) * kTile,
+                                                     out + (h + row) * I + begin);
+          });
+    }
+  }
+}
+
+void catalogue_logits(const WideArgs& args, int64_t begin, int64_t end, float* out,
+                      float* workspace) {
+  const int64_t I = args.num_items, count = end - begin;
+  Arena<float> arena(workspace);
+  float* sums = arena.take(whole_lines(I));
+  float* ids = arena.take(whole_lines(I));
+  float* few = arena.take(whole_lines(I));
+  float* curves = arena.take(whole_lines(I));
+  const int64_t stride = longest_vectors(args);
+  float* vectors = arena.take(kHistories * stride);
+  float* factors = arena.take(kHistories * whole_lines(args.num_responses));
+  float* a = arena.take(kTogether * kTile * args.num_affinities);
+  std::fill(sums, sums + I, 0.0f);
+  std::vector<History> histories;
+  histories.reserve(count);
+  for (int64_t h = 0; h < count; ++h) {
+    histories.emplace_back(args, begin + h, factors + h * whole_lines(args.num_responses));
+    std::copy(args.item_terms, args.item_terms + I, out + (begin + h) * I);
+  }
+  each_source(args, [&](const AffinitySource& source, int64_t first, int64_t last) {
+    if (source.kind == AffinitySource::kVectors)
+      return add_vectors(args, source, first, last, histories, vectors, stride, a, out + begin * I);
+    for (int64_t h = 0; h < count; ++h) {
+      float* logits = out + (begin + h) * I;
+      if (source.kind == AffinitySource::kNeighbours) {
+        add_neighbours(args, histories[h], source, first, sums, ids, few, curves, logits);
+        continue;
+      }
+      histories[h].sum_dense(source, few);
+      each_response(args, first,
+                    [&](int64_t r) { histories[h].response(r).add_curve(I, few, logits); });
+    }
+  });
+}
+
+}  // namespace
+
+namespace EKPNET_ISA {
+const WideKernels& wide_part() {
+  static const WideKernels kernels = {workspace_size, features, pair_logits, catalogue_logits};
+  return kernels;
+}
+}  // namespace EKPNET_ISA
+
+}  // namespace ekpnet

@@ -1,0 +1,84 @@
+"""Features of the items' triples, the same for every history."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from ekpnet_fast import ops
+from ekpnet_fast.models.wide.matrices import (
+    Matrix,
+    inverse,
+    products,
+    scaled,
+    sparse,
+    sums,
+    unit_rows,
+)
+from ekpnet_fast.sampling.graph import Graph
+
+__all__ = ["ItemTripleFeatures"]
+
+MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share makes them alike
+
+
+class ItemTripleFeatures:
+    """Tf-idf matrix of items x (relation, tail) pairs; with inverse pairs where the graph has them.
+
+    Attributes:
+        match: [I, K] rows of idf = log(I / items with the pair), scaled to norm 1; 0 where an item
+            has no triple. Products of rows are cosines.
+        near: [I, K'] the pairs that 2 to `MAX_ITEMS_PER_PAIR` - 1 items have, scaled by 1 / sqrt
+            of row and column sums.
+        shared: [I, K'] the same pairs, unscaled.
+        count: neighbours that an item keeps.
+    """
+
+    def __init__(self, graph: Graph, num_items: int, count: int) -> None:
+        ends = graph.indptr[: num_items + 1].numpy()
+        heads = np.repeat(np.arange(num_items), np.diff(ends))
+        relations = graph.relations[: ends[-1]].numpy().astype(np.int64)
+        pair = relations * graph.num_entities + graph.tails[: ends[-1]].numpy()
+        known, column = np.unique(pair, return_inverse=True)
+        table = sparse(np.ones(len(heads)), heads, column, (num_items, len(known)))
+        table.sum_duplicates()
+        table.data[:] = 1
+        self.num_items, self.count = num_items, count
+        degree = sums(table, 0)
+        weighed = scaled(table, None, np.log(num_items / degree))
+        self.match = unit_rows(weighed)
+        # Relations by how many items have them, ties by number; the pairs of each alone.
+        pairs_of = known // graph.num_entities
+        self._weighed, self._pairs_of = weighed, pairs_of
+        by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
+        items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
+        self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
+        self._by_relation: dict[int, ops.SparseRows] = {}
+        chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
+        self.shared = table[:, chosen].tocsr()
+        self.near = scaled(
+            self.shared, inverse(np.sqrt(sums(self.shared, 1))), degree[chosen] ** -0.5
+        )
+
+    def match_by(self, rank: int) -> Matrix:
+        """Matrix [I, K_r], `match` by the pairs of one relation; empty where there are fewer."""
+        if rank > len(self._ranked):
+            return self._weighed[:, :0].tocsr()
+        return unit_rows(self._weighed[:, self._pairs_of == self._ranked[rank - 1]].tocsr())
+
+    def matches_by(self, rank: int) -> ops.SparseRows:
+        """Strongest cosines [I, I] of `match_by`."""
+        if rank not in self._by_relation:
+            self._by_relation[rank] = products(self.match_by(rank), self.count)
+        return self._by_relation[rank]
+
+    @cached_property
+    def alike(self) -> ops.SparseRows:
+        """Strongest entries of near near^T [I, I]."""
+        return products(self.near, self.count)
+
+    @cached_property
+    def matches(self) -> ops.SparseRows:
+        """Strongest cosines [I, I] of `match`."""
+        return products(self.match, self.count)

@@ -1,0 +1,128 @@
+"""Sparse matrices of clicks and of the graph, as the wide part scales and multiplies them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.sampling.histories import Histories
+
+__all__ = [
+    "clicks_of",
+    "inverse",
+    "products",
+    "row_means",
+    "rows_of",
+    "scaled",
+    "sparse",
+    "strongest",
+    "sums",
+    "unit_rows",
+]
+
+Matrix = Any  # scipy.sparse.csr_matrix
+
+# Products of entries that a row of one matrix and a column of the other make, per entry, at most.
+PRODUCTS_PER_ENTRY = 2048
+
+
+def sparse(data: Any, rows: Any, columns: Any, shape: tuple[int, int]) -> Matrix:
+    """Matrix in compressed rows of entries."""
+    from scipy import sparse  # here, because models without a wide part need none
+
+    return sparse.csr_matrix((data.astype(np.float32), (rows, columns)), shape=shape)
+
+
+def clicks_of(histories: Histories, num_items: int) -> Matrix:
+    """Histories as a matrix [U, I] of ones."""
+    from scipy import sparse
+
+    items = histories.items.numpy()
+    return sparse.csr_matrix(
+        (np.ones(len(items), dtype=np.float32), items, histories.indptr.numpy()),
+        shape=(len(histories), num_items),
+    )
+
+
+def sums(matrix: Matrix, axis: int) -> NDArray[np.float64]:
+    """Sums over an axis."""
+    return np.asarray(matrix.sum(axis=axis, dtype=np.float64)).ravel()
+
+
+def inverse(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse 1 / x, and 0 for 0."""
+    return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
+
+
+def scaled(
+    matrix: Matrix, rows: NDArray[np.float64] | None, columns: NDArray[np.float64] | None
+) -> Matrix:
+    """Matrix with rows and columns multiplied by numbers."""
+    found = matrix.copy()
+    if rows is not None:
+        found.data *= np.repeat(rows, np.diff(found.indptr))
+    if columns is not None:
+        found.data *= columns[found.indices]
+    return found
+
+
+def unit_rows(matrix: Matrix) -> Matrix:
+    """Matrix with every row scaled to norm 1."""
+    return scaled(matrix, inverse(np.sqrt(sums(matrix.multiply(matrix), 1))), None)
+
+
+def rows_of(matrix: Matrix) -> ops.SparseRows:
+    """Matrix as the ops take it."""
+    return ops.SparseRows(
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        torch.from_numpy(matrix.indices.astype(np.int32)),
+        torch.from_numpy(matrix.data),
+    )
+
+
+def products(
+    factor: Matrix,  # [I, K]
+    count: int,
+) -> ops.SparseRows:
+    """Strongest `count` entries in each row of factor factor^T [I, I].
+
+    The work is bounded by the entries: columns with the most entries, which say least about those
+    that share them, are left out as long as there would be more than `PRODUCTS_PER_ENTRY` products
+    for each entry.
+    """
+    by_column = factor.T.tocsr()
+    lengths = np.diff(by_column.indptr).astype(np.int64)
+    order = np.argsort(lengths, kind="stable")
+    within = np.cumsum(lengths[order] ** 2) <= PRODUCTS_PER_ENTRY * max(factor.nnz, 1)
+    if not within.all():
+        kept = np.zeros(len(lengths), dtype=np.float64)
+        kept[order[within]] = 1
+        by_column = scaled(by_column, kept, None)
+        by_column.eliminate_zeros()
+    left = rows_of(factor if within.all() else by_column.T.tocsr())
+    return ops.strongest_products(left, rows_of(by_column), factor.shape[0], count)
+
+
+def strongest(
+    rows: ops.SparseRows,  # [I, I]
+    count: int,
+) -> ops.SparseRows:
+    """Strongest `count` entries of each row."""
+    n = len(rows.indptr) - 1
+    if not n or int(rows.indptr.diff().max()) <= count:
+        return rows
+    identity = ops.SparseRows(
+        torch.arange(n + 1), torch.arange(n, dtype=torch.int32), torch.ones(n)
+    )
+    return ops.strongest_products(rows, identity, n, count)
+
+
+def row_means(rows: ops.SparseRows) -> Tensor:
+    """Sum of each row over the number of rows, of a square matrix [I, I]; [I] float32."""
+    n = len(rows.indptr) - 1
+    return ops.sparse_product(rows, torch.full((n, 1), 1 / max(n, 1))).view(-1)

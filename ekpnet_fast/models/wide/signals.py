@@ -1,0 +1,57 @@
+"""Options of the wide part's signals, and the names of their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LOG_EPS", "SignalOptions", "feature_names"]
+
+LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
+
+
+@dataclass(frozen=True)
+class SignalOptions:
+    """Options of the affinities.
+
+    Attributes:
+        neighbours: strongest neighbours that an item keeps in each affinity, where the catalogue
+            has more than `affinity.ALL_ITEMS` items.
+        kg_click_kg: affinity by the graph, by clicks, and by the graph again.
+        low_pass: ranks of projections of the history on what most clicks share.
+        joint_spectral: ranks of projections on what clicks and graph share.
+        ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
+        five_hop: whether 5-hop co-click is a feature beside the 3-hop one.
+        relations: match in the graph by each of so many relations, those that most items have.
+    """
+
+    neighbours: int = 512
+    kg_click_kg: bool = True
+    low_pass: tuple[int, ...] = (32, 128)
+    joint_spectral: tuple[int, ...] = (32, 128)
+    ease: float = 0.0
+    five_hop: bool = True
+    relations: int = 4
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the affinities, in the order of the features."""
+        return (
+            "co-click",
+            "KG match",
+            *(["KG-click-KG"] if self.kg_click_kg else []),
+            *(f"low-pass {rank}" for rank in self.low_pass),
+            *(f"joint {rank}" for rank in self.joint_spectral),
+            *(["EASE"] if self.ease > 0 else []),
+            *(["far co-click"] if self.five_hop else []),
+            *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
+        )
+
+
+def feature_names(options: SignalOptions) -> tuple[str, ...]:
+    """Names of the rows of `Affinities.features`."""
+    return (
+        "popularity",
+        "KG neighbours' clicks",
+        *LOG_EPS,
+        *(f"{name} over the user's mean" for name in options.names),
+    )

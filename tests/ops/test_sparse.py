@@ -1,0 +1,87 @@
+"""Products of sparse matrices, against dense ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import library
+
+from ekpnet_fast.ops import SparseRows, sparse_product, strongest_products
+
+
+def dense(n, m, seed, filled=0.3):
+    draw = torch.Generator().manual_seed(seed)
+    kept = torch.rand(n, m, generator=draw) < filled
+    return torch.where(kept, torch.randint(-4, 9, (n, m), generator=draw), 0).float()
+
+
+def rows(x):
+    heads, columns = x.nonzero(as_tuple=True)
+    ends = torch.bincount(heads, minlength=len(x)).cumsum(0)
+    return SparseRows(torch.cat([ends.new_zeros(1), ends]), columns.int(), x[heads, columns])
+
+
+def whole(sparse, m):
+    n = len(sparse.indptr) - 1
+    heads = torch.repeat_interleave(torch.arange(n), sparse.indptr.diff())
+    return torch.zeros(n, m).index_put((heads, sparse.columns.long()), sparse.values)
+
+
+def test_a_product_with_room_for_all_is_whole():
+    a, b = dense(150, 20, 0), dense(20, 70, 1)
+    found = strongest_products(rows(a), rows(b), 70, 70)
+    assert torch.equal(whole(found, 70), a @ b)
+    ends = found.indptr.tolist()
+    for begin, end in pairwise(ends):
+        assert found.columns[begin:end].tolist() == sorted(set(found.columns[begin:end].tolist()))
+
+
+def test_the_largest_are_kept_and_of_equal_ones_the_first():
+    """By hand: the row 3, 5, 5, -1, 5 keeps columns 1 and 2."""
+    left = rows(torch.ones(1, 1))
+    right = rows(torch.tensor([[3.0, 5.0, 5.0, -1.0, 5.0]]))
+    found = strongest_products(left, right, 5, 2)
+    assert found.columns.tolist() == [1, 2] and found.values.tolist() == [5, 5]
+    a, b = dense(60, 20, 2), dense(20, 50, 3)
+    found = strongest_products(rows(a), rows(b), 50, 7)
+    product = a @ b
+    met = (a != 0).float() @ (b != 0).float() > 0
+    for n in range(60):
+        order = sorted(torch.nonzero(met[n]).flatten().tolist(), key=lambda i: (-product[n, i], i))
+        begin, end = found.indptr[n : n + 2].tolist()
+        assert found.columns[begin:end].tolist() == sorted(order[:7])
+
+
+def test_sparse_times_dense():
+    a, x = dense(130, 40, 4), torch.randn(40, 19, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sparse_product(rows(a), x), a @ x)
+    empty = rows(torch.zeros(0, 40))
+    assert sparse_product(empty, x).shape == (0, 19)
+
+
+def test_opcheck():
+    a, b = rows(dense(9, 5, 5)), rows(dense(5, 8, 6))
+    library.opcheck(torch.ops.ekpnet.strongest_products.default, (*a, *b, 8, 3))
+    library.opcheck(torch.ops.ekpnet.sparse_product.default, (*a, torch.randn(5, 4)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"columns": torch.tensor([0, 5], dtype=torch.int32)}, "left holds id 5 at position 1"),
+        ({"indptr": torch.tensor([0, 2, 1])}, "left falls from 2 to 1"),
+        ({"indptr": torch.tensor([0, 1, 3])}, "left ends with 3, expected 2"),
+        ({"values": torch.zeros(3)}, r"left has shape \[3\], expected \[2\]"),
+        ({"values": torch.zeros(2).double()}, "left is float64, expected float32"),
+    ],
+)
+def test_refused(change, said):
+    good = SparseRows(
+        torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32), torch.ones(2)
+    )
+    with pytest.raises(RuntimeError, match=said):
+        strongest_products(good._replace(**change), good, 2, 1)
+    with pytest.raises(RuntimeError, match="count is 0, expected at least 1"):
+        strongest_products(good, good, 2, 0)

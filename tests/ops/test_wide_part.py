@@ -1,0 +1,121 @@
+"""Features and logits of the wide part, by hand and for arguments that do not fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import library
+
+from ekpnet_fast.ops import AffinitySources, WideCurves, wide_features, wide_logits
+
+NONE, ROOT, MEAN = 0, 1, 2
+# Three items. Neighbours: 0 -> 1 by 2, 1 -> 0 by 2 and 2 by 4. Vectors: of width 3.
+VECTORS = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [-3.0, 1.0, 0.0]])
+
+
+def sources():
+    return AffinitySources(
+        [torch.tensor([0, 1, 3, 3]), torch.zeros(0, dtype=torch.int64)],
+        [torch.tensor([1, 0, 2], dtype=torch.int32), torch.zeros(0, dtype=torch.int32)],
+        [torch.tensor([2.0, 2.0, 4.0]), VECTORS],
+        torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 3]]),
+        torch.tensor([[0.5, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+        torch.tensor([[0, NONE], [0, MEAN], [1, ROOT], [2, NONE]]),
+        torch.tensor([[0.5, 0.0], [0.5, 0.25], [0.1, 0.0], [1.0, 0.0]]),
+    )
+
+
+def curves():
+    knots = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4, 1)
+    slopes = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    return WideCurves(knots, slopes, torch.tensor([0.25, -1.0, 3.0]))
+
+
+HISTORIES = torch.tensor([0, 2, 2]), torch.tensor([0, 1], dtype=torch.int32)
+
+
+def by_hand(history, item):
+    """Features of a pair, from the definitions."""
+    neighbours = {(0, 1): 2.0, (1, 0): 2.0, (1, 2): 4.0}
+    means = [0.5, 2.0, 0.0]
+    n = len(history)
+    share = n**-0.5 if n else 0.0
+    near = share * sum(neighbours.get((j, item), 0.0) for j in history)
+    mean = share * sum(means[j] for j in history)
+    first = share * sum(float(VECTORS[j, 0] * VECTORS[item, 0]) for j in history)
+    every = share * sum(float(VECTORS[j] @ VECTORS[item]) for j in history)
+    return [
+        math.log(near + 0.5),
+        math.log(near / (mean + 0.25) + 0.5),
+        math.log(max(first, 0) * math.sqrt(n) + 0.1),
+        math.log(max(every, 0) + 1.0),
+    ]
+
+
+def test_features_by_hand():
+    """One history of two items, and one without any."""
+    ends, items = torch.tensor([0, 3, 5]), torch.tensor([0, 1, 2, 2, 0], dtype=torch.int32)
+    found = wide_features(*HISTORIES, sources(), ends, items)
+    pairs = [((0, 1), 0), ((0, 1), 1), ((0, 1), 2), ((), 2), ((), 0)]
+    wanted = torch.tensor([by_hand(*pair) for pair in pairs]).T
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_by_hand():
+    given = curves()
+
+    def logit(history, item):
+        total = float(given.item_terms[item])
+        for r, x in enumerate(by_hand(history, item)):
+            first, second = given.slopes[r].tolist()
+            total += first * min(x, 1.0) + second * (max(x, 1.0) - 1.0)
+        return total
+
+    wanted = torch.tensor([[logit(h, i) for i in range(3)] for h in ((0, 1), ())])
+    every = wide_logits(*HISTORIES, sources(), given)
+    torch.testing.assert_close(every, wanted, rtol=1e-6, atol=1e-6)
+    ends, items = torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1], dtype=torch.int32)
+    some = wide_logits(*HISTORIES, sources(), given, ends, items)
+    of_some = torch.stack([wanted[0, 2], wanted[1, 1], wanted[1, 1]])
+    torch.testing.assert_close(some, of_some, rtol=1e-6, atol=1e-6)
+
+
+def test_opcheck():
+    ends, items = torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1], dtype=torch.int32)
+    library.opcheck(torch.ops.ekpnet.wide_features.default, (*HISTORIES, *sources(), ends, items))
+    for pairs in ((None, None), (ends, items)):
+        library.opcheck(
+            torch.ops.ekpnet.wide_logits.default, (*HISTORIES, *sources(), *curves(), *pairs)
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"affinities": torch.tensor([[0, 0, 0], [2, 0, 1], [1, 0, 3]])}, "source of an affinity"),
+        ({"affinities": torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 4]])}, "columns 0 to 4"),
+        ({"affinities": torch.tensor([[1, 0, 0], [0, 0, 1], [1, 0, 3]])}, "rising sources"),
+        ({"responses": torch.tensor([[0, 0], [3, 0], [1, 0], [2, 0]])}, "affinity of a response"),
+        ({"responses": torch.tensor([[0, 0], [0, 3], [1, 0], [2, 0]])}, "scale of a response"),
+        ({"constants": torch.zeros(4, 2)}, "constants holds 0, 0 at row 0"),
+        ({"constants": torch.full((4, 2), math.nan)}, "constants holds nan"),
+        ({"indptrs": [torch.tensor([0, 2, 1, 3]), torch.zeros(0).long()]}, "indptrs falls"),
+        ({"values": [torch.ones(3)]}, "expected as many"),
+    ],
+)
+def test_refused(change, said):
+    with pytest.raises(RuntimeError, match=said):
+        wide_logits(*HISTORIES, sources()._replace(**change), curves())
+
+
+@pytest.mark.parametrize("bad", [3, -1, 2**31 - 1])
+def test_neighbours_out_of_range_are_refused(bad):
+    """They are read in some histories only, and written to nowhere."""
+    given = sources()
+    given.neighbours[0][2] = bad
+    with pytest.raises(RuntimeError, match="neighbours holds an item outside of 0 to 2"):
+        wide_logits(*HISTORIES, given, curves())
+    of_nobody = torch.tensor([0, 0]), torch.zeros(0, dtype=torch.int32)
+    assert wide_logits(*of_nobody, given, curves()).shape == (1, 3)
