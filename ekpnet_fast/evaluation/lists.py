@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,11 +40,9 @@ def list_metrics(
     places = 2 * np.arange(1, num_items + 1) - num_items - 1
     surprise = np.log2((num_users + 1) / (clicks + 1))
     return {
-        "coverage": np.count_nonzero(shown) / num_items,
-        "gini": int((places * np.sort(shown)).sum()) / (num_items * entries)
-        if entries
-        else float("nan"),
-        "novelty": float((shown * surprise).sum()) / entries if entries else float("nan"),
+        "coverage": int(np.count_nonzero(shown)) / num_items,
+        "gini": int((places * np.sort(shown)).sum()) / (num_items * entries) if entries else nan,
+        "novelty": float((shown * surprise).sum()) / entries if entries else nan,
     }
 
 

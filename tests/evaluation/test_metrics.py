@@ -299,6 +299,7 @@ def test_topk_by_hand():
         "ndcg": (ndcg + 1) / 2,
         "hit": 1.0,
         "mrr": (1 / 2 + 1) / 2,
+        "map": ((1 / 2 + 2 / 3) / 3 + 1) / 2,
     }
     assert found[3] == pytest.approx(expected, rel=1e-15)
 
