@@ -102,7 +102,11 @@ class RunConfig:
         model: the recommender; `ekpnet_fast/models/` has a file for each.
         protocol: "ripplenet" = examples split 6:2:2, negatives drawn once, click prediction, epoch
             chosen on AUC; "recbole" = each user's positives split 8:1:1, negatives drawn anew for
-            each epoch, ranking of all items, epoch chosen on MRR@10.
+            each epoch, ranking of all items, epoch chosen on MRR@10; "fixed" = train and test as
+            the files of the data set say, for those that are split, whose default it is; validation
+            too, or a part of train; negatives as under "recbole", ranking of all items, epoch
+            chosen on NDCG@20.
+        refit: when the epochs are chosen, train anew for as many on train and validation together.
         folds: cut the train examples into so many folds, and compute each one's history, ripple
             set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
         seed: of the split, the negatives, the ripple sets, the initial values and the shuffling.
@@ -118,7 +122,9 @@ class RunConfig:
         report: also write `report.html` into `output`, the run on one page.
         track: folder for TensorBoard's files.
         threshold: smallest rating that is a positive, for data sets with ratings.
-        ranking: also rank all items for every user (precision, recall, F1, NDCG, hit at K).
+        ranking: also rank all items for every user (precision, recall, F1, NDCG, hit, MRR, MAP at
+            K, and coverage, Gini and novelty of the lists).
+        ks: lengths K of lists to measure beside 1, 2, 5, 10, 20, 50 and 100.
         memory_mb: memory that ranking may take beyond the tables.
         shape: the model's shape.
         sampling: how ripple sets, or neighbours, are drawn.
@@ -133,7 +139,8 @@ class RunConfig:
     data_root: Path | None = None
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
-    protocol: Literal["ripplenet", "recbole"] = "ripplenet"
+    protocol: Literal["ripplenet", "recbole", "fixed"] = "ripplenet"
+    refit: bool = False
     folds: int = 1
     seed: int = 0
     epochs: int | None = None
@@ -147,6 +154,7 @@ class RunConfig:
     track: Path | None = None
     threshold: float | None = None
     ranking: bool = True
+    ks: tuple[int, ...] = ()
     memory_mb: int = 256
     shape: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

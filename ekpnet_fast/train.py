@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from ekpnet_fast.data.tables import SplitCounts
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.native.cpus import Threads
 from ekpnet_fast.runs.display import Display, result_table, weights_text
@@ -37,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             how = "nothing of the run is kept, because it has no --output"
         print(f"{stop}; {how}", file=sys.stderr)
         return 128 + stop.signum
+    if metrics["split"] is not None:
+        for line in SplitCounts(**metrics["split"]).words():
+            console.print(line, highlight=False)
+    if metrics["refit"] is not None:
+        epochs = ", ".join(f"{name} {n}" for name, n in metrics["refit"]["epochs"].items())
+        chosen = f" for the epochs chosen ({epochs})" if epochs else ""
+        console.print(f"Trained anew on train and validation together{chosen}.", highlight=False)
     console.print(result_table(metrics))
     if metrics["weights"] is not None:
         console.print(weights_text(metrics["weights"]), highlight=False, markup=False)

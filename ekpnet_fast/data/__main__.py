@@ -194,7 +194,8 @@ def _export(options: argparse.Namespace) -> int:
 
 def _stats(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
-    _print_stats(prepare(dataset, options.seed))
+    protocol = "ripplenet" if dataset.split is None else "fixed"
+    _print_stats(prepare(dataset, options.seed, protocol))
     return 0
 
 
@@ -216,10 +217,12 @@ def _print_stats(data: PreparedData) -> None:
         (name, f"{len(part):,}")
         for name, part in (("train", data.train), ("valid", data.valid), ("test", data.test))
     ]
-    _print_table(f"split 6:2:2, seed {data.seed}", ("", "rows"), splits)
+    how = "6:2:2" if data.counts is None else "of the files"
+    _print_table(f"split {how}, seed {data.seed}", ("", "rows"), splits)
     findings = [(f.name, f"{f.count:,}", f.meaning) for f in check(data)]
     _print_table("checks", ("", "count", ""), findings or [("nothing found", "", "")])
-    for note in (dataset.source, *dataset.notes, f"prepared data hash: {data.hash}"):
+    told = () if data.counts is None else data.counts.words()
+    for note in (dataset.source, *dataset.notes, *told, f"prepared data hash: {data.hash}"):
         print(note)
 
 

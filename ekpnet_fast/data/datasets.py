@@ -12,7 +12,7 @@ from ekpnet_fast.data.synthetic.generator import make_synthetic
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["DATA_ROOT_VARIABLE", "load_dataset", "needs_polars"]
+__all__ = ["DATA_ROOT_VARIABLE", "is_split", "load_dataset", "needs_polars"]
 
 DATA_ROOT_VARIABLE = "EKPNET_DATA"
 SYNTHETIC_NAME = "synthetic"
@@ -29,8 +29,8 @@ def load_dataset(
 
     Args:
         name: "synthetic", a folder under the data root, or the path of a folder. Where a folder
-            holds several formats, an imported data set wins, then the final format; ``NAME/raw``
-            selects the raw files.
+            holds several formats, an imported data set wins, then the final format, then KGAT's;
+            ``NAME/raw`` selects the raw files.
         data_root: folder of data sets; by default that of the environment variable EKPNET_DATA.
         synthetic: sizes for "synthetic"; its defaults without it.
         threshold: smallest rating that is a positive, for raw and RecBole files.
@@ -51,6 +51,7 @@ def load_dataset(
     with needs_polars():
         from ekpnet_fast.data.formats.final import KG_FILES, RATING_FILES, has_final, load_final
         from ekpnet_fast.data.formats.imported import has_imported, load_imported
+        from ekpnet_fast.data.formats.kgat import has_kgat, load_kgat
         from ekpnet_fast.data.formats.raw import has_raw, load_raw
         from ekpnet_fast.data.formats.recbole import has_recbole, load_recbole
     if has_imported(folder):
@@ -60,6 +61,12 @@ def load_dataset(
                 " without; import it again"
             )
         return load_imported(folder, label)
+    if has_kgat(folder):
+        if threshold is not None:
+            raise ConfigError(
+                f"threshold: found {threshold:g} for {folder}, whose pairs are all positives"
+            )
+        return load_kgat(folder, label)
     if has_final(folder):
         if threshold is not None:
             raise ConfigError(f"threshold: found {threshold} for {folder}, whose rows have labels")
@@ -71,9 +78,31 @@ def load_dataset(
     raise DataError(
         f"{folder}: found no data set; looked for what `python -m ekpnet_fast.data import`"
         f" writes (dataset.json), for {' | '.join(RATING_FILES)} with"
-        f" {' | '.join(KG_FILES)}, for RecBole's *.inter, *.kg and *.link, and for ratings.dat,"
-        " BX-Book-Ratings.csv or user_artists.dat with kg*.txt and item_index2entity_id*.txt"
+        f" {' | '.join(KG_FILES)}, for train.txt and test.txt, for RecBole's *.inter, *.kg and"
+        " *.link, and for ratings.dat, BX-Book-Ratings.csv or user_artists.dat with kg*.txt and"
+        " item_index2entity_id*.txt"
     )
+
+
+def is_split(name: str, data_root: str | Path | None = None) -> bool:
+    """Whether the files of a data set are split, which `--protocol fixed` is for.
+
+    Only their names are looked at; False where there is no such data set.
+    """
+    if name == SYNTHETIC_NAME:
+        return False
+    try:
+        folder, _ = _find(name, data_root)
+    except DataError:
+        return False
+    with needs_polars():
+        from ekpnet_fast.data.formats.final import has_final
+        from ekpnet_fast.data.formats.imported import has_imported
+        from ekpnet_fast.data.formats.kgat import has_kgat
+        from ekpnet_fast.data.formats.recbole import has_recbole_split
+    if has_imported(folder):
+        return False
+    return has_kgat(folder) or (not has_final(folder) and has_recbole_split(folder))
 
 
 @contextmanager

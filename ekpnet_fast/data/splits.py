@@ -1,8 +1,10 @@
-"""Negatives, splits and train histories: everything the two protocols draw.
+"""Negatives, splits and train histories: everything the protocols draw.
 
 "ripplenet": as many negatives as positives per user, drawn once; all split 6:2:2 at random.
 "recbole": each user's positives split 8:1:1 at random; negatives are drawn in training, anew for
 each epoch (`ekpnet_fast.sampling.negatives`).
+"fixed": train and test as the files of the data set say, validation too or else drawn from train;
+negatives as under "recbole".
 
 Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
 Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.
@@ -11,16 +13,27 @@ Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on t
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions, PreparedData, validate
+from ekpnet_fast.data.tables import (
+    Dataset,
+    Examples,
+    GivenSplit,
+    Int32,
+    Interactions,
+    PreparedData,
+    SplitCounts,
+    validate,
+)
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = [
     "PROTOCOLS",
+    "RANKING",
     "draw_negatives",
     "history_of",
     "items_of_ranks",
@@ -28,11 +41,17 @@ __all__ = [
     "prepare",
     "random_stream",
     "ratio_counts",
+    "sorted_distinct",
+    "with_validation",
 ]
 
-PROTOCOLS = ("ripplenet", "recbole")
+PROTOCOLS = ("ripplenet", "recbole", "fixed")
+RANKING = ("recbole", "fixed")
+"""Protocols whose splits hold positives only: they measure lists, and training draws negatives."""
 
-NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT = range(4)
+HELD_OUT_USERS = 10_000  # of whom validation is drawn from train, at most
+
+NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT, HELD_OUT, BOOTSTRAP = range(6)
 
 Int64 = NDArray[np.int64]
 
@@ -52,12 +71,14 @@ def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> Prepare
     """Split a data set and collect train histories.
 
     Raises:
-        ConfigError: a seed that is not a whole number from 0, or an unknown protocol.
-        DataError: ids out of range, fewer than 5 rows, or no positive in train at all.
+        ConfigError: a seed that is not a whole number from 0, an unknown protocol, or "fixed" for
+            data that are not split.
+        DataError: ids out of range, fewer than 5 rows, or no positive in a part that needs some.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}")
-    return (_prepare_ratio if protocol == "recbole" else _prepare_rows)(dataset, seed)
+    ways = {"ripplenet": _prepare_rows, "recbole": _prepare_ratio, "fixed": _prepare_given}
+    return ways[protocol](dataset, seed)
 
 
 def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
@@ -107,19 +128,14 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
     """
     stream = random_stream(seed, RATIO_SPLIT)
     validate(dataset)
-    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
-    assert pairs is not None
-    positive = pairs.labels == 1 if isinstance(pairs, Examples) else pairs.positive
-    keys = pairs.users[positive].astype(np.int64) * dataset.num_items + pairs.items[positive]
-    keys = _sorted_distinct(keys)
+    keys, positive = _pair_keys(dataset)
+    keys = sorted_distinct(keys[positive])
     if len(keys) < 5:
         raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
     keys = keys[np.argsort(stream.bit_generator.random_raw(len(keys)), kind="stable")]
     keys = keys[np.argsort(keys // dataset.num_items, kind="stable")]
-    users, items = np.divmod(keys, dataset.num_items)
-    rows = Examples(
-        users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8)
-    )
+    rows = _positives(keys, dataset.num_items)
+    users = rows.users
     totals = np.bincount(users, minlength=dataset.num_users)
     train_count, valid_count, _ = ratio_counts(totals)
     position = _positions_within(totals)
@@ -140,6 +156,125 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
         dropped_examples=0,
         hash=_digest(dataset, int(seed), rows, (train, valid, test)),
         protocol="recbole",
+    )
+
+
+def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
+    """Take the split that the files make, as far as they make one.
+
+    Without a validation file a tenth of a user's train positives, rounded down but at least one, is
+    held out for 10,000 users, or all, who have two or more.
+    """
+    stream = random_stream(seed, HELD_OUT)
+    validate(dataset)
+    if dataset.split is None:
+        raise ConfigError(
+            f"protocol: found 'fixed', expected another one: {dataset.name} is not split, as by"
+            " train.txt and test.txt, or by RecBole's *.train.inter and *.test.inter"
+        )
+    keys, positive = _pair_keys(dataset)
+    files = dataset.split.files
+    train, valid, test = (
+        sorted_distinct(keys[positive & (files & part > 0)])
+        for part in (GivenSplit.TRAIN, GivenSplit.VALID, GivenSplit.TEST)
+    )
+    for name, part in (("train", train), ("test", test)):
+        if not len(part):
+            raise DataError(f"{dataset.name}: found no positive in {name}, expected some")
+    before = sorted_distinct(np.concatenate([train, valid]))
+    held_out_users = 0
+    if not len(valid):
+        held = _held_out(stream, train // dataset.num_items)
+        train, valid = train[~held], train[held]
+        if not len(valid):
+            raise DataError(
+                f"{dataset.name}: found no user with two positives in train, expected some, of"
+                " whom validation is held out"
+            )
+        held_out_users = len(sorted_distinct(valid // dataset.num_items))
+    parts = (
+        _positives(train, dataset.num_items),
+        _positives(valid, dataset.num_items),
+        _positives(test, dataset.num_items),
+    )
+    indptr, history = history_of(parts[0], dataset.num_users, dataset.num_items)
+    users, items = np.divmod(test, dataset.num_items)
+    known_users, known_items = np.divmod(before, dataset.num_items)
+    known = _is_in_sorted(test, before)
+    counts = SplitCounts(
+        train=len(train),
+        valid=len(valid),
+        test=len(test),
+        held_out_users=held_out_users,
+        overlapping=int(np.count_nonzero(known)),
+        unranked_users=_count_new(users[known], users[~known]),
+        repeated=dataset.split.repeated,
+        new_users=_count_new(users, known_users),
+        new_items=_count_new(items, known_items),
+    )
+    return PreparedData(
+        dataset=dataset,
+        seed=int(seed),
+        train=parts[0],
+        valid=parts[1],
+        test=parts[2],
+        oracle_test=None,
+        history_indptr=indptr,
+        history_items=history,
+        dropped_users=0,
+        dropped_examples=0,
+        hash=_digest(dataset, int(seed), _positives(before, dataset.num_items), parts),
+        protocol="fixed",
+        counts=counts,
+    )
+
+
+def _held_out(stream: np.random.Generator, users: Int64) -> NDArray[np.bool_]:
+    """Mask [n] of the train positives to hold out, of users [n], rising."""
+    totals = np.bincount(users)
+    chosen = np.flatnonzero(totals > 1)
+    order = np.argsort(stream.bit_generator.random_raw(len(totals))[chosen], kind="stable")
+    chosen = chosen[order[:HELD_OUT_USERS]]
+    count = np.zeros_like(totals)
+    count[chosen] = np.maximum(totals[chosen] // 10, 1)
+    mine = np.flatnonzero(count[users])
+    mine = mine[np.argsort(stream.bit_generator.random_raw(len(users))[mine], kind="stable")]
+    mine = mine[np.argsort(users[mine], kind="stable")]
+    position = _positions_within(np.where(count, totals, 0))
+    mask = np.zeros(len(users), dtype=np.bool_)
+    mask[mine[position < count[users[mine]]]] = True
+    return mask
+
+
+def with_validation(prepared: PreparedData) -> PreparedData:
+    """Prepared data whose train part has the validation part in it too, for the last training.
+
+    The hash stays that of the split; the test part and what counts as relevant do as well.
+    """
+    dataset, parts = prepared.dataset, (prepared.train, prepared.valid)
+    train = Examples(
+        *(np.concatenate([getattr(p, x) for p in parts]) for x in ("users", "items", "labels"))
+    )
+    if prepared.protocol in RANKING:
+        keys = train.users.astype(np.int64) * dataset.num_items + train.items
+        train = _positives(sorted_distinct(keys), dataset.num_items)
+    indptr, items = history_of(train, dataset.num_users, dataset.num_items)
+    return replace(prepared, train=train, history_indptr=indptr, history_items=items)
+
+
+def _pair_keys(dataset: Dataset) -> tuple[Int64, NDArray[np.bool_]]:
+    """Keys user * I + item [n] of a data set's rows, and which of them are positives."""
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    assert pairs is not None
+    keys: Int64 = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
+    return keys, pairs.labels == 1 if isinstance(pairs, Examples) else pairs.positive
+
+
+def _positives(keys: Int64, num_items: int) -> Examples:
+    """Examples, all positive, of keys user * I + item [n]."""
+    users, items = np.divmod(keys, num_items)
+    return Examples(
+        users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8)
     )
 
 
@@ -166,9 +301,7 @@ def history_of(rows: Examples, num_users: int, num_items: int) -> tuple[Int64, I
         indptr [U + 1] int64 and items [indptr[-1]] int32, sorted and distinct within a user.
     """
     positive = rows.labels == 1
-    keys = _sorted_distinct(
-        rows.users[positive].astype(np.int64) * num_items + rows.items[positive]
-    )
+    keys = sorted_distinct(rows.users[positive].astype(np.int64) * num_items + rows.items[positive])
     users = keys // num_items
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])
@@ -211,7 +344,7 @@ def draw_negatives(
         users [n] int32 and items [n] int32, sorted by both, and the number of negatives missing
         because a user had fewer free items than positives.
     """
-    seen = _sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
+    seen = sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
     seen_users = seen // num_items
     seen_count = np.bincount(seen_users, minlength=num_users)
     free = num_items - seen_count
@@ -262,13 +395,14 @@ def _distinct_ranks(stream: np.random.Generator, count: Int64, free: Int64, stri
         if not len(owner):
             return kept
         rank = (stream.random(len(owner)) * free[owner]).astype(np.int64)
-        fresh = _sorted_distinct(owner * stride + rank)
+        fresh = sorted_distinct(owner * stride + rank)
         fresh = fresh[~_is_in_sorted(fresh, kept)]
         missing -= np.bincount(fresh // stride, minlength=len(count))
         kept = np.sort(np.concatenate([kept, fresh]), kind="stable")
 
 
-def _sorted_distinct(keys: Int64) -> Int64:
+def sorted_distinct(keys: Int64) -> Int64:
+    """Distinct keys, rising; sorting them is faster than the hash table of `np.unique`."""
     keys = np.sort(keys)
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
@@ -279,6 +413,12 @@ def _is_in_sorted(values: Int64, table: Int64) -> NDArray[np.bool_]:
     found = np.searchsorted(table, values)
     result: NDArray[np.bool_] = table[np.minimum(found, len(table) - 1)] == values
     return result
+
+
+def _count_new(values: Int64, known: Int64) -> int:
+    """Number of distinct values that are not among others."""
+    found = sorted_distinct(values)
+    return len(found) - int(np.count_nonzero(_is_in_sorted(found, sorted_distinct(known))))
 
 
 def _positions_within(counts: Int64) -> Int64:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast.errors import DataError
 
-__all__ = ["Dataset", "Examples", "Int32", "Interactions", "PreparedData", "validate"]
+__all__ = [
+    "Dataset",
+    "Examples",
+    "GivenSplit",
+    "Int32",
+    "Interactions",
+    "PreparedData",
+    "SplitCounts",
+    "validate",
+]
 
 Int32 = NDArray[np.int32]
 
@@ -54,6 +63,18 @@ class Interactions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GivenSplit:
+    """Split that the files of a data set make: which of them each row is in."""
+
+    files: NDArray[np.uint8]  # [n], the sum of TRAIN, VALID and TEST over the row's files
+    repeated: int = 0  # lines that repeat another one of the same file
+
+    TRAIN: ClassVar[int] = 1
+    VALID: ClassVar[int] = 2
+    TEST: ClassVar[int] = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Examples or interactions plus a knowledge graph. Items are entities 0..num_items-1.
 
@@ -85,6 +106,7 @@ class Dataset:
     oracle: NDArray[np.float32] | None = None  # [n], Bayes score per example (synthetic)
     source: str = ""
     notes: tuple[str, ...] = ()
+    split: GivenSplit | None = None  # of the rows or interactions, where the files make one
 
     @property
     def num_triples(self) -> int:
@@ -92,11 +114,58 @@ class Dataset:
         return len(self.heads)
 
 
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """Counts of a split that is not drawn as a whole: what is in its parts, and what is odd.
+
+    Attributes:
+        train, valid, test: positives, each pair once.
+        held_out_users: users whose train positives validation was drawn from; 0 where the data set
+            brings its own.
+        overlapping: positives of test that are in train or validation too. They never count as
+            relevant.
+        unranked_users: users with no other positives in test, left out of averages.
+        repeated: rows that repeat another one of their part; merged.
+        new_users: users with positives in test and none in train or validation.
+        new_items: items with positives in test and none in train or validation.
+    """
+
+    train: int
+    valid: int
+    test: int
+    held_out_users: int
+    overlapping: int
+    unranked_users: int
+    repeated: int
+    new_users: int
+    new_items: int
+
+    def words(self) -> tuple[str, ...]:
+        """Lines for people: what validation is, then what is odd."""
+        held = (
+            f"{self.valid:,} positives of {self.held_out_users:,} users held out of train"
+            if self.held_out_users
+            else f"{self.valid:,} positives, given"
+        )
+        counts = (
+            (self.overlapping, "test positives are in train or validation too, never relevant"),
+            (self.unranked_users, "users have no other test positives, left out of averages"),
+            (self.repeated, "repeated rows, merged"),
+            (self.new_users, "users with test positives only"),
+            (self.new_items, "items with test positives only"),
+        )
+        odd = tuple(f"{count:,} {what}" for count, what in counts if count)
+        return (
+            f"train {self.train:,} positives; validation {held}; test {self.test:,} positives",
+            *odd,
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedData:
     """Data set split into train, validation and test, with train histories.
 
-    Under the protocol "recbole" the three hold positives only.
+    Under the protocols that rank (`splits.RANKING`) the three hold positives only.
     """
 
     dataset: Dataset
@@ -111,7 +180,8 @@ class PreparedData:
     dropped_examples: int  # those users' examples, over the three splits
     hash: str  # 16 hex digits
     missing_negatives: int = 0  # negatives that could not be drawn: too few items left
-    protocol: str = "ripplenet"  # or "recbole", see `splits`
+    protocol: str = "ripplenet"  # one of `splits.PROTOCOLS`
+    counts: SplitCounts | None = None  # under the protocol "fixed"
 
 
 def validate(dataset: Dataset) -> None:
@@ -153,6 +223,8 @@ def validate(dataset: Dataset) -> None:
             ("items", clicks.items, dataset.num_items),
             ("positive", clicks.positive, 2),
         ]
+    if dataset.split is not None:
+        pairs.append(("split.files", dataset.split.files, 8))
     _check_lengths(dataset.name, "rows", pairs)
     for field, values, bound in columns + pairs:
         low, high = int(values.min()), int(values.max())

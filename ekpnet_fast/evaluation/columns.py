@@ -21,8 +21,19 @@ COLUMNS = {
         "Hit@10": "hit@10",
         "Precision@10": "precision@10",
     },
+    "fixed": {
+        "Recall@20": "recall@20",
+        "NDCG@20": "ndcg@20",
+        "Hit@20": "hit@20",
+        "MRR@20": "mrr@20",
+        "MAP@20": "map@20",
+        "Precision@20": "precision@20",
+    },
 }
 """Metrics of a protocol by heading: of click prediction, and of lists at a K."""
+
+VALIDATED_BY = {"ripplenet": "auc", "recbole": "mrr@10", "fixed": "ndcg@20"}
+"""Metric on validation by which a protocol chooses epochs and options."""
 
 
 def metric(key: str, clicks: dict[str, Any] | None, ranking: dict[Any, Any] | None) -> float:

@@ -22,7 +22,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 DEFAULT_KS = (1, 2, 5, 10, 20, 50, 100)
 """Lengths of the lists in Figures 4-6 of the paper."""
 
-_TOPK_NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
+TOPK_NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr", "map")
 _TOPK_BLOCK = 1 << 20  # list entries looked up at a time: about 20 MB of temporary arrays
 
 Int64 = NDArray[np.int64]
@@ -194,7 +194,41 @@ def topk_metrics(
     relevant_items: NDArray[Any],
     ks: Sequence[int] = DEFAULT_KS,
 ) -> dict[int, dict[str, float]]:
-    """Metrics of the first K entries of each user's list, averaged over users.
+    """Metrics of the first K entries of each user's list, averaged over users (`topk_values`).
+
+    Args:
+        ranked: [n, K] item ids by falling score, distinct within a row, -1 where the list ended.
+        relevant_indptr: [n + 1] int64, relevant items of list u.
+        relevant_items: [relevant_indptr[-1]] item ids, distinct within a user, in any order.
+        ks: values of K, none above the width of `ranked`.
+
+    Returns:
+        `{K: {"precision": ..., "recall": ..., "f1": ..., "ndcg": ..., "hit": ..., "mrr": ...,
+        "map": ...}}`, in the order of `ks`; NaN if no user has a relevant item.
+
+    Raises:
+        ConfigError: no K at all, or one that is not from 1 to the width of `ranked`.
+        DataError: a table that does not fit the number of lists.
+    """
+    return averages(topk_values(ranked, relevant_indptr, relevant_items, ks), ks)
+
+
+def averages(values: NDArray[np.float64], ks: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Averages over users of `topk_values`, by K and by the name of the metric."""
+    means = values.mean(axis=2) if values.shape[2] else np.full(values.shape[:2], np.nan)
+    return {
+        int(k): dict(zip(TOPK_NAMES, row, strict=True))
+        for k, row in zip(ks, means.tolist(), strict=True)
+    }
+
+
+def topk_values(
+    ranked: NDArray[Any],
+    relevant_indptr: Int64,
+    relevant_items: NDArray[Any],
+    ks: Sequence[int] = DEFAULT_KS,
+) -> NDArray[np.float64]:
+    """Metrics of the first K entries of the list of each user with a relevant item.
 
     With rel(j) = 1 where the item at position j (from 1) is relevant, hits = sum_{j<=K} rel(j)
     and r the number of the user's relevant items:
@@ -205,10 +239,10 @@ def topk_metrics(
         ndcg      = sum_{j<=K} rel(j) / log2(j + 1)  /  sum_{j<=min(K, r)} 1 / log2(j + 1)
         hit       = [hits > 0]
         mrr       = 1 / (position of the first hit), 0 without one
+        map       = sum_{j<=K} rel(j) precision at j  /  min(K, r)
 
     Every one of them is computed per user and then averaged; F1 in particular is not the harmonic
-    mean of the averages. A list shorter than K counts as K long. Users without a relevant item are
-    left out of the averages, which are NaN if no user remains. NDCG is the binary one of Jarvelin
+    mean of the averages. A list shorter than K counts as K long. NDCG is the binary one of Jarvelin
     & Kekalainen (2002).
 
     Args:
@@ -218,8 +252,7 @@ def topk_metrics(
         ks: values of K, none above the width of `ranked`.
 
     Returns:
-        `{K: {"precision": ..., "recall": ..., "f1": ..., "ndcg": ..., "hit": ..., "mrr": ...}}`,
-        in the order of `ks`.
+        [len(ks), len(TOPK_NAMES), users with a relevant item], users in the order of the lists.
 
     Raises:
         ConfigError: no K at all, or one that is not from 1 to the width of `ranked`.
@@ -243,7 +276,7 @@ def topk_metrics(
     ideal = np.concatenate([[0.0], np.cumsum(discount)])
 
     users = np.flatnonzero(num_relevant)
-    values = np.empty((len(ks), len(_TOPK_NAMES), len(users)))
+    values = np.empty((len(ks), len(TOPK_NAMES), len(users)))
     step = max(1, _TOPK_BLOCK // max(ks))
     for begin in range(0, len(users), step):
         block = slice(begin, begin + step)
@@ -251,6 +284,7 @@ def topk_metrics(
         counts = np.cumsum(hits, axis=1)
         # Summed in the order of `ideal`, so that a perfect list has exactly 1.
         gains = np.cumsum(hits * discount, axis=1)
+        precisions = np.cumsum(hits * counts / np.arange(1, max(ks) + 1), axis=1)
         r = num_relevant[users[block]]
         first = np.where(counts[:, -1] > 0, hits.argmax(axis=1) + 1, max(ks) + 1)
         for row, k in enumerate(ks):
@@ -262,12 +296,9 @@ def topk_metrics(
                 gains[:, k - 1] / ideal[np.minimum(k, r)],
                 count > 0,
                 (first <= k) / first,
+                precisions[:, k - 1] / np.minimum(k, r),
             )
-    means = values.mean(axis=2) if len(users) else np.full(values.shape[:2], np.nan)
-    return {
-        int(k): dict(zip(_TOPK_NAMES, row, strict=True))
-        for k, row in zip(ks, means.tolist(), strict=True)
-    }
+    return values
 
 
 def check_ks(ks: Sequence[int]) -> None:

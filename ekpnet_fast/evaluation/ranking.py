@@ -19,7 +19,15 @@ from ekpnet_fast import ops
 from ekpnet_fast.data.popularity import popularity
 from ekpnet_fast.data.tables import Examples, Int32, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
-from ekpnet_fast.evaluation.metrics import DEFAULT_KS, check_ks, topk_metrics
+from ekpnet_fast.evaluation.lists import bootstrap_intervals, list_metrics
+from ekpnet_fast.evaluation.metrics import (
+    DEFAULT_KS,
+    TOPK_NAMES,
+    averages,
+    check_ks,
+    topk_metrics,
+    topk_values,
+)
 from ekpnet_fast.sampling.histories import distinct_keys
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "popularity_scores",
     "rank_all",
     "ranking_task",
+    "report_ranking",
 ]
 
 Int64 = NDArray[np.int64]
@@ -131,24 +140,70 @@ def evaluate_ranking(
         split: whose positives are relevant.
 
     Returns:
-        `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr"}}` of `metrics.topk_metrics`; NaN
-        if no user has a positive there.
+        `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr", "map"}}` of `topk_metrics`; NaN if
+        no user has a positive there.
 
     Raises:
         ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
     """
     check_ks(ks)
     task = ranking_task(prepared, split)
-    ranked = rank_all(
+    ranked = _rank(score, prepared, task, max(ks), memory_mb)
+    return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
+
+
+def report_ranking(
+    score: Score,
+    prepared: PreparedData,
+    ks: Sequence[int] = DEFAULT_KS,
+    memory_mb: float = 256,
+) -> dict[int, dict[str, float]]:
+    """Top-K metrics on test, how sure they are, and what the lists are like.
+
+    Args:
+        score: gives the scores [b, I] of a block of users.
+        prepared: the source of users, consumed and relevant items, see `ranking_task`.
+        ks: values of K; one that exceeds I is fine.
+        memory_mb: bound in MiB on one block of scores, see `rank_all`.
+
+    Returns:
+        By K what `evaluate_ranking` gives, "coverage", "gini" and "novelty" of `list_metrics`, and
+        "recall_low", "recall_high", "ndcg_low" and "ndcg_high", the interval in which the average
+        is with 95 % confidence (`bootstrap_intervals`).
+
+    Raises:
+        ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
+    """
+    check_ks(ks)
+    task = ranking_task(prepared)
+    ranked = _rank(score, prepared, task, max(ks), memory_mb)
+    values = topk_values(ranked, task.relevant_indptr, task.relevant_items, ks)
+    found = averages(values, ks)
+    num_items = prepared.dataset.num_items
+    clicks = popularity(prepared.history_items, num_items)
+    users = int(np.count_nonzero(np.diff(prepared.history_indptr)))
+    rows = [TOPK_NAMES.index(name) for name in ("recall", "ndcg")]
+    intervals = bootstrap_intervals(values[:, rows], prepared.seed)
+    for k, (recall, ndcg) in zip(ks, intervals.tolist(), strict=True):
+        found[k] |= list_metrics(ranked[:, :k], clicks, users)
+        found[k] |= dict(zip(("recall_low", "recall_high"), recall, strict=True))
+        found[k] |= dict(zip(("ndcg_low", "ndcg_high"), ndcg, strict=True))
+    return found
+
+
+def _rank(
+    score: Score, prepared: PreparedData, task: RankingTask, k: int, memory_mb: float
+) -> Int32:
+    """Lists [n, K] of a task's users."""
+    return rank_all(
         score,
         task.users,
         prepared.dataset.num_items,
         task.consumed_indptr,
         task.consumed_items,
-        max(ks),
+        k,
         memory_mb,
     )
-    return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
 
 
 def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:

@@ -17,8 +17,8 @@ from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
 from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import prepare_run
+from ekpnet_fast.runs.fit import fit_run
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress
 
 
@@ -35,6 +35,8 @@ def fit(
     """
     if isinstance(dataset, Dataset):
         name = dataset.name
+        if dataset.split is not None:
+            options = {"protocol": "fixed", **options}
     elif isinstance(dataset, str | PathLike):
         name = str(dataset)
     else:
@@ -53,8 +55,9 @@ def fit(
         )
     with _threads(config.threads):
         prepared, graph = prepare_run(config, dataset)
-        outcome = loop.train(config, prepared, graph, on_progress or (lambda progress: None))
-    return state_of(config, RunContext.of(prepared, graph), outcome.model, outcome.stage)
+        fitted = fit_run(config, prepared, graph, on_progress or (lambda progress: None))
+    context = RunContext.of(fitted.prepared, graph)
+    return state_of(config, context, fitted.outcome.model, fitted.outcome.stage)
 
 
 @contextmanager

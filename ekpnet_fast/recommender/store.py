@@ -26,6 +26,7 @@ import torch
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.ids import Ids
+from ekpnet_fast.data.splits import with_validation
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
@@ -195,6 +196,8 @@ def _context_of_data(config: RunConfig) -> RunContext:
         threshold=config.threshold,
     )
     prepared = prepare(dataset, config.seed, config.protocol)
+    if config.refit:
+        prepared = with_validation(prepared)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     return RunContext.of(prepared, graph)
 

@@ -51,10 +51,15 @@ class Display:
         """Show a batch or an epoch."""
         record = progress.record
         if record is not None:
-            name = "AUC" if math.isnan(record.valid_mrr) else "MRR@10"
-            valid = "" if math.isnan(record.valid) else f"  valid {name} {record.valid:.4f}"
+            measures = (
+                ("AUC", record.valid_auc),
+                ("MRR@10", record.valid_mrr),
+                ("NDCG@20", record.valid_ndcg),
+            )
+            known = [f"  valid {name} {x:.4f}" for name, x in measures if not math.isnan(x)]
+            valid = "".join(known)
             self.console.print(
-                f"{record.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
+                f"{progress.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
                 f"{valid}  {record.samples_per_second:,.0f} samples/s",
                 highlight=False,
             )

@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
+from ekpnet_fast.data.splits import RANKING, with_validation
 from ekpnet_fast.errors import DataError, TrainingError
 from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.evaluation.metrics import auc, click_metrics, popularity_click_metrics
-from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores
+from ekpnet_fast.evaluation.metrics import (
+    DEFAULT_KS,
+    auc,
+    click_metrics,
+    popularity_click_metrics,
+)
+from ekpnet_fast.evaluation.ranking import popularity_scores, report_ranking
 from ekpnet_fast.models import build
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.device import resolve_device
@@ -73,7 +79,7 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Grap
     prepared = prepare(dataset, config.seed, config.protocol)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     for name, examples in (("validation", prepared.valid), ("test", prepared.test)):
-        if config.protocol == "recbole":
+        if config.protocol in RANKING:
             if not len(examples):
                 raise TrainingError(
                     f"{dataset.name}: the {name} split has no positive, expected some; the data"
@@ -96,7 +102,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible.
 
-    Under the protocol "recbole" there are no negatives, hence no click metrics; else `scored` is
+    Under a protocol that ranks there are no negatives, hence no click metrics; else `scored` is
     called with the logits of the test examples [N].
     """
     # The ops of a model of ripple sets share their work by themselves; torch's, small ones between,
@@ -140,9 +146,10 @@ def _evaluate(
         scorer = scoring.catalogue_scorer(
             backend, outcome.model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
-        found["ranking"] = evaluate_ranking(scorer, prepared, memory_mb=config.memory_mb)
-        found["popularity_ranking"] = evaluate_ranking(
-            popularity_scores(prepared), prepared, memory_mb=config.memory_mb
+        ks = tuple(sorted({*DEFAULT_KS, *config.ks}))
+        found["ranking"] = report_ranking(scorer, prepared, ks, config.memory_mb)
+        found["popularity_ranking"] = report_ranking(
+            popularity_scores(prepared), prepared, ks, config.memory_mb
         )
     return found
 
@@ -169,6 +176,8 @@ def evaluate_run(
     given = {name: value for name, value in changes.items() if value is not None}
     config = resolve({**run_folder.read_config(output), **given})
     prepared, graph = load(config, Stopwatch())
+    if config.refit:
+        prepared = with_validation(prepared)
     model = build.build_model(config, prepared, graph)
     stage, data_hash = run_folder.load_model(output, model)
     if prepared.hash != data_hash:

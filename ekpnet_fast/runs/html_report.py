@@ -25,6 +25,7 @@ from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.stats import check, describe
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation.columns import COLUMNS, metric
+from ekpnet_fast.evaluation.metrics import TOPK_NAMES
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["REPORT_FILE", "calibration", "check_available", "precision_recall", "roc", "write"]
@@ -177,7 +178,7 @@ def _results(metrics: Mapping[str, Any]) -> str:
 
 
 def _training(epochs: Sequence[Mapping[str, Any]], drawn: Iterator[int]) -> list[str]:
-    names = ["loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc", "valid_mrr"]
+    names = ["loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc", "valid_mrr", "valid_ndcg"]
     names = [n for n in names if any(_number(record[n]) is not None for record in epochs)]
     valid = [name for name in names if name.startswith("valid")]
     x = np.arange(1, len(epochs) + 1)
@@ -257,7 +258,7 @@ def _lists(metrics: Mapping[str, Any], drawn: Iterator[int]) -> list[str]:
         curves = {s: (ks, [of(lists, k, name) for k in ks]) for s, lists in systems.items()}
         title = f"{name.title()} at K, test"
         found.append(_plot(title, "K", name, curves, drawn, logarithmic=True))
-    names = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
+    names = (*TOPK_NAMES, "coverage", "gini", "novelty")
     for system, lists in systems.items():
         rows = [(k, *(of(lists, k, name) for name in names)) for k in ks]
         found.append(_table(f"Lists of {system}", ("K", *names), rows))

@@ -13,7 +13,7 @@ from typing import Any
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.runs.option_parser import OptionParser, run_parser
-from ekpnet_fast.runs.resolve import flat, preset_options, resolve
+from ekpnet_fast.runs.resolve import default_options, flat, resolve
 from ekpnet_fast.runs.run_folder import read_config
 
 _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
@@ -104,7 +104,9 @@ def _given(words: list[str]) -> dict[str, Any]:
     options = parser.parse_args([w for w in words if not w.startswith("--print_config")])
     if any(word.startswith("--print_config") for word in words):
         full = command_parser(options.model)
-        full.set_defaults(preset_options(options.preset, options.dataset, options.model))
+        full.set_defaults(
+            default_options(options.preset, options.dataset, options.model, options.data_root)
+        )
         full.parse_args(words)  # prints, and ends the process
     given = parser.parse_args(words, defaults=False).as_dict()
     given.pop("config", None)
@@ -166,7 +168,7 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
     found: list[str] = []
     for word, following in pairwise([*words, "--"]):
         found.append(word)
-        if word in ("--report", "--overwrite") and following.startswith("--"):
+        if word in ("--report", "--overwrite", "--refit") and following.startswith("--"):
             found.append("true")
     return found
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.data.datasets import is_split
+from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.cpus import MOST_THREADS
@@ -39,6 +42,18 @@ def flat(options: Mapping[str, Any], start: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         found |= flat(value, f"{start}{name}.") if inner else {f"{start}{name}": value}
     return found
+
+
+def default_options(
+    preset: str, dataset: str, model: str, data_root: str | Path | None = None
+) -> dict[str, Any]:
+    """Options that follow from others, by dotted name: those of the preset, and the protocol.
+
+    Raises:
+        ConfigError: as `preset_options`.
+    """
+    found = preset_options(preset, dataset, model)
+    return {"protocol": "fixed", **found} if is_split(dataset, data_root) else found
 
 
 def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
@@ -89,7 +104,9 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
     )
     _check_model(model)
     refuse_other_models(given, model)
-    defaults = preset_options(preset, dataset, model)
+    defaults = default_options(preset, dataset, model, given.get("data_root"))
+    if "protocol" in given:
+        defaults.pop("protocol", None)
     try:
         return _of_types({"model": model, **defaults, **given})
     except (typed.UnfitError, ConfigError):
@@ -179,6 +196,7 @@ def _check(config: RunConfig) -> None:
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
+    limits += [("ks", k, 1, 2**31 - 1) for k in config.ks]
     if config.checkpoint_every is not None:
         limits.append(("checkpoint_every", config.checkpoint_every, 0, 2**31 - 1))
         if config.checkpoint_every and config.output is None:
@@ -225,7 +243,9 @@ def _check(config: RunConfig) -> None:
         if not low <= value <= high:
             span = f"at least {low}" if high == float("inf") else f"{low} to {high}"
             raise ConfigError(f"--{option} is {value}, expected {span}")
-    if config.protocol == "recbole" and not config.ranking:
-        raise ConfigError("--ranking is false, expected true: --protocol recbole only ranks")
+    if config.protocol in RANKING and not config.ranking:
+        raise ConfigError(
+            f"--ranking is false, expected true: --protocol {config.protocol} only ranks"
+        )
     if model.stages and not any(getattr(config, name).epochs for name in model.stages):
         raise ConfigError("no stage has an epoch to train: set --epochs to at least 1")

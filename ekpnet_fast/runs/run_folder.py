@@ -13,20 +13,27 @@ The files, and the fields of `metrics.json`:
       dataset, model, protocol, seed   as configured
       data_hash             of the prepared data (PreparedData.hash)
       users, dropped_users, dropped_examples   users of the data set; left out for an empty history
+      split                 under the protocol "fixed" train, valid, test (positives),
+                            held_out_users, overlapping, unranked_users, repeated, new_users,
+                            new_items (see ekpnet_fast.data.tables.SplitCounts), else null
       epochs                a record per epoch: stage, epoch, loss and its terms bce, kg,
                             l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol
-                            "recbole"; null in a stage without pairs), seconds, samples_per_second;
-                            none for a model without stages
-      test                  null under the protocol "recbole", which has no negatives; else auc,
+                            "recbole") or valid_ndcg (at 20, protocol "fixed"; null in a stage
+                            without pairs), seconds, samples_per_second; none for a model without
+                            stages
+      refit                 with --refit the epochs by stage and their records; else null
+      test                  null under the protocols that rank, which have no negatives; else auc,
                             acc, auc_warm (examples of warm items), gauc
       popularity            the same for item popularity; popularity_auc repeats its auc
       oracle_auc            of the generator's own Bayes score, synthetic data only, else null
-      ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100: precision, recall, f1, ndcg,
-                            hit, mrr; null without --ranking
+      ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100 and --ks: precision, recall,
+                            f1, ndcg, hit, mrr, map, coverage, gini, novelty, recall_low,
+                            recall_high, ndcg_low, ndcg_high (see
+                            ekpnet_fast.evaluation.ranking.report_ranking); null without --ranking
       weights               rise of the linear part's curve of each feature; null without that part
       seconds               per part: load, prepare, sampling, fit_features (before the stages), the
-                            stages, evaluate, total; of a resumed run the stages and the total count
-                            all processes
+                            stages, refit, evaluate, total; of a resumed run the stages and the
+                            total count all processes
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process

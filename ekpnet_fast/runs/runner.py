@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,14 @@ from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
+from ekpnet_fast.runs.fit import fit_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.storage.files import to_json
-from ekpnet_fast.training import loop
 from ekpnet_fast.training.progress import Progress, records_as_dicts
-from ekpnet_fast.training.signals import Signals
+from ekpnet_fast.training.signals import Interrupted, Signals
 from ekpnet_fast.training.snapshot import TrainingSnapshot
 
 
@@ -136,7 +137,10 @@ def _run(
         if config.track is not None:
             first = 1 if start is None else TrainingSnapshot.of(start).position.epochs_done + 1
             on_progress = stack.enter_context(tracking(config.track, on_progress, first))
-        outcome = loop.train(config, prepared, graph, on_progress, writer)
+        fitted = fit_run(
+            config, prepared, graph, on_progress, writer, lambda: _check_signals(signals)
+        )
+    outcome, prepared = fitted.outcome, fitted.prepared
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):
@@ -154,7 +158,9 @@ def _run(
         "users": prepared.dataset.num_users,
         "dropped_users": prepared.dropped_users,
         "dropped_examples": prepared.dropped_examples,
+        "split": None if prepared.counts is None else asdict(prepared.counts),
         "epochs": records_as_dicts(outcome.records),
+        "refit": fitted.refit,
         **found,
         "weights": outcome.model.weights_by_name() or None,
         "seconds": {
@@ -185,6 +191,16 @@ def _run(
         run_folder.save_metrics(config.output, metrics)
         checkpoint.remove_all(config.output)
     return metrics
+
+
+def _check_signals(signals: Signals | None) -> None:
+    """Stop where there is no checkpoint to write.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    if signals is not None and signals.caught is not None:
+        raise Interrupted(signals.caught, "while training again")
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Training examples whose negatives are drawn anew for each epoch (protocol "recbole")."""
+"""Training examples whose negatives are drawn anew for each epoch (protocols that rank)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData
+from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.build import sample_ripple_sets
@@ -45,7 +46,7 @@ class TrainingData:
         self.config, self.prepared, self.graph = config, prepared, graph
         self.redraw: Callable[[int], Tensor] | None = None
         self.folds: Folds | None = None
-        if prepared.protocol == "recbole":
+        if prepared.protocol in RANKING:
             redrawn = RedrawnNegatives(prepared, config.seed)
             self.redraw, self.examples = redrawn, redrawn.rows
         else:

@@ -30,6 +30,8 @@ def train(
     graph: Graph,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     writer: CheckpointWriter | None = None,
+    *,
+    validate: bool = True,
 ) -> Outcome:
     """Train the model's stages; of each, the weights that are best on validation are kept.
 
@@ -39,6 +41,7 @@ def train(
         graph: its knowledge graph, with inverse relations if the run has them.
         on_progress: called after each batch and each epoch.
         writer: writes checkpoints, and has the one to go on from.
+        validate: whether epochs are validated; without, each stage's last weights are kept.
 
     Raises:
         TrainingError: no training examples, or a loss that is not finite or diverges.
@@ -49,8 +52,8 @@ def train(
     data = TrainingData(config, prepared, graph)
     outcome = _untrained(data, device)
     model = outcome.model
-    stages = Stages(config, outcome, on_progress, writer)
-    validation = Validation(data, model, backend, device)
+    stages = Stages(config, outcome, on_progress, writer, validate=validate)
+    validation = Validation(data, model, backend, device) if validate else None
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
@@ -61,7 +64,10 @@ def train(
             for number in stages.epochs(epochs.state):
                 for passed in epochs.run(number, skip=stages.at.steps):
                     stages.add(passed)
-                stages.end_epoch(validation.score(name) if stream.plan.pairs else math.nan)
+                valid = math.nan
+                if validation is not None and stream.plan.pairs:
+                    valid = validation.score(name)
+                stages.end_epoch(valid)
         stages.leave()
     if not model.stages:
         model.fit(prepared)

@@ -7,10 +7,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ekpnet_fast.config import StageConfig
+from ekpnet_fast.evaluation.columns import VALIDATED_BY
 from ekpnet_fast.models import Model
 from ekpnet_fast.training.losses import TERMS
 
-__all__ = ["EpochRecord", "Outcome", "Position", "Progress", "records_as_dicts", "stalled"]
+__all__ = [
+    "EpochRecord",
+    "Outcome",
+    "Position",
+    "Progress",
+    "measured",
+    "records_as_dicts",
+    "stalled",
+]
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,11 @@ class EpochRecord:
         epoch: from 1 within the stage.
         loss, bce, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
             per triple in a stage without pairs.
-        valid_auc: AUC over the validation examples; NaN in a stage without pairs, and under the
-            protocol "recbole".
-        valid_mrr: MRR@10 of ranking all items on validation; NaN but under that protocol.
+        valid_auc: AUC over the validation examples, under the protocol "ripplenet". It and the next
+            two are NaN under the other protocols, and where the epoch was not validated, as in a
+            stage without pairs.
+        valid_mrr: MRR@10 of ranking all items on validation, under "recbole".
+        valid_ndcg: NDCG@20 of the same, under "fixed".
         seconds: training time, without evaluation.
         samples_per_second: training pairs, or triples, per second.
     """
@@ -38,13 +49,29 @@ class EpochRecord:
     l2_rows: float
     valid_auc: float
     valid_mrr: float
+    valid_ndcg: float
     seconds: float
     samples_per_second: float
 
     @property
     def valid(self) -> float:
         """Validation measure that the epoch is chosen by."""
-        return self.valid_auc if math.isnan(self.valid_mrr) else self.valid_mrr
+        values = (self.valid_auc, self.valid_mrr, self.valid_ndcg)
+        return next((value for value in values if not math.isnan(value)), math.nan)
+
+
+def measured(protocol: str, valid: float) -> dict[str, float]:
+    """Validation measures of an epoch record, of which one is known.
+
+    Args:
+        protocol: of the run.
+        valid: its measure (`columns.VALIDATED_BY`), or NaN.
+    """
+    fields = {"auc": "valid_auc", "mrr@10": "valid_mrr", "ndcg@20": "valid_ndcg"}
+    return {
+        name: valid if VALIDATED_BY[protocol] == measure else math.nan
+        for measure, name in fields.items()
+    }
 
 
 @dataclass

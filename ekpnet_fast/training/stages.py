@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +13,14 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.cpu_time import CpuWatch
 from ekpnet_fast.training.epochs import Passed
-from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, Progress, stalled
+from ekpnet_fast.training.progress import (
+    EpochRecord,
+    Outcome,
+    Position,
+    Progress,
+    measured,
+    stalled,
+)
 from ekpnet_fast.training.signals import Interrupted
 from ekpnet_fast.training.snapshot import TrainingSnapshot
 from ekpnet_fast.training.state import StepState
@@ -30,6 +36,7 @@ class Stages:
         outcome: gets records and times; its model, the best weights of each stage.
         on_progress: called after each batch and each epoch.
         writer: writes checkpoints, and has the one to go on from.
+        validate: whether the epochs of stages with pairs are validated.
     """
 
     def __init__(
@@ -38,10 +45,13 @@ class Stages:
         outcome: Outcome,
         on_progress: Callable[[Progress], None],
         writer: CheckpointWriter | None,
+        *,
+        validate: bool = True,
     ) -> None:
         self.config, self.outcome = config, outcome
         self.on_progress, self.writer = on_progress, writer
         self.at = Position()
+        self._validate = validate
         self._cpu = CpuWatch(num_threads())
         self.best: dict[str, Tensor] = {}  # the model's state in the stage's best epoch
         if writer is not None and writer.start is not None:
@@ -62,7 +72,7 @@ class Stages:
         if not self._resumed:
             self.at, self.best = self.at.next_stage(name), {}
         self._stage, self._size = self._options(name), stream.epoch_size
-        self._validated = stream.plan.pairs
+        self._validated = self._validate and stream.plan.pairs
         self._seconds_before = self.at.stage_seconds
         first = self.at.epochs_done + 1
         return range(first, first + self._stage.epochs - self.at.epoch)
@@ -131,14 +141,12 @@ class Stages:
 
     def _record(self, valid: float) -> EpochRecord:
         at, size = self.at, self._size
-        ranked = self.config.protocol == "recbole"
         return EpochRecord(
             stage=at.stage,
             epoch=at.epoch + 1,
             loss=sum(at.sums.values()) / size,
             **{term: value / size for term, value in at.sums.items()},
-            valid_auc=math.nan if ranked else valid,
-            valid_mrr=valid if ranked else math.nan,
+            **measured(self.config.protocol, valid),
             seconds=at.epoch_seconds,
             samples_per_second=size / at.epoch_seconds,
         )

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from ekpnet_fast.evaluation.columns import VALIDATED_BY
 from ekpnet_fast.evaluation.metrics import auc
 from ekpnet_fast.evaluation.ranking import evaluate_ranking
 from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_examples
@@ -18,7 +19,9 @@ __all__ = ["Validation"]
 
 
 class Validation:
-    """AUC over the validation examples; under the protocol "recbole" MRR@10 of ranking all items.
+    """The measure of the protocol on validation (`columns.VALIDATED_BY`).
+
+    It is the AUC over the examples, or a metric of ranking all items.
 
     Args:
         data: of the run.
@@ -31,7 +34,7 @@ class Validation:
         self, data: TrainingData, model: Model, backend: ModuleType, device: torch.device
     ) -> None:
         self.prepared, self.model, self.backend = data.prepared, model, backend
-        self.ranks = data.config.protocol == "recbole"
+        self.measure = VALIDATED_BY[data.config.protocol]
         self.memory_mb = data.config.memory_mb
         self.examples = UserExamples.from_examples(
             self.prepared.valid, self.prepared.dataset.num_users
@@ -42,7 +45,8 @@ class Validation:
 
     def score(self, stage: str) -> float:
         """Validation measure of a stage's prediction; the higher the better."""
-        return self._mrr(stage) if self.ranks else self._auc(stage)
+        name, at, k = self.measure.partition("@")
+        return self._ranked(stage, name, int(k)) if at else self._auc(stage)
 
     def _auc(self, stage: str) -> float:
         scores = score_examples(
@@ -50,8 +54,8 @@ class Validation:
         )
         return auc(self.prepared.valid.labels, scores)
 
-    def _mrr(self, stage: str) -> float:
+    def _ranked(self, stage: str, name: str, k: int) -> float:
         num_items = self.prepared.dataset.num_items
         scorer = catalogue_scorer(self.backend, self.model, self.ripple, num_items, stage=stage)
-        found = evaluate_ranking(scorer, self.prepared, (10,), self.memory_mb, "valid")
-        return found[10]["mrr"]
+        found = evaluate_ranking(scorer, self.prepared, (k,), self.memory_mb, "valid")
+        return found[k][name]

@@ -14,7 +14,7 @@ from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation import metrics
 
-NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr")
+NAMES = ("precision", "recall", "f1", "ndcg", "hit", "mrr", "map")
 
 
 def auc_by_pairs(labels, scores):
@@ -48,7 +48,9 @@ def topk_by_users(lists, relevant, k):
         dcg = sum(h / math.log2(j + 2) for j, h in enumerate(hit))
         ideal = sum(1 / math.log2(j + 2) for j in range(min(k, len(wanted))))
         mrr = 1 / (hit.index(True) + 1) if any(hit) else 0.0
-        rows.append((precision, recall, f1, dcg / ideal, float(any(hit)), mrr))
+        ap = sum(sum(hit[: j + 1]) / (j + 1) for j, h in enumerate(hit) if h)
+        ap /= min(k, len(wanted))
+        rows.append((precision, recall, f1, dcg / ideal, float(any(hit)), mrr, ap))
     return dict(zip(NAMES, np.mean(rows, axis=0), strict=True))
 
 
@@ -297,6 +299,7 @@ def test_topk_by_hand():
         "ndcg": (ndcg + 1) / 2,
         "hit": 1.0,
         "mrr": (1 / 2 + 1) / 2,
+        "map": ((1 / 2 + 2 / 3) / 3 + 1) / 2,
     }
     assert found[3] == pytest.approx(expected, rel=1e-15)
 

@@ -21,19 +21,27 @@ from ekpnet_fast.data.formats.parse import (
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Examples, Int32
 from ekpnet_fast.errors import DataError
 
-__all__ = ["KG_FILES", "RATING_FILES", "has_final", "load_final", "read_names"]
+__all__ = [
+    "ID",
+    "KG_FILES",
+    "RATING_FILES",
+    "has_final",
+    "load_final",
+    "read_names",
+    "read_triples",
+]
 
 RATING_FILES = ("ratings_final.npy", "ratings_final.txt")
 KG_FILES = ("kg_final.npy", "kg_final.txt")
 
-_ID = "a whole number from 0 to 2147483646"
+ID = "a whole number from 0 to 2147483646"
 _RATING_COLUMNS = (
-    Column("user", maximum=INT32_MAX - 1, expected=_ID),
-    Column("item", maximum=INT32_MAX - 1, expected=_ID),
+    Column("user", maximum=INT32_MAX - 1, expected=ID),
+    Column("item", maximum=INT32_MAX - 1, expected=ID),
     Column("label", maximum=1, expected="0 or 1"),
 )
 _KG_COLUMNS = tuple(
-    Column(name, maximum=INT32_MAX - 1, expected=_ID) for name in ("head", "relation", "tail")
+    Column(name, maximum=INT32_MAX - 1, expected=ID) for name in ("head", "relation", "tail")
 )
 
 
@@ -56,7 +64,7 @@ def load_final(folder: Path, name: str) -> Dataset:
     rating_file = _first(folder, RATING_FILES)
     kg_file = _first(folder, KG_FILES)
     users, items, labels = _read(rating_file, _RATING_COLUMNS)
-    heads, relations, tails = _read(kg_file, _KG_COLUMNS)
+    heads, relations, tails = read_triples(kg_file)
     rows = Examples(users, items, labels.astype(np.int8))
     _check_contradictions(rating_file, rows)
     num_items = int(items.max()) + 1
@@ -76,6 +84,15 @@ def load_final(folder: Path, name: str) -> Dataset:
         item_names=read_names(folder / "item_names.txt", num_items),
         source=f"final format: {rating_file.name}, {kg_file.name}",
     )
+
+
+def read_triples(path: Path) -> tuple[Int32, Int32, Int32]:
+    """Heads, relations and tails [T] of a ``kg_final`` file.
+
+    Raises:
+        DataError: a missing or broken file, with line and finding.
+    """
+    return _read(path, _KG_COLUMNS)
 
 
 def read_names(path: Path, count: int) -> tuple[str, ...] | None:

@@ -1,6 +1,8 @@
 """Atomic files of RecBole: tab-separated, with a header of ``name:type`` fields.
 
-Read are ``*.inter``, ``*.kg``, ``*.link`` and, if present, ``*.item``. Items are those with an
+Read are ``*.inter``, ``*.kg``, ``*.link`` and, if present, ``*.item``. Where the data are split,
+``*.train.inter``, ``*.test.inter`` and, if present, ``*.valid.inter`` take the place of ``*.inter``
+(RecBole's ``benchmark_filename``). Items are those with an
 interaction. The whole ``.kg`` is kept: an item that ``.link`` ties to an entity takes that entity's
 triples, an item without a link stays without triples, and a link of an item without interactions
 leaves its entity an ordinary one.
@@ -8,19 +10,27 @@ leaves its entity an ordinary one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ekpnet_fast.data.formats.assemble import assemble
-from ekpnet_fast.data.formats.mapping import LABEL, Sheet
+from ekpnet_fast.data.formats.mapping import LABEL, Sheet, index_of
 from ekpnet_fast.data.formats.parse import Column, read_first_line, read_table
-from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.data.formats.split import PARTS, given_split
+from ekpnet_fast.data.tables import Dataset, GivenSplit
 from ekpnet_fast.errors import DataError
 
-__all__ = ["default_threshold", "has_recbole", "load_recbole", "read_header"]
+__all__ = [
+    "default_threshold",
+    "has_recbole",
+    "has_recbole_split",
+    "load_recbole",
+    "read_header",
+]
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
@@ -29,6 +39,11 @@ _DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
 def has_recbole(folder: Path) -> bool:
     """Whether the folder holds a ``.inter`` file."""
     return any(folder.glob("*.inter"))
+
+
+def has_recbole_split(folder: Path) -> bool:
+    """Whether the folder holds a ``.train.inter`` file."""
+    return any(folder.glob("*.train.inter"))
 
 
 def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dataset:
@@ -47,8 +62,10 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     Raises:
         DataError: a missing or broken file, with line and finding.
     """
-    stem = _only(folder, ".inter").stem
-    inter_file, kg_file, link_file = (_only(folder, end) for end in (".inter", ".kg", ".link"))
+    inter_files = _interaction_files(folder)
+    inter_file = inter_files["train"]
+    kg_file, link_file = (_only(folder, end) for end in (".kg", ".link"))
+    stem = inter_file.name.removesuffix(".inter").removesuffix(".train")
     header = read_header(inter_file)
     labelled = "label" in header
     if labelled and threshold is not None:
@@ -59,7 +76,8 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         threshold = default_threshold(stem)
     graded = "rating" in header and not labelled
     wanted = ["user_id", "item_id"] + ["label"] * labelled + ["rating"] * graded
-    interactions = _sheet(inter_file, wanted)
+    sheets = {part: _sheet(path, wanted) for part, path in inter_files.items()}
+    interactions = _joined(sheets)
     kg = _sheet(kg_file, ["head_id", "relation_id", "tail_id"])
     links = _sheet(link_file, ["item_id", "entity_id"])
     built = assemble(name, interactions, kg, links, threshold=threshold)
@@ -69,13 +87,15 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     return replace(
         built.dataset,
         item_names=_titles(folder / f"{stem}.item", item_ids),
-        source=f"RecBole atomic files: {inter_file.name}, {kg_file.name}, {link_file.name}",
+        source="RecBole atomic files: "
+        + ", ".join(path.name for path in (*inter_files.values(), kg_file, link_file)),
         notes=(
             f"positives: {'label = 1' if labelled else note}",
             f"users without positives, dropped: {built.dropped_users}",
             f"items without a link: {len(item_ids) - linked}",
             f"items whose entity an earlier item has: {built.links.shared}",
         ),
+        split=_split(built.dataset, sheets) if len(sheets) > 1 else None,
     )
 
 
@@ -83,6 +103,59 @@ def default_threshold(stem: str) -> float | None:
     """Smallest rating that is usually a positive in a data set with this file name."""
     name = stem.lower()
     return next((v for k, v in _DEFAULT_THRESHOLDS.items() if name.startswith(k)), None)
+
+
+def _interaction_files(folder: Path) -> dict[str, Path]:
+    """Files of interactions by part; all are in "train" where the data are not split."""
+    if not has_recbole_split(folder):
+        return {"train": _only(folder, ".inter")}
+    return {
+        part: _only(folder, f".{part}.inter")
+        for part in PARTS
+        if part != "valid" or any(folder.glob("*.valid.inter"))
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _JoinedSheet(Sheet):
+    """Rows of several sheets, one after the other."""
+
+    sheets: tuple[Sheet, ...] = ()
+
+    def error(self, row: int, found: str, expected: str) -> DataError:
+        """An error at a 0-based row, in the file that it came from."""
+        for sheet in self.sheets[:-1]:
+            if row < len(sheet.frame):
+                return sheet.error(row, found, expected)
+            row -= len(sheet.frame)
+        return self.sheets[-1].error(row, found, expected)
+
+
+def _joined(sheets: Mapping[str, Sheet]) -> Sheet:
+    if len(sheets) == 1:
+        return sheets["train"]
+    found = tuple(sheets.values())
+    frame = pl.concat([sheet.frame for sheet in found])
+    return _JoinedSheet(found[0].path, frame, header=True, sheets=found)
+
+
+def _split(dataset: Dataset, sheets: Mapping[str, Sheet]) -> GivenSplit:
+    """Parts of a data set's rows, by the files that have them."""
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    assert pairs is not None and dataset.user_ids is not None and dataset.item_ids is not None
+    users, items = pl.Series(dataset.user_ids), pl.Series(dataset.item_ids)
+    keys = {}
+    for part, sheet in sheets.items():
+        numbers = pl.DataFrame(
+            {
+                "user": index_of(sheet.frame["user"], users),
+                "item": index_of(sheet.frame["item"], items),
+            }
+        ).drop_nulls()
+        u, i = (numbers[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+        keys[part] = u * dataset.num_items + i
+    all_pairs = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
+    return given_split(all_pairs, keys)
 
 
 def _only(folder: Path, ending: str) -> Path:

@@ -1,0 +1,196 @@
+"""Format of KGAT, KGIN and their relatives: already split.
+
+``train.txt``, ``test.txt`` and, if there is one, ``valid.txt`` hold a user a line, ``user item item
+...``; ``kg_final.txt`` or ``.npy`` rows ``head relation tail``. All ids are 0-based numbers, and an
+item's id is its entity id. ``item_list.txt``, ``entity_list.txt``, ``relation_list.txt`` and
+``user_list.txt``, each read if present, hold the original ids under a header with ``org_id`` and
+``remap_id``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.formats.final import ID, KG_FILES, RATING_FILES, read_triples
+from ekpnet_fast.data.formats.parse import numbered_lines
+from ekpnet_fast.data.formats.split import PARTS, given_split
+from ekpnet_fast.data.splits import sorted_distinct
+from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Interactions
+from ekpnet_fast.errors import DataError, quote
+
+__all__ = ["has_kgat", "load_kgat", "read_lists"]
+
+_CHUNK = 1 << 24  # bytes of a file in memory at a time
+_OTHER, _DIGIT, _BLANK = range(3)
+_KINDS = np.full(256, _OTHER, dtype=np.uint8)
+_KINDS[list(b"0123456789")] = _DIGIT
+_KINDS[list(b" \t\r\n")] = _BLANK
+_LONGEST = len(str(INT32_MAX))
+
+
+def has_kgat(folder: Path) -> bool:
+    """Whether the folder holds a train.txt or a test.txt, and no ratings in the final format."""
+    found = any((folder / f"{part}.txt").is_file() for part in ("train", "test"))
+    return found and not any((folder / name).is_file() for name in RATING_FILES)
+
+
+def load_kgat(folder: Path, name: str) -> Dataset:
+    """Read a folder in KGAT's format.
+
+    The numbers of users, items and relations are the largest id plus one, over all files; the
+    number of entities is the largest id over triples and items plus one, so ids without triples
+    keep their place. Without a file of triples the graph is empty. Pairs that a file repeats are
+    merged and counted.
+
+    Raises:
+        DataError: a missing or broken file, with line and finding.
+    """
+    lists, num_users, num_items = {}, 0, 0
+    for part in PARTS:
+        path = folder / f"{part}.txt"
+        if part == "valid" and not path.is_file():
+            continue
+        users, items, listed = read_lists(path)
+        lists[part] = users, items
+        num_users = max(num_users, int(listed.max()) + 1)
+        num_items = max(num_items, int(items.max(initial=-1)) + 1)
+    user_ids, item_ids, entity_ids, relation_ids = (
+        _read_ids(folder / f"{kind}_list.txt") for kind in ("user", "item", "entity", "relation")
+    )
+    kg_file = next((folder / file for file in KG_FILES if (folder / file).is_file()), None)
+    empty = np.zeros(0, dtype=np.int32)
+    heads, relations, tails = (empty,) * 3 if kg_file is None else read_triples(kg_file)
+    num_users, num_items = max(num_users, _count(user_ids)), max(num_items, _count(item_ids))
+    nodes = (int(column.max(initial=-1)) + 1 for column in (heads, tails))
+    num_entities = max(num_items, *nodes, _count(entity_ids))
+    num_relations = max(int(relations.max(initial=-1)) + 1, _count(relation_ids))
+    keys = {
+        part: users.astype(np.int64) * num_items + items for part, (users, items) in lists.items()
+    }
+    pairs = sorted_distinct(np.concatenate([*keys.values()]))
+    users, items = (x.astype(np.int32) for x in np.divmod(pairs, max(num_items, 1)))
+    kg_name = "no graph" if kg_file is None else kg_file.name
+    return Dataset(
+        name=name,
+        rows=None,
+        interactions=Interactions(users, items, np.ones(len(users), dtype=np.bool_)),
+        heads=heads,
+        relations=relations,
+        tails=tails,
+        num_users=num_users,
+        num_items=num_items,
+        num_entities=num_entities,
+        num_relations=num_relations,
+        user_ids=_all_ids(user_ids, num_users),
+        item_ids=_all_ids(item_ids, num_items),
+        entity_ids=_all_ids(entity_ids, num_entities),
+        relation_names=_all_ids(relation_ids, num_relations),
+        source=f"KGAT's format: {', '.join(f'{part}.txt' for part in lists)}, {kg_name}",
+        split=given_split(pairs, keys),
+    )
+
+
+def read_lists(path: Path) -> tuple[Int32, Int32, Int32]:
+    """Read lines ``user item item ...``.
+
+    Returns:
+        users [n] and items [n], the pairs in the order of the file; and the users [lines] that have
+        a line, which may be of the user alone.
+
+    Raises:
+        DataError: a missing or empty file, or the first field that is no id, with its line.
+    """
+    users, items, listed = [], [], []
+    for before, text in _chunks(path):
+        starts, values, lines = _numbers(path, before, text)
+        first = np.diff(lines, prepend=-1) != 0
+        owners = values[first]
+        counts = np.diff(np.append(np.flatnonzero(first), len(starts))) - 1
+        users.append(np.repeat(owners, counts))
+        items.append(values[~first])
+        listed.append(owners)
+    if not sum(map(len, listed)):
+        raise DataError.at(path, None, "no rows", "lines of a user and its items")
+    return np.concatenate(users), np.concatenate(items), np.concatenate(listed)
+
+
+def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Pieces of whole lines, each with the number of lines before it."""
+    lines = 0
+    try:
+        with path.open("rb") as file:
+            while text := file.read(_CHUNK) + file.readline():
+                yield lines, text.removeprefix(b"\xef\xbb\xbf") if not lines else text
+                lines += text.count(b"\n")
+    except OSError as error:
+        raise DataError.at(path, None, error.strerror or "an error", "a file to read") from None
+
+
+def _numbers(path: Path, before: int, text: bytes) -> tuple[NDArray[np.int64], Int32, Int32]:
+    """Begins [n], values [n] and lines [n], from 0, of the fields of some lines."""
+    raw = np.frombuffer(text, dtype=np.uint8)
+    kinds = _KINDS[raw]
+    if not kinds.all():
+        raise _no_id(path, before, text, int(np.argmin(kinds)))
+    turns = np.flatnonzero(np.diff(kinds == _DIGIT, prepend=False, append=False))
+    starts, ends = turns[::2], turns[1::2]
+    long = ends - starts > _LONGEST
+    if long.any():
+        raise _no_id(path, before, text, int(starts[np.argmax(long)]))
+    values = np.fromstring(text, dtype=np.int64, sep=" ")
+    if len(values) and values.max() >= INT32_MAX:
+        raise _no_id(path, before, text, int(starts[np.argmax(values)]))
+    lines = np.searchsorted(np.flatnonzero(raw == ord("\n")), starts)
+    return starts, values.astype(np.int32), lines.astype(np.int32)
+
+
+def _no_id(path: Path, before: int, text: bytes, at: int) -> DataError:
+    """Error about the field around a byte."""
+    line = text.count(b"\n", 0, at)
+    start = text.rfind(b"\n", 0, at) + 1
+    fields_before = text[start:at].split()
+    inside = at > start and _KINDS[text[at - 1]] != _BLANK
+    number = len(fields_before) - inside
+    field = text[start:].split(b"\n", 1)[0].split()[number]
+    what = "item" if number else "user"
+    return DataError.about(
+        path, before + line + 1, f"{what} {quote(field.decode(errors='replace'))}", ID
+    )
+
+
+def _count(ids: dict[int, str]) -> int:
+    """Numbers that the ids of a list need."""
+    return max(ids, default=-1) + 1
+
+
+def _all_ids(ids: dict[int, str], count: int) -> tuple[str, ...] | None:
+    """Original ids [count], "" where the list has none; None without a list."""
+    return tuple(ids.get(number, "") for number in range(count)) if ids else None
+
+
+def _read_ids(path: Path) -> dict[int, str]:
+    """Original ids by number from a list with a header; none where there is no file."""
+    found: dict[int, str] = {}
+    if not path.is_file():
+        return found
+    place = width = 0
+    for number, line in numbered_lines(path):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if not fields:
+            continue
+        if not width:
+            width, place = len(fields), fields.index("remap_id") if "remap_id" in fields else 0
+            if not place or fields[0] != "org_id":
+                raise DataError.at(path, number, line, "a header of org_id, remap_id")
+            continue
+        # An original id may hold blanks; it is the first column.
+        more = max(len(fields) - width, 0)
+        key = fields[place + more] if len(fields) > place else ""
+        if not key.isdecimal() or int(key) >= INT32_MAX:
+            raise DataError.at(path, number, line, f"an original id and {ID}")
+        found[int(key)] = " ".join(fields[: 1 + more])
+    return found

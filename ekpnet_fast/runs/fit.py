@@ -1,0 +1,90 @@
+"""Training of a run: once to choose the epochs, and with `--refit` again on all of train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import PreparedData
+from ekpnet_fast.data.splits import with_validation
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.progress import EpochRecord, Outcome, Progress, records_as_dicts
+
+__all__ = ["Fitted", "chosen_epochs", "fit_run"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trained model of a run.
+
+    Attributes:
+        outcome: of the last training; its records are those of the first, which chose the epochs.
+        prepared: what the model was trained on.
+        refit: with `--refit` the epochs of each stage and the records of training them, else None.
+    """
+
+    outcome: Outcome
+    prepared: PreparedData
+    refit: dict[str, Any] | None
+
+
+def fit_run(
+    config: RunConfig,
+    prepared: PreparedData,
+    graph: Graph,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    writer: CheckpointWriter | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Train a run's model.
+
+    With `--refit` an untrained model is then trained on train and validation together, each stage
+    for the epochs that were best on validation; no checkpoint is written of it.
+
+    Args:
+        config: a resolved run.
+        prepared: its split data.
+        graph: its graph.
+        on_progress: called after each batch and each epoch; the second training is stage "refit".
+        writer: writes checkpoints of the first training.
+        check: called after each batch of the second training; raises to stop it.
+
+    Raises:
+        TrainingError, Interrupted: as `loop.train`.
+    """
+    outcome = loop.train(config, prepared, graph, on_progress, writer)
+    if not config.refit:
+        return Fitted(outcome, prepared, None)
+
+    def on_refit(progress: Progress) -> None:
+        check()
+        on_progress(replace(progress, stage="refit"))
+
+    epochs = chosen_epochs(outcome.records)
+    stages: dict[str, Any] = {
+        name: replace(getattr(config, name), epochs=count) for name, count in epochs.items()
+    }
+    data = with_validation(prepared)
+    started = time.perf_counter()
+    last = loop.train(replace(config, **stages), data, graph, on_refit, validate=False)
+    refit = {"epochs": epochs, "records": records_as_dicts(last.records)}
+    last.records = outcome.records
+    last.seconds = {**outcome.seconds, "refit": time.perf_counter() - started}
+    return Fitted(last, data, refit)
+
+
+def chosen_epochs(records: Sequence[EpochRecord]) -> dict[str, int]:
+    """Number of epochs of each stage that was best on validation; all of one without validation."""
+    found = {}
+    for stage in dict.fromkeys(record.stage for record in records):
+        values = np.array([record.valid for record in records if record.stage == stage])
+        known = np.flatnonzero(~np.isnan(values))
+        found[stage] = 1 + int(known[np.argmax(values[known])]) if len(known) else len(values)
+    return found
