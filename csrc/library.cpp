@@ -143,14 +143,14 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   m.def(
       "wide_features("
       "Tensor history_indptr, Tensor history_items, "
-      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, "
+      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, Tensor[] transposed, "
       "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
       "Tensor group_indptr, Tensor items"
       ") -> Tensor");
   m.def(
       "wide_logits("
       "Tensor history_indptr, Tensor history_items, "
-      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, "
+      "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, Tensor[] transposed, "
       "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
       "Tensor knots, Tensor slopes, Tensor item_terms, "
       "Tensor? group_indptr, Tensor? items"

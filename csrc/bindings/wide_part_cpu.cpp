@@ -19,8 +19,9 @@ struct WideInputs {
   WideArgs args{};
 
   WideInputs(const Tensor& history_indptr, const Tensor& history_items, const Tensors& indptrs,
-             const Tensors& neighbours, const Tensors& values, const Tensor& of_affinities,
-             const Tensor& means, const Tensor& of_responses, const Tensor& constants) {
+             const Tensors& neighbours, const Tensors& values, const Tensors& transposed,
+             const Tensor& of_affinities, const Tensor& means, const Tensor& of_responses,
+             const Tensor& constants) {
     check_tensor(means, "means", ScalarType::Float, {-1, -1});
     const int64_t A = means.size(0), I = means.size(1);
     check_tensor(history_indptr, "history_indptr", ScalarType::Long, {-1});
@@ -29,13 +30,16 @@ struct WideInputs {
     check_indptr(data<int64_t>(history_indptr), history_indptr.size(0) - 1, history_items.size(0),
                  "history_indptr");
     check_ids(data<int32_t>(history_items), history_items.size(0), I, "history_items", "items");
-    STD_TORCH_CHECK(indptrs.size() == values.size() && neighbours.size() == values.size(),
-                    "indptrs, neighbours and values have ", indptrs.size(), ", ", neighbours.size(),
-                    " and ", values.size(), " tensors, expected as many");
+    STD_TORCH_CHECK(indptrs.size() == values.size() && neighbours.size() == values.size() &&
+                        transposed.size() == values.size(),
+                    "indptrs, neighbours, values and transposed have ", indptrs.size(), ", ",
+                    neighbours.size(), ", ", values.size(), " and ", transposed.size(),
+                    " tensors, expected as many");
     check_tensor(of_affinities, "affinities", ScalarType::Long, {A, 3});
     check_range("affinities", A, 0, kMaxAffinities);
     take_affinities(data<int64_t>(of_affinities), A, I, data<float>(means), values.size());
-    for (size_t s = 0; s < values.size(); ++s) take_source(s, indptrs, neighbours, values, I);
+    for (size_t s = 0; s < values.size(); ++s)
+      take_source(s, indptrs, neighbours, values, transposed, I);
     check_columns();
     const int64_t N = of_responses.size(0);
     check_tensor(of_responses, "responses", ScalarType::Long, {N, 2});
@@ -91,14 +95,17 @@ struct WideInputs {
   }
 
   void take_source(size_t s, const Tensors& indptrs, const Tensors& neighbours,
-                   const Tensors& values, int64_t I) {
+                   const Tensors& values, const Tensors& transposed, int64_t I) {
     bool vectors = false;
     for (const auto& affinity : affinities)
       vectors |= affinity.source == static_cast<int64_t>(s) && affinity.first < affinity.end;
     if (indptrs[s].numel() == 0) {
       check_tensor(values[s], "values", ScalarType::Float, {I, vectors ? -1 : I});
+      const int64_t width = values[s].size(1);
+      if (vectors) check_tensor(transposed[s], "transposed", ScalarType::Float, {width, I});
       sources.push_back({vectors ? AffinitySource::kVectors : AffinitySource::kDense, nullptr,
-                         nullptr, data<float>(values[s]), values[s].size(1)});
+                         nullptr, data<float>(values[s]), width,
+                         vectors ? data<float>(transposed[s]) : nullptr});
       return;
     }
     check_tensor(indptrs[s], "indptrs", ScalarType::Long, {I + 1});
@@ -108,7 +115,7 @@ struct WideInputs {
     check_indptr(data<int64_t>(indptrs[s]), I, entries, "indptrs");
     // The neighbours themselves are checked where they are read: most calls read few of them.
     sources.push_back({AffinitySource::kNeighbours, data<int64_t>(indptrs[s]),
-                       data<int32_t>(neighbours[s]), data<float>(values[s]), 0});
+                       data<int32_t>(neighbours[s]), data<float>(values[s]), 0, nullptr});
   }
 
   void check_columns() const {
@@ -135,10 +142,11 @@ constexpr int64_t kGroups = 64;  // of pairs, per task
 
 Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_items,
                          const Tensors& indptrs, const Tensors& neighbours, const Tensors& values,
-                         const Tensor& affinities, const Tensor& means, const Tensor& responses,
-                         const Tensor& constants, const Tensor& group_indptr, const Tensor& items) {
-  const WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, affinities,
-                          means, responses, constants);
+                         const Tensors& transposed, const Tensor& affinities, const Tensor& means,
+                         const Tensor& responses, const Tensor& constants,
+                         const Tensor& group_indptr, const Tensor& items) {
+  const WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, transposed,
+                          affinities, means, responses, constants);
   const int64_t G = history_indptr.size(0) - 1;
   const WidePairs pairs = wide_pairs(group_indptr, items, G, inputs.args.num_items);
   Tensor out = empty({inputs.args.num_responses, pairs.num_pairs}, ScalarType::Float);
@@ -153,12 +161,13 @@ Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_ite
 
 Tensor wide_logits_cpu(const Tensor& history_indptr, const Tensor& history_items,
                        const Tensors& indptrs, const Tensors& neighbours, const Tensors& values,
-                       const Tensor& affinities, const Tensor& means, const Tensor& responses,
-                       const Tensor& constants, const Tensor& knots, const Tensor& slopes,
-                       const Tensor& item_terms, const std::optional<Tensor>& group_indptr,
+                       const Tensors& transposed, const Tensor& affinities, const Tensor& means,
+                       const Tensor& responses, const Tensor& constants, const Tensor& knots,
+                       const Tensor& slopes, const Tensor& item_terms,
+                       const std::optional<Tensor>& group_indptr,
                        const std::optional<Tensor>& items) {
-  WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, affinities, means,
-                    responses, constants);
+  WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, transposed,
+                    affinities, means, responses, constants);
   inputs.set_curves(knots, slopes, item_terms);
   const auto& args = inputs.args;
   const int64_t G = history_indptr.size(0) - 1;

@@ -25,6 +25,7 @@ class AffinitySources(NamedTuple):
     indptrs: list[Tensor]  # each [I + 1] or [0] int64
     neighbours: list[Tensor]  # int32
     values: list[Tensor]  # float32
+    transposed: list[Tensor]  # float32, vectors once more, [r, I]; empty for other sources
     affinities: Tensor  # [A, 3] int64: source, rising; first and end of the columns of vectors
     means: Tensor  # [A, I] float32, mean over i of S[j, i]
     responses: Tensor  # [N, 2] int64: affinity, scale
@@ -75,6 +76,7 @@ def _(
     indptrs: Sequence[Tensor],
     neighbours: Sequence[Tensor],
     values: Sequence[Tensor],
+    transposed: Sequence[Tensor],
     affinities: Tensor,
     means: Tensor,
     responses: Tensor,
@@ -92,6 +94,7 @@ def _(
     indptrs: Sequence[Tensor],
     neighbours: Sequence[Tensor],
     values: Sequence[Tensor],
+    transposed: Sequence[Tensor],
     affinities: Tensor,
     means: Tensor,
     responses: Tensor,

@@ -20,6 +20,7 @@ def sources():
         [torch.tensor([0, 1, 3, 3]), torch.zeros(0, dtype=torch.int64)],
         [torch.tensor([1, 0, 2], dtype=torch.int32), torch.zeros(0, dtype=torch.int32)],
         [torch.tensor([2.0, 2.0, 4.0]), VECTORS],
+        [torch.zeros(0), VECTORS.T.contiguous()],
         torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 3]]),
         torch.tensor([[0.5, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
         torch.tensor([[0, NONE], [0, MEAN], [1, ROOT], [2, NONE]]),

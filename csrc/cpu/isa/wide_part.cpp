@@ -170,36 +170,20 @@ struct Parts {
   }
 };
 
-// a [affinities, histories] of one item's vector and the sums of some histories; `stride` between
-// affinities, `across` between histories. The order of additions is the same for any number of
-// histories.
-template <int kRows>
+// a [affinities] of one item's vector and the sum of a history's; `stride` between affinities.
 void multiply_vectors(const Parts& parts, const Affinity* first, const Affinity* last,
-                      const float* item, const float* const* sums, float* a, int64_t stride,
-                      int64_t across) {
-  float of_parts[kRows][2 * kMaxAffinities];
+                      const float* item, const float* sum, float* a, int64_t stride) {
+  float of_parts[2 * kMaxAffinities];
   for (int64_t part = 0; part + 1 < parts.count; ++part) {
-    const int64_t begin = parts.ends[part], end = parts.ends[part + 1];
-    V acc[kRows] = {};
-    int64_t d = begin;
-    for (; d + kLanes <= end; d += kLanes) {
-      const V x = load<V>(item + d);
-      for (int h = 0; h < kRows; ++h) acc[h] += x * load<V>(sums[h] + d);
-    }
-    for (int h = 0; h < kRows; ++h) {
-      float dot = reduce<float, kLanes>(acc[h], Sum());
-      for (int64_t rest = d; rest < end; ++rest) dot += item[rest] * sums[h][rest];
-      of_parts[h][part] = dot;
-    }
+    const int64_t begin = parts.ends[part];
+    of_parts[part] = dot<V>(parts.ends[part + 1] - begin, item + begin, sum + begin);
   }
-  for (const Affinity* affinity = first; affinity != last; ++affinity, a += stride)
-    for (int h = 0; h < kRows; ++h) {
-      float sum = 0.0f;
-      for (int64_t part = 0; part + 1 < parts.count; ++part)
-        if (parts.ends[part] >= affinity->first && parts.ends[part + 1] <= affinity->end)
-          sum += of_parts[h][part];
-      a[h * across] = sum;
-    }
+  for (const Affinity* affinity = first; affinity != last; ++affinity, a += stride) {
+    *a = 0.0f;
+    for (int64_t part = 0; part + 1 < parts.count; ++part)
+      if (parts.ends[part] >= affinity->first && parts.ends[part + 1] <= affinity->end)
+        *a += of_parts[part];
+  }
 }
 
 // Affinities [first, last) of a source.
@@ -257,8 +241,8 @@ class PairSums {
           const Parts parts(args_.affinities + first, args_.affinities + last);
           history.sum_vectors(source, vector_);
           for (int64_t b = 0; b < n; ++b)
-            multiply_vectors<1>(parts, args_.affinities + first, args_.affinities + last,
-                                source.values + items[b] * source.width, &vector_, a + b, n, 0);
+            multiply_vectors(parts, args_.affinities + first, args_.affinities + last,
+                             source.values + items[b] * source.width, vector_, a + b, n);
           for (int64_t k = first; k < last; ++k) f(k, a + (k - first) * n);
           return;
         }
@@ -295,10 +279,11 @@ constexpr int64_t kPairsAtOnce = 1024;
 
 int64_t workspace_size(const WideArgs& args) {
   const int64_t I = whole_lines(args.num_items), A = args.num_affinities;
+  const int64_t of_tile = (kHistories + longest_vectors(args)) * kTile;  // products, a last tile
   return 4 * I                                 // sums, ids, their affinities, their curves
          + kHistories * longest_vectors(args)  // sums of vectors
-         + kHistories * whole_lines(args.num_responses)   // factors
-         + std::max(kTogether * kTile, kPairsAtOnce) * A  // affinities
+         + kHistories * whole_lines(args.num_responses)  // factors
+         + std::max(of_tile, kPairsAtOnce * A)           // affinities
          + 64;
 }
 
@@ -375,34 +360,38 @@ void add_neighbours(const WideArgs& args, const History& history, const Affinity
   for (int64_t i = 0; i < n; ++i) out[ids[i]] += curves[i];
 }
 
-// Adds the curves of vectors to the logits [G, I] of some histories.
+// Adds the curves of vectors to the logits [G, I] of some histories. `sums` has room for the
+// vectors of the histories, `a` for their products with those of a tile.
 void add_vectors(const WideArgs& args, const AffinitySource& source, int64_t first, int64_t last,
                  const std::vector<History>& histories, float* sums, int64_t stride, float* a,
                  float* out) {
-  const Affinity *from = args.affinities + first, *to = args.affinities + last;
-  const Parts parts(from, to);
   const int64_t I = args.num_items, count = histories.size();
   for (int64_t h = 0; h < count; ++h) histories[h].sum_vectors(source, sums + h * stride);
+  float* const rest = a + kHistories * kTile;  // columns of a tile that is not whole
   for (int64_t begin = 0; begin < I; begin += kTile) {
-    const int64_t n = std::min(kTile, I - begin);
-    for (int64_t h = 0; h < count; h += kTogether) {
-      const int64_t rows = std::min<int64_t>(kTogether, count - h);
-      const float* of[kTogether];
-      for (int k = 0; k < kTogether; ++k)
-        of[k] = sums + (h + std::min<int64_t>(k, rows - 1)) * stride;
-      for (int64_t i = 0; i < n; ++i) {
-        const float* item = source.values + (begin + i) * source.width;
-        if (rows == 1)
-          multiply_vectors<1>(parts, from, to, item, of, a + i, kTogether * kTile, kTile);
-        else
-          multiply_vectors<kTogether>(parts, from, to, item, of, a + i, kTogether * kTile, kTile);
+    const int64_t n = std::min(kTile, I - begin), columns = round_up(n, kLanes);
+    const float* tile = source.transposed + begin;
+    int64_t ld = I;
+    if (begin + columns > I) {
+      for (int64_t d = 0; d < source.width; ++d) {
+        std::copy(tile + d * I, tile + d * I + n, rest + d * columns);
+        std::fill(rest + d * columns + n, rest + (d + 1) * columns, 0.0f);
       }
-      for (int64_t k = first; k < last; ++k)
-        for (int64_t row = 0; row < rows; ++row)
-          each_response(args, k, [&](int64_t r) {
-            histories[h + row].response(r).add_curve(n, a + ((k - first) * kTogether + row) * kTile,
-                                                     out + (h + row) * I + begin);
-          });
+      tile = rest;
+      ld = columns;
+    }
+    int64_t done = 0;  // columns of the vectors that the products have
+    for (int64_t k = first; k < last; ++k) {
+      const Affinity& affinity = args.affinities[k];
+      const bool goes_on = k > first && affinity.first == args.affinities[k - 1].first;
+      if (!goes_on) done = affinity.first;
+      gemm<V>(count, columns, affinity.end - done, sums + done, stride, 1, tile + done * ld, ld, a,
+              kTile, goes_on);
+      done = affinity.end;
+      for (int64_t h = 0; h < count; ++h)
+        each_response(args, k, [&](int64_t r) {
+          histories[h].response(r).add_curve(n, a + h * kTile, out + h * I + begin);
+        });
     }
   }
 }
@@ -418,7 +407,7 @@ void catalogue_logits(const WideArgs& args, int64_t begin, int64_t end, float* o
   const int64_t stride = longest_vectors(args);
   float* vectors = arena.take(kHistories * stride);
   float* factors = arena.take(kHistories * whole_lines(args.num_responses));
-  float* a = arena.take(kTogether * kTile * args.num_affinities);
+  float* a = arena.take((kHistories + stride) * kTile);
   std::fill(sums, sums + I, 0.0f);
   std::vector<History> histories;
   histories.reserve(count);

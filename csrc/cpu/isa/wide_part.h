@@ -9,10 +9,11 @@ namespace ekpnet {
 // item, or the product of the items' vectors.
 struct AffinitySource {
   enum Kind { kNeighbours, kDense, kVectors } kind;
-  const int64_t* indptr;  // [I + 1], of neighbours
-  const int32_t* items;   // of neighbours, rising within a row
-  const float* values;    // of neighbours; [I, I]; or vectors [I, width]
-  int64_t width;          // of vectors
+  const int64_t* indptr;    // [I + 1], of neighbours
+  const int32_t* items;     // of neighbours, rising within a row
+  const float* values;      // of neighbours; [I, I]; or vectors [I, width]
+  int64_t width;            // of vectors
+  const float* transposed;  // [width, I], vectors once more
 };
 
 // Affinity of item i to a history of n items: a_i = n^(-1/2) sum over its items j of S[j, i].

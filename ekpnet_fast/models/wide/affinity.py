@@ -37,10 +37,10 @@ from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.sampling.histories import Histories
 
-__all__ = ["ALL_ITEMS", "Affinities", "neighbours_kept"]
+__all__ = ["Affinities", "neighbours_kept"]
 
-# Catalogues whose items keep all others as neighbours, 64 MiB at most for each affinity.
-ALL_ITEMS = 4096
+# Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
+KEPT, KEPT_OF_ITEM = 1 << 23, 64
 WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
 MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.
@@ -49,8 +49,9 @@ NONE, ROOT_OF_LENGTH, BY_MEAN = 0, 1, 2  # scales of a feature, as the op names 
 
 
 def neighbours_kept(options: SignalOptions, num_items: int) -> int:
-    """Neighbours that an item keeps in each affinity."""
-    return max(num_items, 1) if num_items <= ALL_ITEMS else options.neighbours
+    """Neighbours that an item keeps in each affinity; all, where the catalogue is small."""
+    room = options.neighbours or max(KEPT // max(num_items, 1), KEPT_OF_ITEM)
+    return max(min(room, num_items), 1)
 
 
 class Source(NamedTuple):
@@ -64,12 +65,19 @@ class Source(NamedTuple):
     def of_rows(cls, rows: ops.SparseRows) -> Source:
         """Neighbours; where most items are, a square of all."""
         I = len(rows.indptr) - 1  # noqa: E741
-        if I <= ALL_ITEMS and len(rows.values) > MOSTLY_FULL * I * I:
+        if I * I <= 2 * KEPT and len(rows.values) > MOSTLY_FULL * I * I:
             square = torch.zeros(I, I)
             heads = torch.repeat_interleave(torch.arange(I), rows.indptr.diff())
             square[heads, rows.columns.long()] = rows.values
             return cls(None, square)
         return cls(rows, rows.values)
+
+    @property
+    def transposed(self) -> Tensor:
+        """Vectors once more, [r, I]; nothing for other sources."""
+        if self.ends == (0,):
+            return self.values.new_zeros(0)
+        return self.values.T.contiguous()
 
     def means(self) -> list[Tensor]:
         """Mean [I] over all items of their affinity to each, for every affinity of the source."""
@@ -165,6 +173,7 @@ class Affinities:
             [every.indptrs[s] for s in used],
             [every.neighbours[s] for s in used],
             [every.values[s] for s in used],
+            [every.transposed[s] for s in used],
             affinities,
             every.means[kept],
             responses,
@@ -196,6 +205,7 @@ class Affinities:
             [nothing if s.rows is None else s.rows.indptr for s in made],
             [no_items if s.rows is None else s.rows.columns for s in made],
             [s.values for s in made],
+            [s.transposed for s in made],
             torch.tensor(affinities, dtype=torch.int64),
             means,
             torch.tensor([r[:2] for r in responses], dtype=torch.int64),

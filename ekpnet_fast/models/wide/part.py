@@ -44,6 +44,8 @@ def check_signals(model: str, options: LinearOptions) -> None:
         for rank in getattr(options, name):
             if not 1 <= rank <= MAX_RANK:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
+    if options.neighbours < 0:
+        raise ConfigError(f"--{model}.neighbours is {options.neighbours}, expected at least 0")
     if not 0 <= options.ease < float("inf"):
         raise ConfigError(f"--{model}.ease is {options.ease}, expected at least 0")
     if not 0 <= options.relations <= MAX_RELATIONS:

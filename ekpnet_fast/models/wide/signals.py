@@ -14,8 +14,8 @@ class SignalOptions:
     """Options of the affinities.
 
     Attributes:
-        neighbours: strongest neighbours that an item keeps in each affinity, where the catalogue
-            has more than `affinity.ALL_ITEMS` items.
+        neighbours: strongest neighbours that an item keeps in each affinity; 0 for as many as all
+            items have room for in 64 MiB, 64 at least.
         kg_click_kg: affinity by the graph, by clicks, and by the graph again.
         low_pass: ranks of projections of the history on what most clicks share.
         joint_spectral: ranks of projections on what clicks and graph share.
@@ -24,7 +24,7 @@ class SignalOptions:
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
-    neighbours: int = 512
+    neighbours: int = 0
     kg_click_kg: bool = True
     low_pass: tuple[int, ...] = (32, 128)
     joint_spectral: tuple[int, ...] = (32, 128)
