@@ -202,7 +202,7 @@ def validate(dataset: Dataset) -> None:
         ("relations", dataset.relations, dataset.num_relations),
         ("tails", dataset.tails, dataset.num_entities),
     ]
-    _check_lengths(dataset.name, "knowledge graph", columns)
+    _check_lengths(dataset.name, "knowledge graph", columns, empty=True)
     if dataset.rows is not None:
         rows = dataset.rows
         pairs: list[tuple[str, NDArray[Any], int]] = [
@@ -227,7 +227,7 @@ def validate(dataset: Dataset) -> None:
         pairs.append(("split.files", dataset.split.files, 8))
     _check_lengths(dataset.name, "rows", pairs)
     for field, values, bound in columns + pairs:
-        low, high = int(values.min()), int(values.max())
+        low, high = int(values.min(initial=0)), int(values.max(initial=bound - 1))
         if low < 0 or high >= bound:
             raise DataError(
                 f"{dataset.name}: found {low if low < 0 else high} in {field},"
@@ -235,10 +235,12 @@ def validate(dataset: Dataset) -> None:
             )
 
 
-def _check_lengths(name: str, what: str, columns: list[tuple[str, NDArray[Any], int]]) -> None:
+def _check_lengths(
+    name: str, what: str, columns: list[tuple[str, NDArray[Any], int]], *, empty: bool = False
+) -> None:
     lengths = {len(values) for _, values, _ in columns}
     if len(lengths) > 1:
         shown = ", ".join(f"{len(values)} {field}" for field, values, _ in columns)
         raise DataError(f"{name}: found {shown}, expected columns of one length")
-    if lengths == {0}:
+    if lengths == {0} and not empty:
         raise DataError(f"{name}: found an empty {what} table, expected at least one row")

@@ -82,12 +82,13 @@ class TrainingData:
         """Mini-batches of a stage."""
         stage: StageConfig = getattr(self.config, name)
         plan = model.plan(self.config, name)
+        drawn = stage.lambda1 > 0 and plan.triples != "none" and self.graph.num_triples > 0
         return BatchStream(
             self.graph,
             self.examples,
             batch_size=stage.batch_size,
             group_size=stage.group_size,
-            triples=stage.triples if stage.lambda1 > 0 and plan.triples != "none" else 0,
+            triples=stage.triples if drawn else 0,
             seed=self.config.seed,
             reads=model.reads,
             plan=plan,

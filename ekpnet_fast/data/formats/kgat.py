@@ -43,8 +43,8 @@ def load_kgat(folder: Path, name: str) -> Dataset:
 
     The numbers of users, items and relations are the largest id plus one, over all files; the
     number of entities is the largest id over triples and items plus one, so ids without triples
-    keep their place. Without a file of triples the graph is empty. Pairs that a file repeats are
-    merged and counted.
+    keep their place. Without a file of triples the graph has none, and one relation that nothing
+    has. Pairs that a file repeats are merged and counted.
 
     Raises:
         DataError: a missing or broken file, with line and finding.
@@ -67,7 +67,8 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     num_users, num_items = max(num_users, _count(user_ids)), max(num_items, _count(item_ids))
     nodes = (int(column.max(initial=-1)) + 1 for column in (heads, tails))
     num_entities = max(num_items, *nodes, _count(entity_ids))
-    num_relations = max(int(relations.max(initial=-1)) + 1, _count(relation_ids))
+    num_relations = int(relations.max(initial=0)) + 1
+    num_relations = max(num_relations, _count(relation_ids))
     keys = {
         part: users.astype(np.int64) * num_items + items for part, (users, items) in lists.items()
     }
