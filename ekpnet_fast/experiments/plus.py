@@ -58,14 +58,10 @@ VARIANTS = {
         "EKPNet+, straight lines in place of curves", "ekpnet_plus", {"ekpnet_plus.pieces": 1}
     ),
     "near": Variant(
-        "EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.seven_hop": False}
+        "EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.five_hop": False}
     ),
-    "far": Variant("EKPNet+, far co-click", "ekpnet_plus", {"ekpnet_plus.seven_hop": True}),
     "no relations": Variant(
         "EKPNet+ without matches by relation", "ekpnet_plus", {"ekpnet_plus.relations": 0}
-    ),
-    "relations": Variant(
-        "EKPNet+, matches by 4 relations", "ekpnet_plus", {"ekpnet_plus.relations": 4}
     ),
     "no walk": Variant(
         "EKPNet+ without the walk over graph and clicks",
