@@ -128,6 +128,7 @@ void test_deep_score();
 void test_ekpnet_gradients();
 void test_ripple_attention();
 void test_row_adam();
+void test_wide_part();
 void test_sampling();
 void test_triple_loss();
 

@@ -43,6 +43,7 @@ int run(const std::string& forced) {
   test_triple_loss();
   test_ekpnet_gradients();
   test_row_adam();
+  test_wide_part();
   test_sampling();
   test_batching();
   std::printf("%s: %d checks failed\n", name.c_str(), failures);

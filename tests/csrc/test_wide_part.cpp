@@ -1,0 +1,196 @@
+// The wide part's kernels and the sparse products against plain loops.
+#include <map>
+#include <numeric>
+
+#include "checks.h"
+#include "cpu/dispatch.h"
+#include "cpu/strongest_products.h"
+
+namespace ekpnet::tests {
+namespace {
+
+// Rows with about every `every`-th column, and values of either sign.
+struct Rows {
+  Offsets indptr{0};
+  Ids columns;
+  Reals<float> values;
+
+  Rows(int n, int m, int every, uint64_t key) {
+    for (int row = 0; row < n; ++row) {
+      for (int column = 0; column < m; ++column) {
+        const uint64_t bits = random_bits(key, row * m + column);
+        if (bits % every) continue;
+        columns.push_back(column);
+        values.push_back(static_cast<float>(bits >> 40) / (1 << 24) - 0.2f);
+      }
+      indptr.push_back(columns.size());
+    }
+  }
+  SparseRows view() const {
+    return {static_cast<int64_t>(indptr.size()) - 1, indptr.data(), columns.data(), values.data()};
+  }
+  double at(int row, int column) const {
+    for (int64_t i = indptr[row]; i < indptr[row + 1]; ++i)
+      if (columns[i] == column) return values[i];
+    return 0;
+  }
+};
+
+void test_products(int every) {
+  constexpr int N = 9, K = 30, M = 60, kKept = 12;
+  const Rows a(N, K, every, 50), b(K, M, every, 51);
+  const auto found = strongest_products({a.view(), b.view(), M, kKept}, 2, N);
+  const std::string name = "strongest_products, every " + std::to_string(every);
+  int64_t at = 0;
+  check(found.lengths.size() == N - 2, name + ": rows");
+  for (int row = 2; row < N; ++row) {
+    std::map<int, float> sums;  // in the order in which the kernel adds
+    for (int64_t i = a.indptr[row]; i < a.indptr[row + 1]; ++i)
+      for (int64_t j = b.indptr[a.columns[i]]; j < b.indptr[a.columns[i] + 1]; ++j)
+        sums[b.columns[j]] += a.values[i] * b.values[j];
+    std::vector<std::pair<float, int>> order;
+    for (const auto& [column, x] : sums) order.emplace_back(-x, column);
+    std::sort(order.begin(), order.end());
+    order.resize(std::min<size_t>(order.size(), kKept));
+    std::sort(order.begin(), order.end(), [](auto x, auto y) { return x.second < y.second; });
+    check(found.lengths[row - 2] == static_cast<int64_t>(order.size()), name + ": length");
+    for (const auto& [x, column] : order) {
+      check(found.columns[at] == column, name + ": column");
+      check(std::fabs(found.values[at] + x) < 1e-6, name + ": value");
+      ++at;
+    }
+  }
+}
+
+void test_sparse_times_dense() {
+  constexpr int N = 7, K = 20, kWidth = 21;
+  const Rows a(N, K, 3, 52);
+  const auto x = as<float>(uniform(K * kWidth, 53));
+  Reals<float> y(N * kWidth, kUnset<float>);
+  Reals<double> expected(N * kWidth);
+  for (int row = 0; row < N; ++row)
+    for (int k = 0; k < K; ++k)
+      for (int d = 0; d < kWidth; ++d)
+        expected[row * kWidth + d] += a.at(row, k) * x[k * kWidth + d];
+  const auto kernel = isa_kernels().sparse_product;
+  const SparseProductArgs args = {kWidth,          a.indptr.data(), a.columns.data(),
+                                  a.values.data(), x.data(),        y.data()};
+  kernel(args, 0, 3);
+  kernel(args, 3, N);
+  check_close(y, expected, 1e-5, "sparse_product");
+}
+
+// Affinities of every kind: neighbours, few or many; all items by all; columns of vectors.
+void test_wide_part(int every) {
+  constexpr int I = 530, G = 5, kWidth = 13, N = 6, P = 3;
+  const Rows near(I, I, every, 60), dense(I, I, 2, 61);
+  Reals<float> square(I * I);
+  for (int j = 0; j < I; ++j)
+    for (int64_t k = dense.indptr[j]; k < dense.indptr[j + 1]; ++k)
+      square[j * I + dense.columns[k]] = dense.values[k];
+  const auto vectors = as<float>(uniform(I * kWidth, 62));
+  Reals<float> transposed(I * kWidth);
+  for (int i = 0; i < I; ++i)
+    for (int d = 0; d < kWidth; ++d) transposed[d * I + i] = vectors[i * kWidth + d];
+  const Offsets history_indptr = {0, 3, 3, 10, 11, 20};
+  Ids history(20);
+  for (int i = 0; i < 20; ++i) history[i] = (i * 37) % I;
+  const auto means = as<float>(uniform(4 * I, 63));
+  const AffinitySource sources[] = {
+      {AffinitySource::kNeighbours, near.indptr.data(), near.columns.data(), near.values.data(), 0,
+       nullptr},
+      {AffinitySource::kDense, nullptr, nullptr, square.data(), I, nullptr},
+      {AffinitySource::kVectors, nullptr, nullptr, vectors.data(), kWidth, transposed.data()}};
+  const Affinity affinities[] = {{0, 0, 0, means.data()},
+                                 {1, 0, 0, means.data() + I},
+                                 {2, 0, 5, means.data() + 2 * I},
+                                 {2, 0, kWidth, means.data() + 3 * I}};
+  const auto knots = as<float>(uniform(N * (P + 1), 64)), slopes = as<float>(uniform(N * P, 65));
+  Reals<float> rising = knots;
+  for (int r = 0; r < N; ++r) std::sort(&rising[r * (P + 1)], &rising[r * (P + 1)] + P + 1);
+  Response responses[N];
+  const int of[N] = {0, 0, 1, 2, 3, 3};
+  for (int r = 0; r < N; ++r)
+    responses[r] = {static_cast<Response::Scale>(r % 3),
+                    of[r],
+                    0.1f + r,
+                    0.5f,
+                    &rising[r * (P + 1)],
+                    &slopes[r * P]};
+  const auto terms = as<float>(uniform(I, 66));
+  const WideArgs args = {
+      I, history_indptr.data(), history.data(), 3, sources, 4, affinities, N, responses,
+      P, terms.data()};
+
+  Reals<double> features(N * G * I), logits(G * I);
+  for (int g = 0; g < G; ++g)
+    for (int i = 0; i < I; ++i) {
+      const int n = history_indptr[g + 1] - history_indptr[g];
+      const double share = n ? 1 / std::sqrt(n) : 0;
+      double a[4] = {}, mean[4] = {};
+      for (int64_t at = history_indptr[g]; at < history_indptr[g + 1]; ++at) {
+        const int j = history[at];
+        a[0] += near.at(j, i);
+        a[1] += square[j * I + i];
+        for (int d = 0; d < kWidth; ++d) {
+          const double x = vectors[j * kWidth + d] * vectors[i * kWidth + d];
+          a[3] += x;
+          if (d < 5) a[2] += x;
+        }
+        for (int k = 0; k < 4; ++k) mean[k] += means[k * I + j];
+      }
+      logits[g * I + i] = terms[i];
+      for (int r = 0; r < N; ++r) {
+        const double scale[] = {1, std::sqrt(n), 1 / (std::max(mean[of[r]] * share, 0.0) + 0.5)};
+        const double x =
+            std::log(std::max(a[of[r]], 0.0) * share * scale[r % 3] + responses[r].added);
+        features[r * G * I + g * I + i] = x;
+        for (int p = 0; p < P; ++p) {
+          const float* knot = responses[r].knots;
+          double y = x;
+          if (p > 0) y = std::max<double>(y, knot[p]);
+          if (p + 1 < P) y = std::min<double>(y, knot[p + 1]);
+          logits[g * I + i] += responses[r].slopes[p] * (y - knot[p]);
+        }
+      }
+    }
+
+  const auto& kernels = isa_kernels().wide_part;
+  Reals<float> workspace(kernels.workspace_size(args), kUnset<float>);
+  const std::string name = "wide part, every " + std::to_string(every);
+  Reals<float> found(G * I, kUnset<float>);
+  kernels.catalogue_logits(args, 0, 2, found.data(), workspace.data());
+  kernels.catalogue_logits(args, 2, G, found.data(), workspace.data());
+  check_close(found, logits, 2e-4, name + ", catalogue");
+  Offsets ends(G + 1);
+  std::iota(ends.begin(), ends.end(), 0);
+  for (auto& end : ends) end *= I;
+  Ids items(G * I);
+  for (int b = 0; b < G * I; ++b) items[b] = b % I;
+  const WidePairs pairs = {G * I, ends.data(), items.data()};
+  found.assign(G * I, kUnset<float>);
+  kernels.pair_logits(args, pairs, 0, 3, found.data(), workspace.data());
+  kernels.pair_logits(args, pairs, 3, G, found.data(), workspace.data());
+  check_close(found, logits, 2e-4, name + ", pairs");
+  found.assign(N * G * I, kUnset<float>);
+  kernels.features(args, pairs, 0, G, found.data(), workspace.data());
+  check_close(found, features, 2e-4, name + ", features");
+  // Few pairs of a group are looked up, one by one.
+  const Offsets few_ends = {0, 1, 2, 2, 3, 4};
+  const Ids few = {17, 3, 529, 0};
+  const WidePairs some = {4, few_ends.data(), few.data()};
+  found.assign(4, kUnset<float>);
+  kernels.pair_logits(args, some, 0, G, found.data(), workspace.data());
+  check_close(found, {logits[17], logits[I + 3], logits[3 * I + 529], logits[4 * I]}, 2e-4,
+              name + ", few pairs");
+}
+
+}  // namespace
+
+void test_wide_part() {
+  for (int every : {2, 7}) test_products(every);
+  test_sparse_times_dense();
+  for (int every : {3, 90}) test_wide_part(every);
+}
+
+}  // namespace ekpnet::tests
