@@ -141,8 +141,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> local
   const FoldTensors folds = {slot_folds, group_indptr, pair_folds};
   const LocalBatch found =
       localized(heads, relations, tails, counts, group_users, items, extra, &folds);
-  return {found.rows,  found.heads,      found.relations, found.tails, found.counts,
-          found.slot_folds, found.items, found.extra};
+  return {found.rows,   found.heads,      found.relations, found.tails,
+          found.counts, found.slot_folds, found.items,     found.extra};
 }
 
 }  // namespace

@@ -55,7 +55,8 @@ Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
 template <class T>
 SlotFolds checked_folds(const Tensor& slot_folds, const Tensor& pair_folds,
                         const AttentionArgs<T>& args) {
-  check_tensor(slot_folds, "slot_folds", ScalarType::Long, {args.num_groups, args.hops, args.slots});
+  check_tensor(slot_folds, "slot_folds", ScalarType::Long,
+               {args.num_groups, args.hops, args.slots});
   check_tensor(pair_folds, "pair_folds", ScalarType::Int, {args.num_pairs});
   const int32_t* of_pairs = data<int32_t>(pair_folds);
   check_ids(of_pairs, args.num_pairs, 64, "pair_folds", "folds");

@@ -102,7 +102,7 @@ struct NewSets {
   RippleSets view;
 
   explicit NewSets(const RippleRequest& request)
-      : NewSets(request.num_users, request.hops, request.slots, request.seed_folds != nullptr) {}
+      : NewSets(request.num_users, request.hops, request.slots, request.folds > 0) {}
 
  private:
   NewSets(int64_t U, int64_t H, int64_t M, bool folds)

@@ -220,7 +220,7 @@ class Candidates {
 // What a user in flight keeps from stage to stage.
 struct User {
   EntitySet seen;
-  FoldedSet reached;  // instead, where there are folds
+  FoldedSet reached;             // instead, where there are folds
   std::vector<int64_t> triples;  // [M], drawn in this hop
 };
 
@@ -372,7 +372,7 @@ class Sampler {
 template <class Relation>
 void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,
                         const RippleSets& sets, int64_t begin, int64_t end) {
-  if (request.seed_folds != nullptr)
+  if (request.folds > 0)
     Sampler<Relation, true>(graph, request, sets).sample(begin, end);
   else
     Sampler<Relation, false>(graph, request, sets).sample(begin, end);

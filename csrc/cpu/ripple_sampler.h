@@ -28,17 +28,17 @@ struct RippleRequest {
   // true: RippleNet's rule: heads are the previous tails with their multiplicity, a short hop is
   // filled by drawing with replacement, an empty one copies the hop before.
   bool repeat;
-  // Without `repeat` only: [history] fold k of each entity of a history, 0 <= k < folds, or null.
-  // All folds are then drawn at once: each sees what is reached without its own part of the history.
-  const int32_t* seed_folds = nullptr;
-  int folds = 0;  // at most 64
+  // Above 0 for as many folds, at most 64, and without `repeat` only: all are drawn at once, and
+  // each sees what is reached without its own part of the history.
+  int folds = 0;
+  const int32_t* seed_folds = nullptr;  // [history], fold of each entity of a history
 };
 
 struct RippleSets {
-  int32_t* heads;      // [U, H, M], 0 in masked slots, as relations and tails
-  int32_t* relations;  // [U, H, M]
-  int32_t* tails;      // [U, H, M]
-  int32_t* counts;     // [U, H]
+  int32_t* heads;                 // [U, H, M], 0 in masked slots, as relations and tails
+  int32_t* relations;             // [U, H, M]
+  int32_t* tails;                 // [U, H, M]
+  int32_t* counts;                // [U, H]
   int64_t* slot_folds = nullptr;  // [U, H, M], bit k where fold k sees the slot; with seed_folds
 };
 

@@ -325,8 +325,7 @@ class GroupWorker {
         const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
         const int64_t* sees = folds_.of_slots + (g * H + p) * M;
         T* bias = bias_of(fold, p);
-        for (int64_t m = 0; m < count; ++m)
-          bias[m] = sees[m] >> fold & 1 ? T(0) : -__builtin_inf();
+        for (int64_t m = 0; m < count; ++m) bias[m] = sees[m] >> fold & 1 ? T(0) : -__builtin_inf();
         for (int64_t m = count; m < padded; ++m) bias[m] = -__builtin_inf();
       }
     }
@@ -380,7 +379,8 @@ class GroupWorker {
                          load<VM>(x + i * stride + m * kLanesM) + load<VM>(bias[i] + m * kLanesM));
       for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
       if constexpr (kMayBeEmpty)
-        for (int i = 0; i < kRows; ++i) top[i] = top[i] == VM{} - T(__builtin_inf()) ? VM{} : top[i];
+        for (int i = 0; i < kRows; ++i)
+          top[i] = top[i] == VM{} - T(__builtin_inf()) ? VM{} : top[i];
       for (int i = 0; i < kRows; ++i) total[i] = VM{};
       for (int64_t m = 0; m < vectors; ++m) {
         VM b[kRows];
