@@ -2,7 +2,8 @@
 //
 // U users, I items, E entities, R relations, T triples; G user groups and B pairs of a batch;
 // H hops, M slots of a ripple set, D width; C channels of a row: 2 = (v, gamma), 1 = v alone;
-// n rows that a batch touches; K triples of a loss term.
+// n rows that a batch touches; K triples of a loss term; F folds, bit k of a slot's `slot_folds` for
+// fold k.
 #include <torch/csrc/stable/library.h>
 
 // The tests' emulated GPU has the same ops in a library of another name.
@@ -25,6 +26,12 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor seed_indptr, Tensor seeds, Tensor? users, "
       "int hops, int slots, int seed, int epoch, bool repeat"
       ") -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts)");
+  m.def(
+      "sample_fold_ripple_sets("
+      "Tensor indptr, Tensor relations, Tensor tails, "
+      "Tensor seed_indptr, Tensor seeds, Tensor seed_folds, "
+      "int folds, int hops, int slots, int seed, int epoch"
+      ") -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor slot_folds)");
   m.def(
       "sample_neighbors("
       "Tensor indptr, Tensor relations, Tensor tails, "
@@ -51,6 +58,15 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       ") -> ("
       "Tensor rows, "
       "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
+      "Tensor items, Tensor extra)");
+  m.def(
+      "localize_fold_batch("
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor slot_folds, "
+      "Tensor group_users, Tensor group_indptr, "
+      "Tensor items, Tensor pair_folds, Tensor extra"
+      ") -> ("
+      "Tensor rows, "
+      "Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor slot_folds, "
       "Tensor items, Tensor extra)");
 
   // The fused propagation (eq. 8-16) and its gradient; replace: o^p = rho^p W_e + b_e in eq. 12
@@ -116,6 +132,7 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor heads, Tensor relations, Tensor tails, Tensor counts, "
       "Tensor group_indptr, Tensor items, Tensor labels, Tensor? offset, "
       "Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, "
+      "Tensor? slot_folds, Tensor? pair_folds, "
       "int activation, float lambda1, float lambda2, float lambda3"
       ") -> ("
       "Tensor terms, "

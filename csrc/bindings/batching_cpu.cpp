@@ -53,9 +53,18 @@ std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, in
   return {order, group_indptr, group_users};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batch_cpu(
-    const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
-    const Tensor& group_users, const Tensor& items, const Tensor& extra) {
+// Of sets that folds share.
+struct FoldTensors {
+  const Tensor &slot_folds, &group_indptr, &pair_folds;
+};
+
+struct LocalBatch {
+  Tensor rows, heads, relations, tails, counts, items, extra, slot_folds;
+};
+
+LocalBatch localized(const Tensor& heads, const Tensor& relations, const Tensor& tails,
+                     const Tensor& counts, const Tensor& group_users, const Tensor& items,
+                     const Tensor& extra, const FoldTensors* folds) {
   check_tensor(heads, "heads", ScalarType::Int, {-1, -1, -1});
   const int64_t U = heads.size(0), H = heads.size(1), M = heads.size(2);
   check_tensor(relations, "relations", ScalarType::Int, {U, H, M});
@@ -72,11 +81,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
               "slots");
   check_ids(data<int32_t>(items), B, INT32_MAX, "items", "entities");
   check_ids(data<int32_t>(extra), X, INT32_MAX, "extra", "entities");
+  if (folds != nullptr) {
+    check_tensor(folds->slot_folds, "slot_folds", ScalarType::Long, {U, H, M});
+    check_tensor(folds->group_indptr, "group_indptr", ScalarType::Long, {G + 1});
+    check_indptr(data<int64_t>(folds->group_indptr), G, B, "group_indptr");
+    check_tensor(folds->pair_folds, "pair_folds", ScalarType::Int, {B});
+    check_ids(data<int32_t>(folds->pair_folds), B, 64, "pair_folds", "folds");
+  }
   Tensor rows = empty({2 * G * H * M + B + X}, ScalarType::Int);
   Tensor out_heads = empty({G, H, M}, ScalarType::Int),
          out_relations = empty({G, H, M}, ScalarType::Int);
   Tensor out_tails = empty({G, H, M}, ScalarType::Int), out_counts = empty({G, H}, ScalarType::Int);
   Tensor out_items = empty({B}, ScalarType::Int), out_extra = empty({X}, ScalarType::Int);
+  Tensor out_folds = empty({folds != nullptr ? G : 0, H, M}, ScalarType::Long);
   const BatchArgs args = {G,
                           B,
                           X,
@@ -88,11 +105,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
                           data<int32_t>(counts),
                           data<int32_t>(group_users),
                           data<int32_t>(items),
-                          data<int32_t>(extra)};
+                          data<int32_t>(extra),
+                          folds != nullptr ? data<int64_t>(folds->slot_folds) : nullptr,
+                          folds != nullptr ? data<int64_t>(folds->group_indptr) : nullptr,
+                          folds != nullptr ? data<int32_t>(folds->pair_folds) : nullptr};
   const BatchRows out = {mutable_data<int32_t>(rows),          mutable_data<int32_t>(out_heads),
                          mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails),
                          mutable_data<int32_t>(out_counts),    mutable_data<int32_t>(out_items),
-                         mutable_data<int32_t>(out_extra)};
+                         mutable_data<int32_t>(out_extra),     mutable_data<int64_t>(out_folds)};
   const int64_t n = localize_batch(args, num_threads(), out);
   check_ids(data<int32_t>(rows), n, INT32_MAX, "heads or tails", "entities");
   return {torch::stable::clone(torch::stable::narrow(rows, 0, 0, n)),
@@ -101,7 +121,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
           out_tails,
           out_counts,
           out_items,
-          out_extra};
+          out_extra,
+          out_folds};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batch_cpu(
+    const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
+    const Tensor& group_users, const Tensor& items, const Tensor& extra) {
+  const LocalBatch found =
+      localized(heads, relations, tails, counts, group_users, items, extra, nullptr);
+  return {found.rows,   found.heads, found.relations, found.tails,
+          found.counts, found.items, found.extra};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_fold_batch_cpu(
+    const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
+    const Tensor& slot_folds, const Tensor& group_users, const Tensor& group_indptr,
+    const Tensor& items, const Tensor& pair_folds, const Tensor& extra) {
+  const FoldTensors folds = {slot_folds, group_indptr, pair_folds};
+  const LocalBatch found =
+      localized(heads, relations, tails, counts, group_users, items, extra, &folds);
+  return {found.rows,   found.heads,      found.relations, found.tails,
+          found.counts, found.slot_folds, found.items,     found.extra};
 }
 
 }  // namespace
@@ -110,4 +151,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> localize_batc
 STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
   m.impl("group_pairs", TORCH_BOX(&ekpnet::group_pairs_cpu));
   m.impl("localize_batch", TORCH_BOX(&ekpnet::localize_batch_cpu));
+  m.impl("localize_fold_batch", TORCH_BOX(&ekpnet::localize_fold_batch_cpu));
 }

@@ -1,4 +1,5 @@
 // CPU binding of ekpnet_gradients.
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -51,6 +52,18 @@ Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
   return entity;
 }
 
+template <class T>
+SlotFolds checked_folds(const Tensor& slot_folds, const Tensor& pair_folds,
+                        const AttentionArgs<T>& args) {
+  check_tensor(slot_folds, "slot_folds", ScalarType::Long,
+               {args.num_groups, args.hops, args.slots});
+  check_tensor(pair_folds, "pair_folds", ScalarType::Int, {args.num_pairs});
+  const int32_t* of_pairs = data<int32_t>(pair_folds);
+  check_ids(of_pairs, args.num_pairs, 64, "pair_folds", "folds");
+  const int last = *std::max_element(of_pairs, of_pairs + args.num_pairs);
+  return {data<int64_t>(slot_folds), of_pairs, last + 1};
+}
+
 using Gradients =
     std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -61,8 +74,9 @@ Gradients ekpnet_gradients_cpu(
     const Tensor& heads, const Tensor& relations, const Tensor& tails, const Tensor& counts,
     const Tensor& group_indptr, const Tensor& items, const Tensor& labels,
     const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
-    const Tensor& triple_tails, const Tensor& triple_labels, int64_t activation, double lambda1,
-    double lambda2, double lambda3) {
+    const Tensor& triple_tails, const Tensor& triple_labels,
+    const std::optional<Tensor>& slot_folds, const std::optional<Tensor>& pair_folds,
+    int64_t activation, double lambda1, double lambda2, double lambda3) {
   return dispatch_float(table, "table", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = table.scalar_type();
@@ -80,6 +94,9 @@ Gradients ekpnet_gradients_cpu(
     STD_TORCH_CHECK(B > 0, "items is empty, expected at least one pair");
     check_tensor(labels, "labels", dtype, {B});
     if (offset) check_tensor(*offset, "offset", dtype, {B});
+    STD_TORCH_CHECK(slot_folds.has_value() == pair_folds.has_value(),
+                    "slot_folds and pair_folds must be given together");
+    if (slot_folds) args.folds = checked_folds(*slot_folds, *pair_folds, args.attention);
     args.deep = weights.has_value();
     STD_TORCH_CHECK(args.deep == biases.has_value() && args.deep == w_out.has_value() &&
                         args.deep == b_out.has_value(),

@@ -74,47 +74,91 @@ GraphShape check_graph(const Tensor& indptr, const Tensor& relations, const Tens
   return graph;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
-    const Tensor& indptr, const Tensor& relations, const Tensor& tails, const Tensor& seed_indptr,
-    const Tensor& seeds, std::optional<Tensor> users, int64_t hops, int64_t slots, int64_t seed,
-    int64_t epoch, bool repeat) {
-  const auto [E, T] = check_graph(indptr, relations, tails);
+// A request for the sets of `seed_indptr`'s users, checked.
+RippleRequest checked_request(int64_t num_entities, const Tensor& seed_indptr, const Tensor& seeds,
+                              int64_t hops, int64_t slots, int64_t seed, int64_t epoch) {
   check_tensor(seed_indptr, "seed_indptr", ScalarType::Long, {-1});
   STD_TORCH_CHECK(seed_indptr.size(0) >= 1, "seed_indptr is empty, expected U + 1 row pointers");
   const int64_t U = seed_indptr.size(0) - 1;
   check_tensor(seeds, "seeds", ScalarType::Int, {-1});
   check_indptr(data<int64_t>(seed_indptr), U, seeds.size(0), "seed_indptr");
-  check_ids(data<int32_t>(seeds), seeds.size(0), E, "seeds", "entities");
-  if (users) check_tensor(*users, "users", ScalarType::Int, {U});
+  check_ids(data<int32_t>(seeds), seeds.size(0), num_entities, "seeds", "entities");
   STD_TORCH_CHECK(hops >= 1, "hops is ", hops, ", expected at least 1");
   STD_TORCH_CHECK(slots >= 1, "slots is ", slots, ", expected at least 1");
-  Tensor heads = empty({U, hops, slots}, ScalarType::Int),
-         out_relations = empty({U, hops, slots}, ScalarType::Int);
-  Tensor out_tails = empty({U, hops, slots}, ScalarType::Int),
-         counts = empty({U, hops}, ScalarType::Int);
-  const RippleRequest request = {U,
-                                 data<int64_t>(seed_indptr),
-                                 data<int32_t>(seeds),
-                                 users ? data<int32_t>(*users) : nullptr,
-                                 static_cast<int>(hops),
-                                 static_cast<int>(slots),
-                                 static_cast<uint64_t>(seed),
-                                 static_cast<uint64_t>(epoch),
-                                 repeat};
-  const RippleSets sets = {mutable_data<int32_t>(heads), mutable_data<int32_t>(out_relations),
-                           mutable_data<int32_t>(out_tails), mutable_data<int32_t>(counts)};
-  const int64_t num_entities = E;
+  return {U,
+          data<int64_t>(seed_indptr),
+          data<int32_t>(seeds),
+          nullptr,
+          static_cast<int>(hops),
+          static_cast<int>(slots),
+          static_cast<uint64_t>(seed),
+          static_cast<uint64_t>(epoch),
+          false};
+}
+
+// Empty sets of a request, and a view of them; `slot_folds` only if the request has folds.
+struct NewSets {
+  Tensor heads, relations, tails, counts, slot_folds;
+  RippleSets view;
+
+  explicit NewSets(const RippleRequest& request)
+      : NewSets(request.num_users, request.hops, request.slots, request.folds > 0) {}
+
+ private:
+  NewSets(int64_t U, int64_t H, int64_t M, bool folds)
+      : heads(empty({U, H, M}, ScalarType::Int)),
+        relations(empty({U, H, M}, ScalarType::Int)),
+        tails(empty({U, H, M}, ScalarType::Int)),
+        counts(empty({U, H}, ScalarType::Int)),
+        slot_folds(empty({folds ? U : 0, H, M}, ScalarType::Long)),
+        view{mutable_data<int32_t>(heads), mutable_data<int32_t>(relations),
+             mutable_data<int32_t>(tails), mutable_data<int32_t>(counts),
+             mutable_data<int64_t>(slot_folds)} {}
+};
+
+void fill_sets(const Tensor& indptr, const Tensor& relations, const Tensor& tails,
+               const RippleRequest& request, const RippleSets& sets) {
+  const int64_t num_entities = indptr.size(0) - 1;
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
     using Relation = decltype(zero);
     const RippleGraph<Relation> graph = {num_entities, data<int64_t>(indptr),
                                          data<Relation>(relations), data<int32_t>(tails)};
     // Chunks of users are taken on demand, because histories differ in length by orders of
     // magnitude.
-    for_each_piece(U, 256, [&](int64_t begin, int64_t end) {
+    for_each_piece(request.num_users, 256, [&](int64_t begin, int64_t end) {
       sample_ripple_sets(graph, request, sets, begin, end);
     });
   });
-  return {heads, out_relations, out_tails, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
+    const Tensor& indptr, const Tensor& relations, const Tensor& tails, const Tensor& seed_indptr,
+    const Tensor& seeds, std::optional<Tensor> users, int64_t hops, int64_t slots, int64_t seed,
+    int64_t epoch, bool repeat) {
+  const int64_t E = check_graph(indptr, relations, tails).num_entities;
+  RippleRequest request = checked_request(E, seed_indptr, seeds, hops, slots, seed, epoch);
+  if (users) check_tensor(*users, "users", ScalarType::Int, {request.num_users});
+  request.users = users ? data<int32_t>(*users) : nullptr;
+  request.repeat = repeat;
+  const NewSets sets(request);
+  fill_sets(indptr, relations, tails, request, sets.view);
+  return {sets.heads, sets.relations, sets.tails, sets.counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample_fold_ripple_sets_cpu(
+    const Tensor& indptr, const Tensor& relations, const Tensor& tails, const Tensor& seed_indptr,
+    const Tensor& seeds, const Tensor& seed_folds, int64_t folds, int64_t hops, int64_t slots,
+    int64_t seed, int64_t epoch) {
+  const int64_t E = check_graph(indptr, relations, tails).num_entities;
+  RippleRequest request = checked_request(E, seed_indptr, seeds, hops, slots, seed, epoch);
+  check_range("folds F", folds, 1, 64);
+  check_tensor(seed_folds, "seed_folds", ScalarType::Int, {seeds.size(0)});
+  check_ids(data<int32_t>(seed_folds), seeds.size(0), folds, "seed_folds", "folds");
+  request.seed_folds = data<int32_t>(seed_folds);
+  request.folds = static_cast<int>(folds);
+  const NewSets sets(request);
+  fill_sets(indptr, relations, tails, request, sets.view);
+  return {sets.heads, sets.relations, sets.tails, sets.counts, sets.slot_folds};
 }
 
 std::tuple<Tensor, Tensor, Tensor> sample_neighbors_cpu(const Tensor& indptr,
@@ -171,6 +215,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
 STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
   m.impl("build_csr", TORCH_BOX(&ekpnet::build_csr_cpu));
   m.impl("sample_ripple_sets", TORCH_BOX(&ekpnet::sample_ripple_sets_cpu));
+  m.impl("sample_fold_ripple_sets", TORCH_BOX(&ekpnet::sample_fold_ripple_sets_cpu));
   m.impl("sample_neighbors", TORCH_BOX(&ekpnet::sample_neighbors_cpu));
   m.impl("sample_triples", TORCH_BOX(&ekpnet::sample_triples_cpu));
 }

@@ -80,25 +80,50 @@ RowNumbering& thread_numbering() {
   return numbering;
 }
 
+// Bits of the folds of a group's pairs.
+int64_t folds_of_group(const BatchArgs& args, int64_t g) {
+  int64_t folds = 0;
+  for (int64_t b = args.group_indptr[g]; b < args.group_indptr[g + 1]; ++b)
+    folds |= int64_t{1} << args.pair_folds[b];
+  return folds;
+}
+
 // Groups [begin, end) in terms of the rows of `numbering`.
+template <bool kFolds>
 void number_groups(const BatchArgs& args, int64_t begin, int64_t end, RowNumbering& numbering,
                    const BatchRows& out) {
   const int64_t H = args.hops, M = args.slots;
   for (int64_t g = begin; g < end; ++g) {
     const int64_t u = args.group_users[g];
+    const int64_t folds = kFolds ? folds_of_group(args, g) : 0;
     for (int64_t p = 0; p < H; ++p) {
       const int64_t from = (u * H + p) * M, to = (g * H + p) * M;
-      const int32_t count = args.counts[u * H + p];
-      out.counts[g * H + p] = count;
-      for (int64_t m = 0; m < count; ++m) {
-        out.heads[to + m] = numbering.number(args.heads[from + m]);
-        out.tails[to + m] = numbering.number(args.tails[from + m]);
-        out.relations[to + m] = args.relations[from + m];
+      int32_t count = 0;
+      for (int64_t slot = from; slot < from + args.counts[u * H + p]; ++slot) {
+        if constexpr (kFolds) {
+          if ((args.slot_folds[slot] & folds) == 0) continue;
+          out.slot_folds[to + count] = args.slot_folds[slot];
+        }
+        out.heads[to + count] = numbering.number(args.heads[slot]);
+        out.tails[to + count] = numbering.number(args.tails[slot]);
+        out.relations[to + count] = args.relations[slot];
+        ++count;
       }
+      out.counts[g * H + p] = count;
       for (int64_t m = count; m < M; ++m)
-        out.heads[to + m] = out.tails[to + m] = out.relations[to + m] = 0;
+        out.heads[to + m] = out.relations[to + m] = out.tails[to + m] = 0;
+      if constexpr (kFolds)
+        for (int64_t m = count; m < M; ++m) out.slot_folds[to + m] = 0;
     }
   }
+}
+
+void number_any_groups(const BatchArgs& args, int64_t begin, int64_t end, RowNumbering& numbering,
+                       const BatchRows& out) {
+  if (args.slot_folds != nullptr)
+    number_groups<true>(args, begin, end, numbering, out);
+  else
+    number_groups<false>(args, begin, end, numbering, out);
 }
 
 void number_pairs(const BatchArgs& args, RowNumbering& numbering, const BatchRows& out) {
@@ -119,7 +144,7 @@ int64_t number_by_chunks(const BatchArgs& args, int64_t chunks, int64_t threads,
   run_chunks(chunks, threads, [&](int64_t chunk) {
     RowNumbering& numbering = thread_numbering();
     numbering.reset(rows.data() + first_group(chunk) * group);
-    number_groups(args, first_group(chunk), first_group(chunk + 1), numbering, out);
+    number_any_groups(args, first_group(chunk), first_group(chunk + 1), numbering, out);
     sizes[chunk] = static_cast<int32_t>(numbering.size());
   });
   RowNumbering& numbering = thread_numbering();
@@ -164,7 +189,7 @@ int64_t localize_batch(const BatchArgs& args, int64_t threads, const BatchRows& 
   if (threads > 1 && chunks > 1) return number_by_chunks(args, chunks, threads, out);
   RowNumbering& numbering = thread_numbering();
   numbering.reset(out.rows);
-  number_groups(args, 0, args.num_groups, numbering, out);
+  number_any_groups(args, 0, args.num_groups, numbering, out);
   number_pairs(args, numbering, out);
   return numbering.size();
 }

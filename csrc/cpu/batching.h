@@ -24,6 +24,10 @@ struct BatchArgs {
   const int32_t* group_users;  // [G]
   const int32_t* items;        // [B], entity ids
   const int32_t* extra;        // [X], further entity ids, as of triples
+  // Of sets that folds share, else null: slots that no pair of a group sees are left out.
+  const int64_t* slot_folds = nullptr;    // [U, H, M], bit k where fold k sees the slot
+  const int64_t* group_indptr = nullptr;  // [G + 1], pairs of each group
+  const int32_t* pair_folds = nullptr;    // [B]
 };
 
 struct BatchRows {
@@ -34,6 +38,7 @@ struct BatchRows {
   int32_t* counts;     // [G, H]
   int32_t* items;      // [B]
   int32_t* extra;      // [X]
+  int64_t* slot_folds = nullptr;  // [G, H, M]
 };
 
 // Finds the rows that a batch touches, in time proportional to the batch; returns their number.

@@ -45,6 +45,38 @@ class EntitySet {
   int shift_ = 0;
 };
 
+// Entities that were reached, each with the folds in which it was. At most a quarter full.
+class FoldedSet {
+ public:
+  struct Entity {
+    int32_t id = -1, hop = -1;
+    int64_t candidate = 0;  // its number among the heads of that hop
+    uint64_t folds = 0;
+  };
+
+  // Empties the set and makes room for n entities.
+  void reset(size_t n) {
+    const size_t size = std::bit_ceil(4 * n + 4);
+    if (size > slots_.size()) slots_.resize(size);
+    std::fill_n(slots_.begin(), size, Entity());
+    shift_ = 64 - std::countr_zero(size);
+    mask_ = size - 1;
+  }
+
+  // The entity of an id, in no fold yet if it is new.
+  Entity& at(int32_t id) {
+    size_t i = static_cast<uint64_t>(id) * kGoldenGamma >> shift_;
+    while (slots_[i].id != -1 && slots_[i].id != id) i = (i + 1) & mask_;
+    slots_[i].id = id;
+    return slots_[i];
+  }
+
+ private:
+  std::vector<Entity> slots_;
+  size_t mask_ = 0;
+  int shift_ = 0;
+};
+
 // Set of positions for Floyd's algorithm: a bitmap where it is short, else a hash table.
 class PositionSet {
  public:
@@ -89,11 +121,7 @@ class Candidates {
   // The triples of those of n entities that `keep` accepts.
   template <class Keep>
   void collect(const int64_t* indptr, const int32_t* entities, int64_t n, Keep keep) {
-    if (static_cast<int64_t>(heads_.size()) < n + 1) {
-      heads_.resize(n + 1);
-      start_.resize(n + 1);
-      offset_.resize(n + 1);
-    }
+    reserve(n);
     int64_t count = 0, total = 0;
     for (int64_t i = 0; i < n; ++i) {
       const int32_t entity = entities[i];
@@ -103,6 +131,39 @@ class Candidates {
       start_[count] = total;
       offset_[count] = first - total;
       count += degree > 0;
+      total += degree;
+    }
+    start_[count] = total;
+    num_heads_ = count;
+    total_ = total;
+  }
+
+  // The triples of n entities, entity i reached by the folds of folds_of(i), as far as a fold had
+  // not reached it before.
+  template <class FoldsOf>
+  void collect_folded(const int64_t* indptr, const int32_t* entities, int64_t n, int32_t hop,
+                      FoldsOf folds_of, FoldedSet& reached) {
+    reserve(n);
+    if (static_cast<int64_t>(folds_.size()) < n) folds_.resize(n);
+    int64_t count = 0, total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t entity = entities[i];
+      const int64_t first = indptr[entity], degree = indptr[entity + 1] - first;
+      if (degree == 0) continue;
+      FoldedSet::Entity& known = reached.at(entity);
+      const uint64_t fresh = folds_of(i) & ~known.folds;
+      if (fresh == 0) continue;
+      known.folds |= fresh;
+      if (known.hop == hop) {
+        folds_[known.candidate] |= fresh;
+        continue;
+      }
+      known.hop = hop;
+      known.candidate = count;
+      heads_[count] = entity;
+      start_[count] = total;
+      offset_[count] = first - total;
+      folds_[count++] = fresh;
       total += degree;
     }
     start_[count] = total;
@@ -136,12 +197,21 @@ class Candidates {
 
   int64_t total() const { return total_; }
   int32_t head(int64_t i) const { return heads_[i]; }
+  uint64_t folds(int64_t i) const { return folds_[i]; }
   int64_t triple(int64_t i, int64_t position) const { return offset_[i] + position; }
 
  private:
+  void reserve(int64_t n) {
+    if (static_cast<int64_t>(heads_.size()) > n) return;
+    heads_.resize(n + 1);
+    start_.resize(n + 1);
+    offset_.resize(n + 1);
+  }
+
   std::vector<int32_t> heads_;
   std::vector<int64_t> start_;   // [heads + 1], candidates before each head
   std::vector<int64_t> offset_;  // [heads], first triple of each head, less `start`
+  std::vector<uint64_t> folds_;  // [heads], that reach each head
   std::vector<int32_t> bucket_head_;
   int64_t num_heads_ = 0, total_ = 0;
   int shift_ = 0;
@@ -150,10 +220,11 @@ class Candidates {
 // What a user in flight keeps from stage to stage.
 struct User {
   EntitySet seen;
+  FoldedSet reached;             // instead, where there are folds
   std::vector<int64_t> triples;  // [M], drawn in this hop
 };
 
-template <class Relation>
+template <class Relation, bool kFolds>
 class Sampler {
  public:
   Sampler(const RippleGraph<Relation>& graph, const RippleRequest& request, const RippleSets& sets)
@@ -188,7 +259,11 @@ class Sampler {
   }
 
   void open(int64_t u, User& user) const {
-    if (!request_.repeat) user.seen.reset(history_size(u) + (H - 1) * M);
+    const int64_t most = history_size(u) + (H - 1) * M;
+    if constexpr (kFolds)
+      user.reached.reset(most);
+    else if (!request_.repeat)
+      user.seen.reset(most);
     prefetch_degrees(history(u), history_size(u));
   }
 
@@ -196,7 +271,19 @@ class Sampler {
     const int64_t hop = u * H + p;
     const int32_t* entities = p == 0 ? history(u) : sets_.tails + (hop - 1) * M;
     const int64_t n = p == 0 ? history_size(u) : sets_.counts[hop - 1];
-    if (request_.repeat)
+    if constexpr (kFolds) {
+      const int32_t* own = request_.seed_folds + request_.seed_indptr[u];
+      const uint64_t all = ~uint64_t{0} >> (64 - request_.folds);
+      const int64_t* from = sets_.slot_folds + (hop - 1) * M;
+      const auto reach = [&](auto folds_of) {
+        candidates_.collect_folded(graph_.indptr, entities, n, static_cast<int32_t>(p), folds_of,
+                                   user.reached);
+      };
+      if (p == 0)
+        reach([&](int64_t i) { return all & ~(uint64_t{1} << own[i]); });
+      else
+        reach([&](int64_t i) { return static_cast<uint64_t>(from[i]); });
+    } else if (request_.repeat)
       candidates_.collect(graph_.indptr, entities, n, [](int32_t) { return true; });
     else
       candidates_.collect(graph_.indptr, entities, n,
@@ -240,6 +327,8 @@ class Sampler {
       prefetch(graph_.relations + triple);
       prefetch(graph_.tails + triple);
       heads[m] = candidates_.head(i);
+      if constexpr (kFolds)
+        sets_.slot_folds[hop * M + m] = static_cast<int64_t>(candidates_.folds(i));
       user.triples[m] = triple;
     }
   }
@@ -265,6 +354,8 @@ class Sampler {
     }
     if (p + 1 < H) prefetch_degrees(tails, count);
     for (int64_t m = count; m < M; ++m) heads[m] = relations[m] = tails[m] = 0;
+    if constexpr (kFolds)
+      for (int64_t m = count; m < M; ++m) sets_.slot_folds[hop * M + m] = 0;
   }
 
   const RippleGraph<Relation>& graph_;
@@ -281,7 +372,10 @@ class Sampler {
 template <class Relation>
 void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,
                         const RippleSets& sets, int64_t begin, int64_t end) {
-  Sampler<Relation>(graph, request, sets).sample(begin, end);
+  if (request.folds > 0)
+    Sampler<Relation, true>(graph, request, sets).sample(begin, end);
+  else
+    Sampler<Relation, false>(graph, request, sets).sample(begin, end);
 }
 
 template void sample_ripple_sets(const RippleGraph<uint8_t>&, const RippleRequest&,

@@ -28,16 +28,23 @@ struct RippleRequest {
   // true: RippleNet's rule: heads are the previous tails with their multiplicity, a short hop is
   // filled by drawing with replacement, an empty one copies the hop before.
   bool repeat;
+  // Above 0 for as many folds, at most 64, and without `repeat` only: all are drawn at once, and
+  // each sees what is reached without its own part of the history.
+  int folds = 0;
+  const int32_t* seed_folds = nullptr;  // [history], fold of each entity of a history
 };
 
 struct RippleSets {
-  int32_t* heads;      // [U, H, M], 0 in masked slots, as relations and tails
-  int32_t* relations;  // [U, H, M]
-  int32_t* tails;      // [U, H, M]
-  int32_t* counts;     // [U, H]
+  int32_t* heads;                 // [U, H, M], 0 in masked slots, as relations and tails
+  int32_t* relations;             // [U, H, M]
+  int32_t* tails;                 // [U, H, M]
+  int32_t* counts;                // [U, H]
+  int64_t* slot_folds = nullptr;  // [U, H, M], bit k where fold k sees the slot; with seed_folds
 };
 
-// Users [begin, end). Cost per user: its history, plus per hop M draws located in the summed
+// Users [begin, end). With folds the triples that a hop draws from are those that any fold could
+// draw, so that, given their number, the slots that a fold sees are as if drawn for it alone.
+// Cost per user: its history, plus per hop M draws located in the summed
 // degrees of the heads; candidate triples are never enumerated.
 template <class Relation>
 void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,

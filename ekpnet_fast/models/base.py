@@ -76,6 +76,8 @@ class Model(nn.Module):
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
             space "entity", no `inputs`, and steps that neither wait for the device nor depend on
             a value.
+        shared_sets: whether `gradients` takes groups of a user's pairs of several folds, which
+            share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
         live: whether the graph is read anew for each prediction, so that it may change and grow
@@ -97,6 +99,7 @@ class Model(nn.Module):
     input_spaces: ClassVar[Mapping[str, str]] = {}
     pair_inputs: ClassVar[tuple[str, ...]] = ()
     resident: ClassVar[bool] = False
+    shared_sets: ClassVar[bool] = False
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     by_vector: ClassVar[bool] = False

@@ -99,6 +99,7 @@ class EKPNet(Model):
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
     resident = True
+    shared_sets = True
     new_users = True
     live = True
     by_vector = True
@@ -198,6 +199,8 @@ class EKPNet(Model):
             batch.triple_relations,
             batch.triple_tails,
             batch.triple_labels,
+            batch.slot_folds,
+            batch.pair_folds,
         )
         terms, drows, dense = ops.ekpnet_gradients(
             self.entity,

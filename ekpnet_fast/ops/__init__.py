@@ -2,21 +2,22 @@
 
 Letters: U users, I items, E entities, R relations, T triples; G user groups and B pairs of a
 batch; H hops, M slots of a ripple set, D width; C channels of a row (2 = v and gamma, 1 = v
-alone); n table rows that a batch touches; K triples of a loss term. Ids are int32, row pointers
-int64, reals float32 or float64. Ops raise RuntimeError, naming the argument, what was found and
-what was expected.
+alone); n table rows that a batch touches; K triples of a loss term; F folds. Ids are int32, row
+pointers int64, reals float32 or float64. Ops raise RuntimeError, naming the argument, what was
+found and what was expected.
 
 `reference` has the same ops in plain torch: the specification that the tests compare with.
 """
 
 from ekpnet_fast.ops.arguments import Propagation, RippleBatch
 from ekpnet_fast.ops.attention import ripple_attention, ripple_attention_weights
-from ekpnet_fast.ops.batching import group_pairs, localize, localize_batch
+from ekpnet_fast.ops.batching import group_pairs, localize, localize_batch, localize_fold_batch
 from ekpnet_fast.ops.optimizer import row_adam_
 from ekpnet_fast.ops.prediction import ACTIVATIONS, deep_score, ekpnet_gradients, triple_loss
 from ekpnet_fast.ops.ranking import top_items
 from ekpnet_fast.ops.sampling import (
     build_csr,
+    sample_fold_ripple_sets,
     sample_neighbors,
     sample_ripple_sets,
     sample_triples,
@@ -37,9 +38,11 @@ __all__ = [
     "group_pairs",
     "localize",
     "localize_batch",
+    "localize_fold_batch",
     "ripple_attention",
     "ripple_attention_weights",
     "row_adam_",
+    "sample_fold_ripple_sets",
     "sample_neighbors",
     "sample_ripple_sets",
     "sample_triples",

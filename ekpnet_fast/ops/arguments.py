@@ -38,3 +38,5 @@ class RippleBatch(NamedTuple):
     triple_relations: Tensor  # [K] int32
     triple_tails: Tensor  # [K] int32, positions in rows
     triple_labels: Tensor  # [K] int8, 1 = true, 0 = corrupted
+    slot_folds: Tensor | None = None  # [G, H, M] int64, bit k where fold k sees the slot
+    pair_folds: Tensor | None = None  # [B] int32, 0 to 63; with slot_folds, else all is seen

@@ -79,6 +79,56 @@ def _(
     )
 
 
+def localize_fold_batch(
+    heads: Tensor,  # [U, H, M] int32
+    relations: Tensor,  # [U, H, M] int32
+    tails: Tensor,  # [U, H, M] int32
+    counts: Tensor,  # [U, H] int32
+    slot_folds: Tensor,  # [U, H, M] int64, bit k where fold k sees the slot
+    group_users: Tensor,  # [G] int32
+    group_indptr: Tensor,  # [G + 1] int64, pairs of each group
+    items: Tensor,  # [B] int32, entity ids
+    pair_folds: Tensor,  # [B] int32, 0 to 63
+    extra: Tensor,  # [X] int32, further entity ids
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`localize_batch` of sets that folds share, without the slots that no pair of a group sees.
+
+    Returns rows [n], then heads, relations, tails [G, H, M], counts [G, H], all int32, slot_folds
+    [G, H, M] int64, items [B], extra [X] int32.
+    """
+    sets = (heads, relations, tails, counts, slot_folds)
+    return tuple(
+        ekpnet.localize_fold_batch.default(
+            *sets, group_users, group_indptr, items, pair_folds, extra
+        )
+    )
+
+
+@library.register_fake("ekpnet::localize_fold_batch")
+def _(
+    heads: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    counts: Tensor,
+    slot_folds: Tensor,
+    group_users: Tensor,
+    group_indptr: Tensor,
+    items: Tensor,
+    pair_folds: Tensor,
+    extra: Tensor,
+) -> Any:
+    rows = items.new_empty(library.get_ctx().new_dynamic_size())
+    shape = (group_users.size(0), *heads.shape[1:])
+    return (
+        rows,
+        *(heads.new_empty(shape) for _ in range(3)),
+        counts.new_empty(shape[:2]),
+        slot_folds.new_empty(shape),
+        torch.empty_like(items),
+        torch.empty_like(extra),
+    )
+
+
 def localize(
     ids: Tensor,  # [N] int32
 ) -> tuple[Tensor, Tensor]:

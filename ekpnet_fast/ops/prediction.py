@@ -154,7 +154,8 @@ def ekpnet_gradients(
     """Loss of a mini-batch (eq. 24) per pair, and its gradients, in one pass over the pairs.
 
     That of `ripple_attention`, `deep_score` and `triple_loss`, but nothing is computed twice and no
-    hidden layer is written out. Without `layers` the prediction is that of eq. 15.
+    hidden layer is written out. Without `layers` the prediction is that of eq. 15. With
+    `batch.slot_folds` a pair attends to the slots that its fold sees, as if there were no others.
 
     Returns terms [4] float64 (bce, kg, l2_weights, l2_rows, each weighted and divided by B); the
     gradient [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds;

@@ -40,7 +40,11 @@ def _group_of_pairs(group_indptr: Tensor, items: Tensor) -> Tensor:
     return torch.repeat_interleave(group_indptr.diff(), output_size=items.shape[0])
 
 
-def _propagate(propagation: Propagation, replace: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _propagate(
+    propagation: Propagation,
+    replace: bool,
+    seen: Tensor | None = None,  # [B, H, M] bool, slots that a pair sees; None: all
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute z [B, (H + 1) D], match [B] and alpha [B, H, M]."""
     entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items = propagation
     num_hops, slots = heads.shape[1:]
@@ -54,7 +58,7 @@ def _propagate(propagation: Propagation, replace: bool) -> tuple[Tensor, Tensor,
     o, xi = v_o, torch.zeros_like(v_o)
     blocks, alphas = [], []
     for p in range(num_hops):
-        mask = valid[group, p]
+        mask = valid[group, p] if seen is None else valid[group, p] & seen[:, p]
         score = torch.einsum("bmd,bd->bm", key[group, p], o)  # eq. 9
         score = score.masked_fill(~mask, -torch.inf)
         empty = ~mask.any(-1, keepdim=True)
@@ -122,13 +126,18 @@ def ekpnet_gradients(
     lambda3: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Specification of `ekpnet_fast.ops.ekpnet_gradients` (eq. 24)."""
-    rows, heads, relations, tails, counts, group_indptr, items, labels, offset, *triples = batch
+    rows, heads, relations, tails, counts, group_indptr, items, labels, offset = batch[:9]
+    triples, seen = batch[9:13], None
+    if batch.slot_folds is not None and batch.pair_folds is not None:
+        of_pairs = batch.slot_folds[_group_of_pairs(group_indptr, items)]
+        seen = (of_pairs >> batch.pair_folds.long()[:, None, None]) & 1 == 1
     with torch.enable_grad():
         entity = table.detach()[rows.long()].requires_grad_()
         dense = [x.detach().requires_grad_() for x in (relation, W_e, b_e, *(layers or ()))]
         relation, *shared = dense
         sets = (heads, relations, tails, counts, group_indptr, items)
-        z, logit = ripple_attention(Propagation(entity, relation, shared[0], shared[1], *sets))
+        propagation = Propagation(entity, relation, shared[0], shared[1], *sets)
+        z, logit, _ = _propagate(propagation, replace=False, seen=seen)
         if layers is not None:
             weights, biases, w_out, b_out = shared[2:]
             logit = deep_score(z, weights, biases, w_out, b_out, activation)

@@ -90,6 +90,64 @@ def _(
     return (*sets, tails.new_empty(num_users, hops))
 
 
+def sample_fold_ripple_sets(
+    indptr: Tensor,  # [E + 1] int64
+    relations: Tensor,  # [T] uint8, int16 or int32
+    tails: Tensor,  # [T] int32
+    seed_indptr: Tensor,  # [U + 1] int64
+    seeds: Tensor,  # [history] int32, entity ids
+    seed_folds: Tensor,  # [history] int32, fold of each
+    *,
+    folds: int,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Ripple sets of U histories for F = `folds` folds: as `sample_ripple_sets`, and slot_folds.
+
+    Fold k sees the slots whose bit k is set in slot_folds [U, H, M] int64: at each hop, of the M
+    triples that are drawn from all that any fold reaches, those that it reaches without the
+    history's entities of fold k. Given their number they are a uniform draw from what it would draw
+    from alone. F 1..64.
+    """
+    return tuple(
+        ekpnet.sample_fold_ripple_sets.default(
+            indptr,
+            relations,
+            tails,
+            seed_indptr,
+            seeds,
+            seed_folds,
+            folds,
+            hops,
+            slots,
+            seed,
+            epoch,
+        )
+    )
+
+
+@library.register_fake("ekpnet::sample_fold_ripple_sets")
+def _(
+    indptr: Tensor,
+    relations: Tensor,
+    tails: Tensor,
+    seed_indptr: Tensor,
+    seeds: Tensor,
+    seed_folds: Tensor,
+    folds: int,
+    hops: int,
+    slots: int,
+    seed: int,
+    epoch: int,
+) -> Any:
+    num_users = seed_indptr.size(0) - 1
+    sets = [tails.new_empty(num_users, hops, slots) for _ in range(3)]
+    slot_folds = seed_indptr.new_empty(num_users, hops, slots)
+    return (*sets, tails.new_empty(num_users, hops), slot_folds)
+
+
 def sample_neighbors(
     indptr: Tensor,  # [E + 1] int64
     relations: Tensor,  # [T] uint8, int16 or int32

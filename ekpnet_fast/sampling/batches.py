@@ -15,7 +15,7 @@ from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
-from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, RippleSets
 
 
 def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
@@ -31,6 +31,20 @@ def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
             yield waiting.result()
 
 
+class SharedGroups(NamedTuple):
+    """Pairs of an epoch, or of a batch, by groups of a user's pairs of any folds."""
+
+    indptr: Tensor  # [S + 1] int64, pairs of each group
+    users: Tensor  # [S] int32
+    folds: Tensor  # [N] int32, fold of each pair
+
+    def cut(self, first: int, last: int) -> SharedGroups:
+        """Groups [first, last)."""
+        indptr = self.indptr[first : last + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        return SharedGroups(indptr - begin, self.users[first:last], self.folds[begin:end])
+
+
 class EpochOrder(NamedTuple):
     """Order of an epoch's pairs: batch i consists of the groups cuts[i] .. cuts[i + 1]."""
 
@@ -40,6 +54,10 @@ class EpochOrder(NamedTuple):
     group_users: Tensor  # [G] int32, (user, fold) pairs where there are folds
     cuts: list[int]
     rows: Tensor  # [N] int64, position of each pair in the examples
+    # The same pairs by groups that share a ripple set, of which batch i has those
+    # shared_cuts[i] .. shared_cuts[i + 1]; None where each group has a set of its own.
+    shared: SharedGroups | None = None
+    shared_cuts: list[int] | None = None
 
 
 class BatchStream:
@@ -56,6 +74,7 @@ class BatchStream:
         plan: composition of the batches.
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
         folds: those of `rows`, if they are by (user, fold) pair; ripple sets then are too.
+        shared: the folds of a user share a ripple set; `group_size` then counts pairs of a user.
     """
 
     def __init__(
@@ -71,6 +90,7 @@ class BatchStream:
         plan: BatchPlan | None = None,
         redraw: Callable[[int], Tensor] | None = None,
         folds: Folds | None = None,
+        shared: bool = False,
     ) -> None:
         self.graph = graph
         self.rows = rows
@@ -82,6 +102,9 @@ class BatchStream:
         self.plan = BatchPlan(triples="joined") if plan is None else plan
         self.redraw = redraw
         self.folds = folds
+        self.shared = folds if shared else None
+        if self.shared is not None:
+            self._owners = self.shared.row_owners
 
     @property
     def epoch_size(self) -> int:
@@ -90,12 +113,34 @@ class BatchStream:
 
     def order(self, epoch: int) -> EpochOrder:
         """Pairs, groups and cuts of an epoch, drawn from (seed, epoch)."""
+        F = 1 if self.shared is None else self.shared.count
         order, indptr, users = ops.group_pairs(
-            self.rows.indptr, self.group_size, seed=self.seed, epoch=epoch
+            self.rows.indptr[::F].contiguous(), self.group_size, seed=self.seed, epoch=epoch
         )
-        items = self.rows.items if self.redraw is None else self.redraw(epoch)
         cuts = self._cut(indptr)
-        return EpochOrder(items[order], self.rows.labels[order], indptr, users, cuts, order)
+        items = self.rows.items if self.redraw is None else self.redraw(epoch)
+        if self.shared is None:
+            return EpochOrder(items[order], self.rows.labels[order], indptr, users, cuts, order)
+        # Rows are sorted by (user, fold) pair, so those of a group in their order are too.
+        N = len(order)
+        offset = torch.repeat_interleave(torch.arange(len(users)) * N, indptr.diff())
+        order = torch.from_numpy(np.sort((order + offset).numpy())) - offset
+        owners = self._owners[order]
+        starts = torch.ones(N, dtype=torch.bool)
+        starts[1:] = owners[1:] != owners[:-1]
+        starts[indptr[:-1]] = True
+        first = starts.nonzero().squeeze(1)
+        ends = torch.cat([first, first.new_full((1,), N)])
+        return EpochOrder(
+            items[order],
+            self.rows.labels[order],
+            ends,
+            owners[first],
+            torch.searchsorted(ends, indptr[cuts]).tolist(),
+            order,
+            SharedGroups(indptr, users, owners % F),
+            cuts,
+        )
 
     def draw_triples(self, epoch: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
@@ -111,7 +156,7 @@ class BatchStream:
     def epoch(
         self,
         epoch: int,
-        ripple: RippleSets | LazyRippleSets,
+        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
         *,
         skip: int = 0,
         ahead: bool = False,
@@ -120,13 +165,13 @@ class BatchStream:
 
         Args:
             epoch: keys what is drawn.
-            ripple: the ripple sets of all users.
+            ripple: the ripple sets of all users, or of all (user, fold) pairs.
             skip: leave out the first so many, without computing them.
             ahead: prepare the next batch in a thread beside the current step: what of it one
                 thread does is then done while the others compute.
         """
         if self.plan.pairs:
-            items, labels, indptr, owners, cuts, rows = self.order(epoch)
+            items, labels, indptr, owners, cuts, rows, shared, shared_cuts = self.order(epoch)
             F, histories = 1, None
             if self.folds is not None:
                 F, histories = self.folds.count, self.folds.histories
@@ -155,7 +200,10 @@ class BatchStream:
                 folds=F,
                 rows=rows[pairs] if self.redraw is None else None,
             )
-            return self._batch(ripple, request, labels[pairs], triples)
+            groups = None
+            if shared is not None and shared_cuts is not None:
+                groups = shared.cut(shared_cuts[i], shared_cuts[i + 1])
+            return self._batch(ripple, request, labels[pairs], triples, groups)
 
         numbers = range(skip, len(schedule))
         yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
@@ -180,10 +228,11 @@ class BatchStream:
 
     def _batch(
         self,
-        ripple: RippleSets | LazyRippleSets,
+        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
         request: PairRequest,
         labels: Tensor,
         triples: tuple[Tensor, Tensor, Tensor],
+        groups: SharedGroups | None = None,
     ) -> Batch:
         heads, relations, tails = triples
         reads, inputs = self.reads, dict(self.reads.of(request))
@@ -192,18 +241,8 @@ class BatchStream:
             for space in {"entity", *reads.spaces}
         }
         named = [inputs[name] for name in of_space["entity"]]
-        at = request.history_ids
-        if not isinstance(ripple, RippleSets):
-            ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
-        rows, *sets, items, extra = ops.localize_batch(
-            ripple.heads,
-            ripple.relations,
-            ripple.tails,
-            ripple.counts,
-            at,
-            request.items,
-            torch.cat([heads, tails, *(ids.flatten() for ids in named)]),
-        )
+        further = torch.cat([heads, tails, *(ids.flatten() for ids in named)])
+        rows, sets, items, extra = _localized(ripple, request, groups, further)
         _put(inputs, of_space["entity"], extra[2 * len(heads) :])
         touched, users, free_items = {}, request.users, None
         for space in reads.spaces:
@@ -219,16 +258,13 @@ class BatchStream:
                 free_items = positions[:start]
             _put(inputs, of_space[space], positions[start:])
         num_relations = self.graph.num_relations
-        mentions = torch.cat([sets[1].flatten(), relations]).bincount(minlength=num_relations)
-        mentions[:1] -= sets[1].numel() - sets[3].sum()  # masked slots hold 0
+        named_relations = torch.cat([sets["relations"].flatten(), relations])
+        mentions = named_relations.bincount(minlength=num_relations)
+        mentions[:1] -= sets["relations"].numel() - sets["counts"].sum()  # masked slots hold 0
         return Batch(
             rows=rows,
             touched=touched,
-            heads=sets[0],
-            relations=sets[1],
-            tails=sets[2],
-            counts=sets[3],
-            group_indptr=request.group_indptr,
+            **sets,
             items=items,
             users=users,
             free_items=free_items,
@@ -240,6 +276,34 @@ class BatchStream:
             triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
             relation_touched=(mentions[:num_relations] > 0).float(),
         )
+
+
+def _localized(
+    ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+    request: PairRequest,
+    groups: SharedGroups | None,
+    extra: Tensor,  # [X] int32, further entity ids
+) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+    """Touched rows [n]; fields of a `Batch` that describe its groups; items [B] and extra [X]."""
+    if isinstance(ripple, FoldRippleSets):
+        assert groups is not None, "ripple sets that folds share, and groups that do not"
+        sets = ripple.sets
+        rows, *found, items, extra = ops.localize_fold_batch(
+            *(sets.heads, sets.relations, sets.tails, sets.counts, ripple.slot_folds),
+            *(groups.users, groups.indptr, request.items, groups.folds, extra),
+        )
+        names = ("heads", "relations", "tails", "counts", "slot_folds")
+        indptr = {"group_indptr": groups.indptr, "pair_folds": groups.folds}
+        return rows, dict(zip(names, found, strict=True)) | indptr, items, extra
+    at = request.history_ids
+    if not isinstance(ripple, RippleSets):
+        ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
+    rows, *found, items, extra = ops.localize_batch(
+        ripple.heads, ripple.relations, ripple.tails, ripple.counts, at, request.items, extra
+    )
+    names = ("heads", "relations", "tails", "counts")
+    indptr = {"group_indptr": request.group_indptr}
+    return rows, dict(zip(names, found, strict=True)) | indptr, items, extra
 
 
 def _put(inputs: dict[str, Tensor], names: list[str], positions: Tensor) -> None:

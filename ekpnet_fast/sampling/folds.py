@@ -2,7 +2,8 @@
 
 Training examples are cut into F folds. User u and fold k make the *(user, fold) pair* u * F + k,
 whose history is u's train positives outside fold k, and who owns u's examples of fold k; ripple
-sets, counts and all other features are built from such histories. Validation, test and serving
+sets, counts and all other features are built from such histories. The ripple sets of a user's F
+pairs may be one set, in which each slot knows the folds that see it. Validation, test and serving
 use all train positives: their own click is in no history anyway.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.sampling.examples import UserExamples
-from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of
+from ekpnet_fast.sampling.histories import Histories, fold_histories, fold_of, histories_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Folds:
     Attributes:
         count: F.
         histories: [U * F] of the (user, fold) pairs.
+        clicks: [U], the train positives of the users.
+        click_folds: int32, fold of each item of `clicks`.
         rows: the examples by (user, fold) pair; those of a pair without history are left out, as
             the protocol leaves out users without one.
         kept: [N] int64, position of each of them in the examples that were cut.
@@ -32,6 +35,8 @@ class Folds:
 
     count: int
     histories: Histories
+    clicks: Histories
+    click_folds: Tensor
     rows: UserExamples
     kept: Tensor
 
@@ -43,6 +48,9 @@ class Folds:
         items, clicked = rows.items.numpy(), rows.labels.numpy() == 1
         folds = fold_of(users, items, count, seed)
         histories = fold_histories(users[clicked], items[clicked], folds[clicked], num_users, count)
+        clicks = histories_of(users[clicked], items[clicked], num_users)
+        clickers = np.repeat(np.arange(num_users, dtype=np.int64), clicks.indptr.diff().numpy())
+        click_folds = fold_of(clickers, clicks.items.numpy(), count, seed).astype(np.int32)
         owners = users * count + folds
         order = np.argsort(owners, kind="stable")
         order = order[histories.indptr.diff().numpy()[owners[order]] > 0]
@@ -56,4 +64,10 @@ class Folds:
             labels=rows.labels[kept],
             order=rows.order[kept],
         )
-        return cls(count, histories, by_owner, kept)
+        return cls(count, histories, clicks, torch.from_numpy(click_folds), by_owner, kept)
+
+    @property
+    def row_owners(self) -> Tensor:
+        """(user, fold) pair [N] int32 of each row."""
+        owners = torch.arange(len(self.histories), dtype=torch.int32)
+        return torch.repeat_interleave(owners, self.rows.indptr.diff())

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Histories", "distinct_keys", "fold_histories", "fold_of"]
+__all__ = ["Histories", "distinct_keys", "fold_histories", "fold_of", "histories_of"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,25 @@ def fold_histories(
     u, i = users.astype(np.int64), items.astype(np.int64)
     stride = int(i.max(initial=0)) + 1
     keys = [(u * count + k)[folds != k] * stride + i[folds != k] for k in range(count)]
-    found = distinct_keys(np.concatenate(keys))
+    return _of_keys(np.concatenate(keys), stride, num_users * count)
+
+
+def histories_of(
+    users: NDArray[np.integer],  # [n] of the clicks
+    items: NDArray[np.integer],  # [n]
+    num_users: int,
+) -> Histories:
+    """Histories [U] of all clicks."""
+    i = items.astype(np.int64)
+    stride = int(i.max(initial=0)) + 1
+    return _of_keys(users.astype(np.int64) * stride + i, stride, num_users)
+
+
+def _of_keys(keys: NDArray[np.int64], stride: int, num_owners: int) -> Histories:
+    """Histories [num_owners] of keys owner * stride + item."""
+    found = distinct_keys(keys)
     owners = found // stride
-    indptr = np.zeros(num_users * count + 1, dtype=np.int64)
-    np.cumsum(np.bincount(owners, minlength=num_users * count), out=indptr[1:])
+    indptr = np.zeros(num_owners + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owners, minlength=num_owners), out=indptr[1:])
     clicked = (found - owners * stride).astype(np.int32)
     return Histories(torch.from_numpy(indptr), torch.from_numpy(clicked))

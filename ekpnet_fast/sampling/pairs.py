@@ -16,6 +16,7 @@ from torch import Tensor
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ class Batch(Pairs):
         rows: [n] int32, entity ids of the touched rows; entity ids elsewhere are positions in it.
         touched: per space but "entity", [n] int32, ids of the touched rows.
         labels: [B] float32.
+        slot_folds: [G, H, M] int64, bit k where pairs of fold k see the slot; None if all do.
+        pair_folds: [B] int32, fold of each pair; with `slot_folds`.
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
         relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
@@ -209,6 +212,8 @@ class Batch(Pairs):
     triple_labels: Tensor
     relation_touched: Tensor
     touched: Mapping[str, Tensor] = field(default_factory=dict)
+    slot_folds: Tensor | None = None
+    pair_folds: Tensor | None = None
     real: Tensor | None = None
     real_pairs: Tensor | None = None
 
@@ -216,6 +221,26 @@ class Batch(Pairs):
     def size(self) -> int:
         """Divisor of a loss: B, or the true triples of a batch without pairs."""
         return self.num_pairs or self.triple_heads.numel() // 2
+
+    def by_fold(self) -> Batch:
+        """Batch of the same pairs, in groups of one fold each with a ripple set of its own."""
+        if self.slot_folds is None or self.pair_folds is None:
+            return self
+        groups, folds = self.groups, self.pair_folds
+        other = (groups.diff() != 0) | (folds.diff() != 0)
+        first = torch.cat([groups.new_zeros(1), other.nonzero().squeeze(1) + 1])
+        shared = RippleSets(self.heads, self.relations, self.tails, self.counts)
+        sets = FoldRippleSets(shared, self.slot_folds).of(groups[first], folds[first])
+        return replace(
+            self,
+            heads=sets.heads,
+            relations=sets.relations,
+            tails=sets.tails,
+            counts=sets.counts,
+            group_indptr=torch.cat([first, first.new_full((1,), self.num_pairs)]),
+            slot_folds=None,
+            pair_folds=None,
+        )
 
     def rows_of(self, space: str) -> Tensor:
         """Ids [n] int32 of the touched rows of a space."""

@@ -77,6 +77,65 @@ class RippleSets:
 
 
 @dataclass(frozen=True)
+class FoldRippleSets:
+    """Ripple sets that the folds of a user share.
+
+    Attributes:
+        sets: [U] of the users.
+        slot_folds: [U, H, M] int64, bit k where fold k sees the slot: where it is reached without
+            the user's clicks of fold k.
+    """
+
+    sets: RippleSets
+    slot_folds: Tensor
+
+    @classmethod
+    def sample(
+        cls,
+        graph: Graph,
+        clicks: Histories,
+        click_folds: Tensor,  # int32, fold of each click
+        count: int,
+        *,
+        hops: int,
+        slots: int,
+        seed: int,
+        epoch: int = 0,
+    ) -> FoldRippleSets:
+        """Sample the sets for `count` = F folds (see `ops.sample_fold_ripple_sets`)."""
+        *sets, slot_folds = ops.sample_fold_ripple_sets(
+            graph.indptr,
+            graph.relations,
+            graph.tails,
+            clicks.indptr,
+            clicks.items,
+            click_folds,
+            folds=count,
+            hops=hops,
+            slots=slots,
+            seed=seed,
+            epoch=epoch,
+        )
+        return cls(RippleSets(*sets), slot_folds)
+
+    def of(self, users: Tensor, folds: Tensor) -> RippleSets:
+        """Sets apart, of the slots that fold folds[g] of user users[g] sees, in their order."""
+        found = self.sets.of_users(users)
+        seen = (self.slot_folds[users] >> folds.long()[:, None, None]) & 1 == 1
+        seen &= torch.arange(seen.shape[2], device=seen.device) < found.counts[..., None]
+        group, hop, _ = seen.nonzero(as_tuple=True)
+        place = (seen.cumsum(2) - 1)[seen]
+
+        def kept(x: Tensor) -> Tensor:
+            apart = torch.zeros_like(x)
+            apart[group, hop, place] = x[seen]
+            return apart
+
+        counts = seen.sum(2, dtype=torch.int32)
+        return RippleSets(kept(found.heads), kept(found.relations), kept(found.tails), counts)
+
+
+@dataclass(frozen=True)
 class LazyRippleSets:
     """Ripple sets that are sampled per batch, because U * F of them may not fit.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import history_tensors
-from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, RippleSets
 
 __all__ = ["TrainingData"]
 
@@ -94,6 +95,7 @@ class TrainingData:
             plan=plan,
             redraw=self.redraw,
             folds=self.folds,
+            shared=self._shared,
         )
 
     @cached_property
@@ -101,21 +103,27 @@ class TrainingData:
         """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
-    def ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
+    @property
+    def _shared(self) -> bool:
+        """Whether the folds of a user share a ripple set; what repetition fills differs by fold."""
+        shares = MODELS[self.config.model].shared_sets
+        return self.folds is not None and shares and self.config.sampling.padding == "mask"
+
+    def ripple_sets(self, number: int) -> RippleSets | FoldRippleSets | LazyRippleSets:
         """Ripple sets that the run's epoch of that number, from 1, trains on."""
-        if self.folds is None:
+        folds, shape = self.folds, self.config.shape
+        if folds is None:
             return self.user_ripple_sets(number)
         if not MODELS[self.config.model].ripple:
-            return RippleSets.none(len(self.folds.histories))
-        return LazyRippleSets(
-            self.graph,
-            self.folds.histories,
-            hops=self.config.shape.hops,
-            slots=self.config.shape.slots,
-            seed=self.config.seed,
-            epoch=self._draw_of(number),
-            repeat=self.config.sampling.padding == "repeat",
-        )
+            return RippleSets.none(len(folds.histories))
+        drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": self.config.seed}
+        drawn["epoch"] = self._draw_of(number)
+        if self._shared:
+            return FoldRippleSets.sample(
+                self.graph, folds.clicks, folds.click_folds, folds.count, **drawn
+            )
+        repeat = self.config.sampling.padding == "repeat"
+        return LazyRippleSets(self.graph, folds.histories, repeat=repeat, **drawn)
 
     def user_ripple_sets(self, number: int) -> RippleSets:
         """Ripple sets of the users for an epoch, where there are no folds."""

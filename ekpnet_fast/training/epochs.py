@@ -41,7 +41,7 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    Folds have ripple sets by (user, fold) pair, drawn batch by batch.
+    It does not know which slots a fold sees.
     """
     return device.type == "cuda" and model.resident and data.folds is None
 

@@ -53,6 +53,7 @@ class StageTrainer:
     def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Terms of the loss, and by table the gradients of rows; those of the rest are set."""
         stage, model = self.stage, self.model
+        batch = batch.by_fold()
         rows = {
             table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
             for table, space in model.tables.items()

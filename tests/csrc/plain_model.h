@@ -17,6 +17,9 @@ struct PlainAttention {
   Ids counts = {5, 3, 1, 5, 5, 5, 4, 5, 2, 0, 2, 0};
   Ids heads = uniform_ids(G * H * M, n, 1), tails = uniform_ids(G * H * M, n, 2);
   Ids relations = uniform_ids(G * H * M, R, 3), items = uniform_ids(B, n, 4);
+  // With folds only: bit k of a slot where fold k sees it, and the fold of each pair.
+  Offsets slot_folds;
+  Ids pair_folds;
   Reals<double> entity, relation, W_e, b_e;
 
   PlainAttention(int width, int channels)
@@ -32,6 +35,10 @@ struct PlainAttention {
     Reals<double> x = uniform(size, key);
     for (double& value : x) value *= D > 8 ? std::sqrt(8.0 / D) : 1;
     return x;
+  }
+
+  bool sees(int64_t b, int slot) const {
+    return slot_folds.empty() || (slot_folds[slot] >> pair_folds[b] & 1) != 0;
   }
 
   // psi of an entity under a relation (eq. 8).
@@ -63,10 +70,12 @@ struct PlainAttention {
             Reals<double> key = psi(heads[first + m], r);
             for (int d = 0; d < D; ++d) key[d] += relation[r * C * D + d];
             score[m] = dot(key.data(), o.data(), D);
-            top = std::max(top, score[m]);
+            if (sees(b, first + m)) top = std::max(top, score[m]);
           }
-          for (double& s : score) total += s = std::exp(s - top);
+          for (int m = 0; m < count; ++m)
+            total += score[m] = sees(b, first + m) ? std::exp(score[m] - top) : 0;
           for (int m = 0; m < count; ++m) {
+            if (!sees(b, first + m)) continue;
             const double alpha = alphas[(b * H + p) * M + m] = score[m] / total;
             const Reals<double> value = psi(tails[first + m], relations[first + m]);
             for (int d = 0; d < D; ++d) rho[d] += alpha * value[d];

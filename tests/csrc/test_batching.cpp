@@ -35,6 +35,40 @@ void test_localize_batch() {
   check(c == Ids{1, 2} && i == Ids{4, 1} && x == Ids{5, 0}, "localize_batch: counts, items, extra");
 }
 
+// Three groups of one set, whose pairs are of folds 0 and 2, of fold 1, and none.
+void test_localize_folds() {
+  const Ids heads = {7, 9, 4, 0}, relations = {1, 0, 2, 0}, tails = {9, 3, 8, 0}, counts = {3};
+  const Offsets slot_folds = {0b001, 0b010, 0b110, 0b111}, group_indptr = {0, 2, 3, 3};
+  const Ids users = {0, 0, 0}, items = {5, 3, 7}, pair_folds = {2, 0, 1};
+  const BatchArgs args = {3,
+                          3,
+                          0,
+                          1,
+                          4,
+                          heads.data(),
+                          relations.data(),
+                          tails.data(),
+                          counts.data(),
+                          users.data(),
+                          items.data(),
+                          nullptr,
+                          slot_folds.data(),
+                          group_indptr.data(),
+                          pair_folds.data()};
+  Ids rows(27, -1), h(12, -1), r(12, -1), t(12, -1), c(3, -1), i(3, -1);
+  Offsets f(12, -1);
+  const int64_t n = localize_batch(
+      args, 1, {rows.data(), h.data(), r.data(), t.data(), c.data(), i.data(), nullptr, f.data()});
+  rows.resize(n);
+  check(rows == Ids{7, 9, 4, 8, 3, 5}, "localize_batch, folds: rows");
+  check(c == Ids{2, 2, 0} && h == Ids{0, 2, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0} &&
+            r == Ids{1, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0} &&
+            t == Ids{1, 3, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0},
+        "localize_batch, folds: ripple sets");
+  check(f == Offsets{1, 6, 0, 0, 2, 6, 0, 0, 0, 0, 0, 0}, "localize_batch, folds: what is seen");
+  check(i == Ids{5, 4, 0}, "localize_batch, folds: items");
+}
+
 // A batch that is large enough for threads to share it.
 void test_localize_by_threads() {
   constexpr int U = 700, H = 2, M = 32, kEntities = 20'000;
@@ -134,6 +168,7 @@ void test_top_items_of_many() {
 
 void test_batching() {
   test_localize_batch();
+  test_localize_folds();
   test_localize_by_threads();
   test_shuffles();
   test_top_items();

@@ -17,12 +17,19 @@ struct PlainLoss {
   PlainTriples triples;
   Reals<double> labels = Reals<double>(attention.B), offset = uniform(attention.B, 51);
 
-  PlainLoss(int D, int C, bool with_layers)
+  PlainLoss(int D, int C, bool with_layers, bool with_folds)
       : attention(D, C),
         deep(with_layers),
         layers((attention.H + 1) * D, 1, Activation::kTanh),
         triples{attention.n, attention.R, D, C} {
     for (size_t b = 0; b < labels.size(); b += 2) labels[b] = 1;
+    if (!with_folds) return;
+    // Fold 2 sees nothing of the first hop.
+    attention.pair_folds = uniform_ids(attention.B, 3, 54);
+    for (int32_t bits : uniform_ids(attention.heads.size(), 8, 55))
+      attention.slot_folds.push_back(bits);
+    for (size_t slot = 0; slot < attention.slot_folds.size(); ++slot)
+      if (slot / attention.M % attention.H == 0) attention.slot_folds[slot] &= 3;
   }
 
   // The pairs' cross-entropy, summed.
@@ -122,18 +129,21 @@ void check_same_results(const Results<T>& found, const Results<T>& expected,
 }
 
 template <class T>
-void test(int D, int C, bool deep, double tolerance, double grad_tolerance, size_t slopes) {
+void test(int D, int C, bool deep, bool folds, double tolerance, double grad_tolerance,
+          size_t slopes) {
   const std::string name = "ekpnet_gradients, D " + std::to_string(D) + ", C " + std::to_string(C) +
-                           (deep ? ", deep" : "") + ", bytes " + std::to_string(sizeof(T));
-  PlainLoss plain(D, C, deep);
+                           (deep ? ", deep" : "") + (folds ? ", folds" : "") + ", bytes " +
+                           std::to_string(sizeof(T));
+  PlainLoss plain(D, C, deep, folds);
   PlainAttention& attention = plain.attention;
   const AttentionInputs<T> inputs(attention);
   const LayerInputs<T> layers(plain.layers, attention.B, nullptr);
   const auto labels = as<T>(plain.labels), offset = as<T>(plain.offset);
-  const EkpnetArgs<T> args = {inputs.args,    deep,
-                              layers.args,    labels.data(),
-                              offset.data(),  plain.triples.args<T>(inputs.entity, inputs.relation),
-                              T(kPairWeight), T(kTripleWeight)};
+  EkpnetArgs<T> args = {inputs.args,    deep,
+                        layers.args,    labels.data(),
+                        offset.data(),  plain.triples.args<T>(inputs.entity, inputs.relation),
+                        T(kPairWeight), T(kTripleWeight)};
+  if (folds) args.folds = {attention.slot_folds.data(), attention.pair_folds.data(), 3};
   const Results<T> found = results<T>(plain, args, 1);
   check_same_results(results<T>(plain, args, 3), found, name);
 
@@ -193,11 +203,13 @@ void test_ekpnet_gradients() {
   // 4, 8, 16 and 32 are the common widths; slopes cost the more, the wider rows are.
   constexpr size_t kAll = -1;
   for (int channels : {1, 2})
-    for (bool deep : {false, true}) {
-      test<double>(4, channels, deep, 1e-12, 1e-6, kAll);
-      test<float>(4, channels, deep, 1e-5, 1e-4, kAll);
-      for (int width : {6, 8, 16, 32}) test<float>(width, channels, deep, 1e-5, 1e-3, 256 / width);
-    }
+    for (bool deep : {false, true})
+      for (bool folds : {false, true}) {
+        test<double>(4, channels, deep, folds, 1e-12, 1e-6, kAll);
+        test<float>(4, channels, deep, folds, 1e-5, 1e-4, kAll);
+        for (int width : {6, 8, 16, 32})
+          test<float>(width, channels, deep, folds, 1e-5, 1e-3, 256 / width);
+      }
   for (int size : {1, 7, 32}) {
     test_gather<double>(size, 1e-12);
     test_gather<float>(size, 1e-5);

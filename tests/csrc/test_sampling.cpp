@@ -100,6 +100,39 @@ void test_sampler_on_cycle() {
   }
 }
 
+// The ring again, with the history 0, 2, 3 in the folds 0, 1, 1 of two.
+void test_sampler_of_folds() {
+  constexpr int n = 6, H = 4, M = 4;
+  Offsets indptr(n + 1);
+  const std::vector<uint8_t> relations(n, 0);
+  Ids tails(n);
+  for (int e = 0; e < n; ++e) {
+    indptr[e + 1] = e + 1;
+    tails[e] = (e + 1) % n;
+  }
+  const RippleGraph<uint8_t> graph = {n, indptr.data(), relations.data(), tails.data()};
+  // The second user has no history.
+  const Offsets seed_indptr = {0, 3, 3};
+  const Ids seeds = {0, 2, 3}, seed_folds = {0, 1, 1};
+  RippleRequest request = {2, seed_indptr.data(), seeds.data(), nullptr, H, M, 7, 0, false};
+  request.folds = 2;
+  request.seed_folds = seed_folds.data();
+  const size_t size = 2 * H * M;
+  Ids heads(size, -1), found_relations(size, -1), found_tails(size, -1), counts(2 * H, -1);
+  Offsets slot_folds(size, -1);
+  const RippleSets sets = {heads.data(), found_relations.data(), found_tails.data(), counts.data(),
+                           slot_folds.data()};
+  sample_ripple_sets(graph, request, sets, 0, 2);
+  // Fold 0 starts from 2, and from 3, which 2 reaches too; fold 1 starts from 0 and goes round.
+  check(counts == Ids{3, 2, 2, 2, 0, 0, 0, 0}, "sampler, folds: counts");
+  Ids expected_heads = {0, 2, 3, 0, 1, 4, 0, 0, 2, 5, 0, 0, 3, 0, 0, 0};
+  Offsets expected_folds = {2, 1, 1, 0, 2, 1, 0, 0, 2, 1, 0, 0, 2, 1, 0, 0};
+  expected_heads.resize(size);
+  expected_folds.resize(size);
+  check(heads == expected_heads, "sampler, folds: heads");
+  check(slot_folds == expected_folds, "sampler, folds: what is seen");
+}
+
 // More candidates than slots: distinct triples, each about equally often. Entity 0 has them all.
 void test_sampler_draws_evenly(int degree) {
   constexpr int M = 5, kUsers = 3000, kParts = 12;
@@ -218,6 +251,7 @@ void test_sampling() {
   test_sampler_on_cycle<uint8_t>();
   test_sampler_on_cycle<int16_t>();
   test_sampler_on_cycle<int32_t>();
+  test_sampler_of_folds();
   // Positions that were drawn are kept in a bitmap, or in a table where there are many.
   for (int degree : {12, 60000}) test_sampler_draws_evenly(degree);
   for (bool repeat : {false, true}) test_neighbors(repeat);

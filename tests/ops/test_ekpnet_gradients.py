@@ -10,6 +10,7 @@ from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import RippleBatch, reference
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from support.contracts import (
     ISAS,
     assert_accurate,
@@ -60,6 +61,31 @@ def loss_problem(*, hidden=2, channels=2, triples=70, dtype=torch.float32, seed=
     signs = (torch.arange(2 * triples) < triples).to(torch.int8)
     drawn = (ids(n), ids(len(relation)), ids(n), signs)
     return [table, relation, W_e, b_e, layers, RippleBatch(rows, *sets, labels, None, *drawn)]
+
+
+def with_folds(problem, count=3, seed=5):
+    """The same with slots that only some folds see; fold 0 sees none of the first hop's."""
+    *model, batch = problem
+    stream = torch.Generator().manual_seed(seed)
+    slot_folds = torch.randint(1 << count, batch.heads.shape, generator=stream)
+    slot_folds[:, 0] &= ~1
+    folds = torch.randint(count, batch.items.shape, generator=stream, dtype=torch.int32)
+    return [*model, batch._replace(slot_folds=slot_folds, pair_folds=folds)]
+
+
+def pair_by_pair(problem):
+    """A problem with folds, as one in which every pair is a group with the slots it sees."""
+    *model, batch = problem
+    groups = torch.repeat_interleave(batch.group_indptr.diff())
+    shared = RippleSets(batch.heads, batch.relations, batch.tails, batch.counts)
+    sets = FoldRippleSets(shared, batch.slot_folds).of(groups, batch.pair_folds)
+    apart = batch._replace(
+        **vars(sets),
+        group_indptr=torch.arange(len(batch.items) + 1),
+        slot_folds=None,
+        pair_folds=None,
+    )
+    return [*model, apart]
 
 
 def in_float64(problem):
@@ -125,6 +151,45 @@ def test_offset(size, hidden):
     assert found[0][0] != without[0][0]
 
 
+@sizes
+@channels
+@hidden
+def test_folds_equal_the_specification_and_sets_apart(size, channels, hidden):
+    plain = loss_problem(**size, channels=channels, hidden=hidden, dtype=torch.float64)
+    problem = with_folds(plain)
+    # Relations that only slots without a pair name decay here, and not there.
+    weights = dict(WEIGHTS, lambda3=0.0)
+    found, specified = found_by(ops, problem, **weights), found_by(reference, problem, **weights)
+    apart = found_by(ops, pair_by_pair(problem), **weights)
+    for name, x, y, z in zip(NAMES, found, specified, apart, strict=False):
+        for other in (y, z):
+            torch.testing.assert_close(
+                x, other, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    if len(plain[5].items) > 1:
+        assert found[0][0] != found_by(ops, plain, **weights)[0][0]
+
+
+@sizes
+@hidden
+def test_folds_in_float32_are_as_accurate_as_eager(size, hidden):
+    problem = with_folds(loss_problem(**size, hidden=hidden))
+    exact = found_by(reference, in_float64(problem))
+    native, eager = found_by(ops, problem), found_by(reference, problem)
+    torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
+    assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+def test_slots_that_all_see_are_as_without_folds():
+    problem = loss_problem(**SIZES["usual"])
+    batch = problem[5]
+    every = torch.full(batch.heads.shape, -(1 << 63) | 1)
+    folds = torch.arange(len(batch.items), dtype=torch.int32) % 2 * 63
+    seen = [*problem[:5], batch._replace(slot_folds=every, pair_folds=folds)]
+    for x, y in zip(found_by(ops, seen), found_by(ops, problem), strict=True):
+        assert torch.equal(x, y)
+
+
 def test_terms_by_hand():
     # v_o and gamma are 1; psi(v_t) = 1 * (1 * 1), so xi . v_o = 1 whatever the weights are.
     one = torch.ones(1, 2, 1)
@@ -168,8 +233,10 @@ def test_relations_that_the_batch_does_not_name_do_not_decay():
     assert (drelation[5:] == 0).all() and (drelation[:5] != 0).any(-1).all()
 
 
-def test_nan_does_not_vanish():
+@pytest.mark.parametrize("folds", [False, True])
+def test_nan_does_not_vanish(folds):
     problem = loss_problem(**SIZES["usual"])
+    problem = with_folds(problem) if folds else problem
     table, batch = problem[0], problem[5]
     table[batch.rows[batch.items[0].long()].long()] = math.nan
     assert found_by(ops, problem)[0][0].isnan()
@@ -179,10 +246,12 @@ def test_nan_does_not_vanish():
 
 
 @hidden
-def test_same_bits_for_any_thread_count(hidden):
+@pytest.mark.parametrize("folds", [False, True])
+def test_same_bits_for_any_thread_count(hidden, folds):
     problem = loss_problem(
         pairs=3000, groups=150, hops=2, slots=16, width=8, rows=2000, triples=400, hidden=hidden
     )
+    problem = with_folds(problem) if folds else problem
     assert_same_bits_for_any_thread_count(lambda: found_by(ops, problem))
 
 
@@ -193,6 +262,7 @@ def results_of_all(device, problems):
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa, tmp_path):
     problems = [loss_problem(**size) for size in SIZES.values()]
+    problems += [with_folds(problem) for problem in problems]
     plain = [[*model, tuple(batch)] for *model, batch in problems]  # as torch.load allows
     found = under_isa(isa, tmp_path, results_of_all, plain)
     for problem, native in zip(problems, found, strict=True):
@@ -205,8 +275,9 @@ def test_instruction_sets(isa, tmp_path):
 def test_opcheck(hidden):
     *tables, layers, batch = loss_problem(**SIZES["smallest"], hidden=hidden)
     model = (*tables, *(layers or [None] * 4))
-    for offset in (None, torch.ones(1)):
-        arguments = (*model, *batch._replace(offset=offset), 0, *WEIGHTS.values())
+    folds = with_folds([batch])[0]
+    for given in (batch, batch._replace(offset=torch.ones(1)), folds):
+        arguments = (*model, *given, 0, *WEIGHTS.values())
         library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
 
 
@@ -246,6 +317,34 @@ def test_refuses_an_offset_of_another_shape():
     problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
     problem[5] = problem[5]._replace(offset=torch.zeros(19))
     with pytest.raises(RuntimeError, match=r"offset has shape \[19\], expected \[20\]"):
+        found_by(ops, problem)
+
+
+FOLDS_REFUSED = {
+    "alone": (lambda slots, pairs: (slots, None), "must be given together"),
+    "slots": (
+        lambda slots, pairs: (slots[1:], pairs),
+        r"slot_folds has shape \[3, 2, 5\], expected \[4, 2, 5\]",
+    ),
+    "dtype": (lambda slots, pairs: (slots.int(), pairs), "slot_folds is int32, expected int64"),
+    "pairs": (
+        lambda slots, pairs: (slots, pairs[1:]),
+        r"pair_folds has shape \[19\], expected \[20\]",
+    ),
+    "fold": (
+        lambda slots, pairs: (slots, changed(pairs, 64)),
+        "pair_folds holds id 64 at position 19, expected 0 <= id < 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS_REFUSED)
+def test_refuses_folds(name):
+    change, message = FOLDS_REFUSED[name]
+    problem = with_folds(loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4))
+    slot_folds, pair_folds = change(problem[5].slot_folds, problem[5].pair_folds)
+    problem[5] = problem[5]._replace(slot_folds=slot_folds, pair_folds=pair_folds)
+    with pytest.raises(RuntimeError, match=message):
         found_by(ops, problem)
 
 

@@ -59,7 +59,8 @@ double cross_entropy(int64_t P, const T* labels, const T* offset, T weight, T* l
 template <class T, int kWidthBytes, int kWidth>
 int64_t workspace_of(const EkpnetArgs<T>& args) {
   int64_t attention = 0, layers = 0;
-  Workspace<T>(args.attention, strides_of<T, kWidthBytes>(args.attention), nullptr, &attention);
+  Workspace<T>(args.attention, strides_of<T, kWidthBytes>(args.attention), args.folds.count,
+               nullptr, &attention);
   if (args.deep) LayerStack<T>(args.layers, nullptr, &layers);
   return attention + layers;
 }
@@ -134,8 +135,8 @@ void run_all_chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks
   if (chunk < 0) return;
   const AttentionArgs<T>& a = args.attention;
   int64_t used = 0;
-  Workspace<T>(a, strides_of<T, kWidthBytes>(a), nullptr, &used);
-  GroupWorker<T, kWidthBytes, kWidth> worker(a, workspace);
+  Workspace<T>(a, strides_of<T, kWidthBytes>(a), args.folds.count, nullptr, &used);
+  GroupWorker<T, kWidthBytes, kWidth> worker(a, workspace, args.folds);
   LayerStack<T> stack(args.layers, workspace + used, nullptr);
   if (args.deep) stack.load_parameters(true, true);
   const int64_t groups = sums.attention.num_chunks;

@@ -21,6 +21,7 @@ struct EkpnetArgs {
   TripleLossArgs<T> triples;
   T pair_weight;    // of a pair's cross-entropy
   T triple_weight;  // of a triple's loss (22)
+  SlotFolds folds = {};
 };
 
 // Sums over pairs are made per chunk of groups, those over triples per chunk of triples; chunks are

@@ -33,7 +33,7 @@ struct Workspace {
   T* key_t;    // [H, D, MP]
   T* value;    // [H, M, DP]
   T* value_t;  // [H, D, MP]
-  T* bias;     // [H, MP], 0 in valid slots and -inf in masked ones
+  T* bias;     // [F, H, MP], 0 in slots that the fold sees and -inf in the others
   T* W_e;      // [D, DP]
   T* W_e_t;    // [D, DP], transposed
   T* o;        // [H + 1, kGroupBlock, DP], the item vector before each hop
@@ -51,14 +51,14 @@ struct Workspace {
   T* dW_e;     // [D, DP]
   T* db_e;     // [DP]
 
-  Workspace(const AttentionArgs<T>& args, Strides<T> s, T* base, int64_t* size) {
+  Workspace(const AttentionArgs<T>& args, Strides<T> s, int folds, T* base, int64_t* size) {
     const int64_t H = args.hops, M = args.slots, D = args.width, P = kGroupBlock;
     Arena<T> arena(base);
     key = arena.take(H * M * s.DP);
     key_t = arena.take(H * D * s.MP);
     value = arena.take(H * M * s.DP);
     value_t = arena.take(H * D * s.MP);
-    bias = arena.take(H * s.MP);
+    bias = arena.take(folds * H * s.MP);
     W_e = arena.take(D * s.DP);
     W_e_t = arena.take(D * s.DP);
     o = arena.take((H + 1) * P * s.DP);
@@ -95,10 +95,11 @@ class GroupWorker {
   static constexpr int64_t kAhead = 6;  // slots whose rows are on their way
 
  public:
-  GroupWorker(const AttentionArgs<T>& args, T* workspace)
+  GroupWorker(const AttentionArgs<T>& args, T* workspace, const SlotFolds& folds = {})
       : args_(args),
+        folds_(folds),
         s_(strides_of<T, kWidthBytes>(args)),
-        w_(args, s_, workspace, nullptr),
+        w_(args, s_, folds.count, workspace, nullptr),
         H(args.hops),
         M(args.slots),
         D{args.width},
@@ -117,10 +118,9 @@ class GroupWorker {
   // Keys and values (eq. 8, 9) of every hop of group g; `backward` also needs values by column.
   void build_tiles(int64_t g, bool backward) {
     const int64_t DP = padded_width(), MP = s_.MP;
+    build_biases(g);
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
-      T* bias = w_.bias + p * MP;
-      for (int64_t m = 0; m < padded; ++m) bias[m] = m < count ? T(0) : -__builtin_inf();
       T *key_t = w_.key_t + p * D * MP, *value_t = w_.value_t + p * D * MP;
       if (padded != count) {
         for (int64_t d = 0; d < D; ++d)
@@ -168,9 +168,17 @@ class GroupWorker {
       T *u = w_.u + p * kGroupBlock * DP, *alpha = w_.alpha + p * kGroupBlock * MP;
       if (count > 0) {
         gemm<VM>(P, padded, D, o, DP, 1, w_.key_t + p * D * MP, MP, alpha, MP, false);
-        by_rows(P, [&](int64_t i, auto rows) {
-          softmax<rows>(alpha + i * MP, MP, w_.bias + p * MP, padded);
-        });
+        if (folds_.of_slots != nullptr) {
+          const int32_t* fold = folds_.of_pairs + begin;
+          by_rows(P, [&](int64_t i, auto rows) {
+            softmax<rows, true>(
+                alpha + i * MP, MP, [&](int r) { return bias_of(fold[i + r], p); }, padded);
+          });
+        } else {
+          by_rows(P, [&](int64_t i, auto rows) {
+            softmax<rows, false>(alpha + i * MP, MP, [&](int) { return bias_of(0, p); }, padded);
+          });
+        }
         gemm<VD>(P, DP, count, alpha, MP, 1, w_.value + p * M * DP, DP, w_.rho, DP, false);
         for (int64_t i = 0; i < P * DP; i += kLanesD) {
           const VD rho = load<VD>(w_.rho + i);
@@ -296,6 +304,33 @@ class GroupWorker {
   }
 
  private:
+  T* bias_of(int64_t fold, int64_t p) const { return w_.bias + (fold * H + p) * s_.MP; }
+
+  // The biases of every fold that a pair of group g is of.
+  void build_biases(int64_t g) {
+    if (folds_.of_slots == nullptr) {
+      for (int64_t p = 0; p < H; ++p) {
+        const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
+        T* bias = bias_of(0, p);
+        for (int64_t m = 0; m < padded; ++m) bias[m] = m < count ? T(0) : -__builtin_inf();
+      }
+      return;
+    }
+    uint64_t built = 0;
+    for (int64_t b = args_.group_indptr[g]; b < args_.group_indptr[g + 1]; ++b) {
+      const int32_t fold = folds_.of_pairs[b];
+      if (built >> fold & 1) continue;
+      built |= uint64_t{1} << fold;
+      for (int64_t p = 0; p < H; ++p) {
+        const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
+        const int64_t* sees = folds_.of_slots + (g * H + p) * M;
+        T* bias = bias_of(fold, p);
+        for (int64_t m = 0; m < count; ++m) bias[m] = sees[m] >> fold & 1 ? T(0) : -__builtin_inf();
+        for (int64_t m = count; m < padded; ++m) bias[m] = -__builtin_inf();
+      }
+    }
+  }
+
   int64_t padded_width() const { return round_up(D, kWidthBytes / sizeof(T)); }
   int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
   const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
@@ -330,29 +365,38 @@ class GroupWorker {
   }
 
   // Rows of n padded lanes, in place; the maximum is subtracted first, masked lanes become exactly
-  // 0.
-  template <int kRows>
-  static void softmax(T* x, int64_t stride, const T* bias, int64_t n) {
+  // 0. Row i has the bias bias_of(i); a row may be masked as a whole if `kMayBeEmpty`.
+  template <int kRows, bool kMayBeEmpty, class BiasOf>
+  static void softmax(T* x, int64_t stride, BiasOf bias_of, int64_t n) {
+    const T* bias[kRows];
+    for (int i = 0; i < kRows; ++i) bias[i] = bias_of(i);
     with_vectors(n, [&](auto vectors) {
       VM top[kRows], total[kRows];
-      for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias);
+      for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias[i]);
       for (int64_t m = 1; m < vectors; ++m)
         for (int i = 0; i < kRows; ++i)
-          top[i] =
-              Max()(top[i], load<VM>(x + i * stride + m * kLanesM) + load<VM>(bias + m * kLanesM));
+          top[i] = Max()(top[i],
+                         load<VM>(x + i * stride + m * kLanesM) + load<VM>(bias[i] + m * kLanesM));
       for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
+      if constexpr (kMayBeEmpty)
+        for (int i = 0; i < kRows; ++i)
+          top[i] = top[i] == VM{} - T(__builtin_inf()) ? VM{} : top[i];
       for (int i = 0; i < kRows; ++i) total[i] = VM{};
       for (int64_t m = 0; m < vectors; ++m) {
-        const VM b = load<VM>(bias + m * kLanesM);
+        VM b[kRows];
+        for (int i = 0; i < kRows; ++i) b[i] = load<VM>(bias[i] + m * kLanesM);
         for (int i = 0; i < kRows; ++i) {
           T* at = x + i * stride + m * kLanesM;
-          VM e = exp_nonpositive<T>(load<VM>(at) + b - top[i]);
-          e = b < VM{} ? VM{} : e;
+          VM e = exp_nonpositive<T>(load<VM>(at) + b[i] - top[i]);
+          e = b[i] < VM{} ? VM{} : e;
           store(at, e);
           total[i] += e;
         }
       }
-      for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / reduce_lanes<T>(total[i], Sum());
+      for (int i = 0; i < kRows; ++i) total[i] = reduce_lanes<T>(total[i], Sum());
+      if constexpr (kMayBeEmpty)
+        for (int i = 0; i < kRows; ++i) total[i] = total[i] == VM{} ? VM{} + T(1) : total[i];
+      for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / total[i];
       for (int64_t m = 0; m < vectors; ++m)
         for (int i = 0; i < kRows; ++i) {
           T* at = x + i * stride + m * kLanesM;
@@ -381,6 +425,7 @@ class GroupWorker {
   }
 
   const AttentionArgs<T>& args_;
+  const SlotFolds folds_;
   const Strides<T> s_;
   Workspace<T> w_;
   const int64_t H, M;

@@ -72,7 +72,7 @@ template <class T>
 int64_t workspace_size(const AttentionArgs<T>& args) {
   return with_width<T>(args.width, [&](auto bytes, auto) {
     int64_t size = 0;
-    Workspace<T>(args, strides_of<T, bytes>(args), nullptr, &size);
+    Workspace<T>(args, strides_of<T, bytes>(args), 1, nullptr, &size);
     return size;
   });
 }

@@ -24,6 +24,13 @@ struct AttentionGrads {
   T* db_e_chunks;       // [num_chunks, D]
 };
 
+// Ripple sets that folds share: which slots the pairs of a fold see. Without them all see all.
+struct SlotFolds {
+  const int64_t* of_slots = nullptr;  // [G, H, M], bit k where fold k sees the slot
+  const int32_t* of_pairs = nullptr;  // [B]
+  int count = 1;                      // F, at most 64
+};
+
 // Entry points of one instruction set. `workspace` belongs to the calling thread.
 template <class T>
 struct AttentionKernels {
