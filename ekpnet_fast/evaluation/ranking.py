@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from ekpnet_fast.sampling.histories import distinct_keys
 __all__ = [
     "RankingTask",
     "Score",
+    "ScoresBest",
     "evaluate_ranking",
     "popularity_scores",
     "rank_all",
@@ -48,6 +49,18 @@ Score = Callable[[Int32], Tensor]
 """Scores [b, I] float32 of all items for users [b] int32, on any device."""
 
 
+@runtime_checkable
+class ScoresBest(Protocol):
+    """Score that need not score items that cannot be among the best."""
+
+    def best(self, users: Int32, seen_indptr: Tensor, seen: Tensor, k: int) -> Tensor:
+        """Scores [b, I] as a `Score` gives them, but -infinity for items that are not wanted.
+
+        Wanted are the `k` best of each user that are not among `seen` [seen_indptr[-1]].
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RankingTask:
     """Users to rank for, their consumed items, and their relevant items."""
@@ -59,8 +72,9 @@ class RankingTask:
     relevant_items: Int32  # [relevant_indptr[-1]], sorted and distinct within a user
 
 
+@torch.no_grad()
 def rank_all(
-    score: Score,
+    score: Score | ScoresBest,
     users: NDArray[np.integer],
     num_items: int,
     consumed_indptr: NDArray[np.integer],
@@ -74,7 +88,8 @@ def rank_all(
     bound if `score` gives a user the same scores in any block.
 
     Args:
-        score: gives the scores [b, I] of a block of users; runs without autograd.
+        score: gives the scores [b, I] of a block of users, or of those that can be among its
+            best; runs without autograd.
         users: [n] user ids, in the order wanted, repeats allowed.
         num_items: I.
         consumed_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
@@ -111,20 +126,23 @@ def rank_all(
         indptr = np.array(consumed_indptr[begin : begin + len(block) + 1], dtype=np.int64)
         seen = np.array(consumed_items[indptr[0] : indptr[-1]], dtype=np.int32)
         indptr -= indptr[0]
-        scores = _block_scores(score, block, num_items)
+        ends, left_out = torch.from_numpy(indptr), torch.from_numpy(seen)
+        if isinstance(score, ScoresBest):
+            found = score.best(block, ends, left_out, k)
+        else:
+            found = score(block)
+        scores = _checked(found, len(block), num_items)
         if k > MOST_ON_GPU:
             scores = scores.cpu()
         device = scores.device
-        top = ops.top_items(
-            scores, torch.from_numpy(indptr).to(device), torch.from_numpy(seen).to(device), k
-        )
+        top = ops.top_items(scores, ends.to(device), left_out.to(device), k)
         ranked[begin : begin + len(block)] = top.cpu().numpy()
-        del scores  # before the next block is computed, or two would be held at once
+        del found, scores  # before the next block is computed, or two would be held at once
     return ranked
 
 
 def evaluate_ranking(
-    score: Score,
+    score: Score | ScoresBest,
     prepared: PreparedData,
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
@@ -280,16 +298,13 @@ def _check_consumed(
         )
 
 
-def _block_scores(score: Score, users: Int32, num_items: int) -> Tensor:
-    with torch.no_grad():
-        scores = score(users)
-        if tuple(scores.shape) != (len(users), num_items):
-            raise DataError(
-                f"score: found scores of shape {tuple(scores.shape)},"
-                f" expected {(len(users), num_items)}"
-            )
-        # The maximum carries a NaN along, and needs no second array of the block's size.
-        bad = int(scores.amax(dim=1).isnan().sum())
-        if bad:
-            raise TrainingError(f"score: found NaN for {bad} of {len(users)} users")
-        return scores.detach().float().contiguous()
+def _checked(scores: Tensor, num_users: int, num_items: int) -> Tensor:
+    if tuple(scores.shape) != (num_users, num_items):
+        raise DataError(
+            f"score: found scores of shape {tuple(scores.shape)}, expected {(num_users, num_items)}"
+        )
+    # The maximum carries a NaN along, and needs no second array of the block's size.
+    bad = int(scores.amax(dim=1).isnan().sum())
+    if bad:
+        raise TrainingError(f"score: found NaN for {bad} of {num_users} users")
+    return scores.detach().float().contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import ModuleType
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.tables import Int32
-from ekpnet_fast.evaluation.ranking import Score
+from ekpnet_fast.evaluation.pruning import best_scores
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.bounds import UNIT, LinearBounds
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
@@ -136,6 +137,14 @@ class Scorer:
         pairs = self.pairs(groups, torch.arange(count + 1) * width, repeated, inputs)
         return self.logits(pairs).view(count, width)
 
+    def linear_bounds(self, groups: UserGroups, items: Tensor) -> LinearBounds | None:
+        """Bounds of the logits of items [I'] int32 for every group; None where the model has none.
+
+        Inputs per pair are left out.
+        """
+        pairs = self.pairs(groups, torch.zeros(len(groups) + 1, dtype=torch.int64), items, {})
+        return self.model.linear_bounds(self.tables, pairs, stage=self.stage)
+
     def groups_at_once(self, num_items: int) -> int:
         """Number of groups to give `catalogue_logits` at a time, at least 1."""
         return max(1, SCORED_PAIRS[self.device.type] // max(num_items, 1))
@@ -146,6 +155,7 @@ class Scorer:
         users: NDArray[np.int64],  # [G]
         indptr: NDArray[np.int64],  # [G + 1] pairs of each user
         items: Tensor,  # [indptr[-1]] int32
+        inputs: Inputs | None = None,
     ) -> Iterator[Pairs]:
         """Pairs of users in the given order, at most `SCORED_PAIRS`, or one user's, at a time.
 
@@ -154,16 +164,19 @@ class Scorer:
             users: of each group.
             indptr: pairs of each group.
             items: of each pair.
+            inputs: of the pairs, if they are known.
         """
         at_once, first = SCORED_PAIRS[self.device.type], 0
         while first < len(users):
             start = int(indptr[first])
             last = int(np.searchsorted(indptr, start + at_once, side="right")) - 1
             last = max(first + 1, last)
+            pairs = slice(start, int(indptr[last]))
             yield self.pairs(
                 groups_of(users[first:last]),
                 torch.from_numpy(indptr[first : last + 1] - start),
-                items[start : int(indptr[last])],
+                items[pairs],
+                None if inputs is None else {name: x[pairs] for name, x in inputs.items()},
             )
             first = last
 
@@ -205,41 +218,125 @@ def score_examples(
     return scores
 
 
-def catalogue_scorer(
-    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
-) -> Score:
-    """Scorer [b, I] of all items for users [b], as `ranking.rank_all` takes it.
+@dataclass(frozen=True, eq=False)
+class CatalogueScorer:
+    """Scorer of all items for users of training, as `ranking.rank_all` takes it.
 
     Features of pairs are in memory for `SCORED_PAIRS` pairs, or one user, at a time.
-    """
-    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
-    step = scorer.groups_at_once(num_items)
-    ahead = max(step, INPUTS_AT_ONCE // num_items) if model.pair_inputs else step
-    items = torch.arange(num_items, dtype=torch.int32, device=scorer.device)
 
-    def fill(scores: Tensor, users: Int32) -> None:
-        """Scores of users whose inputs are computed at a time."""
-        given: Inputs = {}
+    Attributes:
+        scorer: of pairs.
+        ripple: ripple sets of all users.
+        num_items: I.
+    """
+
+    scorer: Scorer
+    ripple: RippleSets
+    num_items: int
+
+    @torch.no_grad()
+    def __call__(self, users: Int32) -> Tensor:
+        """Scores [b, I] of all items for users [b]."""
+        scores = torch.empty(len(users), self.num_items, device=self.scorer.device)
+        for part, inputs in self._parts(users):
+            self._fill(scores[part], users[part], inputs)
+        return scores
+
+    @torch.no_grad()
+    def best(self, users: Int32, seen_indptr: Tensor, seen: Tensor, k: int) -> Tensor:
+        """Scores [b, I] for users [b]; of items that cannot be among the best it may be -infinity.
+
+        Args:
+            users: [b].
+            seen_indptr, seen: [b + 1] int64 and int32, sorted items of each user that are left out.
+            k: number of the best.
+        """
+        # On a GPU the bounds would take longer than the scores.
+        if self.scorer.device.type != "cpu" or 2 * k >= self.num_items:
+            return self(users)
+        scores = torch.empty(len(users), self.num_items)
+        for part, inputs in self._parts(users):
+            groups = UserGroups.of(self.ripple, users[part])
+            bounds = self.scorer.linear_bounds(groups, self._items)
+            if bounds is None:
+                self._fill(scores[part], users[part], inputs)
+                continue
+            indptr = seen_indptr[part.start : part.stop + 1]
+            scores[part] = best_scores(
+                *self._estimates(bounds, inputs),
+                indptr - indptr[0],
+                seen[int(indptr[0]) : int(indptr[-1])],
+                k,
+                partial(self._exact, users[part], inputs),
+            )
+        return scores
+
+    @cached_property
+    def _items(self) -> Tensor:
+        return torch.arange(self.num_items, dtype=torch.int32, device=self.scorer.device)
+
+    def _parts(self, users: Int32) -> Iterator[tuple[slice, Inputs]]:
+        """Users whose inputs are computed at a time, and these."""
+        model, num_items = self.scorer.model, self.num_items
+        ahead = self.scorer.groups_at_once(num_items)
         if model.pair_inputs:
-            groups = UserGroups.of(ripple, users)
-            indptr = torch.arange(len(users) + 1) * num_items
-            given = scorer.inputs(groups, indptr, items.repeat(len(users)))
+            ahead = max(ahead, INPUTS_AT_ONCE // num_items)
+        for first in range(0, len(users), ahead):
+            part = slice(first, min(first + ahead, len(users)))
+            given: Inputs = {}
+            if model.pair_inputs:
+                count = part.stop - first
+                given = self.scorer.inputs(
+                    UserGroups.of(self.ripple, users[part]),
+                    torch.arange(count + 1) * num_items,
+                    self._items.repeat(count),
+                )
+            yield part, given
+
+    def _fill(self, scores: Tensor, users: Int32, given: Inputs) -> None:
+        """Write the scores of users [b] with the inputs of all their pairs."""
+        step, num_items = self.scorer.groups_at_once(self.num_items), self.num_items
         for first in range(0, len(users), step):
             block = users[first : first + step]
             pairs = slice(first * num_items, (first + len(block)) * num_items)
             inputs = {name: x[pairs] for name, x in given.items()} or None
-            scores[first : first + len(block)] = scorer.catalogue_logits(
-                UserGroups.of(ripple, block), items, inputs
+            scores[first : first + len(block)] = self.scorer.catalogue_logits(
+                UserGroups.of(self.ripple, block), self._items, inputs
             )
 
-    @torch.no_grad()
-    def score(users: Int32) -> Tensor:
-        scores = torch.empty(len(users), num_items, device=scorer.device)
-        for first in range(0, len(users), ahead):
-            fill(scores[first : first + ahead], users[first : first + ahead])
-        return scores
+    def _estimates(self, bounds: LinearBounds, given: Inputs) -> tuple[Tensor, Tensor]:
+        """Estimates [b, I] of the scores, and the error [b] that they have at most."""
+        vectors = bounds.vectors
+        estimates = torch.addmm(bounds.height.float().unsqueeze(1), bounds.slope.float(), vectors.T)
+        size = bounds.height.abs() + bounds.slope.abs() @ vectors.abs().amax(0).double()
+        for offset in given.values():
+            of_users = offset.view(estimates.shape)
+            estimates += of_users
+            size += of_users.abs().amax(1)
+        # The terms of an estimate and of a score are each rounded, and added up in float32.
+        return estimates, bounds.error * (1 + UNIT) + (len(vectors.T) + 8) * UNIT * size
 
-    return score
+    def _exact(self, users: Int32, given: Inputs, rows: Tensor, items: Tensor) -> Tensor:
+        """Scores of some pairs of users [b], by their rows."""
+        indptr = np.zeros(len(users) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(rows.numpy(), minlength=len(users)), out=indptr[1:])
+        places = rows * self.num_items + items
+        made = self.scorer.blocks(
+            partial(UserGroups.of, self.ripple),
+            users.astype(np.int64),
+            indptr,
+            items.int(),
+            {name: x[places] for name, x in given.items()} or None,
+        )
+        return self.scorer.logits_of(made, len(items))
+
+
+def catalogue_scorer(
+    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
+) -> CatalogueScorer:
+    """Scorer of all items for users of training, with the model's own tables."""
+    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    return CatalogueScorer(scorer, ripple, num_items)
 
 
 def examples_by_user(rows: Examples, prepared: PreparedData) -> UserExamples:

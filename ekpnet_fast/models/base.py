@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
+from ekpnet_fast.models.bounds import LinearBounds
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import (
@@ -165,6 +166,22 @@ class Model(nn.Module):
         """Attention weights [B, H, M]: the share of each ripple slot in its hop's answer.
 
         None for a model without such weights. Arguments as in `logits`.
+        """
+        return None
+
+    def linear_bounds(
+        self, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> LinearBounds | None:
+        """Bounds, linear in the item's vector, of the logits of all items of `pairs` in each group.
+
+        Of the logits without `pair_inputs`, of which the logit must be the sum with the rest. None
+        for a model without bounds; with them lists are made without scoring every item. They must
+        hold for what `logits` computes, rounded as it is.
+
+        Args:
+            tables: whole tables.
+            pairs: the groups, and items [I] that every group is asked about.
+            stage: the stage whose prediction is bounded.
         """
         return None
 

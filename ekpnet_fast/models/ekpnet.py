@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.bounds import LinearBounds, bounds_of_layers
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 # "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
@@ -145,6 +146,15 @@ class EKPNet(Model):
         """Attention weights alpha [B, H, M] of eq. 10."""
         alpha: Tensor = backend.ripple_attention_weights(self._propagation(tables, pairs))
         return alpha
+
+    def linear_bounds(
+        self, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> LinearBounds | None:
+        """Bounds of the logits of eq. 18; None of those of eq. 15."""
+        if stage == "pretrain":
+            return None
+        layers = (self.weights, self.biases, self.w_out, self.b_out)
+        return bounds_of_layers(self._propagation(tables, pairs), layers, self.shape.activation)
 
     def _propagation(self, tables: Mapping[str, Tensor], pairs: Pairs) -> ops.Propagation:
         return ops.Propagation(
