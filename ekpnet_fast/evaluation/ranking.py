@@ -43,6 +43,10 @@ __all__ = [
 
 Int64 = NDArray[np.int64]
 
+# A block of scores has at most so many bytes, or so many users: the memory of larger ones would not
+# be used again by the next block, but mapped anew page by page.
+BLOCK_BYTES, BLOCK_USERS = 1 << 24, 64
+
 MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
 
 Score = Callable[[Int32], Tensor]
@@ -111,7 +115,8 @@ def rank_all(
     if num_items < 1:
         raise DataError(f"num_items: found {num_items}, expected at least 1")
     user_bytes = num_items * torch.float32.itemsize
-    step = int(memory_mb * 2**20 // user_bytes)
+    most = max(BLOCK_BYTES // user_bytes, BLOCK_USERS)
+    step = min(int(memory_mb * 2**20 // user_bytes), most)
     if step < 1:
         raise ConfigError(
             f"memory_mb: found {memory_mb}, expected at least {user_bytes / 2**20:.3g}"

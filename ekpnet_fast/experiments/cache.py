@@ -139,16 +139,22 @@ class Store:
         return self.root / CELLS / _plain(cell.dataset) / name
 
     @staticmethod
-    def load(folder: Path, cell: Cell, data_hash: str) -> dict[str, Any] | None:
+    def load(folder: Path, cell: Cell, protocol: str, data_hash: str) -> dict[str, Any] | None:
         """Load a finished cell's metrics, or None.
 
         Raises:
-            DataError: the folder holds something else under that name.
+            DataError: the folder holds something else under that name, such as a result of another
+                protocol, which must not get into the same table.
         """
         if not (folder / run_folder.METRICS_FILE).exists():
             return None
         metrics = run_folder.load_metrics(folder)
-        expected = {"model": cell.model, "seed": cell.seed, "data_hash": data_hash}
+        expected = {
+            "model": cell.model,
+            "protocol": protocol,
+            "seed": cell.seed,
+            "data_hash": data_hash,
+        }
         for name, value in expected.items():
             if metrics.get(name) != value:
                 raise DataError.at(

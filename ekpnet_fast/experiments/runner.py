@@ -61,7 +61,7 @@ class Runner:
         other = 0
         for cell in configs:
             folder = self.folder(cell)
-            metrics = self.store.load(folder, cell, self._hashes[cell.dataset, cell.seed])
+            metrics = self._load(folder, cell)
             if metrics is not None:
                 self.found[cell] = metrics
             else:
@@ -71,6 +71,10 @@ class Runner:
         if other:
             line += f", {other} of them were done by another version of the package"
         self.console.print(line, highlight=False, markup=False)
+
+    def _load(self, folder: Path, cell: Cell) -> dict[str, Any] | None:
+        data_hash = self._hashes[cell.dataset, cell.seed]
+        return self.store.load(folder, cell, self.plan.settings.protocol, data_hash)
 
     def folder(self, cell: Cell) -> Path:
         """Folder of a cell's run, after `check`."""
@@ -107,7 +111,7 @@ class Runner:
         folder = self.folder(cell)
         try:
             runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), on_progress)
-            metrics = self.store.load(folder, cell, self._hashes[cell.dataset, cell.seed])
+            metrics = self._load(folder, cell)
             assert metrics is not None
         except EkpnetError as error:
             self.failures[cell] = str(error)

@@ -291,5 +291,5 @@ def test_ratio_split_is_even():
 
 
 def test_unknown_protocol():
-    with pytest.raises(ConfigError, match="found 'recbol', expected ripplenet or recbole"):
+    with pytest.raises(ConfigError, match="found 'recbol', expected ripplenet or recbole or fixed"):
         prepare(dataset(random_rows()), 0, "recbol")

@@ -10,12 +10,15 @@ import torch
 
 from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
+from ekpnet_fast.evaluation import ranking
+from ekpnet_fast.evaluation.lists import list_metrics
 from ekpnet_fast.evaluation.metrics import DEFAULT_KS, topk_metrics
 from ekpnet_fast.evaluation.ranking import (
     evaluate_ranking,
     popularity_scores,
     rank_all,
     ranking_task,
+    report_ranking,
 )
 
 
@@ -259,6 +262,7 @@ def test_full_ranking_by_hand():
             "ndcg": ((1 / 2) / (1 + 1 / math.log2(3)) + 1 + 0) / 3,
             "hit": 2 / 3,
             "mrr": (1 / 3 + 1 + 0) / 3,
+            "map": ((1 / 3) / 2 + 1 + 0) / 3,
         }
     )
     first = (1 / 2 + 1 / math.log2(5)) / (1 + 1 / math.log2(3))
@@ -270,8 +274,42 @@ def test_full_ranking_by_hand():
             "ndcg": (first + 1 + 1 / math.log2(6)) / 3,
             "hit": 1.0,
             "mrr": (1 / 3 + 1 + 1 / 5) / 3,
+            "map": ((1 / 3 + 2 / 4) / 2 + 1 + 1 / 5) / 3,
         }
     )
+
+
+def test_a_report_is_the_evaluation_and_more():
+    prepared = random_prepared(5)
+    scores = np.random.default_rng(5).random((40, 30), dtype=np.float32)
+    ks = (2, 10, 20)
+    found = report_ranking(Table(scores), prepared, ks)
+    plain = evaluate_ranking(Table(scores), prepared, ks)
+    task = ranking_task(prepared)
+    ranked = rank_all(
+        Table(scores), task.users, 30, task.consumed_indptr, task.consumed_items, max(ks)
+    )
+    clicks = np.bincount(prepared.history_items, minlength=30)
+    users = int((np.diff(prepared.history_indptr) > 0).sum())
+    assert list(found) == list(ks)
+    for k in ks:
+        assert plain[k].items() <= found[k].items()
+        assert list_metrics(ranked[:, :k], clicks, users).items() <= found[k].items()
+        for name in ("recall", "ndcg"):
+            assert found[k][f"{name}_low"] < found[k][name] < found[k][f"{name}_high"]
+
+
+def test_a_block_is_no_larger_than_pays(monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 8 * 23 * 4)
+    monkeypatch.setattr(ranking, "BLOCK_USERS", 3)
+    scores, seen = random_case(7)
+    spy = Table(scores)
+    ranked = rank_all(spy, np.arange(37), 23, *csr(seen), 10)
+    assert max(len(block) for block in spy.blocks) == 8
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 1)
+    few = Table(scores)
+    assert np.array_equal(rank_all(few, np.arange(37), 23, *csr(seen), 10), ranked)
+    assert max(len(block) for block in few.blocks) == 3
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -86,6 +86,57 @@ def test_missing_file(left_out, write):
         load_dataset(str(folder))
 
 
+SPLIT = {
+    "ml-t.train.inter": INTER,
+    "ml-t.valid.inter": INTER.split("\n")[0] + "\nu2\ti5\t4\t5\nu3\ti9\t2\t5\n",
+    "ml-t.test.inter": "item_id:token\tuser_id:token\trating:float\n"
+    "i7\tu2\t4\ni7\tu2\t4\ni3\tu1\t5\n",
+    "ml-t.kg": KG,
+    "ml-t.link": LINK,
+}
+
+
+def test_files_already_split(write):
+    data = load_dataset(str(write(SPLIT)))
+    assert data.user_ids == ("u2", "u1") and data.item_ids == ("i5", "i7", "i9", "i3")
+    clicks = data.interactions
+    files = zip(
+        clicks.users.tolist(), clicks.items.tolist(), data.split.files.tolist(), strict=True
+    )
+    # u2 has i7 in train and in test; u1's i5 is no positive, and u3 has none.
+    assert list(files) == [(0, 0, 2), (0, 1, 5), (1, 0, 1), (1, 1, 1), (1, 3, 4)]
+    assert clicks.positive.tolist() == [True, True, False, True, True]
+    assert data.split.repeated == 1
+    assert "ml-t.train.inter, ml-t.valid.inter, ml-t.test.inter, ml-t.kg" in data.source
+    prepared = prepare(data, 0, "fixed")
+    assert [len(part) for part in (prepared.train, prepared.valid, prepared.test)] == [2, 1, 2]
+
+
+def test_labels_of_files_already_split(write):
+    head = "user_id:token\titem_id:token\tlabel:float\n"
+    labelled = {
+        "t.train.inter": head + "a\t1\t1\na\t2\t0\nb\t2\t1\nb\t1\t1\n",
+        "t.test.inter": head + "a\t2\t0\na\t3\t1\n",
+        "t.kg": KG,
+        "t.link": LINK,
+    }
+    folder = write(labelled)
+    data = load_dataset(str(folder))
+    assert data.rows.labels.tolist() == [1, 0, 1, 1, 1]
+    assert data.split.files.tolist() == [1, 5, 1, 1, 4]
+    write({"t.test.inter": head + "a\t3\t1\nb\t2\t0\n"})
+    with pytest.raises(
+        DataError, match=r"t\.test\.inter, line 3: found label 0 for user b, item 2"
+    ):
+        load_dataset(str(folder))
+
+
+def test_split_files_need_a_test_part(write):
+    folder = write({name: text for name, text in SPLIT.items() if "test" not in name})
+    with pytest.raises(DataError, match=r"found no \*\.test\.inter, expected one"):
+        load_dataset(str(folder))
+
+
 @pytest.mark.data
 def test_movielens_100k(data_root):
     data = load_dataset("ml-100k-recbole", data_root)

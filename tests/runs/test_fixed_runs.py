@@ -1,0 +1,172 @@
+"""Runs on data that come split: the default protocol, training again, what is stored."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ekpnet_fast import evaluate as evaluate_command
+from ekpnet_fast import train as train_command
+from ekpnet_fast.data import load_dataset, prepare
+from ekpnet_fast.data.splits import with_validation
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.runs import run
+from ekpnet_fast.runs.fit import chosen_epochs, fit_run
+from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.progress import EpochRecord
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Clicks within two groups of items; the graph names the groups."""
+    root = tmp_path_factory.mktemp("fixed") / "shop"
+    root.mkdir()
+    stream = np.random.default_rng(0)
+    train, test = [], []
+    for user in range(60):
+        items = stream.permutation(20)[:12] + 20 * (user % 2)
+        train.append([user, *items[:9]])
+        test.append([user, *items[9:], *items[:1]])  # one that is in train too
+    for name, lines in (("train", train), ("test", test)):
+        text = "".join(" ".join(map(str, line)) + "\n" for line in lines)
+        (root / f"{name}.txt").write_text(text)
+    (root / "kg_final.txt").write_text("".join(f"{i} 0 {40 + i // 20}\n" for i in range(40)))
+    return root
+
+
+def options(folder, model, **more):
+    small = {"shape.width": 4, "train.batch_size": 128, "threads": 1, "model": model}
+    return {"dataset": str(folder), **small, **more}
+
+
+def test_fixed_is_the_default_of_split_files(folder):
+    assert resolve(options(folder, "mf")).protocol == "fixed"
+    assert resolve(options("shop", "mf", data_root=str(folder.parent))).protocol == "fixed"
+    assert resolve(options(folder, "mf", protocol="recbole")).protocol == "recbole"
+    assert resolve({"model": "mf"}).protocol == "ripplenet"
+    with pytest.raises(ConfigError, match="--protocol fixed only ranks"):
+        resolve(options(folder, "mf", ranking=False))
+    with pytest.raises(ConfigError, match="synthetic is not split"):
+        run({"model": "popularity", "protocol": "fixed"})
+
+
+def test_a_run_says_and_stores_its_split_and_evaluates_again(folder, tmp_path, capsys):
+    output = tmp_path / "run"
+    words = ["--dataset", str(folder), "--model", "mf", "--epochs", "3", "--refit"]
+    words += ["--shape.width", "4", "--threads", "1", "--ks", "[3, 7]", "--output", str(output)]
+    assert train_command.main(words) == 0
+    out = capsys.readouterr().out
+    assert "validation 60 positives of 60 users held out of train; test 240 positives" in out
+    assert "60 test positives are in train or validation too, never relevant" in out
+    assert "Trained anew on train and validation together for the epochs chosen (train " in out
+    assert "protocol fixed)" in out and "Recall@20" in out and "valid NDCG@20" in out
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["protocol"] == "fixed" and metrics["test"] is None
+    assert metrics["split"]["held_out_users"] == 60 and metrics["split"]["overlapping"] == 60
+    scores = [record["valid_ndcg"] for record in metrics["epochs"]]
+    assert len(scores) == 3 and all(0 < score < 1 for score in scores)
+    epochs = metrics["refit"]["epochs"]["train"]
+    assert epochs == 1 + int(np.argmax(scores))
+    assert [record["valid_ndcg"] for record in metrics["refit"]["records"]] == [None] * epochs
+    assert {"3", "7", "10", "20"} < metrics["ranking"].keys()
+    at = metrics["ranking"]["20"]
+    assert at["recall_low"] < at["recall"] < at["recall_high"]
+    assert at["ndcg_low"] < at["ndcg"] < at["ndcg_high"] and 0 <= at["map"] <= at["recall"]
+    assert evaluate_command.main([str(output)]) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    histories = Recommender.load(output).state.history_items
+    assert len(histories) == 540
+
+
+def test_training_again_is_training_on_all_of_train(folder):
+    config = resolve(options(folder, "mf", epochs=3, refit=True))
+    dataset = load_dataset(str(folder))
+    prepared = prepare(dataset, 0, "fixed")
+    graph = Graph.from_dataset(dataset, inverse=True)
+    fitted = fit_run(config, prepared, graph)
+    whole = with_validation(prepared)
+    assert np.array_equal(fitted.prepared.train.items, whole.train.items)
+    epochs = fitted.refit["epochs"]["train"]
+    again = loop.train(resolve(options(folder, "mf", epochs=epochs)), whole, graph, validate=False)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, fitted.outcome.model.state_dict()[name])
+    assert len(fitted.outcome.records) == 3 and "refit" in fitted.outcome.seconds
+
+
+def test_a_signal_stops_training_again(folder):
+    config = resolve(options(folder, "mf", epochs=2, refit=True))
+    dataset = load_dataset(str(folder))
+    seen = []
+
+    def check():
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(
+            config,
+            prepare(dataset, 0, "fixed"),
+            Graph.from_dataset(dataset),
+            lambda progress: seen.append(progress.stage) if progress.stage == "refit" else None,
+            check=check,
+        )
+    assert seen == ["refit", "refit"]
+
+
+def record(stage, valid):
+    return EpochRecord(stage, 1, 0, 0, 0, 0, 0, float("nan"), float("nan"), valid, 1, 1)
+
+
+def test_epochs_chosen_are_the_first_best_of_each_stage():
+    nan = float("nan")
+    records = [record("pretrain", nan), record("pretrain", nan)]
+    records += [record("train", x) for x in (0.1, 0.3, 0.2, 0.3)]
+    assert chosen_epochs(records) == {"pretrain": 2, "train": 2}
+    assert chosen_epochs([]) == {}
+
+
+def test_popularity_counts_all_of_train_after_a_refit(folder):
+    found = [run(options(folder, "popularity", refit=refit)) for refit in (False, True)]
+    assert found[1]["ranking"] == found[1]["popularity_ranking"]
+    assert found[0]["ranking"] != found[1]["ranking"]
+    assert found[0]["data_hash"] == found[1]["data_hash"]
+
+
+def test_a_recommender_of_split_data(folder):
+    small = {"shape.width": 4, "refit": True}
+    recommender = Recommender.fit(
+        load_dataset(str(folder)), "mf", options=small, epochs=1, threads=1
+    )
+    assert len(recommender.state.history_items) == 540
+
+
+def test_every_stage_learns_without_a_graph(folder, tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_bytes((folder / f"{part}.txt").read_bytes())
+    for model in ("ekpnet", "ripplenet", "cke"):
+        found = run(options(tmp_path, model, epochs=1, **{"shape.slots": 4}))
+        assert found["epochs"][-1]["kg"] == 0 and 0 < found["ranking"][20]["recall"] < 1
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "recall", "ndcg"),
+    [("alibaba-ifashion", 0.0311860, 0.0167371), ("last-fm-kgat", 0.0225, 0.0196)],
+)
+def test_popularity_of_public_benchmarks(name, recall, ndcg, data_root):
+    """Counts published for popularity, over all users of test.
+
+    Users whose test positives are all in train are left out here, and are misses there.
+    """
+    found = run({"dataset": name, "data_root": data_root, "model": "popularity", "refit": True})
+    users = found["users"]
+    share = (users - found["split"]["unranked_users"]) / users
+    at = found["popularity_ranking"][20]
+    assert at["recall"] * share == pytest.approx(recall, abs=5e-5)
+    assert at["ndcg"] * share == pytest.approx(ndcg, abs=5e-5)
