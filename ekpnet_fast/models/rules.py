@@ -27,7 +27,7 @@ class DataFacts:
     Attributes:
         rows: training examples of an epoch.
         clicks_per_item: train positives over items.
-        heads_per_tail: triples over the distinct entities that are a tail; 0 without triples.
+        heads_per_tail: triples over the distinct entities that are a tail.
     """
 
     rows: int
@@ -44,7 +44,7 @@ class DataFacts:
         return cls(
             rows,
             len(prepared.history_items) / max(dataset.num_items, 1),
-            len(dataset.tails) / tails if tails else 0.0,
+            len(dataset.tails) / max(tails, 1),
         )
 
 
