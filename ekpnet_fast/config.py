@@ -98,7 +98,8 @@ class RunConfig:
     Attributes:
         dataset: "synthetic", a folder under data_root, or the path of a folder.
         data_root: folder of data sets; the environment variable EKPNET_DATA otherwise.
-        preset: "default" or "paper" (Table 2); fills what is not set otherwise.
+        preset: "default" = what the model has for any data, and its rules by properties of the
+            data; "paper" = Table 2, by the data set's name. Fills what is not set otherwise.
         model: the recommender; `ekpnet_fast/models/` has a file for each.
         protocol: "ripplenet" = examples split 6:2:2, negatives drawn once, click prediction, epoch
             chosen on AUC; "recbole" = each user's positives split 8:1:1, negatives drawn anew for
@@ -133,6 +134,8 @@ class RunConfig:
         synthetic: sizes of the synthetic data set.
         options: those that only this model has, an instance of its `Options`; None: the defaults.
             In files and on the command line the group has the model's name.
+        auto: dotted names of options that are left to the model's rules (`models.rules`), until the
+            data are there; no option itself.
     """
 
     dataset: str = "synthetic"
@@ -164,6 +167,7 @@ class RunConfig:
     )
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     options: Any = None
+    auto: tuple[str, ...] = ()
 
     def without_output(self) -> RunConfig:
         """Copy of the configuration whose run writes nothing."""
@@ -172,9 +176,15 @@ class RunConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; the model's options are under its name."""
+        """Plain values for YAML and JSON; the model's options are under its name.
+
+        Options that are left to the rules are left out.
+        """
         values = asdict(self)
-        options = values.pop("options")
+        options, auto = values.pop("options"), values.pop("auto")
         if options is not None:
             values[self.model] = options
+        for name in auto:
+            group, _, option = name.partition(".")
+            del values[group][option]
         return {k: str(value) if isinstance(value, Path) else value for k, value in values.items()}

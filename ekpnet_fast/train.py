@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -28,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.tune is not None:
             return _tune(command, command.tune, console)
         with Signals() as signals, Display(console) as display:
-            metrics = run(config, display, resume=command.resume, signals=signals)
+            metrics = run(
+                config,
+                display,
+                resume=command.resume,
+                signals=signals,
+                on_options=lambda options: _show_options(options, console),
+            )
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.output is not None:
         console.print(f"Written to {config.output}", highlight=False)
     return 0
+
+
+def _show_options(options: Mapping[str, Any], console: Console) -> None:
+    """Print the options that followed from the data."""
+    if options:
+        listed = ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
+        console.print(f"From the data: {listed}", highlight=False, markup=False)
 
 
 def _tune(command: Command, trials: int, console: Console) -> int:

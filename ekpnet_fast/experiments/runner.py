@@ -52,7 +52,7 @@ class Runner:
         for cell, config in configs.items():
             key = cell.dataset, cell.seed
             if key not in self._hashes:
-                prepared, _ = evaluate.load(config, evaluate.Stopwatch())
+                _, prepared, _ = evaluate.load(config, evaluate.Stopwatch())
                 self._hashes[key] = prepared.hash
         protocol = self.plan.settings.protocol
         self.store.keep_data_hashes(

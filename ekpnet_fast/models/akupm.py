@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather, linear
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
@@ -72,16 +73,11 @@ class AKUPM(Model):
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("transr.relation", "transr.projection")
     input_spaces: ClassVar[Mapping[str, str]] = {"clicked": "entity"}
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {"train.epochs": 20, "train.lr": 2e-3, "train.lambda3": 0.1},
-            "movielens-1m": {
-                "train.batch_size": 4096,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.01,
-            },
-            "last-fm": {"train.batch_size": 256, "train.lr": 5e-3, "train.lambda3": 0.01},
-        }
+    defaults: ClassVar[Defaults] = {"train.epochs": 20}
+    rules: ClassVar[Rules] = {
+        "train.batch_size": batch_size,
+        "train.lr": by_density(2e-3, 1e-2),
+        "train.lambda3": by_density(0.1, 0.01),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.models.bounds import LinearBounds
+from ekpnet_fast.models.rules import Rules
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import (
@@ -40,6 +41,7 @@ from ekpnet_fast.sampling.pairs import (
     TrainContext,
 )
 
+Defaults = Mapping[str, Any]
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -64,7 +66,9 @@ class Model(nn.Module):
         name: of `--model`.
         summary: one line of help.
         Options: frozen dataclass of the model's own options, or None.
-        presets: dotted options by preset and data set.
+        defaults: dotted options that are others than those of `config`.
+        rules: by dotted option, those that follow from properties of the data.
+        presets: dotted options by preset and data set, of a paper.
         stages: groups of training options that are run, in order.
         ripple: whether it uses ripple sets.
         history: whether its `inputs` use histories; a model with ripple sets does anyway.
@@ -90,6 +94,8 @@ class Model(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: ClassVar[type | None] = None
+    defaults: ClassVar[Defaults] = {}
+    rules: ClassVar[Rules] = {}
     presets: ClassVar[Presets] = {}
     stages: ClassVar[tuple[str, ...]] = ("train",)
     ripple: ClassVar[bool] = False

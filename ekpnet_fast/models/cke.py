@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.models.base import Model, Presets, initial_rows
+from ekpnet_fast.models.base import Defaults, Model, initial_rows
+from ekpnet_fast.models.rules import Rules, batch_size, by_density
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
@@ -34,27 +35,15 @@ class CKE(Model):
     tables: ClassVar[Mapping[str, str]] = {"user": "user", "item": "item", "entity": "entity"}
     by_vector = True
     relation_tables = ("transr.relation", "transr.projection")
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {
-                "train.epochs": 30,
-                "train.lr": 1e-2,
-                "train.lambda1": 1.0,
-                "train.lambda3": 0.2,
-                "train.group_size": 1,
-            },
-            "movielens-1m": {
-                "train.batch_size": 4096,
-                "train.lr": 5e-3,
-                "train.lambda3": 0.05,
-            },
-            "last-fm": {
-                "train.batch_size": 256,
-                "train.lr": 2e-2,
-                "train.lambda3": 1.0,
-                "train.group_size": 64,
-            },
-        }
+    defaults: ClassVar[Defaults] = {
+        "train.epochs": 30,
+        "train.lambda1": 1.0,
+        "train.group_size": 1,
+    }
+    rules: ClassVar[Rules] = {
+        "train.batch_size": batch_size,
+        "train.lr": by_density(1e-2, 5e-3),
+        "train.lambda3": by_density(0.2, 0.05),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

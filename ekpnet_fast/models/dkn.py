@@ -14,7 +14,8 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.models.titles import encode
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
@@ -90,18 +91,13 @@ class DKN(Model):
         "centres": "entity",
         "neighbors": "entity",
     }
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 0.1},
-            "movielens-1m": {
-                "shape.width": 8,
-                "dkn.filters": 32,
-                "train.epochs": 12,
-                "train.batch_size": 4096,
-                "train.lr": 7e-3,
-                "train.lambda3": 0.14,
-            },
-        }
+    rules: ClassVar[Rules] = {
+        "shape.width": if_dense(16, 8),
+        "dkn.filters": if_dense(16, 32),
+        "train.epochs": if_dense(20, 12),
+        "train.batch_size": batch_size,
+        "train.lr": by_density(5e-3, 7e-3),
+        "train.lambda3": by_density(0.1, 0.14),
     }
 
     @classmethod

@@ -11,37 +11,14 @@ from torch import Tensor, nn
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
-from ekpnet_fast.models.base import Gradients, Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Gradients, Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.bounds import LinearBounds, bounds_of_layers
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense, walks_back
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
-# "default" is what did best on validation; "paper" is Table 2, whose pre-training rows give lambda1
-# of the KG term and, under another letter, the weight of the squared rows (lambda3 here); lambda2
-# there weighs W_e and b_e like the rows.
+# Table 2, whose pre-training rows give lambda1 of the KG term and, under another letter, the weight
+# of the squared rows (lambda3 here); lambda2 there weighs W_e and b_e like the rows.
 PRESETS: Presets = {
-    "default": {
-        "synthetic": {"sampling.inverse": False},
-        "movielens-1m": {
-            "pretrain.epochs": 20,
-            "pretrain.batch_size": 4096,
-            "pretrain.lambda3": 0.01,
-            "train.epochs": 15,
-            "train.batch_size": 4096,
-            "train.lambda3": 0.001,
-        },
-        "book-crossing": {
-            "shape.width": 4,
-            "shape.hops": 3,
-            "shape.layers": 4,
-            "pretrain.lambda3": 0.001,
-            "train.lambda3": 0.001,
-        },
-        "last-fm": {
-            "shape.layers": 4,
-            "pretrain.batch_size": 256,
-            "train.batch_size": 256,
-        },
-    },
     "paper": {
         "movielens-1m": {
             "shape.width": 16,
@@ -94,6 +71,15 @@ class EKPNet(Model):
 
     name = "ekpnet"
     summary = "rank-1 semantic attention over ripple sets, prediction layers"
+    defaults: ClassVar[Defaults] = {"train.lambda3": 1e-3}
+    rules: ClassVar[Rules] = {
+        "sampling.inverse": walks_back,
+        "pretrain.epochs": if_dense(15, 20),
+        "pretrain.batch_size": batch_size,
+        "pretrain.lambda3": by_density(1e-3, 1e-2),
+        "train.epochs": if_dense(10, 15),
+        "train.batch_size": batch_size,
+    }
     presets = PRESETS
     stages: ClassVar[tuple[str, ...]] = ("pretrain", "train")
     ripple = True

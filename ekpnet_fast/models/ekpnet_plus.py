@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
-from ekpnet_fast.models.base import Gradients, Presets
-from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
+from ekpnet_fast.models.base import Defaults, Gradients, Presets
+from ekpnet_fast.models.ekpnet import EKPNet
+from ekpnet_fast.models.rules import Rules
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
@@ -33,23 +34,11 @@ class EKPNetPlus(EKPNet):
     resident = False
     live = False
     by_vector = False
-    presets: ClassVar[Presets] = {
-        "default": {
-            **PRESETS["default"],
-            "*": {"folds": 5, "pretrain.epochs": 0},
-            "movielens-1m": {**PRESETS["default"]["movielens-1m"], "pretrain.epochs": 0},
-            "last-fm": {**PRESETS["default"]["last-fm"], "ekpnet_plus.five_hop": True},
-            # Here the projections get no weight.
-            "book-crossing": {
-                **PRESETS["default"]["book-crossing"],
-                "ekpnet_plus.low_pass": (),
-                "ekpnet_plus.joint_spectral": (),
-                "ekpnet_plus.five_hop": True,
-                "ekpnet_plus.relations": 4,
-                "train.lr": 1e-2,
-            },
-        }
+    defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
+    rules: ClassVar[Rules] = {
+        name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"
     }
+    presets: ClassVar[Presets] = {}
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from torch.nn import functional
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.models.translation import on_hyperplane, ranking_sum, transh_distance
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, linear_by_relation
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
@@ -73,27 +75,16 @@ class KCAN(Model):
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "user": "user"}
     relation_tables = ("relation", "normal")
     input_spaces: ClassVar[Mapping[str, str]] = {"entities": "entity", "users": "user"}
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {
-                "shape.hops": 1,
-                "train.epochs": 10,
-                "train.lr": 5e-3,
-                "train.lambda3": 0.1,
-            },
-            "movielens-1m": {
-                "train.group_size": 1,
-                "train.lr": 6.5e-3,
-                "train.lambda3": 1e-3,
-            },
-            "book-crossing": {
-                "shape.width": 4,
-                "train.group_size": 1,
-                "train.lr": 8e-3,
-                "train.lambda3": 5.5,
-            },
-            "last-fm": {"train.batch_size": 256, "train.lambda3": 1.0},
-        }
+    defaults: ClassVar[Defaults] = {
+        "shape.hops": 1,
+        "train.epochs": 10,
+        "train.group_size": 1,
+    }
+    rules: ClassVar[Rules] = {
+        "shape.width": if_dense(4, 16),
+        "train.batch_size": partial(batch_size, most=1024),
+        "train.lr": by_density(8e-3, 6.5e-3),
+        "train.lambda3": by_density(5.5, 1e-3),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

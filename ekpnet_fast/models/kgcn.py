@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.ops.deterministic import gather, in_pieces, linear, repeat_row
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
@@ -63,27 +64,19 @@ class KGCN(Model):
     Options = KGCNOptions
     tables: ClassVar[Mapping[str, str]] = {"user": "user", "entity": "entity"}
     input_spaces: ClassVar[Mapping[str, str]] = {"nodes": "entity", "tails": "entity"}
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {
-                "sampling.resample": False,
-                "shape.hops": 1,
-                "kgcn.aggregator": "concat",
-                "train.epochs": 20,
-                "train.lr": 5e-3,
-                "train.lambda3": 0.2,
-                # A user's vector learns from one group of the user's pairs in each step: an epoch
-                # of few large groups hardly moves it, while the items are learned by heart.
-                "train.group_size": 1,
-            },
-            "movielens-1m": {
-                "kgcn.aggregator": "sum",
-                "train.batch_size": 4096,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.02,
-            },
-            "last-fm": {"train.batch_size": 256, "train.lambda3": 0.1},
-        }
+    defaults: ClassVar[Defaults] = {
+        "sampling.resample": False,
+        "shape.hops": 1,
+        "train.epochs": 20,
+        # A user's vector learns from one group of the user's pairs in each step: an epoch
+        # of few large groups hardly moves it, while the items are learned by heart.
+        "train.group_size": 1,
+    }
+    rules: ClassVar[Rules] = {
+        "kgcn.aggregator": if_dense("concat", "sum"),
+        "train.batch_size": batch_size,
+        "train.lr": by_density(5e-3, 1e-2),
+        "train.lambda3": by_density(0.2, 0.02),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

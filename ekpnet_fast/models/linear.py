@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
-from ekpnet_fast.models.base import Model, Presets
+from ekpnet_fast.models.base import Defaults, Model
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
@@ -39,11 +39,7 @@ class Linear(Model):
     stages = ()
     history = True
     new_users = True
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {"folds": 5},
-        }
-    }
+    defaults: ClassVar[Defaults] = {"folds": 5}
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)

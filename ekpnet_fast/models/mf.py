@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.models.base import Model, Presets, initial_rows
+from ekpnet_fast.models.base import Defaults, Model, initial_rows
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.ops.deterministic import gather
 from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
@@ -50,21 +51,15 @@ class MF(Model):
     }
     undecayed = ("user_bias", "item_bias")
     by_vector = True
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {
-                "mf.user_bias": False,
-                "train.epochs": 30,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.5,
-            },
-            "movielens-1m": {
-                "shape.width": 64,
-                "train.batch_size": 4096,
-                "train.lambda3": 0.05,
-            },
-            "last-fm": {"train.batch_size": 256},
-        }
+    defaults: ClassVar[Defaults] = {
+        "mf.user_bias": False,
+        "train.epochs": 30,
+        "train.lr": 1e-2,
+    }
+    rules: ClassVar[Rules] = {
+        "shape.width": if_dense(16, 64),
+        "train.batch_size": batch_size,
+        "train.lambda3": by_density(0.5, 0.05),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.attend import attention_weights
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
 from ekpnet_fast.models.ripplenet import propagate, slot_rows
+from ekpnet_fast.models.rules import Rules, batch_size, by_density
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear, repeat_row
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
@@ -77,16 +78,11 @@ class RippMKR(Model):
     by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "item": "entity"}
     relation_tables = ("relation", "relation_vector")
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {"train.epochs": 20, "train.lr": 2e-3, "train.lambda1": 1.0, "train.lambda3": 0.1},
-            "movielens-1m": {
-                "train.batch_size": 4096,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.01,
-            },
-            "last-fm": {"shape.hops": 1, "train.batch_size": 256, "train.lr": 5e-3},
-        }
+    defaults: ClassVar[Defaults] = {"train.epochs": 20, "train.lambda1": 1.0}
+    rules: ClassVar[Rules] = {
+        "train.batch_size": batch_size,
+        "train.lr": by_density(2e-3, 1e-2),
+        "train.lambda3": by_density(0.1, 0.01),
     }
     no_bias: Tensor
 

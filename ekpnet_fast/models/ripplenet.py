@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.attend import attend, attention_weights
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density
 from ekpnet_fast.ops.deterministic import fixed_order_sum, gather, in_pieces, linear_by_relation
 from ekpnet_fast.sampling.pairs import Batch, Pairs, TrainContext
 
@@ -92,16 +93,11 @@ class RippleNet(Model):
     by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {"train.epochs": 20, "train.lr": 5e-3, "train.lambda3": 1.0},
-            "movielens-1m": {
-                "train.batch_size": 4096,
-                "train.lr": 1e-2,
-                "train.lambda3": 0.01,
-            },
-            "last-fm": {"shape.hops": 1, "train.batch_size": 256, "train.lambda3": 0.1},
-        }
+    defaults: ClassVar[Defaults] = {"train.epochs": 20}
+    rules: ClassVar[Rules] = {
+        "train.batch_size": batch_size,
+        "train.lr": by_density(5e-3, 1e-2),
+        "train.lambda3": by_density(1.0, 0.01),
     }
     identity: Tensor
     no_bias: Tensor

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.models.base import Model, Presets, initial_rows, xavier
+from ekpnet_fast.models.base import Defaults, Model, initial_rows, xavier
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather, linear
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Inputs, PairRequest, Pairs, TrainContext
@@ -64,28 +65,19 @@ class WideDeep(Model):
     }
     input_spaces: ClassVar[Mapping[str, str]] = {"cross": "cross"}
     relation_tables = ("transr.relation", "transr.projection")
-    presets: ClassVar[Presets] = {
-        "default": {
-            "*": {
-                "pretrain.epochs": 4,
-                "pretrain.lambda1": 1.0,
-                "train.epochs": 30,
-                "train.lr": 3e-3,
-                "train.lambda2": 0.25,
-                "train.lambda3": 0.03,
-                # In larger groups a user's rows move once an epoch, and stay near nothing.
-                "train.group_size": 1,
-                "shape.width": 32,
-            },
-            "movielens-1m": {
-                "train.epochs": 15,
-                "train.batch_size": 4096,
-                "train.lr": 1.3e-2,
-                "train.lambda2": 0.08,
-                "train.lambda3": 0.09,
-            },
-            "last-fm": {"train.batch_size": 256, "train.lr": 7e-3, "train.lambda2": 0.01},
-        }
+    defaults: ClassVar[Defaults] = {
+        "pretrain.epochs": 4,
+        "pretrain.lambda1": 1.0,
+        # In larger groups a user's rows move once an epoch, and stay near nothing.
+        "train.group_size": 1,
+        "shape.width": 32,
+    }
+    rules: ClassVar[Rules] = {
+        "train.epochs": if_dense(30, 15),
+        "train.batch_size": batch_size,
+        "train.lr": by_density(3e-3, 1.3e-2),
+        "train.lambda2": by_density(0.25, 0.08),
+        "train.lambda3": by_density(0.03, 0.09),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

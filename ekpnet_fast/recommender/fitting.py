@@ -54,7 +54,7 @@ def fit(
             threshold=config.threshold,
         )
     with _threads(config.threads):
-        prepared, graph = prepare_run(config, dataset)
+        config, prepared, graph = prepare_run(config, dataset)
         fitted = fit_run(config, prepared, graph, on_progress or (lambda progress: None))
     context = RunContext.of(fitted.prepared, graph)
     return state_of(config, context, fitted.outcome.model, fitted.outcome.stage)

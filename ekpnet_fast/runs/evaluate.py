@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
 from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.runs import run_folder
-from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.runs.resolve import resolve, settle
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training.progress import Outcome
 
@@ -56,7 +56,15 @@ class Stopwatch:
         return time.perf_counter() - self.started
 
 
-def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
+class Loaded(NamedTuple):
+    """Loaded data of a run, and its options, of which none is left to the data."""
+
+    config: RunConfig
+    prepared: PreparedData
+    graph: Graph
+
+
+def load(config: RunConfig, watch: Stopwatch) -> Loaded:
     """Load the data of a run, split, and its graph; sets the CPU threads."""
     torch.set_num_threads(choose_threads(config.threads).count)
     with watch.part("load"):
@@ -70,13 +78,14 @@ def load(config: RunConfig, watch: Stopwatch) -> tuple[PreparedData, Graph]:
         return prepare_run(config, dataset)
 
 
-def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Graph]:
-    """Split the data of a run and make its graph.
+def prepare_run(config: RunConfig, dataset: Dataset) -> Loaded:
+    """Split the data of a run, settle its options and make its graph.
 
     Raises:
         TrainingError: a data set that is too small to split.
     """
     prepared = prepare(dataset, config.seed, config.protocol)
+    config = settle(config, prepared)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     for name, examples in (("validation", prepared.valid), ("test", prepared.test)):
         if config.protocol in RANKING:
@@ -90,7 +99,7 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> tuple[PreparedData, Grap
                 f"{dataset.name}: the {name} split has {len(examples)} rows of one label, expected"
                 " positives and negatives; the data set is too small to split 6:2:2"
             )
-    return prepared, graph
+    return Loaded(config, prepared, graph)
 
 
 def evaluate(
@@ -175,7 +184,7 @@ def evaluate_run(
     changes = {"data_root": data_root, "threads": threads, "device": device}
     given = {name: value for name, value in changes.items() if value is not None}
     config = resolve({**run_folder.read_config(output), **given})
-    prepared, graph = load(config, Stopwatch())
+    config, prepared, graph = load(config, Stopwatch())
     if config.refit:
         prepared = with_validation(prepared)
     model = build.build_model(config, prepared, graph)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import NoReturn
+from collections.abc import Collection
+from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -57,20 +58,31 @@ def _unfit_value(message: str) -> str:
     return f"--{found[1]} is {found[2]}, expected {' or '.join(dict.fromkeys(expected))}"
 
 
-def run_parser(model: str | None = None) -> OptionParser:
-    """Parser of a run's options, with those that only one model has, or all models'."""
+def run_parser(model: str | None = None, auto: Collection[str] | None = None) -> OptionParser:
+    """Parser of a run's options, with those that only one model has, or all models'.
+
+    Unless `auto` is None, options that a model has a rule for take "auto", and those that `auto`
+    names have it as their default.
+    """
     listed = "; ".join(f"{name}: {MODELS[name].summary}" for name in MODELS)
     parser = OptionParser(
         prog="python -m ekpnet_fast.train",
-        description=f"Train a recommender and report test metrics. Models: {listed}.",
+        description=f"Train a recommender and report test metrics. Models: {listed}. What is auto"
+        " follows from the data, by rules of the model.",
         exit_on_error=True,
     )
     parser.add_argument(
         "--model", choices=list(MODELS), default=RunConfig.model, help="the recommender"
     )
-    parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options"})
+    parser.add_class_arguments(RunConfig, as_group=False, skip={"model", "options", "auto"})
     for name in MODELS if model is None else [model]:
         options = MODELS[name].Options
         if options is not None:
             parser.add_class_arguments(options, name)
+    if auto is not None:
+        ruled = {name for kind in MODELS.values() for name in kind.rules}
+        for action in parser._actions:
+            if action.dest in ruled:
+                action._typehint = action._typehint | Literal["auto"]
+        parser.set_defaults({name: "auto" for name in auto})
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,16 +12,17 @@ from typing import Any
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs.option_parser import OptionParser, run_parser
-from ekpnet_fast.runs.resolve import default_options, flat, resolve
+from ekpnet_fast.runs.resolve import default_options, flat, resolve, ruled_options
 from ekpnet_fast.runs.run_folder import read_config
 
 _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 
 
-def command_parser(model: str | None = None) -> OptionParser:
+def command_parser(model: str | None = None, auto: Collection[str] = ()) -> OptionParser:
     """Parser of the command's options: a run's, a file of them, resuming and tuning."""
-    parser = run_parser(model)
+    parser = run_parser(model, auto)
     parser.add_argument("--config", action="config", help="YAML file of options")
     parser.add_argument(
         "--resume",
@@ -100,10 +101,11 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
 
 def _given(words: list[str]) -> dict[str, Any]:
     """Options that a command line gives, with those of its --config, by dotted name."""
-    parser = command_parser()
+    named = _take(words, "model")[0] or RunConfig.model
+    parser = command_parser(auto=MODELS[named].rules if named in MODELS else ())
     options = parser.parse_args([w for w in words if not w.startswith("--print_config")])
     if any(word.startswith("--print_config") for word in words):
-        full = command_parser(options.model)
+        full = command_parser(options.model, ruled_options(options.preset, options.model))
         full.set_defaults(
             default_options(options.preset, options.dataset, options.model, options.data_root)
         )

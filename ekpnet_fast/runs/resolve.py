@@ -1,4 +1,8 @@
-"""Resolution of options: defaults, then the preset, then those given, checked."""
+"""Resolution of options: defaults, then the preset, then those given, checked.
+
+Where the preset is "default", options that a model has rules for and that nobody gives are left
+open, in `RunConfig.auto`; `settle` fills them in when the data are there.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from ekpnet_fast.config import RunConfig, StageConfig
+from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.datasets import is_split
 from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.models.rules import DataFacts
 from ekpnet_fast.native.cpus import MOST_THREADS
 from ekpnet_fast.runs import typed
 
-_GROUPS = ("shape", "sampling", "pretrain", "train", "synthetic")
+_STAGES = ("pretrain", "train")
+_GROUPS = ("shape", "sampling", *_STAGES, "synthetic")
 
 
 def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
@@ -26,13 +33,45 @@ def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
     Args:
         options: a configuration, which is taken as it is but for `epochs` and options that only
             its model has; or options by name, nested (`{"train": {"lr": 1e-3}}`) or dotted
-            (`{"train.lr": 1e-3}`), the rest of which comes from the preset and the defaults.
+            (`{"train.lr": 1e-3}`), the rest of which comes from the preset, the rules and the
+            defaults. "auto" for an option that has a rule is the same as not to give it.
 
     Raises:
         ConfigError: an option that does not exist or is another model's, or a value that does not
             fit; names it.
     """
     return _completed(options if isinstance(options, RunConfig) else _from_names(options))
+
+
+def settle(config: RunConfig, prepared: PreparedData) -> RunConfig:
+    """Fill in the options that are left to the rules."""
+    if not config.auto:
+        return config
+    rules, facts = MODELS[config.model].rules, DataFacts.of(prepared)
+    values = _nested({name: rules[name](facts) for name in config.auto})
+    own = values.pop(config.model, {})
+    settled: RunConfig = typed.changed(replace(config, auto=()), values)
+    if own:
+        settled = replace(settled, options=typed.changed(settled.options, own))
+    return _completed(settled)
+
+
+def from_data(config: RunConfig, prepared: PreparedData) -> dict[str, Any]:
+    """Options of a settled run that are as the rules have them for its data, by dotted name.
+
+    Without those of stages that are not run.
+    """
+    if config.preset != "default":
+        return {}
+    model = MODELS[config.model]
+    facts, values = DataFacts.of(prepared), flat(config.as_dict())
+    idle = [name for name in _STAGES if name not in model.stages or not values[f"{name}.epochs"]]
+    found = {
+        name: rule(facts)
+        for name, rule in model.rules.items()
+        if name.partition(".")[0] not in idle
+    }
+    return {name: value for name, value in found.items() if values[name] == value}
 
 
 def flat(options: Mapping[str, Any], start: str = "") -> dict[str, Any]:
@@ -57,24 +96,31 @@ def default_options(
 
 
 def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
-    """Options that a preset sets for a data set and a model, by dotted name.
+    """Options that a preset sets for a model, and other than "default" for a data set.
 
-    A data set that the default preset does not know keeps the model's defaults.
+    By dotted name; without those that have rules.
 
     Raises:
         ConfigError: the preset has nothing for the model, or "paper" nothing for the data set.
     """
-    presets = MODELS[model].presets
-    if preset not in presets and preset != "default":
+    kind = MODELS[model]
+    if preset == "default":
+        return dict(kind.defaults)
+    if preset not in kind.presets:
         known = [name for name, found in MODELS.items() if preset in found.presets]
         raise ConfigError(f"--preset {preset} is for {', '.join(known)}, not for model {model}")
-    options = presets.get(preset, {})
+    options = kind.presets[preset]
     name = dataset.rstrip("/").removesuffix("/raw").rsplit("/", 1)[-1]
-    if name not in options and preset == "paper":
+    if name not in options:
         raise ConfigError(
             f"--preset paper has settings for {', '.join(options)} (Table 2), not for {dataset}"
         )
-    return {**options.get("*", {}), **options.get(name, {})}
+    return {**kind.defaults, **options[name]}
+
+
+def ruled_options(preset: str, model: str) -> tuple[str, ...]:
+    """Options that follow from the data unless they are given, by dotted name."""
+    return tuple(MODELS[model].rules) if preset == "default" else ()
 
 
 def refuse_other_models(names: Iterable[str], model: str) -> None:
@@ -107,14 +153,24 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
     defaults = default_options(preset, dataset, model, given.get("data_root"))
     if "protocol" in given:
         defaults.pop("protocol", None)
+    ruled = ruled_options(preset, model)
+    given = {name: value for name, value in given.items() if name not in ruled or value != "auto"}
     try:
-        return _of_types({"model": model, **defaults, **given})
+        config = _of_types({"model": model, **defaults, **given})
     except (typed.UnfitError, ConfigError):
-        return _parsed(model, defaults, given)
+        config = _parsed(model, defaults, given)
+    return replace(config, auto=tuple(name for name in ruled if not _is_given(name, given)))
+
+
+def _is_given(option: str, given: Mapping[str, Any]) -> bool:
+    """Whether an option is among those given, or is the epochs of a stage, which `epochs` sets."""
+    return option in given or (option.endswith(".epochs") and given.get("epochs") is not None)
 
 
 def _of_types(options: Mapping[str, Any]) -> RunConfig:
     values = _nested(options)
+    if "auto" in values:
+        raise typed.UnfitError
     kind = MODELS[values["model"]].Options
     own = values.pop(values["model"], {})
     if kind is None and own:
@@ -208,7 +264,7 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("--report is true but there is no --output, the folder it is written to")
     if config.threads is not None:
         limits.append(("threads", config.threads, 1, MOST_THREADS))
-    for name in ("pretrain", "train"):
+    for name in _STAGES:
         stage: StageConfig = getattr(config, name)
         for option, low, high in (
             ("epochs", 0, 2**31 - 1),

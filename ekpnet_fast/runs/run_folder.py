@@ -2,7 +2,8 @@
 
 The files, and the fields of `metrics.json`:
 
-    config.yaml        every option of the run, resolved, written first; --config takes it.
+    config.yaml        every option of the run, resolved; --config takes it. Written first, and
+                       again when the data are there, with the options that follow from them.
     checkpoint-*       while it is not finished: see ekpnet_fast.storage.checkpoint.
     model.safetensors  the weights, and in its metadata stage and data_hash.
     context.safetensors  graph, histories and ids, with which the run is a recommender without its
@@ -11,6 +12,7 @@ The files, and the fields of `metrics.json`:
     metrics.json       written last, so a folder without it holds no result:
       format, version       "ekpnet_fast.run" and the package's version
       dataset, model, protocol, seed   as configured
+      auto                  options that followed from the data, by dotted name
       data_hash             of the prepared data (PreparedData.hash)
       users, dropped_users, dropped_examples   users of the data set; left out for an empty history
       split                 under the protocol "fixed" train, valid, test (positives),

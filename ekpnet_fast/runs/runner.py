@@ -24,7 +24,7 @@ from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
 from ekpnet_fast.runs.fit import fit_run
-from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.runs.resolve import from_data, resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
@@ -41,6 +41,7 @@ def run(
     resume: bool = False,
     signals: Signals | None = None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    on_options: Callable[[Mapping[str, Any]], None] = lambda options: None,
 ) -> dict[str, Any]:
     """Train and evaluate; write the run's folder if `output` names one.
 
@@ -50,6 +51,7 @@ def run(
         resume: go on with the unfinished run in `output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
         warn: called with the place where a resumed run goes on, and with what of it is damaged.
+        on_options: called before training with the options that followed from the data.
 
     Returns:
         The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`).
@@ -65,7 +67,7 @@ def run(
     if config.output is None:
         if resume:
             raise ConfigError("there is no --output, expected the folder of the run to resume")
-        return _run(config, on_progress, None, signals, warn)
+        return _run(config, on_progress, None, signals, warn, on_options)
     with run_folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
         start = None
         if resume:
@@ -74,7 +76,7 @@ def run(
                 warn(f"{config.output}: no checkpoint yet; starting from the beginning")
         else:
             run_folder.save_config(config.output, config)
-        return _run(config, on_progress, start, signals, warn)
+        return _run(config, on_progress, start, signals, warn, on_options)
 
 
 def _check_start(
@@ -114,9 +116,14 @@ def _run(
     start: Checkpoint | None,
     signals: Signals | None,
     warn: Callable[[str], None],
+    on_options: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     watch = Stopwatch()
-    prepared, graph = load(config, watch)
+    config, prepared, graph = load(config, watch)
+    if config.output is not None and start is None:
+        run_folder.save_config(config.output, config)
+    auto = from_data(config, prepared)
+    on_options(auto)
     if start is not None:
         _check_start(start, config, prepared.hash, warn)
     every = 1 if config.checkpoint_every is None else config.checkpoint_every
@@ -154,6 +161,7 @@ def _run(
         "model": config.model,
         "protocol": config.protocol,
         "seed": config.seed,
+        "auto": auto,
         "data_hash": prepared.hash,
         "users": prepared.dataset.num_users,
         "dropped_users": prepared.dropped_users,

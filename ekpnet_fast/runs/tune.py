@@ -32,7 +32,7 @@ from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, load
-from ekpnet_fast.runs.resolve import flat, resolve
+from ekpnet_fast.runs.resolve import flat, resolve, settle
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.files import to_json, write_text
 from ekpnet_fast.training import loop
@@ -188,7 +188,7 @@ def tune(
         journal = config.output / STUDY_FILE
         if config.overwrite:
             journal.unlink(missing_ok=True)
-        prepared, graph = load(config, Stopwatch())
+        config, prepared, graph = load(config, Stopwatch())
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
@@ -208,7 +208,7 @@ def tune(
             best = max(finished, key=_worth)
             _write(config.output, finished)
             if best.error is None:
-                run = resolve({**options, **best.options})
+                run = settle(resolve({**options, **best.options}), prepared)
                 run = replace(run.without_output(), data_root=config.data_root)
                 write_text(
                     config.output / BEST_FILE, yaml.safe_dump(run.as_dict(), sort_keys=False)
@@ -290,7 +290,7 @@ def _try(
     trial = study.ask({name: _distribution(values) for name, values in space.items()})
     started = time.perf_counter()
     try:
-        run = resolve({**options, **trial.params})
+        run = settle(resolve({**options, **trial.params}), prepared)
         if run.sampling.inverse != config.sampling.inverse:
             graph = Graph.from_dataset(prepared.dataset, inverse=run.sampling.inverse)
         outcome = loop.train(run, prepared, graph)

@@ -59,36 +59,36 @@ def test_paper_preset_knows_no_other_data(dataset):
     "name", ["movielens-1m", "movielens-1m/", "movielens-1m/raw", "some/folder/movielens-1m"]
 )
 def test_a_preset_is_found_by_the_folder(name):
-    found = preset_options("default", name, "ekpnet")
-    assert found == PRESETS["default"]["movielens-1m"] != {}
+    assert preset_options("paper", name, "ekpnet") == PRESETS["paper"]["movielens-1m"] != {}
 
 
-def test_a_data_set_without_preset_keeps_the_defaults():
-    config = parse_command(["--dataset", "some-other"]).config
-    assert config == RunConfig(dataset="some-other")
+def test_options_do_not_follow_from_the_name_of_the_data():
+    def of(name):
+        return {
+            model: replace(resolve({"dataset": name, "model": model}), dataset="")
+            for model in MODELS
+        }
+
+    assert of("movielens-1m") == of("book-crossing") == of("last-fm") == of("synthetic") == of("x")
 
 
-@pytest.mark.parametrize(
-    ("model", "preset", "dataset"),
-    [
-        (model, preset, dataset)
-        for model, kind in MODELS.items()
-        for preset, datasets in kind.presets.items()
-        for dataset in datasets
-    ],
-)
-def test_every_preset_can_be_run(model, preset, dataset):
-    # "*" is for data sets that the preset does not name.
-    named = "some-other" if dataset == "*" else dataset
-    config = parse_command(["--model", model, "--preset", preset, "--dataset", named]).config
-    values = MODELS[model].presets[preset]
-    expected = {**values.get("*", {}), **values[dataset]}
-    assert expected
-    for name, value in expected.items():
-        if name.startswith(f"{model}."):
-            assert option(config.options, name.partition(".")[2]) == value
-        else:
-            assert option(config, name) == value
+@pytest.mark.parametrize("model", MODELS)
+def test_defaults_of_a_model(model):
+    config = parse_command(["--model", model, "--dataset", "some-other"]).config
+    for name, value in MODELS[model].defaults.items():
+        assert option(config, name.replace(f"{model}.", "options.")) == value, name
+
+
+def test_every_paper_preset_can_be_run():
+    found = [
+        (model, name) for model, kind in MODELS.items() for name in kind.presets.get("paper", ())
+    ]
+    assert ("ekpnet", "book-crossing") in found and not any(model == "mf" for model, _ in found)
+    for model, name in found:
+        config = parse_command(["--model", model, "--preset", "paper", "--dataset", name]).config
+        for dotted, value in MODELS[model].presets["paper"][name].items():
+            assert option(config, dotted) == value
+        assert config.auto == ()
 
 
 def test_a_preset_is_not_for_every_model():

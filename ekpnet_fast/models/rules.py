@@ -1,0 +1,90 @@
+"""Rules: options that follow from measurable properties of the data, not from its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ekpnet_fast.data import PreparedData
+
+__all__ = ["DataFacts", "Rule", "Rules", "batch_size", "by_density", "if_dense", "walks_back"]
+
+_LEAST_STEPS = 75  # of an epoch
+_BATCH_SIZES = (64, 4096)
+_SPARSE, _DENSE = 3.0, 90.0  # train clicks per item
+_MANY_CLICKS = 16.0  # per item, in the middle of both by logarithms
+_SLOTS = 32  # of a ripple set, unless another number is asked for
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Properties of prepared data that options follow from.
+
+    Attributes:
+        rows: training examples of an epoch.
+        clicks_per_item: train positives over items.
+        heads_per_tail: triples over the distinct entities that are a tail.
+    """
+
+    rows: int
+    clicks_per_item: float
+    heads_per_tail: float
+
+    @classmethod
+    def of(cls, prepared: PreparedData) -> DataFacts:
+        """Properties of split data."""
+        dataset = prepared.dataset
+        tails = np.unique(dataset.tails).size
+        # Protocol "recbole" draws a negative to each positive in every epoch.
+        rows = len(prepared.train) * (2 if prepared.protocol == "recbole" else 1)
+        return cls(
+            rows,
+            len(prepared.history_items) / max(dataset.num_items, 1),
+            len(dataset.tails) / max(tails, 1),
+        )
+
+
+Rule = Callable[[DataFacts], Any]
+Rules = Mapping[str, Rule]
+"""Rules of options, by dotted name."""
+
+
+def batch_size(facts: DataFacts, most: int = _BATCH_SIZES[1]) -> int:
+    """Pairs of a mini-batch: the largest power of two that leaves 75 steps to an epoch.
+
+    Adam's steps are of one size, so what an epoch learns follows from their number. At least 64,
+    at most `most`.
+    """
+    wanted = max(facts.rows // _LEAST_STEPS, 1)
+    return min(max(1 << (wanted.bit_length() - 1), _BATCH_SIZES[0]), most)
+
+
+def walks_back(facts: DataFacts) -> bool:
+    """Whether triples are walked backwards too: where a tail has fewer heads than a hop has slots.
+
+    From an entity that is the tail of hundreds, such as a category, the way back leads to any item.
+    """
+    return facts.heads_per_tail < _SLOTS
+
+
+def by_density(sparse: float, dense: float) -> Rule:
+    """Rule for a number: from `sparse` at 3 train clicks per item to `dense` at 90, by logarithms.
+
+    Rounded to two digits; below 3 and above 90 clicks it stays.
+    """
+
+    def value(facts: DataFacts) -> float:
+        clicks = min(max(facts.clicks_per_item, _SPARSE), _DENSE)
+        share = math.log(clicks / _SPARSE) / math.log(_DENSE / _SPARSE)
+        return float(f"{sparse * (dense / sparse) ** share:.1e}")
+
+    return value
+
+
+def if_dense(sparse: Any, dense: Any) -> Rule:
+    """Rule for a choice: `dense` from 16 train clicks per item on, else `sparse`."""
+    return lambda facts: dense if facts.clicks_per_item >= _MANY_CLICKS else sparse
