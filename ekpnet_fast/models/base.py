@@ -20,7 +20,7 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ from ekpnet_fast.sampling.pairs import (
     Pairs,
     TrainContext,
 )
+
+if TYPE_CHECKING:
+    from ekpnet_fast.models.wide.shares import PairShares
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -193,6 +196,15 @@ class Model(nn.Module):
     def fit(self, prepared: PreparedData) -> None:
         """Compute a model that has no stages."""
         raise NotImplementedError(f"{type(self).__name__} has neither stages nor fit")
+
+    def shares(self, history: Tensor, item: int) -> PairShares | None:
+        """Logit of the wide part as a sum over signals and items; None for a model without one.
+
+        Args:
+            history: [n] int32, distinct items.
+            item: the item whose logit it is.
+        """
+        return None
 
     def weights_by_name(self) -> dict[str, float]:
         """Readable weights by the name of their feature; none, unless overridden."""

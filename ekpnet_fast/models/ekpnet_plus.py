@@ -12,6 +12,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Gradients, Presets
 from ekpnet_fast.models.ekpnet import PRESETS, EKPNet
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 
@@ -77,6 +78,10 @@ class EKPNetPlus(EKPNet):
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
         """Gradients of EKPNet, the linear part's logits added."""
         return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
+
+    def shares(self, history: Tensor, item: int) -> PairShares:
+        """Shares in the wide part's logit."""
+        return self.linear.shares(history, item)
 
     def weights_by_name(self) -> dict[str, float]:
         """Weights of the linear part's features, largest first."""
