@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -75,9 +76,9 @@ class PairShares:
     """Shares of one history of n items and one item i.
 
     Attributes:
-        affinities: what the entries are of.
-        options: names of the A affinities, in order.
-        knots, weight: curves of their N features, [N, P + 1] and [N, P].
+        affinities: A of them, that the entries are of.
+        features: names of the N features of affinities.
+        knots, weight: curves of these, [N, P + 1] and [N, P].
         base: of every pair.
         alone: by name, what the features of the item alone add.
         history: [n] int64, its items.
@@ -87,6 +88,7 @@ class PairShares:
     """
 
     affinities: Affinities
+    features: tuple[str, ...]
     knots: torch.Tensor
     weight: torch.Tensor
     base: float
@@ -100,6 +102,11 @@ class PairShares:
     def names(self) -> tuple[str, ...]:
         """Names of the affinities [A]."""
         return self.affinities.options.names
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of the affinities [A]."""
+        return tuple(map(kind_of, self.names))
 
     @property
     def logit(self) -> float:
@@ -160,7 +167,7 @@ class PairShares:
         found: dict[int, float] = {}
         knowledge, j = self.affinities.knowledge, int(self.history[place])
         for a, name in enumerate(self.names):
-            if kind_of(name) != kind or effects[a] == 0:
+            if self.kinds[a] != kind or effects[a] == 0:
                 continue
             if kind == "match":
                 columns, weights = knowledge.shared_pairs(j, self.item, _rank(name))
@@ -209,6 +216,7 @@ def pair_shares(
     items = history.long()
     return PairShares(
         affinities=affinities,
+        features=part.names[alone:],
         knots=knots[alone:],
         weight=weight[alone:],
         base=float(part.bias) + float(unknown.sum()) + float(nothing.sum()),

@@ -148,10 +148,11 @@ def test_shares_of_the_graph_are_divided_among_triples(problem):
                     effects[of_kind, place].sum()
                 )
                 divided[kind] += bool(triples)
-            if found.triples(place, "match"):
-                common = set(graph[j].indices) & set(graph[item].indices)
-                triples = found.triples(place, "match")
-                assert {t[:2] for t in triples} == {knowledge.pair(c) for c in common}
+            # Where the neighbour is left out of the matches, some relation's alone may have it.
+            common = {knowledge.pair(c) for c in {*graph[j].indices} & {*graph[item].indices}}
+            told = {t[:2] for t in found.triples(place, "match")}
+            whole = found.entries[found.names.index("KG match"), place] > 0
+            assert told == common if whole else told <= common
             assert found.triples(place, "clicks") == []
     assert divided["match"] > 20 and divided["walk"] > 20
 
