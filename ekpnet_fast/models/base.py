@@ -85,6 +85,7 @@ class Model(nn.Module):
             after training.
         by_vector: whether, for one user, the score follows from the item's own rows of the tables
             of entities and items, smoothly, so that items with alike rows have alike scores.
+        wide: whether it has a wide part, whose `shares` the logit can be told as.
     """
 
     name: ClassVar[str]
@@ -103,6 +104,7 @@ class Model(nn.Module):
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     by_vector: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class EKPNetPlus(EKPNet):
     resident = False
     live = False
     by_vector = False
+    wide = True
     presets: ClassVar[Presets] = {
         "default": {
             **PRESETS["default"],

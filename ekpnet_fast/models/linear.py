@@ -40,6 +40,7 @@ class Linear(Model):
     stages = ()
     history = True
     new_users = True
+    wide = True
     presets: ClassVar[Presets] = {
         "default": {
             "*": {"folds": 5},
