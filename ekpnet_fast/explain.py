@@ -42,19 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ekpnet_fast.explain",
-        description="The paths of the graph that speak for an item, or how much the scores rest on"
-        " such paths.",
+        description="What an item's score is made of, and the paths of the graph that speak for it;"
+        " or how much the scores rest on such reasons.",
     )
     add_run(parser)
     add_subject(parser)
     parser.add_argument("--item", metavar="ID", help="the item")
-    parser.add_argument("--top", type=int, default=5, help="paths, at most (default: 5)")
+    parser.add_argument("--top", type=int, default=5, help="reasons, at most (default: 5)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw them")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--fidelity",
         action="store_true",
-        help="mask the first reasons, and random paths, for the recommendations of 100 users",
+        help="mask the first reasons, and random ones, for the recommendations of 100 users",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: 1)")
     return parser
@@ -85,10 +85,12 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _text(found: Fidelity) -> str:
     attention = "" if found.attention is None else f", of most attention {found.attention:.4f}"
+    covered = "" if found.covered is None else f" and cover {100 * found.covered:.0f} % of it"
     return (
         f"The logit falls on average by {found.top:.4f} without the first {found.masked} reasons"
-        f"{attention}, of random paths {found.random:.4f};\nof the first reasons by more than of"
-        f" random ones for {100 * found.larger:.0f} % of {found.pairs} users and items."
+        f"{attention}, of random ones {found.random:.4f};\nof the first reasons by more than of"
+        f" random ones for {100 * found.larger:.0f} % of {found.pairs} users and items. The first"
+        f" ones say {found.said:.4f}{covered}."
     )
 
 

@@ -149,7 +149,9 @@ def _show(options: argparse.Namespace) -> None:
     if options.json:
         found = best.to_dict()
         for item, explanation in zip(found["items"], reasons, strict=False):
-            item["reasons"] = explanation.to_dict()["reasons"]
+            told = explanation.to_dict()
+            names = ("reasons", "parts", "signals", "base", "covered", "rest")
+            item.update({name: told[name] for name in names})
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     if options.explain:

@@ -20,7 +20,7 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ from ekpnet_fast.sampling.pairs import (
     Pairs,
     TrainContext,
 )
+
+if TYPE_CHECKING:
+    from ekpnet_fast.models.wide.shares import PairShares
 
 Defaults = Mapping[str, Any]
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -89,6 +92,7 @@ class Model(nn.Module):
             after training.
         by_vector: whether, for one user, the score follows from the item's own rows of the tables
             of entities and items, smoothly, so that items with alike rows have alike scores.
+        wide: whether it has a wide part, whose `shares` the logit can be told as.
     """
 
     name: ClassVar[str]
@@ -110,6 +114,7 @@ class Model(nn.Module):
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     by_vector: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__()
@@ -219,6 +224,15 @@ class Model(nn.Module):
     def fit(self, prepared: PreparedData) -> None:
         """Compute a model that has no stages."""
         raise NotImplementedError(f"{type(self).__name__} has neither stages nor fit")
+
+    def shares(self, history: Tensor, item: int) -> PairShares | None:
+        """Logit of the wide part as a sum over signals and items; None for a model without one.
+
+        Args:
+            history: [n] int32, distinct items.
+            item: the item whose logit it is.
+        """
+        return None
 
     def weights_by_name(self) -> dict[str, float]:
         """Readable weights by the name of their feature; none, unless overridden."""

@@ -13,6 +13,7 @@ from ekpnet_fast.models.base import Defaults, Gradients, Presets
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.models.rules import Rules
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 
@@ -34,6 +35,7 @@ class EKPNetPlus(EKPNet):
     resident = False
     live = False
     by_vector = False
+    wide = True
     defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
     rules: ClassVar[Rules] = {
         name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"
@@ -66,6 +68,10 @@ class EKPNetPlus(EKPNet):
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
         """Gradients of EKPNet, the linear part's logits added."""
         return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
+
+    def shares(self, history: Tensor, item: int) -> PairShares:
+        """Shares in the wide part's logit."""
+        return self.linear.shares(history, item)
 
     def weights_by_name(self) -> dict[str, float]:
         """Weights of the linear part's features, largest first."""

@@ -12,6 +12,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Defaults, Model
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
@@ -39,6 +40,7 @@ class Linear(Model):
     stages = ()
     history = True
     new_users = True
+    wide = True
     defaults: ClassVar[Defaults] = {"folds": 5}
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
@@ -66,6 +68,10 @@ class Linear(Model):
     ) -> Tensor:
         """Logits [B]."""
         return pairs.inputs["linear"]
+
+    def shares(self, history: Tensor, item: int) -> PairShares:
+        """Shares in the wide part's logit."""
+        return self.linear.shares(history, item)
 
     def weights_by_name(self) -> dict[str, float]:
         """Weights of the features, largest first."""

@@ -3,8 +3,8 @@
 `recommender.py` is the face. `state.py` holds all data of one moment, and scores; `query.py`
 goes from ids to numbers, `topk.py` from scores to lists, with `candidates.py` and `item_index.py`
 for large catalogues, and `recall.py` says what those miss; `reasons.py` and `fidelity.py` go from
-scores to paths, `drawing.py` from paths to SVG, `live.py` from one state to the next, `store.py` to
-folders and back.
+scores to paths, `telling.py` to the parts that they are sums of, `drawing.py` from both to SVG,
+`live.py` from one state to the next, `store.py` to folders and back.
 """
 
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ekpnet_fast.recommender.answers import SimilarItem as SimilarItem
     from ekpnet_fast.recommender.live import LiveGraph as LiveGraph
     from ekpnet_fast.recommender.names import Id as Id
+    from ekpnet_fast.recommender.parts import Fact as Fact
+    from ekpnet_fast.recommender.parts import Part as Part
     from ekpnet_fast.recommender.paths import Node as Node
     from ekpnet_fast.recommender.paths import Reason as Reason
     from ekpnet_fast.recommender.paths import RippleTriple as RippleTriple
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 _LAZY = {
     "Candidates": "ekpnet_fast.recommender.query",
     "Explanation": "ekpnet_fast.recommender.answers",
+    "Fact": "ekpnet_fast.recommender.parts",
     "Fidelity": "ekpnet_fast.recommender.answers",
     "Id": "ekpnet_fast.recommender.names",
     "ItemFilter": "ekpnet_fast.recommender.query",
     "LiveGraph": "ekpnet_fast.recommender.live",
     "Node": "ekpnet_fast.recommender.paths",
+    "Part": "ekpnet_fast.recommender.parts",
     "Reason": "ekpnet_fast.recommender.paths",
     "Recall": "ekpnet_fast.recommender.answers",
     "Recommendation": "ekpnet_fast.recommender.answers",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 from ekpnet_fast.recommender.drawing import svg_of
 from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.parts import Part
 from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, with_lists
 
 __all__ = [
@@ -114,6 +115,13 @@ class Explanation:
         paths: how many there are, those that speak against it too.
         notes: remarks.
         hops: the whole ripple set if requested, by hop and falling effect; else None.
+        base: the logit that reasons come on top of: without any path; of a model with a wide part
+            that of an item that nobody clicked and that shares nothing. None where there is none.
+        covered: how much of `logit` - `base` the reasons that are shown make up: the parts, or
+            where there are none the paths, masked together. None without a base.
+        parts: the logit's largest parts, of a model with a wide part; others have none.
+        all_parts: how many there are.
+        signals: what each signal adds to the base, by name; they add up to the logit.
     """
 
     user: Id | None
@@ -125,6 +133,11 @@ class Explanation:
     paths: int
     notes: tuple[str, ...] = ()
     hops: tuple[tuple[RippleTriple, ...], ...] | None = None
+    base: float | None = None
+    covered: float | None = None
+    parts: tuple[Part, ...] = ()
+    all_parts: int = 0
+    signals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -135,8 +148,8 @@ class Explanation:
         return f"history {some}{', ...' if len(self.history) > 5 else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Values as JSON has them; `hops` only if requested."""
-        found: dict[str, Any] = with_lists(asdict(self))
+        """Values as JSON has them, with `rest`; `hops` only if requested."""
+        found: dict[str, Any] = {**with_lists(asdict(self)), "rest": self.rest}
         if self.hops is None:
             del found["hops"]
         return found
@@ -145,24 +158,61 @@ class Explanation:
         """Text in JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
+    @property
+    def rest(self) -> float | None:
+        """What is left of the logit above the base beside what is covered; None without a base."""
+        if self.base is None or self.covered is None:
+            return None
+        return self.logit - self.base - self.covered
+
+    @property
+    def sum_in_words(self) -> str | None:
+        """How much of the logit the reasons make up, on a line; None without a base."""
+        if self.base is None or self.covered is None or self.rest is None:
+            return None
+        above = self.logit - self.base
+        share = f" ({100 * self.covered / above:.0f} %)" if above > 0 else ""
+        if not self.parts:
+            return (
+                f"logit {self.logit:+.4f} = {self.base:+.4f} without paths, {self.covered:+.4f} by"
+                f" these{share}, {self.rest:+.4f} by the rest of {self.paths}"
+            )
+        others = self.all_parts - len(self.parts)
+        more = f", {self.rest:+.4f} by {others:,} more" if others else ""
+        return (
+            f"logit {self.logit:+.4f} = {self.base:+.4f} of any item, {self.covered:+.4f} by"
+            f" these{share}{more}"
+        )
+
     def to_text(self) -> str:
         """Text for people."""
         lines = [f"{self.item} ({self.item.id}) for {self.subject}: {self.score:.4f}"]
+        for rank, part in enumerate(self.parts, 1):
+            lines.append(f"{rank:3}. {part.effect:+.4f} {part.text}")
+        if self.parts and self.sum_in_words is not None:
+            lines.append(f"     {self.sum_in_words}")
+        if self.parts and self.reasons:
+            lines.append("paths of the graph, by what the logit would lose without each:")
         for rank, reason in enumerate(self.reasons, 1):
             weights = [step.attention for step in reason.steps]
             shown = ", ".join("-" if w is None else f"{w:.3f}" for w in weights)
             path = str(reason).replace("{item}", str(self.item))
             lines.append(f"{rank:3}. {path}")
             lines.append(f"     effect {reason.effect:+.4f}, attention by hop {shown}")
+        if not self.parts and self.reasons and self.sum_in_words is not None:
+            lines.append(f"     {self.sum_in_words}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def to_svg(self) -> str:
-        """Drawing of the paths, a column per hop."""
+        """Drawing of the parts as bars, and of the paths, a column per hop."""
         about = f"score {self.score:.4f}; {len(self.reasons)} of {self.paths} paths"
+        if self.parts:
+            about = f"score {self.score:.4f}; {self.sum_in_words}"
         return svg_of(
             self.reasons,
             self.item,
+            parts=self.parts,
             title=f"{self.item} for {self.subject}",
             about="; ".join((about, *self.notes)),
             description=self.to_text(),
@@ -204,16 +254,20 @@ class Recall:
 class Fidelity:
     """Fidelity of reasons: whether the scores rest on them.
 
-    Of recommended items, the mean fall of the logit where some paths' last triples are masked.
+    Of recommended items, the mean fall of the logit where some reasons are masked: paths' last
+    triples, or with a wide part what the parts of the logit name.
 
     Attributes:
         pairs: users and items that were measured.
-        masked: paths that are masked at once, at most.
+        masked: reasons that are masked at once, at most.
         top: fall without the first reasons.
         attention: fall without the paths of most attention, whatever their effect; None where the
-            model has none.
-        random: fall without as many random paths, mean over several draws.
+            model has none, or parts.
+        random: fall without as many random reasons, mean over several draws.
         larger: share of the pairs where `top` is above `random`.
+        said: sum of the first reasons' effects, each of which is told alone.
+        covered: share of the logits above their base that the first reasons cover, all pairs
+            together; None where there is nothing above it.
     """
 
     pairs: int
@@ -222,6 +276,8 @@ class Fidelity:
     attention: float | None
     random: float
     larger: float
+    said: float
+    covered: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Values as JSON has them."""

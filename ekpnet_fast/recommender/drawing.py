@@ -1,4 +1,7 @@
-"""SVG of paths: a column per hop, the history on the left, the item on the right."""
+"""SVG of reasons: a bar per part of the logit; below, the paths of the graph.
+
+Paths have a column per hop, the history on the left, the item on the right.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from ekpnet_fast.recommender.parts import Part
 from ekpnet_fast.recommender.paths import Node, Reason, Step
 
 BOX, GAP, HEIGHT, ROW = 190, 150, 30, 56  # widths and heights, in pixels
 MARGIN, TITLE = 20, 50
 LETTERS = 26  # of a name; the rest is in the tooltip
+BAR, BAR_ROW, FIGURE = 120, 26, 70  # of a part: longest bar, height of its line, its number's width
+LETTER = 6.5  # width of a letter, about
+FOR, AGAINST = "#7fb08a", "#d98c7a"
 FILL = {"item": "#dbe9f6", "entity": "#eeeeee", "end": "#fde3c8"}
 LINE, INK, FAINT = "#7a8ca3", "#1b1f24", "#57606a"
 
@@ -34,13 +41,20 @@ class Edge:
 
 
 def svg_of(
-    reasons: Sequence[Reason], item: Node, *, title: str, about: str, description: str
+    reasons: Sequence[Reason],
+    item: Node,
+    *,
+    parts: Sequence[Part] = (),
+    title: str,
+    about: str,
+    description: str,
 ) -> str:
-    """Draw the paths; lines are as wide as the effect of the strongest path through them.
+    """Draw reasons: bars are as long as the effects, lines as wide as those of the strongest path.
 
     Args:
         reasons: the paths.
         item: where they lead.
+        parts: of the logit.
         title: of the item and its user or history.
         about: a line below the title.
         description: the same in words, for those who do not see the drawing.
@@ -49,18 +63,21 @@ def svg_of(
     last = max((edge.end[0] for edge in edges.values()), default=1)
     places = list(dict.fromkeys(p for edge in edges.values() for p in (edge.start, edge.end)))
     end = (last, item)
-    if end not in places:
+    if end not in places and not (parts and not reasons):
         places.append(end)
     columns: list[list[Place]] = [[] for _ in range(last + 1)]
     for place in places:
         columns[place[0]].append(place)
     rows = max(map(len, columns))
     width = 2 * MARGIN + (last + 1) * BOX + last * GAP
-    height = 2 * MARGIN + TITLE + rows * ROW
+    longest = max((len(part.text) for part in parts), default=0)
+    width = max(width, 2 * MARGIN + FIGURE + BAR + round(LETTER * longest))
+    top = TITLE + (len(parts) * BAR_ROW + MARGIN if parts else 0)
+    height = 2 * MARGIN + top + rows * ROW
     at = {
         place: (
             MARGIN + column * (BOX + GAP),
-            TITLE + MARGIN + (rows - len(members)) * ROW / 2 + row * ROW,
+            top + MARGIN + (rows - len(members)) * ROW / 2 + row * ROW,
         )
         for column, members in enumerate(columns)
         for row, place in enumerate(members)
@@ -79,6 +96,7 @@ def svg_of(
     ElementTree.SubElement(root, "rect", width="100%", height="100%", fill="white")
     _text(root, MARGIN, MARGIN + 14, title, 16)
     _text(root, MARGIN, MARGIN + 34, about, 12, FAINT)
+    _draw_parts(root, parts)
     most = max((edge.effect for edge in edges.values()), default=1.0)
     for edge in edges.values():
         _draw_edge(root, edge, at, most)
@@ -86,6 +104,27 @@ def svg_of(
         _draw_node(root, place[1], at[place], is_end=place == end)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _draw_parts(root: ElementTree.Element, parts: Sequence[Part]) -> None:
+    most = max((abs(part.effect) for part in parts), default=0.0) or 1.0
+    for row, part in enumerate(parts):
+        y = TITLE + MARGIN + row * BAR_ROW
+        group = ElementTree.SubElement(root, "g")
+        signals = ", ".join(f"{name} {effect:+.4f}" for name, effect in part.signals.items())
+        ElementTree.SubElement(group, "title").text = signals
+        ElementTree.SubElement(
+            group,
+            "rect",
+            x=f"{MARGIN + FIGURE:g}",
+            y=f"{y:g}",
+            width=f"{max(BAR * abs(part.effect) / most, 1):.1f}",
+            height=f"{BAR_ROW - 10:g}",
+            fill=FOR if part.effect > 0 else AGAINST,
+        )
+        where = MARGIN + FIGURE - 8, y + BAR_ROW / 2
+        _text(group, *where, f"{part.effect:+.4f}", 12, FAINT, anchor="end")
+        _text(group, MARGIN + FIGURE + BAR + 10, where[1], part.text, 12)
 
 
 def _edges(reasons: Sequence[Reason], item: Node) -> dict[tuple[Place, Place, str], Edge]:

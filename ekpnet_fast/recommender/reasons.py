@@ -1,9 +1,10 @@
-"""Reasons: the paths of the ripple sets, weighed by the score's loss without them.
+"""Reasons: the paths of the ripple sets, weighed by the score's loss without them; and a wide part.
 
 A ripple set holds triples hop by hop. Each triple ends a path that leads back, hop by hop, to an
 item of the history. Its *effect* is measured and not estimated: the item is scored again without
 the triple, for all triples in one call, as many user groups of one pair. Attention (eq. 10) says
-how much of a hop's answer a triple makes up; the effect says what that does to this item.
+how much of a hop's answer a triple makes up; the effect says what that does to this item. The logit
+of a model with a wide part is also told as a sum: see `telling.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.recommender.answers import Explanation
-from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, Step
+from ekpnet_fast.recommender.paths import Reason, RippleTriple, Step
 from ekpnet_fast.recommender.query import Query
 from ekpnet_fast.recommender.state import QueryBatch, State
+from ekpnet_fast.recommender.telling import Telling, node_of
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
@@ -101,27 +103,70 @@ def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explana
     entity = int(state.catalogue[item])
     sets = state.ripple_sets(batch)
     logit, paths = paths_of(state, batch, sets, entity)
+    shown = [path for path in paths[:top] if path.effect > 0]
     tree = _Tree(state, batch, paths)
-    reasons = tuple(tree.reason(path, entity) for path in paths[:top] if path.effect > 0)
+    reasons = tuple(tree.reason(path, entity) for path in shown)
+    without_paths, without_shown = (
+        masked_logits(state, batch, sets, entity, [slots_of(paths), slots_of(shown)]).tolist()
+        if paths
+        else (logit, logit)
+    )
+    told = tell(state, batch, entity, logit, without_paths, len(paths))
+    parts = () if told is None else told.parts(top)
+    base, covered = (without_paths, logit - without_shown) if state.model.ripple else (None, None)
+    if told is not None:
+        base, covered = told.base, sum(part.effect for part in parts)
     notes: tuple[str, ...] = ()
-    if not state.model.ripple:
+    if not state.model.ripple and told is None:
         notes = (f"model {state.model.name} does not look at paths of the graph",)
-    elif not paths:
+    elif state.model.ripple and not paths:
         notes = ("no path of the graph leads away from the history",)
-    elif not reasons:
+    elif state.model.ripple and not reasons:
         notes = (f"none of the {len(paths)} paths speaks for the item",)
     user, history = query.subject
     return Explanation(
         user=user,
         history=history,
-        item=_node(state, entity),
+        item=node_of(state, entity),
         score=float(torch.sigmoid(torch.tensor(logit))),
         logit=logit,
         reasons=reasons,
         paths=len(paths),
         notes=notes,
         hops=tree.hops(paths, sets.heads.shape[1]) if hops else None,
+        base=base,
+        covered=covered,
+        parts=parts,
+        all_parts=0 if told is None else len(told.shares),
+        signals={} if told is None else told.signals,
     )
+
+
+def tell(
+    state: State,
+    query: QueryBatch,
+    entity: int,
+    logit: float,
+    without_paths: float,
+    paths: int,
+) -> Telling | None:
+    """Tell the logit of an item as a sum; None for a model without a wide part.
+
+    Args:
+        state: the recommender's state.
+        query: one user or history.
+        entity: the item's entity.
+        logit: as the model scores the pair.
+        without_paths: the same without any path.
+        paths: how many there are.
+    """
+    shares = state.scorer.model.shares(query.entities, entity)
+    return None if shares is None else Telling(state, shares, logit, without_paths, paths)
+
+
+def slots_of(paths: Sequence[RipplePath]) -> list[tuple[int, int]]:
+    """Slots (hop, slot) of some paths' last triples."""
+    return [(path.hop, slot) for path in paths for slot in path.slots]
 
 
 def _triples(sets: RippleSets) -> dict[tuple[int, int, int, int], tuple[int, ...]]:
@@ -162,13 +207,6 @@ def _attention(
         return None
     weights: list[list[float]] = found[0].tolist()
     return weights
-
-
-def _node(state: State, entity: int) -> Node:
-    item = state.item_of(entity)
-    if item is None:
-        return Node(state.entities.id(entity), state.entities.name(entity), "entity")
-    return Node(state.items.id(item), state.item_name(item), "item")
 
 
 class _Tree:
@@ -227,7 +265,7 @@ class _Tree:
         names = self.state.relations
         if relation >= len(names):
             relation, backwards = relation - len(names), not backwards
-        nodes = _node(self.state, start), _node(self.state, end)
+        nodes = node_of(self.state, start), node_of(self.state, end)
         return Step(nodes[0], names.shown(relation), nodes[1], backwards, attention)
 
     def link(self, start: int, end: int) -> tuple[int, bool] | None:

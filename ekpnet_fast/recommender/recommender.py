@@ -430,16 +430,17 @@ class Recommender:
         top: int = 5,
         hops: bool = False,
     ) -> Explanation:
-        """Explain an item's score by paths of the graph from the history to it.
+        """Explain an item's score by paths of the graph, and by all parts of a wide part's logit.
 
         The paths are those of the ripple sets that the score is computed from. They are ranked by
-        effect: by how much the logit falls where the path's last triple is masked.
+        effect: by how much the logit falls where the path's last triple is masked. Of `linear` and
+        `ekpnet_plus` the answer tells the logit as a sum, too: see `Explanation`.
 
         Args:
             user: a user that training saw; give either this or `history`.
             item: the item.
             history: items that a new user clicked.
-            top: paths, at most.
+            top: paths, and parts of the logit, at most.
             hops: whether the answer has the whole ripple set, too, also the triples that speak
                 against the item.
 
@@ -476,11 +477,11 @@ class Recommender:
             users: of the recommendations that are measured; 100 drawn by the seed without.
             items: of each user, the best so many.
             masked: reasons that are masked at once.
-            draws: of random paths, for each pair of user and item.
-            seed: of the users and the random paths.
+            draws: of random ones, for each pair of user and item.
+            seed: of the users and the random reasons.
 
         Raises:
-            DataError, ConfigError: as `recommend`; a model that does not read paths.
+            DataError, ConfigError: as `recommend`; a model that has no reasons.
 
         Examples:
             >>> found = recommender.fidelity(items=1, masked=3)

@@ -18,9 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from ekpnet_fast.recommender.parts import PartKind
+
 __all__ = [
     "ExplainRequest",
     "Explanation",
+    "Fact",
     "Facts",
     "Health",
     "Hop",
@@ -28,6 +31,7 @@ __all__ = [
     "Matches",
     "Metrics",
     "Node",
+    "Part",
     "Problem",
     "Reason",
     "RecommendRequest",
@@ -176,6 +180,26 @@ class Reason(Answer):
     effect: float
 
 
+class Fact(Answer):
+    """Fact about the item that a part of its logit rests on."""
+
+    relation: str
+    end: Node
+    backwards: bool = Field(description="Whether the graph has it as (end, relation, item).")
+    effect: float
+
+
+class Part(Answer):
+    """Part of the item's logit: what a kind of signal adds, by an item of the history."""
+
+    kind: PartKind
+    because: Node | None = Field(description="The item of the history, where it follows from one.")
+    text: str = Field(description="The part in words.")
+    effect: float = Field(description="How much it adds to the logit; below 0 it speaks against.")
+    signals: dict[str, float] = Field(description="The same by signal.")
+    shared: list[Fact] = Field(description="Facts that it rests on, largest first.")
+
+
 class Triple(Step):
     """Triple of the ripple set."""
 
@@ -201,6 +225,20 @@ class Explanation(Answer):
     paths: int
     notes: list[str]
     hops: list[Hop] = Field(description="The whole ripple set, for and against the item.")
+    base: float | None = Field(
+        description="The logit that reasons come on top of: without paths, or of any item."
+    )
+    covered: float | None = Field(
+        description="How much of the logit above the base the parts, or else the reasons, make up."
+    )
+    rest: float | None = Field(description="What is left: logit - base - covered.")
+    parts: list[Part] = Field(
+        description="The largest parts of the logit, of a model with a wide part."
+    )
+    all_parts: int = Field(description="How many parts there are.")
+    signals: dict[str, float] = Field(
+        description="What each signal adds to the base; they add up to the logit."
+    )
 
 
 class Match(Answer):

@@ -184,7 +184,8 @@ def test_text(explanation):
     assert lines[2] == "     effect +8.0000, attention by hop 1.000"
     assert lines[3] == "  2. Dune -[genre]-> m/scifi <-[genre]- Alien"
     assert lines[4] == "     effect +0.6667, attention by hop 1.000, 0.333"
-    assert len(lines) == 5
+    assert lines[5] == "     logit +8.0000 = +0.0000 without paths, +8.0000 by these (100 %), ?"
+    assert len(lines) == 6
     one, two = explanation.reasons
     assert (one.match, two.match) == ("linked", "is")
     assert str(one.link) == "<-[genre]-" and two.link is None

@@ -100,6 +100,7 @@ class Affinities:
 
     Attributes:
         popularity, neighbours: [I] features of the items alone.
+        unknown_item: [2] both of an item without clicks that shares no triple.
         sources: of all affinities, as the ops take them.
     """
 
@@ -118,7 +119,9 @@ class Affinities:
         per_tail = np.asarray(shared.T @ counts).ravel()
         others = np.asarray(shared @ per_tail).ravel() - sums(shared, 1) * counts
         sharing = np.asarray(shared @ sums(shared, 0)).ravel() - sums(shared, 1)
-        self.neighbours = np.log((others * scale + max(counts.mean(), 1e-3)) / (sharing + 1))
+        typical = max(counts.mean(), 1e-3)
+        self.neighbours = np.log((others * scale + typical) / (sharing + 1))
+        self.unknown_item = np.log([0.5, typical])
         self.sources = self._sources(A, counts)
 
     def features(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ekpnet_fast import ops
 from ekpnet_fast.models.wide.matrices import (
@@ -51,11 +52,13 @@ class ItemTripleFeatures:
         # Relations by how many items have them, ties by number; the pairs of each alone.
         pairs_of = known // graph.num_entities
         self._weighed, self._pairs_of = weighed, pairs_of
+        self._pairs, self._num_entities = known, graph.num_entities
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
         self._by_relation: dict[int, ops.SparseRows] = {}
         chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
+        self._chosen = np.flatnonzero(chosen)
         self.shared = table[:, chosen].tocsr()
         self.near = scaled(
             self.shared, inverse(np.sqrt(sums(self.shared, 1))), degree[chosen] ** -0.5
@@ -72,6 +75,43 @@ class ItemTripleFeatures:
         if rank not in self._by_relation:
             self._by_relation[rank] = products(self.match_by(rank), self.count)
         return self._by_relation[rank]
+
+    def pair(self, column: int) -> tuple[int, int]:
+        """Relation and tail of a column of `match`."""
+        relation, tail = divmod(int(self._pairs[column]), self._num_entities)
+        return relation, tail
+
+    def shared_pairs(
+        self, one: int, other: int, rank: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Columns [n] of `match` that two items share, and the products of their weights.
+
+        Args:
+            one, other: the items.
+            rank: of the only relation that counts; all do without.
+        """
+        rows = [self._weighed[item] for item in (one, other)]
+        common, at_one, at_other = np.intersect1d(
+            rows[0].indices, rows[1].indices, assume_unique=True, return_indices=True
+        )
+        weights = (rows[0].data[at_one] * rows[1].data[at_other]).astype(np.float64)
+        if rank is not None:
+            of_rank = self._pairs_of[common] == self._ranked[rank - 1]
+            common, weights = common[of_rank], weights[of_rank]
+        return common.astype(np.int64), weights
+
+    def pairs_near(
+        self,
+        weights: NDArray[np.float64],  # [I]
+        item: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Columns [n] of `match` that `near` has of an item, and what each adds to near near^T.
+
+        That is to the item's entry of weights near near^T.
+        """
+        row = self.near[item]
+        of_pairs = np.asarray(weights @ self.near).ravel()[row.indices]
+        return self._chosen[row.indices].astype(np.int64), of_pairs * row.data
 
     @cached_property
     def alike(self) -> ops.SparseRows:

@@ -11,6 +11,7 @@ from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models.wide.affinity import Affinities, neighbours_kept
 from ekpnet_fast.models.wide.curves import fit_curves, quantiles
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
+from ekpnet_fast.models.wide.shares import PairShares, pair_shares
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
 from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.examples import TrainingExamples
@@ -172,6 +173,14 @@ class LinearPart(nn.Module):
         return affinities.logits(
             histories, self.knots.cpu(), self.weight.cpu(), float(self.bias), group_indptr, items
         )
+
+    def shares(
+        self,
+        history: Tensor,  # [n] int32, distinct
+        item: int,
+    ) -> PairShares:
+        """Shares of the signals and the history's items in the logit of an item."""
+        return pair_shares(self, history, item)
 
     def _asks_for_all_items(self, request: PairRequest) -> bool:
         """Whether a request has all items in order, for every group."""

@@ -338,7 +338,7 @@ async function explain({ show = false } = {}) {
     explained = null;
     tell(error, () => explain());
   }
-  allReasons = false;
+  allReasons = allParts = false;
   showWhy();
   if (show) {
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -348,11 +348,13 @@ async function explain({ show = false } = {}) {
 }
 
 let allReasons = false;
+let allParts = false;
 
 function showWhy() {
   const found = explained;
   byId("close").hidden = wanted.item === null;
   byId("picture").hidden = !found?.hops.length;
+  byId("sum").hidden = !found?.parts.length;
   byId("blank").hidden = found !== null;
   if (!found) {
     byId("why-title").textContent = "Why?";
@@ -367,7 +369,35 @@ function showWhy() {
   const place = rank >= 0 ? `Rank ${rank + 1}, p` : "P";
   byId("why-text").textContent =
     [`${place}redicted probability of a click ${found.score.toFixed(3)}.`, ...found.notes.map((note) => `${note}.`)].join(" ");
+  if (found.parts.length) showParts();
   if (found.hops.length) showPicture();
+}
+
+const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(Math.abs(x) < 0.0995 ? 3 : 2)}`;
+
+/** The parts that the logit is the sum of, largest first. */
+function showParts() {
+  const { parts, all_parts: all, base, logit } = explained;
+  const shown = allParts ? parts : parts.slice(0, SHOWN);
+  const covered = shown.reduce((sum, part) => sum + part.effect, 0);
+  const share = logit > base ? ` (${percent(covered / (logit - base))})` : "";
+  const left = all - shown.length;
+  const rest = left ? `, ${signed(logit - base - covered)} from ${left.toLocaleString("en")} more` : "";
+  byId("parts-note").textContent = `Logit ${signed(logit)}: any item has ${signed(base)}; ${signed(covered)}${share} from what is listed${rest}.`;
+  const most = Math.max(...parts.map((part) => Math.abs(part.effect)), 1e-9);
+  byId("parts").replaceChildren(
+    ...shown.map((part) => {
+      const bar = element("i");
+      bar.style.transform = `scaleX(${(Math.abs(part.effect) / most).toFixed(3)})`;
+      const signals = Object.entries(part.signals).map(([name, effect]) => `${name} ${signed(effect)}`);
+      return element("li", { className: part.effect < 0 ? "against" : "", title: signals.join("\n") },
+        element("span", { className: "share", textContent: signed(part.effect) }),
+        element("span", { className: "words", textContent: part.text }),
+        element("span", { className: "bar" }, bar));
+    }),
+  );
+  byId("more-parts").hidden = shown.length === parts.length;
+  byId("more-parts").textContent = `Show the ${parts.length} largest`;
 }
 
 /** A triple as it is walked, in words. */
@@ -498,6 +528,7 @@ function listen() {
     refresh({ push: true });
   };
   byId("more-chips").onclick = () => { allChips = true; showChosen(); };
+  byId("more-parts").onclick = () => { allParts = true; showParts(); };
   byId("more-reasons").onclick = () => { allReasons = true; showReasons(); };
   byId("k").onchange = () => { wanted.k = Number(byId("k").value); refresh(); };
   byId("unseen").onchange = () => { wanted.unseen = byId("unseen").checked; refresh(); };

@@ -1,0 +1,77 @@
+"""Parts of a logit: what each signal and each item of the history adds to it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from ekpnet_fast.recommender.paths import Node, with_lists
+
+__all__ = ["Fact", "Part", "PartKind", "facts_in_words"]
+
+NAMED = 3  # facts of a part that its text names
+
+PartKind: TypeAlias = Literal[
+    "popularity", "neighbours", "clicks", "joint", "walk", "match", "paths", "item"
+]
+"""What a part follows from: the item's clicks; those of its neighbours in the graph; who clicked
+both it and an item of the history; clicks and graph at once; what it shares with what is clicked
+with items like that; what it shares with that itself; EKPNet's paths; EKPNet's vector of the item.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Fact about the item that a part rests on: a triple of the graph.
+
+    Attributes:
+        relation: its relation.
+        end: the entity that it joins with the item.
+        backwards: whether the graph has it as (end, relation, item).
+        effect: its share of the part's effect.
+    """
+
+    relation: str
+    end: Node
+    backwards: bool
+    effect: float
+
+    def __str__(self) -> str:
+        """Words such as `director John Lasseter`."""
+        return f"{self.end} ({self.relation})" if self.backwards else f"{self.relation} {self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part of a logit; all parts and the base add up to it.
+
+    Attributes:
+        kind: what it follows from.
+        because: the item of the history; None where it follows from the item alone or from paths.
+        text: the part in words.
+        effect: how much it adds; below 0 it speaks against the item.
+        signals: the same by the name of the signal.
+        shared: facts that a part of the graph rests on, largest first.
+    """
+
+    kind: PartKind
+    because: Node | None
+    text: str
+    effect: float
+    signals: Mapping[str, float]
+    shared: tuple[Fact, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values as JSON has them."""
+        found: dict[str, Any] = with_lists(asdict(self))
+        return found
+
+
+def facts_in_words(facts: Sequence[Fact]) -> str:
+    """List of the largest facts, such as `director John Lasseter, genre comedy and 2 more`."""
+    words = list(dict.fromkeys(map(str, facts)))
+    named, more = words[:NAMED], len(words) - NAMED
+    if more > 0:
+        named.append(f"{more} more")
+    return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
