@@ -55,13 +55,14 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     Raises:
         DataError: a missing or broken file, with line and finding.
     """
-    lists, num_users, num_items = {}, 0, 0
+    lists, owners, num_users, num_items = {}, {}, 0, 0
     for part in PARTS:
         path = folder / f"{part}.txt"
         if part == "valid" and not path.is_file():
             continue
         users, items, listed = read_lists(path)
         lists[part] = users, items
+        owners[part] = listed
         num_users = max(num_users, int(listed.max()) + 1)
         num_items = max(num_items, int(items.max(initial=-1)) + 1)
     user_ids, item_ids, entity_ids, relation_ids = (
@@ -71,8 +72,10 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     empty = np.zeros(0, dtype=np.int32)
     heads, relations, tails = (empty,) * 3 if kg_file is None else read_triples(kg_file)
     size = sum(len(users) for users, _ in lists.values()) + len(heads)
-    for part, (users, items) in lists.items():
-        expect_dense(folder / f"{part}.txt", {"user": users, "item": items}, size, _line_of_pair)
+    for part, (_, items) in lists.items():
+        path = folder / f"{part}.txt"
+        expect_dense(path, {"user": owners[part]}, size, _line_of_list)
+        expect_dense(path, {"item": items}, size, _line_of_pair)
     if kg_file is not None:
         expect_dense(kg_file, {"head": heads, "relation": relations, "tail": tails}, size)
     num_users, num_items = max(num_users, _count(user_ids)), max(num_items, _count(item_ids))
@@ -128,6 +131,16 @@ def read_lists(path: Path) -> tuple[Int32, Int32, Int32]:
     if not sum(map(len, listed)):
         raise DataError.at(path, None, "no rows", "lines of a user and its items")
     return np.concatenate(users), np.concatenate(items), np.concatenate(listed)
+
+
+def _line_of_list(path: Path, row: int) -> int:
+    """Line of a user's list, blank ones not counted as lists."""
+    for before, text in _chunks(path):
+        for number, line in enumerate(text.split(b"\n"), before + 1):
+            row -= bool(line.strip())
+            if row < 0:
+                return number
+    raise IndexError(row)
 
 
 def _line_of_pair(path: Path, row: int) -> int:

@@ -272,8 +272,13 @@ def _read_parquet(
         for match in used:
             if match.column not in types:
                 value = constants[match.column]
-                there = -1 if value == _DEFAULT else 0
-                texts[match.role] = Texts(np.full(rows, there, dtype=np.int32), [value])
+                if match.role in ("rating", "label"):
+                    number = _field(path, 1, match, _Digits(value))
+                    kind = np.float64 if match.role == "rating" else np.int32
+                    numbers[match.role] = np.full(rows, number, dtype=kind)
+                else:
+                    there = -1 if value == _DEFAULT else 0
+                    texts[match.role] = Texts(np.full(rows, there, dtype=np.int32), [value])
             elif match.role in ("rating", "label"):
                 numbers[match.role] = _numbers(connection, path, match, types[match.column])
             else:
