@@ -32,7 +32,8 @@ _CORE = {
     "safetensors": "weights on disk",
 }
 _COMMANDS = {
-    "polars": "reading and writing data files",
+    "duckdb": "reading and writing data files",
+    "pyoxigraph": "reading RDF",
     "jsonargparse": "the options of train and evaluate",
     "rich": "progress and tables",
     "yaml": "option files (package pyyaml)",

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.command import (
@@ -23,7 +23,6 @@ from ekpnet_fast.recommender.command import (
 )
 
 if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
-    import polars as pl
     from rich.table import Table
 
     from ekpnet_fast.recommender import Candidates, Id, Recommendations, Recommender
@@ -51,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ekpnet_fast.recommend",
         description="The best items for a user or for a history, or lists for many users as"
-        " Parquet: user, rank, item, name, score.",
+        " Parquet or CSV: user, rank, item, name, score.",
     )
     add_run(parser)
     add_subject(parser)
@@ -70,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--explain", action="store_true", help="reasons for each item")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.parquet", help="where lists for many users go"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where lists for many users go, as .parquet or .csv",
     )
     parser.add_argument(
         "--threads",
@@ -108,6 +110,11 @@ def _check(options: argparse.Namespace) -> None:
     for flag in ("explain", "json"):
         if many and getattr(options, flag):
             raise ConfigError(f"--{flag}: found it with {chosen[0]}, expected one user or history")
+    if options.output is not None and options.output.suffix.lower() not in (".parquet", ".csv"):
+        raise ConfigError(
+            f"--output {options.output}: found {options.output.suffix or 'no ending'}, expected"
+            " a name that ends with .parquet or .csv"
+        )
     if options.output is not None and not options.output.resolve().parent.is_dir():
         raise ConfigError(f"--output {options.output}: found no such folder to write to")
 
@@ -186,8 +193,8 @@ def _table(best: Recommendations) -> Table:
 
 
 def _write(options: argparse.Namespace) -> None:
-    """Write lists for many users as Parquet; the file is whole or not there."""
-    import polars as pl
+    """Write lists for many users as Parquet or CSV; the file is whole or not there."""
+    from ekpnet_fast.data.formats.engine import write_table
 
     set_threads(options.threads, default=None)
     recommender = opened(options)
@@ -196,19 +203,17 @@ def _write(options: argparse.Namespace) -> None:
         if options.all
         else ids_of(options.users, "--users")
     )
-    schema = _schema(recommender)
-    lists = _batches(recommender, users, options)
-    frame = pl.concat([_frame(part, schema) for part in lists])
+    columns = _columns(recommender, _batches(recommender, users, options))
     path: Path = options.output
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
-        frame.write_parquet(part)
+        write_table(part, columns)
         part.replace(path)
     except OSError as error:
         raise ConfigError(f"--output {path} cannot be written ({error.strerror})") from error
     finally:
         part.unlink(missing_ok=True)
-    print(f"Written to {path}: {len(users):,} lists, {len(frame):,} rows")
+    print(f"Written to {path}: {len(users):,} lists, {len(columns['rank'][1]):,} rows")
 
 
 def _batches(
@@ -232,36 +237,34 @@ def _batches(
         )
 
 
-def _frame(lists: Sequence[Recommendations], schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
-    import polars as pl
-
-    as_user, as_item = (str if schema[name] == pl.String else int for name in ("user", "item"))
+def _columns(
+    recommender: Recommender, batches: Iterator[list[Recommendations]]
+) -> dict[str, tuple[str, Sequence[Any]]]:
+    """Types and columns of the file; ids are numbers where all are."""
     rows = [
-        (as_user(best.user), rank, as_item(item.item), item.name, item.score)
+        (best.user, rank, item.item, item.name, item.score)
+        for lists in batches
         for best in lists
         if best.user is not None
         for rank, item in enumerate(best, 1)
     ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _schema(recommender: Recommender) -> dict[str, type[pl.DataType]]:
-    """Column types of the file; ids are numbers where all are."""
-    import polars as pl
-
+    users, ranks, items, names, scores = zip(*rows, strict=True) if rows else ((),) * 5
+    user, item = _kind(recommender.user_ids()), _kind(recommender.item_ids())
     return {
-        "user": _kind(recommender.user_ids()),
-        "rank": pl.Int32,
-        "item": _kind(recommender.item_ids()),
-        "name": pl.String,
-        "score": pl.Float32,
+        "user": (user, _as(user, users)),
+        "rank": ("INTEGER", ranks),
+        "item": (item, _as(item, items)),
+        "name": ("VARCHAR", names),
+        "score": ("FLOAT", scores),
     }
 
 
-def _kind(ids: Sequence[Id]) -> type[pl.DataType]:
-    import polars as pl
+def _as(kind: str, ids: Sequence[Id]) -> Sequence[Id]:
+    return [str(each) if kind == "VARCHAR" else int(each) for each in ids]
 
-    return pl.Int64 if all(isinstance(given, int) for given in ids) else pl.String
+
+def _kind(ids: Sequence[Id]) -> str:
+    return "BIGINT" if all(isinstance(given, int) for given in ids) else "VARCHAR"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_polars
+from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_engine
 from ekpnet_fast.data.fetch import REMOTES, fetch
 from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.splits import prepare
@@ -17,7 +17,7 @@ from ekpnet_fast.data.stats import PAPER_TABLE_1, check, describe
 from ekpnet_fast.data.tables import PreparedData
 from ekpnet_fast.errors import ConfigError, EkpnetError
 
-if TYPE_CHECKING:  # at run time it needs polars, which only some commands need
+if TYPE_CHECKING:  # at run time it needs the table engine, which only some commands need
     from ekpnet_fast.data.importing.importer import ImportReport
 
 __all__ = ["main"]
@@ -74,22 +74,35 @@ def _add_data_set(parser: argparse.ArgumentParser) -> None:
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "import",
-        help="bring your own files: CSV, TSV, Parquet, RecBole's atomic files, N-Triples",
+        help="bring your own files: CSV, TSV, Parquet, JSON lines, RecBole's atomic files, RDF",
         allow_abbrev=False,
     )
     parser.set_defaults(command=_import)
-    parser.add_argument("out", type=Path, help="folder to write; --dataset takes it")
-    files = parser.add_argument_group("files")
-    files.add_argument("--interactions", required=True, type=Path, help="who touched what")
-    files.add_argument("--kg", required=True, type=Path, nargs="+", help="the triples")
-    files.add_argument(
-        "--links", type=Path, help="which item is which entity (default: that of the same id)"
+    parser.add_argument("out", type=Path, nargs="?", help="folder to write; --dataset takes it")
+    files = parser.add_argument_group(
+        "files", "Any may be given several times, or be a folder of files of one table."
     )
-    for table in ("users", "items", "entities"):
-        files.add_argument(f"--{table}", type=Path, help="ids and names, in the order to number")
-    files.add_argument("--separator", help="of text tables (default: guessed)")
+    for table, required, words in (
+        ("interactions", True, "who touched what"),
+        ("kg", True, "the triples"),
+        ("links", False, "which item is which entity (default: that of the same id)"),
+        ("users", False, "ids and names, in the order to number"),
+        ("items", False, "ids and names, in the order to number"),
+        ("entities", False, "ids and names, in the order to number"),
+    ):
+        several = {"nargs": "+", "action": "extend"} if table == "kg" else {"action": "append"}
+        files.add_argument(
+            f"--{table}", required=required, type=Path, metavar="FILE", help=words, **several
+        )
+    files.add_argument("--separator", help="of text tables (default: found, and shown)")
+    files.add_argument(
+        "--header", choices=("yes", "no"), help="of text tables (default: found, and shown)"
+    )
     files.add_argument("--encoding", default="utf-8", help="of text tables (default: utf-8)")
-    files.add_argument("--language", default="en", help="of names in N-Triples (default: en)")
+    files.add_argument("--language", default="en", help="of names in RDF (default: en)")
+    files.add_argument(
+        "--lenient", action="store_true", help="leave out what cannot be read in RDF, and count it"
+    )
     columns = parser.add_argument_group(
         "columns", "A name, or a place counted from 1; guessed and shown where not given."
     )
@@ -115,13 +128,20 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _import(options: argparse.Namespace) -> int:
-    with needs_polars():
+    with needs_engine():
         from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
+    out = options.out
+    if out is None and len(options.kg) > 1:
+        out = options.kg.pop()  # --kg takes all words that follow it, the folder too
+    if out is None:
+        raise ConfigError("found no folder to write, expected one; `import --help` shows the order")
     told = {role.option for roles in TABLES.values() for role in roles}
     values = vars(options)
     columns = {option: values.pop(option) for option in told}
     values.pop("command")
-    out = values.pop("out")
+    values.pop("out")
+    if values["header"] is not None:
+        values["header"] = values["header"] == "yes"
     try:
         done = import_dataset(
             out, columns={key: value for key, value in columns.items() if value}, **values
@@ -182,7 +202,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
-    with needs_polars():
+    with needs_engine():
         from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
     for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
         print(path)

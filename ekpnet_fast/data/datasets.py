@@ -12,7 +12,7 @@ from ekpnet_fast.data.synthetic.generator import make_synthetic
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["DATA_ROOT_VARIABLE", "is_split", "load_dataset", "needs_polars"]
+__all__ = ["DATA_ROOT_VARIABLE", "is_split", "load_dataset", "needs_engine"]
 
 DATA_ROOT_VARIABLE = "EKPNET_DATA"
 SYNTHETIC_NAME = "synthetic"
@@ -48,7 +48,7 @@ def load_dataset(
             f"synthetic: found a configuration for {name!r}, expected it for 'synthetic'"
         )
     folder, label = _find(name, data_root)
-    with needs_polars():
+    with needs_engine():
         from ekpnet_fast.data.formats.final import KG_FILES, RATING_FILES, has_final, load_final
         from ekpnet_fast.data.formats.imported import has_imported, load_imported
         from ekpnet_fast.data.formats.kgat import has_kgat, load_kgat
@@ -95,7 +95,7 @@ def is_split(name: str, data_root: str | Path | None = None) -> bool:
         folder, _ = _find(name, data_root)
     except DataError:
         return False
-    with needs_polars():
+    with needs_engine():
         from ekpnet_fast.data.formats.final import has_final
         from ekpnet_fast.data.formats.imported import has_imported
         from ekpnet_fast.data.formats.kgat import has_kgat
@@ -106,19 +106,19 @@ def is_split(name: str, data_root: str | Path | None = None) -> bool:
 
 
 @contextmanager
-def needs_polars() -> Iterator[None]:
+def needs_engine() -> Iterator[None]:
     """Context for importing the readers and writers of files, which not every machine needs.
 
     Raises:
-        DataError: polars is missing; says how to install it.
+        DataError: the table engine is missing; says how to install it.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != "polars":
+        if error.name != "duckdb":
             raise
         raise DataError(
-            f"reading and writing files needs polars ({error}); install it: pip install polars"
+            f"reading and writing files needs duckdb ({error}); install it: pip install duckdb"
         ) from error
 
 

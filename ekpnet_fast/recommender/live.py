@@ -118,6 +118,11 @@ class LiveGraph:
             DataError: an item that is there already, one without triples, or as `add_triples`.
             ConfigError: a model whose answers do not follow the graph.
         """
+        if not isinstance(items, Mapping):
+            raise DataError(
+                f"items: found a {type(items).__name__}, expected"
+                " {item: [(relation, entity), ...]}"
+            )
         links = {item: _checked((item, *link) for link in own) for item, own in items.items()}
         given = [triple for own in links.values() for triple in own]
         with self._lock:

@@ -97,7 +97,8 @@ def save(state: State, folder: Path, *, overwrite: bool) -> None:
 
 
 def _write(state: State, folder: Path) -> None:
-    import polars as pl  # here, because a run's folder is read without it
+    # Here, because a run's folder is read without it.
+    from ekpnet_fast.data.formats.parquet import write_names
 
     run_folder.save_config(folder, state.config.without_output())
     weights = {
@@ -121,12 +122,7 @@ def _write(state: State, folder: Path) -> None:
         write_index(folder / INDEX_FILE, index)
     for table in TABLES:
         ids = getattr(state, table).ids
-        names = [None] * len(ids) if ids.names is None else [name or None for name in ids.names]
-        columns = {
-            "id": pl.Series(ids.ids, dtype=pl.String),
-            "name": pl.Series(names, dtype=pl.String),
-        }
-        pl.DataFrame(columns).write_parquet(folder / f"{table}.parquet")
+        write_names(folder / f"{table}.parquet", ids.ids, ids.names)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -265,20 +261,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_names(folder: Path, table: str, manifest: dict[str, Any]) -> Names:
-    import polars as pl
+    from ekpnet_fast.data.formats.parquet import read_names
 
     path = folder / f"{table}.parquet"
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: not readable ({str(error).splitlines()[0]})") from None
+    found, names = read_names(path, "what Recommender.save writes")
     count = manifest["counts"][table]
-    if frame.schema != {"id": pl.String, "name": pl.String} or len(frame) != count:
-        found = f"{len(frame)} rows of {dict(frame.schema)}"
-        raise DataError.about(path, None, found, f"{count} of texts id, name")
-    named = frame["name"].null_count() < len(frame)
-    names = tuple(frame["name"].fill_null("").to_list()) if named else None
-    ids = Ids(TABLES[table], tuple(frame["id"].to_list()), names)
+    if len(found) != count:
+        raise DataError.about(path, None, f"{len(found)} rows", f"{count} of texts id, name")
+    ids = Ids(TABLES[table], found, names)
     return Names(ids, numbered=manifest["numbered"][table])
 
 

@@ -17,7 +17,7 @@ from support.places import ROOT
 from support.programs import PATIENCE
 
 # Modules that only reading files, options and progress need.
-BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['polars', 'jsonargparse', 'rich']));"
+BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['duckdb', 'jsonargparse', 'rich']));"
 
 
 def run(code, *arguments):

@@ -96,14 +96,14 @@ def test_broken_library(copied):
 
 def test_missing_packages():
     blocked = (
-        "import sys; sys.modules.update(dict.fromkeys(['polars', 'jsonargparse', 'rich']));"
+        "import sys; sys.modules.update(dict.fromkeys(['duckdb', 'jsonargparse', 'rich']));"
         "from ekpnet_fast.doctor import main; sys.exit(main([]))"
     )
     done = ask(PACKAGE.parent, code=blocked)
     assert done.returncode == 0, done.stderr  # training from Python works without them
-    for name in ("polars", "jsonargparse", "rich"):
+    for name in ("duckdb", "jsonargparse", "rich"):
         assert f"-> pip install {name}" in done.stdout
-    blocked = blocked.replace("['polars', 'jsonargparse', 'rich']", "['safetensors']")
+    blocked = blocked.replace("['duckdb', 'jsonargparse', 'rich']", "['safetensors']")
     done = ask(PACKAGE.parent, code=blocked)
     assert done.returncode == 1 and "-> pip install safetensors" in done.stdout
 

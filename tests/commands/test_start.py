@@ -13,7 +13,7 @@ from ekpnet_fast.runs import runner
 from support.places import ROOT
 
 # The heavy ones, by what imports them: seconds for torch, tenths for the others.
-HEAVY = ("numpy", "torch", "scipy", "polars", "jsonargparse", "rich", "yaml", "safetensors")
+HEAVY = ("numpy", "torch", "scipy", "duckdb", "jsonargparse", "rich", "yaml", "safetensors")
 TRAINING = "ekpnet_fast.training.loop"
 PROGRAM = """
 import json, sys
@@ -64,12 +64,12 @@ def test_help_of_all_commands():
 
 @pytest.mark.parametrize("command", ["recommend", "explain", "export", "evaluate", "serve"])
 def test_help_of_a_command_for_a_run(command):
-    assert not {*imported(command, "--help")} & {"torch", "scipy", "polars", "jsonargparse", "rich"}
+    assert not {*imported(command, "--help")} & {"torch", "scipy", "duckdb", "jsonargparse", "rich"}
 
 
 def test_help_of_training():
     """Its options are those of the models, which are torch's; the parser is jsonargparse's."""
-    assert not {*imported("train", "--help")} & {"scipy", "polars"}
+    assert not {*imported("train", "--help")} & {"scipy", "duckdb"}
 
 
 @pytest.mark.parametrize("words", [["recommend"], ["recommend", "--explain"], ["explain"]])
@@ -78,12 +78,12 @@ def test_answers_of_a_run(runs, words):
     item = ["--item", 3] if command == "explain" else []
     found = imported(command, runs / "ekpnet", "--user", 1, *item, *options)
     assert "torch" in found
-    assert not {*found} & {"scipy", "polars", "jsonargparse", TRAINING}
+    assert not {*found} & {"scipy", "duckdb", "jsonargparse", TRAINING}
 
 
 def test_answers_of_a_run_with_a_wide_part(runs):
     assert not {*imported("recommend", runs / "ekpnet_plus", "--user", 1)} & {
-        "polars",
+        "duckdb",
         "jsonargparse",
         TRAINING,
     }

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import polars as pl
+import numpy as np
 
+from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.mapping import (
     Links,
     Sheet,
     build_graph,
     collect_clicks,
     collect_rows,
-    first_seen,
     link_items,
 )
 from ekpnet_fast.data.tables import Dataset
@@ -45,9 +46,9 @@ def assemble(
     links: Sheet | None,
     *,
     threshold: float | None = None,
-    users: pl.Series | None = None,
-    items: pl.Series | None = None,
-    entities: pl.Series | None = None,
+    users: Sequence[str] | None = None,
+    items: Sequence[str] | None = None,
+    entities: Sequence[str] | None = None,
 ) -> Assembled:
     """Number users, items, entities and relations.
 
@@ -69,30 +70,31 @@ def assemble(
         DataError: contradicting labels or links, or no positive, with line and finding.
     """
     frame = interactions.frame
-    item_ids = first_seen(frame["item"] if items is None else pl.concat([items, frame["item"]]))
+    user, item = frame.texts["user"], frame.texts["item"]
+    item_ids = _first_seen(items, item)
     if users is not None:
-        users = first_seen(pl.concat([users, frame["user"]]))
+        users = _first_seen(users, user)
     rows = clicks = None
     dropped = 0
-    if "label" in frame.columns:
+    if "label" in frame:
         _expect_consistent(interactions)
-        user_ids, rows = collect_rows(frame["user"], frame["item"], frame["label"], item_ids, users)
+        user_ids, rows = collect_rows(user, item, frame.numbers["label"], item_ids, users)
         repeated = len(frame) - len(rows)
     else:
-        ratings = frame["rating"] if "rating" in frame.columns else None
+        ratings = frame.numbers.get("rating")
         user_ids, clicks, dropped, repeated = collect_clicks(
-            frame["user"], frame["item"], ratings, threshold, item_ids, users
+            user, item, ratings, threshold, item_ids, users
         )
         if not len(clicks):
             assert ratings is not None
             raise DataError.about(
                 interactions.path,
                 None,
-                f"ratings up to {ratings.to_numpy().max():g}",
+                f"ratings up to {ratings.max():g}",
                 f"some >= {threshold:g}",
             )
     linked = _links(links, item_ids, kg.frame)
-    graph = build_graph(kg.frame.select("head", "relation", "tail"), linked, item_ids, entities)
+    graph = build_graph(kg.frame, linked, item_ids, entities)
     dataset = Dataset(
         name=name,
         rows=rows,
@@ -104,35 +106,38 @@ def assemble(
         num_items=len(item_ids),
         num_entities=graph.num_entities,
         num_relations=len(graph.relation_names),
-        user_ids=tuple(user_ids.to_list()),
-        item_ids=tuple(item_ids.to_list()),
+        user_ids=tuple(user_ids),
+        item_ids=tuple(item_ids),
         entity_ids=graph.entity_ids,
         relation_names=graph.relation_names,
     )
     return Assembled(dataset, linked, dropped, repeated)
 
 
-def _links(links: Sheet | None, item_ids: pl.Series, triples: pl.DataFrame) -> Links:
-    if links is None:
-        known = item_ids.filter(
-            item_ids.is_in(triples["head"].implode()) | item_ids.is_in(triples["tail"].implode())
-        )
-        return Links(known, known, 0)
-    return link_items(links)
+def _first_seen(given: Sequence[str] | None, column: Texts) -> list[str]:
+    """Distinct texts, those that are given before those of the column."""
+    return list(dict.fromkeys((*(given or ()), *column.seen())))
+
+
+def _links(links: Sheet | None, item_ids: Sequence[str], triples: Frame) -> Links:
+    if links is not None:
+        return link_items(links)
+    entities = {*triples.texts["head"].distinct, *triples.texts["tail"].distinct}
+    known = [item for item in item_ids if item in entities]
+    return Links(known, known, 0)
 
 
 def _expect_consistent(interactions: Sheet) -> None:
     """Raise where a row labels a (user, item) otherwise than an earlier one."""
-    distinct = (
-        interactions.frame.select("user", "item", "label")
-        .with_row_index("row")
-        .unique(["user", "item", "label"], keep="first", maintain_order=True)
-    )
-    clash = distinct.filter(~pl.struct("user", "item").is_first_distinct())
-    if len(clash):
-        row, user, item, label = clash.row(0)
+    frame = interactions.frame
+    user, item, label = frame.texts["user"], frame.texts["item"], frame.numbers["label"]
+    keys = user.codes.astype(np.int64) * len(item.distinct) + item.codes
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    clash = label != label[first[inverse]]
+    if clash.any():
+        row = int(clash.argmax())
         raise interactions.error(
             row,
-            f"label {label} for user {user}, item {item}",
-            f"{1 - label} as in an earlier line",
+            f"label {label[row]} for user {user[row]}, item {item[row]}",
+            f"{1 - label[row]} as in an earlier line",
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.ids import Ids, id_maps
-from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.data.tables import Dataset, Int32
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = ["ENDINGS", "export_recbole", "needed_threshold"]
@@ -48,7 +50,7 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     there = [path.name for path in paths.values() if path.exists()]
     if there and not overwrite:
         raise ConfigError(f"{out} holds {', '.join(there)}; add --overwrite to replace them")
-    others = [p.name for p in out.glob("*.*") if p.suffix in ENDINGS and p not in paths.values()]
+    others = [p.name for p in _files(out) if p.suffix in ENDINGS and p not in paths.values()]
     if others or (out / "dataset.json").exists():
         raise ConfigError(
             f"{out}: found {', '.join(others) or 'an imported data set'}, expected a folder of its"
@@ -57,29 +59,33 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     maps = id_maps(dataset)
     for ids in (maps.users, maps.items, maps.entities, maps.relations):
         _expect_plain(ids)
-    frames = {
+    tables: dict[str, dict[str, Sequence[Any]]] = {
         ".inter": _interactions(dataset, maps.users, maps.items),
-        ".kg": pl.DataFrame(
-            {
-                "head_id:token": _taken(maps.entities, dataset.heads),
-                "relation_id:token": _taken(maps.relations, dataset.relations),
-                "tail_id:token": _taken(maps.entities, dataset.tails),
-            }
-        ),
+        ".kg": {
+            "head_id:token": _taken(maps.entities, dataset.heads),
+            "relation_id:token": _taken(maps.relations, dataset.relations),
+            "tail_id:token": _taken(maps.entities, dataset.tails),
+        },
         ".link": _links(maps.items, maps.entities),
         ".user": _table(maps.users, "user_id", "user_name"),
         ".item": _table(maps.items, "item_id", "item_name"),
-        ".entity": _table(maps.entities, "entity_id", "entity_name").filter(
-            pl.col("entity_id:token") != ""
-        ),
+        ".entity": _table(maps.entities, "entity_id", "entity_name"),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for ending, frame in frames.items():
-            frame.write_csv(paths[ending], separator="\t", quote_style="never")
+        for ending, columns in tables.items():
+            with paths[ending].open("w", encoding="utf-8", newline="\n") as file:
+                file.write("\t".join(columns) + "\n")
+                file.writelines(
+                    "\t".join(row) + "\n" for row in zip(*columns.values(), strict=True)
+                )
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error})") from error
     return tuple(paths.values())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def needed_threshold(dataset: Dataset, out: Path) -> float | None:
@@ -94,59 +100,60 @@ def needed_threshold(dataset: Dataset, out: Path) -> float | None:
     return float(clicks.ratings.min()) if clicks.threshold is None else clicks.threshold
 
 
-def _interactions(dataset: Dataset, users: Ids, items: Ids) -> pl.DataFrame:
+def _interactions(dataset: Dataset, users: Ids, items: Ids) -> dict[str, Sequence[Any]]:
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
     assert pairs is not None
-    columns: dict[str, Any] = {
+    columns: dict[str, Sequence[Any]] = {
         "user_id:token": _taken(users, pairs.users),
         "item_id:token": _taken(items, pairs.items),
     }
     clicks = dataset.interactions
     if dataset.rows is not None:
-        columns["label:float"] = pl.Series(dataset.rows.labels)
+        columns["label:float"] = list(map(str, dataset.rows.labels.tolist()))
     elif clicks is not None and clicks.ratings is not None:
         columns["rating:float"] = _short(clicks.ratings)
     elif clicks is not None and not clicks.positive.all():
-        columns["rating:float"] = pl.Series(clicks.positive).cast(pl.Int8)
-    return pl.DataFrame(columns)
+        columns["rating:float"] = list(map(str, clicks.positive.astype(np.int8).tolist()))
+    return columns
 
 
-def _short(ratings: Any) -> pl.Series:
+def _short(ratings: NDArray[np.float64]) -> list[str]:
     """Ratings as numbers, whole ones without a point."""
-    values = pl.Series(ratings)
-    return values.cast(pl.Int64) if (values == values.round()).all() else values
+    whole = (ratings == ratings.round()).all() and np.abs(ratings).max(initial=0) < 2**53
+    return list(map(str, (ratings.astype(np.int64) if whole else ratings).tolist()))
 
 
-def _links(items: Ids, entities: Ids) -> pl.DataFrame:
-    frame = pl.DataFrame(
-        {
-            "item_id:token": pl.Series(items.ids, dtype=pl.String),
-            "entity_id:token": pl.Series(entities.ids[: len(items)], dtype=pl.String),
-        }
-    )
-    return frame.filter(pl.col("entity_id:token") != "")
+def _links(items: Ids, entities: Ids) -> dict[str, Sequence[Any]]:
+    linked = [place for place in range(len(items)) if entities.ids[place]]
+    return {
+        "item_id:token": [items.ids[place] for place in linked],
+        "entity_id:token": [entities.ids[place] for place in linked],
+    }
 
 
-def _table(ids: Ids, key: str, name: str) -> pl.DataFrame:
-    columns: Mapping[str, pl.Series] = {f"{key}:token": pl.Series(ids.ids, dtype=pl.String)}
-    if ids.names is None:
-        return pl.DataFrame(columns)
-    names = pl.Series(ids.names, dtype=pl.String).str.replace_all(r"[\t\r\n]+", " ")
-    return pl.DataFrame({**columns, f"{name}:token_seq": names})
+def _table(ids: Ids, key: str, name: str) -> dict[str, Sequence[Any]]:
+    """Ids and names of what has an id."""
+    there = [place for place, text in enumerate(ids.ids) if text or ids.kind != "entity"]
+    columns = {f"{key}:token": [ids.ids[place] for place in there]}
+    if ids.names is not None:
+        shown = [re.sub(r"[\t\r\n]+", " ", ids.names[place]) for place in there]
+        columns[f"{name}:token_seq"] = shown
+    return {**columns}
 
 
-def _taken(ids: Ids, numbers: Any) -> pl.Series:
-    return pl.Series(ids.ids, dtype=pl.String).gather(pl.Series(numbers))
+def _taken(ids: Ids, numbers: Int32) -> list[str]:
+    return [ids.ids[number] for number in numbers.tolist()]
 
 
 def _expect_plain(ids: Ids) -> None:
-    values = pl.Series(ids.ids, dtype=pl.String)
-    bad = values.str.contains(r"[\t\r\n]")
-    if bad.any():
+    bad = next((text for text in ids.ids if re.search(r"[\t\r\n]", text)), None)
+    if bad is not None:
         raise DataError(
-            f"{ids.kind}: found id {values.filter(bad)[0]!r}, expected one without tabs and line"
+            f"{ids.kind}: found id {bad!r}, expected one without tabs and line"
             " ends, which atomic files cannot hold"
         )
-    again = values.filter((values != "") & ~values.is_first_distinct())
-    if len(again):
-        raise DataError(f"{ids.kind}: found {again[0]!r} twice, expected distinct ids")
+    seen: set[str] = set()
+    for text in ids.ids:
+        if text and text in seen:
+            raise DataError(f"{ids.kind}: found {text!r} twice, expected distinct ids")
+        seen.add(text)

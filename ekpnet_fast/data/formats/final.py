@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ekpnet_fast.data.formats.opened import open_text
 from ekpnet_fast.data.formats.parse import (
     Column,
+    Form,
+    guess_separator,
     line_of,
     load_array,
     read_lines,
-    read_table,
-    to_numpy,
+    read_text,
 )
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Examples, Int32
 from ekpnet_fast.errors import DataError
@@ -25,6 +28,7 @@ __all__ = [
     "ID",
     "KG_FILES",
     "RATING_FILES",
+    "expect_dense",
     "has_final",
     "load_final",
     "read_names",
@@ -40,6 +44,8 @@ _RATING_COLUMNS = (
     Column("item", maximum=INT32_MAX - 1, expected=ID),
     Column("label", maximum=1, expected="0 or 1"),
 )
+_FEW_IDS = 1_000_000  # as many as this many are taken, however few rows there are
+_FEW_RELATIONS = 10_000
 _KG_COLUMNS = tuple(
     Column(name, maximum=INT32_MAX - 1, expected=ID) for name in ("head", "relation", "tail")
 )
@@ -65,6 +71,9 @@ def load_final(folder: Path, name: str) -> Dataset:
     kg_file = _first(folder, KG_FILES)
     users, items, labels = _read(rating_file, _RATING_COLUMNS)
     heads, relations, tails = read_triples(kg_file)
+    size = len(users) + len(heads)
+    expect_dense(rating_file, {"user": users, "item": items}, size)
+    expect_dense(kg_file, {"head": heads, "relation": relations, "tail": tails}, size)
     rows = Examples(users, items, labels.astype(np.int8))
     _check_contradictions(rating_file, rows)
     num_items = int(items.max()) + 1
@@ -108,7 +117,7 @@ def read_names(path: Path, count: int) -> tuple[str, ...] | None:
         if not line.strip():
             continue
         key, tab, value = line.partition("\t")
-        if not tab or not key.isdecimal() or int(key) >= count:
+        if not tab or not key.isdecimal() or len(key) > 10 or int(key) >= count:
             raise DataError.at(path, number, line, f"id from 0 to {count - 1}, tab, name")
         names[int(key)] = value
     return tuple(names)
@@ -134,9 +143,48 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[Int32, Int32, Int32]
     if path.suffix == ".npy":
         first, second, third = load_array(path, columns)
     else:
-        frame = read_table(path, columns)
-        first, second, third = (to_numpy(frame[column.name]) for column in columns)
+        with open_text(path) as text:
+            numbers = read_text(text, columns, Form(guess_separator(text))).numbers
+        first, second, third = (numbers[column.name] for column in columns)
     return first, second, third
+
+
+def _line(path: Path, row: int) -> int:
+    if path.suffix == ".npy":
+        return row + 1
+    with open_text(path) as text:
+        form = Form(guess_separator(text))
+    return line_of(path, row, form)
+
+
+def expect_dense(
+    path: Path,
+    columns: Mapping[str, Int32],
+    size: int,
+    line: Callable[[Path, int], int] | None = None,
+) -> None:
+    """Raise where an id is so large that tables with a row per id would take all memory.
+
+    Args:
+        path: the file.
+        columns: ids [n] by the name of their column.
+        size: number of rows and triples in all; ten times as many ids are taken.
+        line: finds the line of a row.
+
+    Raises:
+        DataError: names the line.
+    """
+    for column, ids in columns.items():
+        row = int(ids.argmax()) if len(ids) else 0
+        most = max(_FEW_RELATIONS if column == "relation" else _FEW_IDS, 10 * size)
+        if len(ids) and ids[row] >= most:
+            raise DataError.about(
+                path,
+                (line or _line)(path, row),
+                f"{column} {ids[row]} where {len(np.unique(ids)):,} of them occur",
+                f"numbers from 0 without large gaps, below {most:,}; `ekpnet data import` numbers"
+                " anew",
+            )
 
 
 def _check_contradictions(path: Path, rows: Examples) -> None:
@@ -155,7 +203,7 @@ def _check_contradictions(path: Path, rows: Examples) -> None:
         if first_label.setdefault(pair, label) != label:
             raise DataError.at(
                 path,
-                row + 1 if path.suffix == ".npy" else line_of(path, row),
+                _line(path, row),
                 f"label {label} for user {rows.users[row]}, item {rows.items[row]}",
                 f"{1 - label} as in an earlier line",
             )

@@ -19,18 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
+from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.parse import to_numpy
+from ekpnet_fast.data.formats.engine import session, write_table
+from ekpnet_fast.data.formats.parquet import read_arrays, read_names, write_names
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
-from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions
-from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.data.tables import Dataset, Examples, Interactions
+from ekpnet_fast.errors import ConfigError, DataError, quote
 
 __all__ = ["expect_free", "has_imported", "load_imported", "read_ids", "write_imported"]
 
 MANIFEST = "dataset.json"
 FORMAT, VERSION = "ekpnet_fast.dataset", 1
 _KINDS = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
+
+
+_WRITTEN = "what an import writes"
+_KEYS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_KINDS, (int,)),
+    "threshold": (int, float, type(None)),
+    "source": (str,),
+    "notes": (list,),
+}
 
 
 def has_imported(folder: Path) -> bool:
@@ -63,7 +73,8 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        threshold = _write_tables(dataset, part)
+        with session():
+            threshold = _write_tables(dataset, part)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -94,23 +105,30 @@ def load_imported(folder: Path, name: str) -> Dataset:
     Raises:
         DataError: a file is missing or damaged, or does not fit the others.
     """
+    with session():
+        return _load(folder, name)
+
+
+def _load(folder: Path, name: str) -> Dataset:
     manifest = _manifest(folder)
     rows = clicks = None
-    pairs = _table(folder, "interactions")
-    users, items = _int32(folder, pairs, "user"), _int32(folder, pairs, "item")
-    if "label" in pairs.columns:
-        rows = Examples(users, items, to_numpy(pairs["label"].cast(pl.Int8)))
-    elif "positive" in pairs.columns:
-        ratings = to_numpy(pairs["rating"]) if "rating" in pairs.columns else None
-        clicks = Interactions(
-            users, items, to_numpy(pairs["positive"]), ratings, manifest["threshold"]
-        )
+    pairs_path, triples_path = folder / "interactions.parquet", folder / "triples.parquet"
+    pairs = read_arrays(pairs_path, _WRITTEN)
+    users, items = (_column(pairs_path, pairs, name, np.int32) for name in ("user", "item"))
+    if "label" in pairs:
+        rows = Examples(users, items, _column(pairs_path, pairs, "label", np.int8))
+    elif "positive" in pairs:
+        ratings = None
+        if "rating" in pairs:
+            ratings = _column(pairs_path, pairs, "rating", np.float64)
+        positive = _column(pairs_path, pairs, "positive", np.bool_)
+        clicks = Interactions(users, items, positive, ratings, manifest["threshold"])
     else:
-        raise DataError.about(
-            folder / "interactions.parquet", None, f"{pairs.columns}", "label or positive"
-        )
-    triples = _table(folder, "triples")
-    heads, relations, tails = (_int32(folder, triples, c) for c in ("head", "relation", "tail"))
+        raise DataError.about(pairs_path, None, f"{list(pairs)}", "label or positive")
+    triples = read_arrays(triples_path, _WRITTEN)
+    heads, relations, tails = (
+        _column(triples_path, triples, name, np.int32) for name in ("head", "relation", "tail")
+    )
     ids = read_ids(folder)
     return Dataset(
         name=name,
@@ -145,81 +163,79 @@ def read_ids(folder: str | Path) -> IdMaps:
     folder = Path(folder)
     manifest = _manifest(folder)
     maps = []
-    for table, kind in _KINDS.items():
-        frame = _table(folder, table)
-        path = folder / f"{table}.parquet"
-        if frame.schema != {"id": pl.String, "name": pl.String} or frame["id"].null_count():
-            raise DataError.about(path, None, f"columns {dict(frame.schema)}", "texts id, name")
-        if len(frame) != manifest[table]:
-            expected = f"{manifest[table]} as in {MANIFEST}"
-            raise DataError.about(path, None, f"{len(frame)} rows", expected)
-        named = frame["name"].null_count() < len(frame)
-        names = tuple(frame["name"].fill_null("").to_list()) if named else None
-        maps.append(Ids(kind, tuple(frame["id"].to_list()), names))
+    with session():
+        for table, kind in _KINDS.items():
+            path = folder / f"{table}.parquet"
+            ids, names = read_names(path, _WRITTEN)
+            if len(ids) != manifest[table]:
+                expected = f"{manifest[table]} as in {MANIFEST}"
+                raise DataError.about(path, None, f"{len(ids)} rows", expected)
+            maps.append(Ids(kind, ids, names))
     return IdMaps(*maps)
 
 
 def _write_tables(dataset: Dataset, folder: Path) -> float | None:
     """Write the Parquet files; returns the threshold."""
     threshold = None
+    pairs: dict[str, tuple[str, Any]]
     if dataset.rows is not None:
         rows = dataset.rows
-        pairs: dict[str, Any] = {"user": rows.users, "item": rows.items, "label": rows.labels}
+        pairs = {"label": ("TINYINT", rows.labels)}
+        users, items = rows.users, rows.items
     else:
         clicks = dataset.interactions
         assert clicks is not None
         threshold = clicks.threshold
-        pairs = {"user": clicks.users, "item": clicks.items, "positive": clicks.positive}
+        pairs = {"positive": ("BOOLEAN", clicks.positive)}
         if clicks.ratings is not None:
-            pairs["rating"] = clicks.ratings
+            pairs["rating"] = ("DOUBLE", clicks.ratings)
+        users, items = clicks.users, clicks.items
+    write_table(
+        folder / "interactions.parquet",
+        {"user": ("INTEGER", users), "item": ("INTEGER", items), **pairs},
+    )
     triples = {"head": dataset.heads, "relation": dataset.relations, "tail": dataset.tails}
-    frames = {"interactions": pl.DataFrame(pairs), "triples": pl.DataFrame(triples)}
+    write_table(
+        folder / "triples.parquet", {name: ("INTEGER", values) for name, values in triples.items()}
+    )
     maps = id_maps(dataset)
     for table, kind in _KINDS.items():
         ids: Ids = getattr(maps, table)
         assert ids.kind == kind
-        names = [None] * len(ids) if ids.names is None else [name or None for name in ids.names]
-        frames[table] = pl.DataFrame(
-            {
-                "id": pl.Series(ids.ids, dtype=pl.String),
-                "name": pl.Series(names, dtype=pl.String),
-            }
-        )
-    for table, frame in frames.items():
-        frame.write_parquet(folder / f"{table}.parquet")
+        write_names(folder / f"{table}.parquet", ids.ids, ids.names)
     return threshold
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError.about(path, None, "no such file", "the folder of an import") from None
-    except ValueError as error:
-        raise DataError.about(path, None, f"no JSON ({error})", "what an import writes") from None
+    except OSError as error:
+        said = error.strerror or "an error"
+        raise DataError.about(path, None, said, "a file that can be read") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError.about(path, None, f"no JSON ({error})", _WRITTEN) from None
+    if not isinstance(manifest, dict):
+        raise DataError.about(path, None, f"a {type(manifest).__name__}", _WRITTEN)
     found = (manifest.get("format"), manifest.get("version"))
     if found != (FORMAT, VERSION):
-        shown = f"format {found[0]!r}, version {found[1]!r}"
+        shown = f"format {quote(str(found[0]))}, version {quote(str(found[1]))}"
         raise DataError.about(path, None, shown, f"{FORMAT!r}, {VERSION}; import again")
+    for key, kinds in _KEYS.items():
+        value = manifest.get(key, ...)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            shown = "nothing" if value is ... else quote(str(value))
+            raise DataError.about(path, None, f"{shown} for {key!r}", f"{_WRITTEN}; import again")
     return manifest
 
 
-def _table(folder: Path, name: str) -> pl.DataFrame:
-    path = folder / f"{name}.parquet"
-    if not path.is_file():
-        raise DataError.about(path, None, "no such file", "what an import writes")
-    try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        found = f"a damaged file ({str(error).splitlines()[0]})"
-        raise DataError.about(path, None, found, "what an import writes; import again") from None
-
-
-def _int32(folder: Path, frame: pl.DataFrame, column: str) -> Int32:
-    if frame.schema.get(column) != pl.Int32 or frame[column].null_count():
-        path = folder / f"{'triples' if 'head' in frame.columns else 'interactions'}.parquet"
-        raise DataError.about(
-            path, None, f"columns {dict(frame.schema)}", f"whole numbers {column}"
-        )
-    return np.ascontiguousarray(to_numpy(frame[column]), dtype=np.int32)
+def _column(path: Path, columns: dict[str, Any], name: str, kind: type[Any]) -> NDArray[Any]:
+    """Contiguous column that must have this type and no null."""
+    values = columns.get(name)
+    if values is None or values.dtype != kind or np.ma.getmaskarray(values).any():
+        shown = {key: str(column.dtype) for key, column in columns.items()}
+        expected = f"{np.dtype(kind)} {name} in every row; import again"
+        raise DataError.about(path, None, f"columns {shown}", expected)
+    return np.ascontiguousarray(np.ma.getdata(values))

@@ -15,8 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.final import ID, KG_FILES, RATING_FILES, read_triples
-from ekpnet_fast.data.formats.parse import numbered_lines
+from ekpnet_fast.data.formats.final import (
+    ID,
+    KG_FILES,
+    RATING_FILES,
+    expect_dense,
+    read_triples,
+)
+from ekpnet_fast.data.formats.parse import read_lines
 from ekpnet_fast.data.formats.split import PARTS, given_split
 from ekpnet_fast.data.splits import sorted_distinct
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Interactions
@@ -49,13 +55,14 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     Raises:
         DataError: a missing or broken file, with line and finding.
     """
-    lists, num_users, num_items = {}, 0, 0
+    lists, owners, num_users, num_items = {}, {}, 0, 0
     for part in PARTS:
         path = folder / f"{part}.txt"
         if part == "valid" and not path.is_file():
             continue
         users, items, listed = read_lists(path)
         lists[part] = users, items
+        owners[part] = listed
         num_users = max(num_users, int(listed.max()) + 1)
         num_items = max(num_items, int(items.max(initial=-1)) + 1)
     user_ids, item_ids, entity_ids, relation_ids = (
@@ -64,6 +71,13 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     kg_file = next((folder / file for file in KG_FILES if (folder / file).is_file()), None)
     empty = np.zeros(0, dtype=np.int32)
     heads, relations, tails = (empty,) * 3 if kg_file is None else read_triples(kg_file)
+    size = sum(len(users) for users, _ in lists.values()) + len(heads)
+    for part, (_, items) in lists.items():
+        path = folder / f"{part}.txt"
+        expect_dense(path, {"user": owners[part]}, size, _line_of_list)
+        expect_dense(path, {"item": items}, size, _line_of_pair)
+    if kg_file is not None:
+        expect_dense(kg_file, {"head": heads, "relation": relations, "tail": tails}, size)
     num_users, num_items = max(num_users, _count(user_ids)), max(num_items, _count(item_ids))
     nodes = (int(column.max(initial=-1)) + 1 for column in (heads, tails))
     num_entities = max(num_items, *nodes, _count(entity_ids))
@@ -117,6 +131,27 @@ def read_lists(path: Path) -> tuple[Int32, Int32, Int32]:
     if not sum(map(len, listed)):
         raise DataError.at(path, None, "no rows", "lines of a user and its items")
     return np.concatenate(users), np.concatenate(items), np.concatenate(listed)
+
+
+def _line_of_list(path: Path, row: int) -> int:
+    """Line of a user's list, blank ones not counted as lists."""
+    for before, text in _chunks(path):
+        for number, line in enumerate(text.split(b"\n"), before + 1):
+            row -= bool(line.strip())
+            if row < 0:
+                return number
+    raise IndexError(row)
+
+
+def _line_of_pair(path: Path, row: int) -> int:
+    """Line of a pair, in the order of the file."""
+    for before, text in _chunks(path):
+        for number, line in enumerate(text.split(b"\n"), before + 1):
+            pairs = max(len(line.split()) - 1, 0)
+            if row < pairs:
+                return number
+            row -= pairs
+    raise IndexError(row)
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -179,7 +214,7 @@ def _read_ids(path: Path) -> dict[int, str]:
     if not path.is_file():
         return found
     place = width = 0
-    for number, line in numbered_lines(path):
+    for number, line in enumerate(read_lines(path), start=1):
         fields = line.split("\t") if "\t" in line else line.split()
         if not fields:
             continue

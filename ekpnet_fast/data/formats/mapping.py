@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.parse import Column, line_of, to_numpy
+from ekpnet_fast.data.formats.frames import Frame, Texts
+from ekpnet_fast.data.formats.opened import UTF8
+from ekpnet_fast.data.formats.parse import Column, Form, line_of
 from ekpnet_fast.data.tables import Examples, Int32, Interactions
 from ekpnet_fast.errors import DataError
 
@@ -16,48 +19,65 @@ __all__ = [
     "LABEL",
     "Graph",
     "Links",
+    "Part",
     "Sheet",
     "build_graph",
     "collect_clicks",
     "collect_rows",
-    "first_seen",
-    "index_of",
     "link_items",
+    "numbered",
 ]
 
 
 LABEL = Column("label", maximum=1, expected="0 or 1")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sheet:
-    """Columns of a file, with the line of each row.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """File of a sheet.
 
     Attributes:
         path: the file.
-        frame: its columns, named by their roles (user, item, rating, label; head, relation, tail;
-            item, entity; id, name): String, but Float64 ratings and Int32 labels.
-        header: the first line holds names.
-        quoted_by: the separator of a text file whose fields may be quoted.
-        text: rows are lines of text; else a row's number, counted from 1, is its line.
-        places: [n] the row of the file that each row was, where some were left out.
+        rows: number of its rows.
+        form: of a text file; without one a row's number, counted from 1, is its line.
+        encoding: of a text file.
     """
 
     path: Path
-    frame: pl.DataFrame
-    header: bool = False
-    quoted_by: str | None = None
-    text: bool = True
-    places: pl.Series | None = None
+    rows: int
+    form: Form | None = None
+    encoding: str = UTF8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sheet:
+    """Columns of a file, or of several, with the line of each row.
+
+    Attributes:
+        path: the file, the first of several.
+        frame: its columns, named by their roles: texts user, item; head, relation, tail; item,
+            entity; id, name; numbers rating (float64) and label (int32).
+        parts: the files in order.
+        places: [n] the row of the files that each row was, where some were left out.
+    """
+
+    path: Path
+    frame: Frame
+    parts: tuple[Part, ...] = field(default=())
+    places: NDArray[np.int64] | None = None
 
     def error(self, row: int, found: str, expected: str) -> DataError:
         """An error at a 0-based row."""
         if self.places is not None:
             row = int(self.places[row])
-        if not self.text:
-            return DataError.about(self.path, row + 1, found, expected)
-        line = line_of(self.path, row, header=self.header, quoted_by=self.quoted_by)
-        return DataError.about(self.path, line, found, expected)
+        for part in self.parts:
+            if row < part.rows:
+                line = row + 1
+                if part.form is not None:
+                    line = line_of(part.path, row, part.form, part.encoding)
+                return DataError.about(part.path, line, found, expected)
+            row -= part.rows
+        return DataError.about(self.path, row + 1, found, expected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +90,8 @@ class Links:
         shared: number of items left unlinked for that reason.
     """
 
-    items: pl.Series
-    entities: pl.Series
+    items: Sequence[str]
+    entities: Sequence[str]
     shared: int
 
 
@@ -87,26 +107,19 @@ class Graph:
     entity_ids: tuple[str, ...] | None  # None: the files' numbers were kept
 
 
-def first_seen(names: pl.Series) -> pl.Series:
-    """Distinct values in order of first appearance."""
-    return names.unique(maintain_order=True)
-
-
-def index_of(values: pl.Series, table: pl.Series) -> pl.Series:
-    """Position in ``table`` of each value as Int32, null where it is not there."""
-    index = pl.int_range(len(table), dtype=pl.Int32, eager=True)
-    result: pl.Series = values.replace_strict(table, index, default=None, return_dtype=pl.Int32)
-    return result
+def numbered(names: Sequence[str]) -> dict[str, int]:
+    """Position of each of some distinct names."""
+    return {name: number for number, name in enumerate(names)}
 
 
 def collect_clicks(
-    users: pl.Series,
-    items: pl.Series,
-    ratings: pl.Series | None,
+    users: Texts,
+    items: Texts,
+    ratings: NDArray[np.float64] | None,
     threshold: float | None,
-    item_ids: pl.Series,
-    user_ids: pl.Series | None = None,
-) -> tuple[pl.Series, Interactions, int, int]:
+    item_ids: Sequence[str],
+    user_ids: Sequence[str] | None = None,
+) -> tuple[list[str], Interactions, int, int]:
     """Distinct interactions with the known items, of users who have a positive.
 
     Of a pair that occurs several times the best rating counts. Users are numbered by their first
@@ -114,7 +127,7 @@ def collect_clicks(
 
     Args:
         users, items: [n] names per row.
-        ratings: [n] Float64, or None where there are none.
+        ratings: [n] float64, or None where there are none.
         threshold: smallest rating that is a positive; every row is one when None.
         item_ids: [I] item names by id.
         user_ids: user names in an order that takes the place of that of the rows.
@@ -123,24 +136,25 @@ def collect_clicks(
         User names by id, the interactions, and the numbers of users dropped and of rows that
         repeat a pair.
     """
-    frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids)})
-    if ratings is not None:
-        frame = frame.with_columns(ratings.alias("rating"))
-    frame = frame.drop_nulls("item")
-    positive = pl.lit(True) if threshold is None else pl.col("rating") >= threshold
-    found = first_seen(frame.filter(positive)["user"])
+    item = items.index_in(numbered(item_ids))
+    known = item >= 0
+    positive = known if threshold is None or ratings is None else known & (ratings >= threshold)
+    found = users.take(positive).seen()
     if user_ids is not None:
-        found = user_ids.filter(user_ids.is_in(found.implode()))
-    frame = frame.with_columns(index_of(frame["user"], found).alias("user")).drop_nulls("user")
+        occurring = set(found)
+        found = [user for user in user_ids if user in occurring]
+    user = users.index_in(numbered(found))
+    known &= user >= 0
     # One key a row, because sorting numbers is much cheaper than grouping by two columns.
-    keys = frame["user"].to_numpy().astype(np.int64) * len(item_ids) + frame["item"].to_numpy()
+    keys = user[known].astype(np.int64) * len(item_ids) + item[known]
+    rows = len(keys)
     order = np.argsort(keys)
     keys = keys[order]
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
     best = None
     if ratings is not None:
         # Of no rows there is no maximum to take.
-        best = frame["rating"].to_numpy()[order]
+        best = ratings[known][order]
         best = np.maximum.reduceat(best, starts) if len(starts) else best
     positive_pairs = np.ones(len(starts), dtype=np.bool_)
     if threshold is not None and best is not None:
@@ -153,38 +167,42 @@ def collect_clicks(
         best,
         threshold,
     )
-    return found, clicks, users.n_unique() - len(found), len(frame) - len(clicks)
+    return found, clicks, len(users.order()) - len(found), rows - len(clicks)
 
 
 def collect_rows(
-    users: pl.Series,
-    items: pl.Series,
-    labels: pl.Series,
-    item_ids: pl.Series,
-    user_ids: pl.Series | None = None,
-) -> tuple[pl.Series, Examples]:
+    users: Texts,
+    items: Texts,
+    labels: Int32,
+    item_ids: Sequence[str],
+    user_ids: Sequence[str] | None = None,
+) -> tuple[list[str], Examples]:
     """Labelled rows of the known items, in order, each (user, item, label) once.
 
     Args:
         users, items: [n] names per row.
-        labels: [n] Int32, 1 = positive, 0 = negative.
+        labels: [n] int32, 1 = positive, 0 = negative.
         item_ids: [I] item names by id.
         user_ids: user names in an order that takes the place of that of the rows.
 
     Returns:
         User names by id, and the rows.
     """
-    frame = pl.DataFrame({"user": users, "item": index_of(items, item_ids), "label": labels})
-    frame = frame.drop_nulls("item").unique(maintain_order=True)
-    found = first_seen(frame["user"])
+    item = items.index_in(numbered(item_ids))
+    rows = np.flatnonzero(item >= 0)
+    keys = (users.codes[rows].astype(np.int64) * len(item_ids) + item[rows]) * 2 + labels[rows]
+    rows = rows[_firsts(keys)]
+    found = users.take(rows).seen()
     if user_ids is not None:
-        found = user_ids.filter(user_ids.is_in(found.implode()))
-    frame = frame.with_columns(index_of(frame["user"], found).alias("user"))
-    return found, Examples(
-        to_numpy(frame["user"]),
-        to_numpy(frame["item"]),
-        to_numpy(frame["label"].cast(pl.Int8)),
-    )
+        occurring = set(found)
+        found = [user for user in user_ids if user in occurring]
+    user = users.take(rows).index_in(numbered(found))
+    return found, Examples(user, item[rows], labels[rows].astype(np.int8))
+
+
+def _firsts(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions in order at which a key occurs for the first time."""
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def link_items(links: Sheet) -> Links:
@@ -193,24 +211,31 @@ def link_items(links: Sheet) -> Links:
     Raises:
         DataError: an item linked to two entities.
     """
-    frame = links.frame.select("item", "entity").with_row_index("row")
-    distinct = frame.unique(["item", "entity"], keep="first", maintain_order=True)
-    clashes = distinct.filter(~pl.col("item").is_first_distinct())
-    if len(clashes):
-        row, item, entity = clashes.row(0)
-        kept = distinct.filter(pl.col("item") == item)["entity"][0]
+    items, entities = links.frame.texts["item"], links.frame.texts["entity"]
+    keys = items.codes.astype(np.int64) * len(entities.distinct) + entities.codes
+    rows = _firsts(keys)
+    first = _firsts(items.codes[rows].astype(np.int64))
+    if len(first) < len(rows):
+        again = rows[np.setdiff1d(np.arange(len(rows)), first)[0]]
+        kept = rows[np.flatnonzero(items.codes[rows] == items.codes[again])[0]]
         raise links.error(
-            row, f"item {item} with entity {entity}", f"entity {kept} as in an earlier line"
+            int(again),
+            f"item {items[again]} with entity {entities[again]}",
+            f"entity {entities[kept]} as in an earlier line",
         )
-    kept_rows = distinct.unique("entity", keep="first", maintain_order=True)
-    return Links(kept_rows["item"], kept_rows["entity"], len(distinct) - len(kept_rows))
+    kept_rows = rows[_firsts(entities.codes[rows].astype(np.int64))]
+    return Links(
+        [items.distinct[code] for code in items.codes[kept_rows].tolist()],
+        [entities.distinct[code] for code in entities.codes[kept_rows].tolist()],
+        len(rows) - len(kept_rows),
+    )
 
 
 def build_graph(
-    triples: pl.DataFrame,
+    triples: Frame,
     links: Links,
-    item_ids: pl.Series,
-    entity_order: pl.Series | None = None,
+    item_ids: Sequence[str],
+    entity_order: Sequence[str] | None = None,
 ) -> Graph:
     """Number a graph whose entities are names.
 
@@ -218,41 +243,36 @@ def build_graph(
     triple's head before its tail. An item without an entity still owns its id.
 
     Args:
-        triples: columns head, relation, tail in this order.
+        triples: texts head, relation, tail.
         links: the entity of each item; links of unknown items are ignored.
         item_ids: [I] item names by id.
         entity_order: distinct entities that are numbered before others, in triples or not.
     """
-    triples = triples.rename(dict(zip(triples.columns, ("head", "relation", "tail"), strict=True)))
-    item_index = index_of(links.items, item_ids)
-    linked = pl.DataFrame({"entity": links.entities, "id": item_index}).drop_nulls("id")
-    # Text is looked up once; all else happens on its position in this table.
-    table = pl.concat([triples["head"], triples["tail"]]).unique()
-    heads, tails = (to_numpy(index_of(triples[end], table)) for end in ("head", "tail"))
-    first = np.empty(len(table), dtype=np.int64)
-    # Written backwards, so that of several positions the first one stays.
-    places = np.arange(2 * len(heads))[::-1]
-    first[np.stack([heads, tails], axis=1).reshape(-1)[::-1]] = places
-    others = table.gather(np.argsort(first))
-    if entity_order is not None:
-        others = first_seen(pl.concat([entity_order, others]))
-    others = others.filter(~others.is_in(linked["entity"].implode()))
-    entities = pl.concat([linked["entity"], others])
-    ids = pl.concat(
-        [
-            linked["id"],
-            pl.int_range(len(item_ids), len(item_ids) + len(others), dtype=pl.Int32, eager=True),
-        ]
-    )
-    names = np.full(len(item_ids) + len(others), "", dtype=object)
-    names[ids.to_numpy()] = entities.cast(pl.String).to_numpy()
-    numbers = to_numpy(table.replace_strict(entities, ids, return_dtype=pl.Int32))
-    relation_names = first_seen(triples["relation"])
+    size = len(triples)
+    ends = Texts.join([triples.texts["head"], triples.texts["tail"]])
+    # Head and tail of a triple side by side, which is the order that entities are numbered in.
+    order = Texts(ends.codes.reshape(2, size).T.reshape(-1), ends.distinct).seen()
+    known = numbered(item_ids)
+    linked = {
+        entity: known[item]
+        for item, entity in zip(links.items, links.entities, strict=True)
+        if item in known
+    }
+    numbers = dict(linked)
+    for entity in (*(entity_order or ()), *order):
+        if entity not in numbers:
+            numbers[entity] = len(item_ids) + len(numbers) - len(linked)
+    names = [""] * (len(item_ids) + len(numbers) - len(linked))
+    for entity, number in numbers.items():
+        names[number] = entity
+    entities = ends.index_in(numbers)
+    relations = triples.texts["relation"]
+    relation_names = relations.seen()
     return Graph(
-        heads=numbers[heads],
-        relations=to_numpy(index_of(triples["relation"], relation_names)),
-        tails=numbers[tails],
+        heads=entities[:size],
+        relations=relations.index_in(numbered(relation_names)),
+        tails=entities[size:],
         num_entities=len(names),
-        relation_names=tuple(relation_names.to_list()),
-        entity_ids=tuple(names.tolist()),
+        relation_names=tuple(relation_names),
+        entity_ids=tuple(names),
     )

@@ -1,46 +1,53 @@
 """Text and NumPy tables with errors that name the line.
 
-Text goes through polars. A table that polars refuses, or reads as missing or out of range, is read
-again line by line in Python, because only that pass can say which line is wrong and why.
+Text goes through the table engine, strictly. What it refuses is read again record by record,
+because only that pass knows the line of the file.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import re
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
+from ekpnet_fast.data.formats.engine import coded, first_line, literal, session
+from ekpnet_fast.data.formats.frames import Frame
+from ekpnet_fast.data.formats.opened import UTF8, PlainText, expect_text, open_text, place
 from ekpnet_fast.data.tables import INT32_MAX, Int32
 from ekpnet_fast.errors import DataError, quote
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 __all__ = [
     "Column",
+    "Form",
     "Kind",
     "guess_separator",
     "line_of",
     "load_array",
-    "numbered_lines",
+    "long_fields",
     "read_first_line",
-    "read_first_records",
     "read_lines",
     "read_table",
-    "to_numpy",
+    "read_text",
+    "records",
 ]
 
 Kind = Literal["int", "float", "str"]
 
-_DTYPES: dict[str, Any] = {"int": pl.Int32, "float": pl.Float64, "str": pl.String}
-_INTEGER = re.compile(r"\+?[0-9]+")
+_INTEGER = "[+]?[0-9]+"
+_NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
+_LONGEST = 1 << 30  # bytes of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Column:
             non-empty text.
         maximum: largest allowed integer.
         expected: the expectation in error messages; by default made from kind and maximum.
-        optional: the field may be empty (null in the frame).
+        optional: the field may be empty.
     """
 
     name: str
@@ -63,95 +70,295 @@ class Column:
     optional: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Form of a text table.
+
+    Attributes:
+        separator: up to four characters.
+        header: the first record holds names and is no row.
+        quoted: fields may be in double quotes, as in CSV.
+        skip: lines before the first record.
+    """
+
+    separator: str
+    header: bool = False
+    quoted: bool = False
+    skip: int = 0
+
+
 def read_table(
     path: Path,
     columns: Sequence[Column],
     *,
     separator: str | None = None,
     header: bool = False,
-    encoding: str = "utf-8",
+    encoding: str = UTF8,
     quoted: bool = False,
     keep: Sequence[str] | None = None,
-) -> pl.DataFrame:
-    """Read a text table, a ``.gz`` one too.
+) -> Frame:
+    """Read a text table, a packed one too.
 
     Args:
         path: the file; LF or CRLF line ends, blank lines are skipped.
         columns: every column of the file, in order.
-        separator: one character, or one character twice (``::``); guessed from the first line
-            when None (tab, else blank, else comma).
+        separator: up to four characters; guessed from the first line when None (tab, else blank,
+            else comma). Between fields that blanks separate there may be several.
         header: the first line holds names and is skipped.
         encoding: of the file.
         quoted: fields may be in double quotes, as in CSV.
         keep: the columns wanted, all when None; the others cost no memory.
 
     Returns:
-        Frame with the columns to keep: Int32, Float64 or String.
+        Frame with the columns to keep: texts, int32 or float64.
 
     Raises:
         DataError: unreadable or empty file, or the first line that does not fit ``columns``.
     """
-    if separator is None:
-        separator = guess_separator(path)
-    form = _Form(separator, header, encoding, quoted)
+    with open_text(path, encoding) as text:
+        if separator is None:
+            separator = guess_separator(text)
+        return read_text(text, columns, Form(separator, header, quoted), keep)
+
+
+def read_text(
+    text: PlainText, columns: Sequence[Column], form: Form, keep: Sequence[str] | None = None
+) -> Frame:
+    """Read a text table that is open; see `read_table`."""
     kept = [c for c in columns if keep is None or c.name in keep]
-    frame = _read_fast(path, columns, kept, form)
-    if frame is None:
-        frame = _read_slow(path, columns, kept, form)
-    if len(frame) == 0:
-        names = ", ".join(column.name for column in kept)
-        raise DataError.at(path, None, "no rows", f"rows of {names}")
-    return frame
+    with session() as connection:
+        _load(connection, text, columns, kept, form)
+        if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
+            names = ", ".join(column.name for column in kept)
+            raise DataError.at(text.path, None, "no rows", f"rows of {names}")
+        _check(connection, text, columns, kept, form)
+        texts, numbers = {}, {}
+        for column in kept:
+            name = _name(columns, column)
+            if column.kind == "str":
+                texts[column.name] = coded(connection, "rows", name)
+            else:
+                kind = "INTEGER" if column.kind == "int" else "DOUBLE"
+                found = connection.execute(f"SELECT {name}::{kind} AS value FROM rows").fetchnumpy()
+                numbers[column.name] = np.ascontiguousarray(found["value"])
+        return Frame(texts, numbers)
 
 
-def read_first_line(path: Path, encoding: str = "utf-8") -> str:
-    """First line that is not blank, without its end; "" if there is none."""
-    try:
-        with _open(path) as file:
-            for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    return _decode(path, number, raw.rstrip(b"\r\n"), encoding)
-    except (OSError, EOFError) as error:
-        raise _unreadable(path, error) from None
-    return ""
+def _load(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    kept: Sequence[Column],
+    form: Form,
+) -> None:
+    """Make the table `rows` of the kept columns, all texts, empty ones null."""
+    import duckdb
+
+    source, longest, cleaned = text.file, 1 << 21, False
+    with tempfile.TemporaryFile() as copy:
+        if form.skip or _has_runs(text, form):
+            source, cleaned = _clean(text, form, cast(IO[bytes], copy)), True
+        while True:
+            try:
+                connection.execute(_select(place(source), columns, kept, form, longest))
+                return
+            except duckdb.Error as error:
+                said = str(error)
+                if "Maximum line size" in said and longest < _LONGEST:
+                    longest = _LONGEST
+                elif cleaned:
+                    _raise_bad_record(text, columns, form)
+                    raise DataError.about(
+                        text.path, None, first_line(error), "a table that can be read"
+                    ) from None
+                else:
+                    # It may be that blank lines hold blanks, or that line ends are mixed.
+                    _raise_bad_record(text, columns, form)
+                    source, cleaned = _clean(text, form, cast(IO[bytes], copy)), True
 
 
-def read_first_records(
-    path: Path, separator: str, *, count: int, encoding: str = "utf-8", quoted: bool = False
-) -> list[list[str]]:
-    """Fields of the first rows that are not blank, at most ``count`` of them."""
-    form = _Form(separator, False, encoding, quoted)
-    return [fields for _, fields in islice(_records(path, form), count)]
+def _select(
+    name: str, columns: Sequence[Column], kept: Sequence[Column], form: Form, longest: int
+) -> str:
+    """Statement that reads the rows."""
+    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(columns)))
+    wanted = [_name(columns, column) for column in kept]
+    mark = "'\"'" if form.quoted else "''"
+    # A blank line of a table of one column is a row of nothing.
+    filled = (
+        " WHERE " + " OR ".join(f"{n} IS NOT NULL" for n in wanted) if len(columns) == 1 else ""
+    )
+    return (
+        f"CREATE OR REPLACE TABLE rows AS SELECT {', '.join(wanted)} FROM read_csv({literal(name)},"
+        f" columns={{{types}}}, auto_detect=false, header=false, strict_mode=true,"
+        f" delim={literal(form.separator)}, quote={mark}, escape={mark}, nullstr='',"
+        f" compression='none', max_line_size={longest})"
+        f"{filled}{f' OFFSET {int(form.header)}' if form.header else ''}"
+    )
 
 
-def guess_separator(path: Path) -> str:
-    """Tab, else blank, else comma, from the first line that is not blank."""
-    first = read_first_line(path, encoding="latin-1").strip()
-    return next((s for s in ("\t", " ", ",") if s in first), "\t")
+def _name(columns: Sequence[Column], column: Column) -> str:
+    return f"c{columns.index(column)}"
 
 
-def line_of(path: Path, row: int, *, header: bool = False, quoted_by: str | None = None) -> int:
-    """1-based line of the 0-based data row of a text file, in which blank lines may occur.
+def _check(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    kept: Sequence[Column],
+    form: Form,
+) -> None:
+    """Expect every value to fit its column; raises DataError at the first row that does not."""
+    firsts = ", ".join(f"min(rowid) FILTER (WHERE {_misfit(c, _name(columns, c))})" for c in kept)
+    rows = connection.execute(f"SELECT {firsts} FROM rows").fetchall()[0]
+    bad = [(row, place) for place, row in enumerate(rows) if row is not None]
+    if not bad:
+        return
+    row, place = min(bad)
+    column = kept[place]
+    name = _name(columns, column)
+    value = connection.execute(f"SELECT {name} FROM rows WHERE rowid = {row}").fetchall()[0][0]
+    line = next(line for index, (line, _) in enumerate(records(text, form)) if index == row)
+    raise DataError.about(
+        text.path, line, f"{column.name} {quote(value or '')}", _expectation(column)
+    )
 
-    Args:
-        path: the file.
-        row: the data row.
-        header: the first line that is not blank holds names.
-        quoted_by: the separator where fields may be quoted, and so span lines.
+
+def _misfit(column: Column, name: str) -> str:
+    """Condition in SQL that a field does not fit its column."""
+    empty = f"({name} IS NULL OR trim({name}, ' \t') = '')"
+    if column.kind == "str":
+        return "false" if column.optional else empty
+    if column.kind == "int":
+        # Nearly all numbers are written as they would be here, which is found out quickest.
+        wrong = (
+            f"({name} IS NULL OR NOT (try_cast({name} AS INTEGER)::VARCHAR = {name}"
+            f" OR regexp_full_match(trim({name}), '{_INTEGER}')) IS TRUE"
+            f" OR (try_cast({name} AS INTEGER) BETWEEN 0 AND {column.maximum}) IS NOT TRUE)"
+        )
+    else:
+        wrong = (
+            f"(regexp_full_match(trim({name}), '{_NUMBER}') AND"
+            f" isfinite(try_cast({name} AS DOUBLE))) IS NOT TRUE"
+        )
+    return f"NOT {empty} AND {wrong}" if column.optional else wrong
+
+
+def _expectation(column: Column) -> str:
+    if column.expected:
+        return column.expected
+    if column.kind == "int":
+        return f"a whole number from 0 to {column.maximum}"
+    return "a finite number" if column.kind == "float" else "text"
+
+
+# ---- record by record, for what the engine refuses, and for lines ------------------------------
+
+
+def records(text: PlainText, form: Form) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of every row that is not blank.
+
+    Raises:
+        DataError: a line that is not UTF-8, or no CSV.
     """
-    form = _Form(quoted_by or "\0", False, "latin-1", quoted_by is not None)
-    lines = (number for number, _ in _records(path, form))
-    return next(line for index, line in enumerate(lines) if index == row + header)
+    found = _all_records(text, form)
+    return islice(found, int(form.header), None)
 
 
-def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Number and text of every line; DataError names a line that is not text."""
-    return ((n, _decode(path, n, raw, encoding)) for n, raw in _raw_lines(path))
+def _all_records(text: PlainText, form: Form) -> Iterator[tuple[int, list[str]]]:
+    lines = (
+        (number, expect_text(text.path, number, raw))
+        for number, raw in text.lines()
+        if number > form.skip
+    )
+    if not form.quoted or len(form.separator) > 1:
+        for number, line in lines:
+            if line.strip():
+                yield number, line.split() if form.separator == " " else line.split(form.separator)
+        return
+    with long_fields():
+        reader = csv.reader(
+            (line + "\n" for _, line in lines), delimiter=form.separator, strict=True
+        )
+        start = form.skip + 1
+        while True:
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise DataError.at(
+                    text.path, start, f"a row that is no CSV ({error})", "CSV"
+                ) from None
+            if any(field.strip() for field in fields) or len(fields) > 1:
+                yield start, fields
+            start = form.skip + reader.line_num + 1
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Context in which the csv module takes fields of any length."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _raise_bad_record(text: PlainText, columns: Sequence[Column], form: Form) -> None:
+    """Raise DataError at the first record that is none, or has not as many fields as columns."""
+    for number, fields in _all_records(text, form):
+        if len(fields) != len(columns):
+            shown = quote(form.separator.join(fields))
+            raise DataError.about(
+                text.path,
+                number,
+                f"{len(fields)} column{'s' * (len(fields) != 1)} in {shown}",
+                f"{len(columns)} ({', '.join(column.name for column in columns)})",
+            )
+
+
+def _has_runs(text: PlainText, form: Form) -> bool:
+    """Whether blanks separate fields, and somewhere near the start there are several."""
+    return form.separator == " " and re.search(rb"  | $|^ ", text.head, re.MULTILINE) is not None
+
+
+def _clean(text: PlainText, form: Form, copy: IO[bytes]) -> IO[bytes]:
+    """Copy of the records with LF line ends, nothing in blank lines, and one blank for several."""
+    for number, line in text.lines():
+        if number > form.skip:
+            if not line.strip():
+                line = b""
+            elif form.separator == " ":
+                line = b" ".join(line.split())
+            copy.write(line + b"\n")
+    copy.flush()
+    return copy
+
+
+def line_of(path: Path, row: int, form: Form, encoding: str = UTF8) -> int:
+    """1-based line of the 0-based data row of a text file, in which blank lines may occur."""
+    with open_text(path, encoding) as text:
+        return next(line for index, (line, _) in enumerate(records(text, form)) if index == row)
+
+
+def guess_separator(text: PlainText) -> str:
+    """Tab, else blank, else comma, from the first line that is not blank."""
+    first = next((line for line in text.head.splitlines() if line.strip()), b"").strip()
+    return next((s for s in ("\t", " ", ",") if s.encode() in first), "\t")
+
+
+def read_first_line(path: Path, encoding: str = UTF8) -> str:
+    """First line that is not blank, without its end; "" if there is none."""
+    with open_text(path, encoding) as text:
+        found = ((n, raw) for n, raw in text.lines() if raw.strip())
+        return next((expect_text(path, number, raw) for number, raw in found), "")
+
+
+def read_lines(path: Path, encoding: str = UTF8) -> list[str]:
     """Lines of a small text file without their ends; DataError names a line that is not text."""
-    return [line for _, line in numbered_lines(path, encoding)]
+    with open_text(path, encoding) as text:
+        return [expect_text(path, number, raw) for number, raw in text.lines()]
 
 
 def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
@@ -163,10 +370,13 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
     """
     expected = f"an integer array of shape [n, {len(columns)}]"
     try:
-        table = np.load(path, allow_pickle=False)
+        # Mapped, because a header may claim any size, and a map is not larger than its file.
+        table: Any = np.load(path, allow_pickle=False, mmap_mode="r")
     except OSError as error:
-        raise _unreadable(path, error) from None
-    except (ValueError, EOFError):
+        raise DataError.about(
+            path, None, error.strerror or str(error) or "an error", "a file that can be read"
+        ) from None
+    except Exception:  # of what a header claims: a name, a syntax, a shape that is none
         raise DataError.at(path, None, "no NumPy array", expected) from None
     if not isinstance(table, np.ndarray):
         raise DataError.at(path, None, "an archive of arrays", expected)
@@ -182,191 +392,5 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
         if int(values.min()) < 0 or int(values.max()) > column.maximum:
             row = int(np.argmax((values < 0) | (values > column.maximum)))
             raise DataError.at(path, row + 1, f"{column.name} {values[row]}", _expectation(column))
-        result.append(np.ascontiguousarray(values, dtype=np.int32))
+        result.append(np.array(values, dtype=np.int32, order="C"))
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """Format of a text table."""
-
-    separator: str
-    header: bool
-    encoding: str
-    quoted: bool
-
-
-def _read_fast(
-    path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
-) -> pl.DataFrame | None:
-    """Table read by polars, or None where only the slow pass can name the wrong line."""
-    schema: dict[str, Any] = {}
-    between: list[str] = []
-    for column in columns:
-        if schema and len(form.separator) == 2:
-            between.append(f"between {len(schema)}")
-            schema[between[-1]] = pl.String
-        schema[column.name] = _DTYPES[column.kind]
-    try:
-        source = path if form.encoding == "utf-8" else BytesIO(_read_bytes(path, form.encoding))
-        frame = (
-            pl.scan_csv(
-                source,
-                separator=form.separator[0],
-                has_header=False,
-                skip_rows=int(form.header),
-                schema=schema,
-                quote_char='"' if form.quoted else None,
-            )
-            .select([*(column.name for column in kept), *between])
-            # Pushed down to the reader, the choice of columns would let rows with too many pass.
-            .collect(engine="streaming", optimizations=pl.QueryOptFlags(projection_pushdown=False))
-        )
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except pl.exceptions.PolarsError:
-        return None
-    if any(frame[name].null_count() != len(frame) for name in between):
-        return None
-    frame = frame.drop(between)
-    if any(frame[column.name].null_count() for column in kept if not column.optional):
-        filled = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-        blank = sum(not raw.strip() for _, raw in _raw_lines(path))
-        if len(frame) - len(filled) != blank:
-            return None
-        frame = filled
-    for column in kept:
-        values = frame[column.name]
-        if not column.optional and values.null_count():
-            return None
-        if column.kind == "int" and len(values):
-            low, high = values.min(), values.max()
-            assert isinstance(low, int) and isinstance(high, int)
-            if low < 0 or high > column.maximum:
-                return None
-        elif column.kind == "float":
-            if not values.is_finite().all():
-                return None
-        elif column.kind == "str" and not column.optional and (values == "").any():
-            return None
-    return frame
-
-
-def _read_slow(
-    path: Path, columns: Sequence[Column], kept: Sequence[Column], form: _Form
-) -> pl.DataFrame:
-    """Table read line by line; raises DataError at the first line that does not fit."""
-    values: dict[str, list[Any]] = {column.name: [] for column in kept}
-    names = ", ".join(column.name for column in columns)
-    skip = form.header
-    for number, fields in _records(path, form):
-        if skip:
-            skip = False
-            continue
-        if len(fields) != len(columns):
-            shown = quote(form.separator.join(fields))
-            raise DataError.at(
-                path,
-                number,
-                f"{len(fields)} column{'s' * (len(fields) != 1)} in {shown}",
-                f"{len(columns)} ({names})",
-            )
-        for column, field in zip(columns, fields, strict=True):
-            try:
-                value = _convert(column, field)
-            except ValueError:
-                raise DataError.at(
-                    path, number, f"{column.name} {quote(field)}", _expectation(column)
-                ) from None
-            if column.name in values:
-                values[column.name].append(value)
-    return pl.DataFrame(
-        {
-            column.name: pl.Series(column.name, values[column.name], dtype=_DTYPES[column.kind])
-            for column in kept
-        }
-    )
-
-
-def _records(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
-    """Line and fields of every row that is not blank, the header's too."""
-    lines = numbered_lines(path, form.encoding)
-    if not form.quoted:
-        for number, line in lines:
-            if line.strip():
-                yield number, line.split() if form.separator == " " else line.split(form.separator)
-        return
-    reader = csv.reader((line + "\n" for _, line in lines), delimiter=form.separator, strict=True)
-    start = 1
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError.at(path, start, f"a row that is no CSV ({error})", "CSV") from None
-        if any(field.strip() for field in fields) or len(fields) > 1:
-            yield start, fields
-        start = reader.line_num + 1
-
-
-def _convert(column: Column, field: str) -> int | float | str | None:
-    if not field.strip():
-        if column.optional:
-            return None
-        raise ValueError
-    if column.kind == "str":
-        return field
-    if column.kind == "float":
-        number = float(field)
-        if not np.isfinite(number):
-            raise ValueError
-        return number
-    if not _INTEGER.fullmatch(field.strip()) or int(field) > column.maximum:
-        raise ValueError
-    return int(field)
-
-
-def _expectation(column: Column) -> str:
-    if column.expected:
-        return column.expected
-    if column.kind == "int":
-        return f"a whole number from 0 to {column.maximum}"
-    return "a finite number" if column.kind == "float" else "text"
-
-
-def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and content of every line, without its end."""
-    try:
-        with _open(path) as file:
-            for number, raw in enumerate(file, start=1):
-                yield number, raw.removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, EOFError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _decode(path: Path, number: int, raw: bytes, encoding: str) -> str:
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError:
-        raise DataError.at(path, number, raw, f"{encoding.upper()} text") from None
-    return text.removeprefix("\ufeff") if number == 1 else text
-
-
-def _read_bytes(path: Path, encoding: str) -> bytes:
-    with _open(path) as file:
-        return file.read().decode(encoding).encode()
-
-
-def _unreadable(path: Path, error: OSError | EOFError) -> DataError:
-    found = getattr(error, "strerror", None) or str(error) or "an error"
-    return DataError.at(path, None, found, "a file that can be read")
-
-
-def to_numpy(values: pl.Series) -> NDArray[Any]:
-    """Contiguous, writable copy-or-view of a column without nulls."""
-    return np.ascontiguousarray(values.to_numpy())

@@ -11,30 +11,35 @@ and not skipped, and draws come from a seed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
+from ekpnet_fast.data.formats.engine import coded, literal, session
 from ekpnet_fast.data.formats.final import read_names
+from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.mapping import (
     Graph,
     Links,
+    Part,
     Sheet,
     build_graph,
     collect_clicks,
-    first_seen,
-    index_of,
     link_items,
+    numbered,
 )
+from ekpnet_fast.data.formats.opened import open_text
 from ekpnet_fast.data.formats.parse import (
     Column,
+    Form,
     Kind,
     guess_separator,
+    line_of,
     read_first_line,
     read_table,
-    to_numpy,
+    read_text,
 )
 from ekpnet_fast.data.tables import INT32_MAX, Dataset
 from ekpnet_fast.errors import DataError
@@ -102,10 +107,11 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         _is_numeric(path, 0) and _is_numeric(path, 2) for path in kg_paths
     )
     links = _read_link_file(link_path, numeric)
-    triples = pl.concat([_read_kg(path, numeric) for path in kg_paths])
+    triples = Frame.stack([_read_kg(path, numeric) for path in kg_paths])
     graph, item_ids = _number(triples, links, numeric)
+    user, item = ratings.texts["user"], ratings.texts["item"]
     users, clicks, dropped, _ = collect_clicks(
-        ratings["user"], ratings["item"], ratings["rating"], threshold, item_ids
+        user, item, ratings.numbers["rating"], threshold, item_ids
     )
     if not len(clicks):
         raise DataError.at(
@@ -114,8 +120,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
             f"no positive rating of the {len(item_ids)} items in {link_path.name}",
             "at least one",
         )
-    unlinked = first_seen(ratings["item"])
-    unlinked = unlinked.filter(~unlinked.is_in(item_ids.implode()))
+    unlinked = {*item.seen()} - {*item_ids}
     return Dataset(
         name=name,
         rows=None,
@@ -127,8 +132,8 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         num_items=len(item_ids),
         num_entities=graph.num_entities,
         num_relations=len(graph.relation_names),
-        user_ids=tuple(users.to_list()),
-        item_ids=tuple(item_ids.to_list()),
+        user_ids=tuple(users),
+        item_ids=tuple(item_ids),
         entity_ids=graph.entity_ids,
         relation_names=graph.relation_names,
         item_names=read_names(place / "item_names.txt", len(item_ids)),
@@ -166,7 +171,7 @@ def _graph_files(place: Path) -> tuple[list[Path], Path]:
     raise DataError(f"{place}: found none of {wanted}, expected one of them")
 
 
-def _read_ratings(path: Path, kind: _RatingFile) -> pl.DataFrame:
+def _read_ratings(path: Path, kind: _RatingFile) -> Frame:
     fields = read_first_line(path, encoding="latin-1").split(kind.separator)
     columns = [
         Column("user", "str"),
@@ -175,30 +180,42 @@ def _read_ratings(path: Path, kind: _RatingFile) -> pl.DataFrame:
         *(Column(f"column {n}", "str", optional=True) for n in range(4, len(fields) + 1)),
     ]
     header = len(fields) > 2 and not _is_number(fields[2])
-    table = read_table(path, columns, separator=kind.separator, header=header)
-    return table.select("user", "item", "rating")
+    wanted = ("user", "item", "rating")
+    return read_table(path, columns, separator=kind.separator, header=header, keep=wanted)
 
 
-def _read_bx(path: Path) -> pl.DataFrame:
+def _read_bx(path: Path) -> Frame:
     """Book-Crossing's semicolon-separated ratings; an ISBN may hold any character."""
-    lines = path.read_bytes().decode("latin-1").split("\n")
-    text = pl.Series("line", lines).str.strip_suffix("\r")
-    frame = pl.DataFrame({"line": text}).with_row_index("number", offset=1)
-    frame = frame.filter(pl.col("line").str.strip_chars() != "")
-    groups = pl.col("line").str.extract_groups(_BX_LINE)
-    frame = frame.with_columns(
-        user=groups.struct[0],
-        item=groups.struct[1],
-        rating=groups.struct[2].cast(pl.Float64, strict=False),
-    )
-    if len(frame) and frame["rating"][0] is None:
-        frame = frame.slice(1)
-    if not len(frame):
-        raise DataError.at(path, None, "no rows", 'rows of "user";"item";"rating"')
-    broken = frame.filter(pl.col("rating").is_null() | (pl.col("user") == ""))
-    if len(broken):
-        raise DataError.at(path, broken["number"][0], broken["line"][0], '"user";"item";"rating"')
-    return frame.select("user", "item", "rating")
+    expected = '"user";"item";"rating"'
+    with session() as connection:
+        lines = read_table(
+            path,
+            [Column("line", "str", optional=True)],
+            separator="\x01",  # a character that no line holds
+            encoding="latin-1",
+        ).texts["line"]
+        connection.register("lines", {"line": np.array(lines.distinct, dtype=object)})
+        connection.execute(
+            "CREATE OR REPLACE TABLE parts AS SELECT line, part.user AS user, part.item AS item,"
+            " CASE WHEN contains(part.rating, '_') THEN NULL"
+            " ELSE try_cast(part.rating AS DOUBLE) END AS rating FROM (SELECT line,"
+            f" regexp_extract(line, {literal(_BX_LINE)}, ['user', 'item', 'rating']) AS part"
+            " FROM lines)"
+        )
+        users, items = (coded(connection, "parts", name) for name in ("user", "item"))
+        ratings = connection.execute("SELECT rating FROM parts").fetchnumpy()["rating"]
+    ratings = np.ma.filled(ratings.astype(np.float64), np.nan)
+    good = np.isfinite(ratings) & (users.through([bool(text) for text in users.distinct]) == 1)
+    codes = lines.codes
+    if len(codes) and not np.isfinite(ratings[codes[0]]):
+        codes = codes[1:]  # the names of the columns
+    if not len(codes):
+        raise DataError.at(path, None, "no rows", f"rows of {expected}")
+    if not good[codes].all():
+        row = int(np.argmin(good[codes])) + len(lines.codes) - len(codes)
+        line = line_of(path, row, Form("\x01"), "latin-1")
+        raise DataError.at(path, line, lines[row] or "", expected)
+    return Frame({"user": users.take(codes), "item": items.take(codes)}, {"rating": ratings[codes]})
 
 
 def _is_number(text: str) -> bool:
@@ -211,7 +228,9 @@ def _is_number(text: str) -> bool:
 
 def _is_numeric(path: Path, index: int) -> bool:
     """Whether the field at ``index`` of the first line is a whole number."""
-    fields = read_first_line(path).split(guess_separator(path))
+    with open_text(path) as text:
+        separator = guess_separator(text)
+    fields = read_first_line(path).split(separator)
     return len(fields) > index and fields[index].strip().isdecimal()
 
 
@@ -220,11 +239,15 @@ def _read_link_file(path: Path, numeric: bool) -> Links:
         Column("item", "str"),
         Column("entity", "int" if numeric else "str", maximum=INT32_MAX - 1),
     ]
-    table = read_table(path, columns)
-    return link_items(Sheet(path, table))
+    with open_text(path) as text:
+        form = Form(guess_separator(text))
+        table = read_text(text, columns, form)
+    if numeric:
+        table = Frame({**table.texts, "entity": Texts.of_numbers(table.numbers["entity"])}, {})
+    return link_items(Sheet(path, table, (Part(path, len(table), form),)))
 
 
-def _read_kg(path: Path, numeric: bool) -> pl.DataFrame:
+def _read_kg(path: Path, numeric: bool) -> Frame:
     kind: Kind = "int" if numeric else "str"
     columns = [
         Column("head", kind, maximum=INT32_MAX - 1),
@@ -234,17 +257,19 @@ def _read_kg(path: Path, numeric: bool) -> pl.DataFrame:
     return read_table(path, columns)
 
 
-def _number(triples: pl.DataFrame, links: Links, numeric: bool) -> tuple[Graph, pl.Series]:
+def _number(triples: Frame, links: Links, numeric: bool) -> tuple[Graph, Sequence[str]]:
     """Numbered graph, and item names by id."""
     if numeric:
-        heads, tails = to_numpy(triples["head"]), to_numpy(triples["tail"])
-        order = links.entities.arg_sort()
-        entities = to_numpy(links.entities.gather(order))
-        size = max(int(heads.max()), int(tails.max()), int(entities[-1])) + 1
-        items_first = np.array_equal(entities, np.arange(len(entities)))
+        heads, tails = triples.numbers["head"], triples.numbers["tail"]
+        entities = np.array([int(entity) for entity in links.entities])
+        order = np.argsort(entities)
+        size = max(int(heads.max()), int(tails.max()), int(entities.max())) + 1
+        items_first = np.array_equal(entities[order], np.arange(len(entities)))
         if items_first and size <= 2 * (len(entities) + len(triples)):
-            names = first_seen(triples["relation"])
-            relations = to_numpy(index_of(triples["relation"], names))
-            graph = Graph(heads, relations, tails, size, tuple(names.to_list()), None)
-            return graph, links.items.gather(order)
+            names = triples.texts["relation"].seen()
+            relations = triples.texts["relation"].index_in(numbered(names))
+            graph = Graph(heads, relations, tails, size, tuple(names), None)
+            return graph, [links.items[place] for place in order.tolist()]
+        ends = {end: Texts.of_numbers(triples.numbers[end]) for end in ("head", "tail")}
+        triples = Frame({**triples.texts, **ends}, {})
     return build_graph(triples, links, links.items), links.items

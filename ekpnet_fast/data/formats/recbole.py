@@ -11,15 +11,15 @@ leaves its entity an ordinary one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from ekpnet_fast.data.formats.assemble import assemble
-from ekpnet_fast.data.formats.mapping import LABEL, Sheet, index_of
-from ekpnet_fast.data.formats.parse import Column, read_first_line, read_table
+from ekpnet_fast.data.formats.frames import Frame
+from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, numbered
+from ekpnet_fast.data.formats.parse import Column, Form, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, given_split
 from ekpnet_fast.data.tables import Dataset, GivenSplit
 from ekpnet_fast.errors import DataError
@@ -28,6 +28,7 @@ __all__ = [
     "default_threshold",
     "has_recbole",
     "has_recbole_split",
+    "header_names",
     "load_recbole",
     "read_header",
 ]
@@ -38,12 +39,12 @@ _DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
 
 def has_recbole(folder: Path) -> bool:
     """Whether the folder holds a ``.inter`` file."""
-    return any(folder.glob("*.inter"))
+    return any(_all(folder, ".inter"))
 
 
 def has_recbole_split(folder: Path) -> bool:
     """Whether the folder holds a ``.train.inter`` file."""
-    return any(folder.glob("*.train.inter"))
+    return bool(_all(folder, ".train.inter"))
 
 
 def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dataset:
@@ -82,8 +83,8 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     links = _sheet(link_file, ["item_id", "entity_id"])
     built = assemble(name, interactions, kg, links, threshold=threshold)
     note = "every interaction" if threshold is None else f"rating >= {threshold:g}"
-    item_ids = interactions.frame["item"].unique(maintain_order=True)
-    linked = item_ids.is_in(built.links.items.implode()).sum()
+    item_ids = interactions.frame.texts["item"].seen()
+    linked = len({*item_ids} & {*built.links.items})
     return replace(
         built.dataset,
         item_names=_titles(folder / f"{stem}.item", item_ids),
@@ -112,64 +113,53 @@ def _interaction_files(folder: Path) -> dict[str, Path]:
     return {
         part: _only(folder, f".{part}.inter")
         for part in PARTS
-        if part != "valid" or any(folder.glob("*.valid.inter"))
+        if part != "valid" or _all(folder, ".valid.inter")
     }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _JoinedSheet(Sheet):
-    """Rows of several sheets, one after the other."""
-
-    sheets: tuple[Sheet, ...] = ()
-
-    def error(self, row: int, found: str, expected: str) -> DataError:
-        """An error at a 0-based row, in the file that it came from."""
-        for sheet in self.sheets[:-1]:
-            if row < len(sheet.frame):
-                return sheet.error(row, found, expected)
-            row -= len(sheet.frame)
-        return self.sheets[-1].error(row, found, expected)
-
-
 def _joined(sheets: Mapping[str, Sheet]) -> Sheet:
-    if len(sheets) == 1:
-        return sheets["train"]
+    """Rows of several sheets, one after the other."""
     found = tuple(sheets.values())
-    frame = pl.concat([sheet.frame for sheet in found])
-    return _JoinedSheet(found[0].path, frame, header=True, sheets=found)
+    frame = Frame.stack([sheet.frame for sheet in found])
+    return Sheet(found[0].path, frame, tuple(part for sheet in found for part in sheet.parts))
 
 
 def _split(dataset: Dataset, sheets: Mapping[str, Sheet]) -> GivenSplit:
     """Parts of a data set's rows, by the files that have them."""
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
     assert pairs is not None and dataset.user_ids is not None and dataset.item_ids is not None
-    users, items = pl.Series(dataset.user_ids), pl.Series(dataset.item_ids)
+    users, items = numbered(dataset.user_ids), numbered(dataset.item_ids)
     keys = {}
     for part, sheet in sheets.items():
-        numbers = pl.DataFrame(
-            {
-                "user": index_of(sheet.frame["user"], users),
-                "item": index_of(sheet.frame["item"], items),
-            }
-        ).drop_nulls()
-        u, i = (numbers[name].to_numpy().astype(np.int64) for name in ("user", "item"))
-        keys[part] = u * dataset.num_items + i
+        u = sheet.frame.texts["user"].index_in(users).astype(np.int64)
+        i = sheet.frame.texts["item"].index_in(items)
+        known = (u >= 0) & (i >= 0)
+        keys[part] = u[known] * dataset.num_items + i[known]
     all_pairs = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
     return given_split(all_pairs, keys)
 
 
 def _only(folder: Path, ending: str) -> Path:
-    found = sorted(folder.glob(f"*{ending}"))
+    found = _all(folder, ending)
     if len(found) != 1:
         shown = ", ".join(path.name for path in found) or f"no *{ending}"
         raise DataError(f"{folder}: found {shown}, expected one *{ending} file")
     return found[0]
 
 
+def _all(folder: Path, ending: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*{ending}") if path.is_file())
+
+
 def read_header(path: Path) -> list[str]:
     """Field names from ``name:type``."""
+    return header_names(path, read_first_line(path))
+
+
+def header_names(path: Path, line: str) -> list[str]:
+    """Field names from a first line with ``name:type``."""
     names = []
-    for field in read_first_line(path).split("\t"):
+    for field in line.split("\t"):
         name, colon, kind = field.partition(":")
         if not colon or kind not in _TYPES:
             raise DataError.at(path, 1, field, f"name:type with a type of {', '.join(_TYPES)}")
@@ -189,11 +179,13 @@ def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
         else Column(name, "float" if name == "rating" else "str", optional=name not in wanted)
         for name in header
     ]
-    frame = read_table(path, columns, separator="\t", header=True, keep=wanted).select(wanted)
-    return Sheet(path, frame.rename(lambda name: name.removesuffix("_id")), header=True)
+    form = Form("\t", header=True)
+    frame = read_table(path, columns, separator="\t", header=True, keep=wanted)
+    frame = frame.named({name: name.removesuffix("_id") for name in wanted})
+    return Sheet(path, frame, (Part(path, len(frame), form),))
 
 
-def _titles(path: Path, item_ids: pl.Series) -> tuple[str, ...] | None:
+def _titles(path: Path, item_ids: Sequence[str]) -> tuple[str, ...] | None:
     """Titles by item from the first column whose name holds "title" or "name", if any."""
     if not path.is_file():
         return None
@@ -202,8 +194,9 @@ def _titles(path: Path, item_ids: pl.Series) -> tuple[str, ...] | None:
     if title is None:
         return None
     columns = [Column(name, "str", optional=name != "item_id") for name in header]
-    table = read_table(path, columns, separator="\t", header=True)
-    table = table.select(item="item_id", title=title).unique("item", keep="first")
-    items = pl.DataFrame({"item": item_ids})
-    named = items.join(table, on="item", how="left", maintain_order="left")
-    return tuple(named["title"].fill_null("").to_list())
+    table = read_table(path, columns, separator="\t", header=True, keep=("item_id", title))
+    keys = table.texts["item_id"].to_list()
+    titles = table.texts[title].to_list()
+    # Backwards, so that of several the first one stays.
+    named = dict(zip(reversed(keys), reversed(titles), strict=True))
+    return tuple(named.get(item) or "" for item in item_ids)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from ekpnet_fast.data.formats.assemble import Assembled
@@ -37,7 +39,11 @@ class Stop:
 
 
 def examine(
-    assembled: Assembled, interactions: Sheet, kg: Sheet, links: Sheet | None
+    assembled: Assembled,
+    interactions: Sheet,
+    kg: Sheet,
+    links: Sheet | None,
+    given: Mapping[str, tuple[Path, Collection[str]]],
 ) -> tuple[tuple[Finding, ...], tuple[Stop, ...]]:
     """Check a data set assembled from files.
 
@@ -45,6 +51,7 @@ def examine(
         assembled: the data set.
         interactions, kg, links: its sources; without links an item is the
             entity of the same name.
+        given: file and ids of each of the tables "users", "items" and "entities" that there is.
 
     Returns:
         Findings, those of :func:`stats.check` first, and reasons to stop.
@@ -71,6 +78,7 @@ def examine(
         ),
         *_link_findings(assembled, links),
         *_hubs(dataset),
+        *_alike(dataset),
     ]
     stops: list[Stop] = []
     if not in_graph.any():
@@ -86,28 +94,31 @@ def examine(
                 )
             )
     stops += _click_stops(dataset, interactions, per_user)
+    stops += _strangers(interactions, kg, given)
     return tuple(finding for finding in findings if finding.count), tuple(stops)
 
 
 def why_unlinked(dataset: Dataset, interactions: Sheet, kg: Sheet, links: Sheet | None) -> str:
     """Message about where the way from items to triples breaks, with the remedy."""
     assert dataset.item_ids is not None
-    items = pl.Series(dataset.item_ids)
-    entities = pl.concat([kg.frame["head"], kg.frame["tail"]]).unique(maintain_order=True)
+    items = dataset.item_ids
+    entities = list(dict.fromkeys((*kg.frame.texts["head"].seen(), *kg.frame.texts["tail"].seen())))
+    left: Sequence[str]
+    right: Sequence[str]
     if links is None:
         where, left, right = kg.path, items, entities
         what = "entity named like an item"
         hint = "; without --links an item and its entity have one id"
-    elif not links.frame["item"].is_in(items.implode()).any():
-        where, left, right = links.path, items, links.frame["item"]
+    elif not {*items} & {*links.frame.texts["item"].seen()}:
+        where, left, right = links.path, items, links.frame.texts["item"].seen()
         what, hint = "link of an item with clicks", ""
     else:
-        where, left, right = links.path, links.frame["entity"], entities
+        where, left, right = links.path, links.frame.texts["entity"].seen(), entities
         what, hint = "linked entity in the triples", ""
     change = _what_would_match(left, right)
     if change:
         hint = f"; they match with {change}"
-    elif _match(interactions.frame["user"], right):
+    elif _match({*interactions.frame.texts["user"].seen()}, {*right}):
         hint = "; the users match, so the columns of users and items may be exchanged"
     return (
         f"{where}: found no {what} ({_samples(left)} on one side, {_samples(right)} on the"
@@ -126,7 +137,7 @@ def _positives(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _row_findings(assembled: Assembled, interactions: Sheet) -> list[Finding]:
     frame, dataset = interactions.frame, assembled.dataset
-    graded = "rating" in frame.columns and dataset.interactions is not None
+    graded = "rating" in frame and dataset.interactions is not None
     findings = [
         Finding(
             "repeated interactions",
@@ -140,7 +151,7 @@ def _row_findings(assembled: Assembled, interactions: Sheet) -> list[Finding]:
         ),
     ]
     if graded and dataset.interactions is not None and dataset.interactions.threshold is None:
-        ratings = frame["rating"].to_numpy()
+        ratings = frame.numbers["rating"]
         findings.append(
             Finding(
                 "ratings without a threshold",
@@ -156,9 +167,10 @@ def _link_findings(assembled: Assembled, links: Sheet | None) -> list[Finding]:
     dataset, linked = assembled.dataset, assembled.links
     if links is None:
         return []
-    item_ids = pl.Series(dataset.item_ids)
-    unlinked = item_ids.filter(~item_ids.is_in(links.frame["item"].implode()))
-    unknown = linked.items.filter(~linked.items.is_in(item_ids.implode()))
+    item_ids = dataset.item_ids or ()
+    known, tied = {*item_ids}, {*links.frame.texts["item"].seen()}
+    unlinked = [item for item in item_ids if item not in tied]
+    unknown = [item for item in linked.items if item not in known]
     return [
         Finding("items without a link", len(unlinked), f"such as {_samples(unlinked)}"),
         Finding(
@@ -235,35 +247,90 @@ def _click_stops(dataset: Dataset, interactions: Sheet, per_user: NDArray[Any]) 
     return stops
 
 
-_CHANGES: tuple[tuple[str, Callable[[pl.Expr], pl.Expr]], ...] = (
-    ("blanks around ids taken off", lambda ids: ids.str.strip_chars()),
-    ("'.0' at the end of ids taken off", lambda ids: ids.str.replace(r"\.0$", "")),
-    ("leading zeros of ids taken off", lambda ids: ids.str.replace(r"^0+(\d)", "${1}")),
-    ("angle brackets around ids taken off", lambda ids: ids.str.strip_chars("<>")),
-    ("upper and lower case taken as one", lambda ids: ids.str.to_lowercase()),
+def _strangers(
+    interactions: Sheet, kg: Sheet, given: Mapping[str, tuple[Path, Collection[str]]]
+) -> list[Stop]:
+    """Stops for tables of ids and names none of which occurs."""
+    stops = []
+    for table, (path, ids) in given.items():
+        if table == "entities":
+            column = [*kg.frame.texts["head"].seen(), *kg.frame.texts["tail"].seen()]
+        else:
+            column = interactions.frame.texts[table[:-1]].seen()
+        if not {*ids} & {*column}:
+            where = "the triples" if table == "entities" else "the interactions"
+            change = _what_would_match(list(ids), column)
+            hint = f"; they match with {change}" if change else ""
+            stops.append(
+                Stop(
+                    f"{path}: found no id of --{table} in {where} ({_samples(list(ids))} on one"
+                    f" side, {_samples(column)} on the other), expected some{hint}",
+                    True,
+                )
+            )
+    return stops
+
+
+def _alike(dataset: Dataset) -> list[Finding]:
+    """Findings of ids that are different but look the same."""
+    findings = []
+    for kind, ids in (
+        ("users", dataset.user_ids),
+        ("items", dataset.item_ids),
+        ("entities", dataset.entity_ids),
+        ("relations", dataset.relation_names),
+    ):
+        first: dict[str, str] = {}
+        again = []
+        for text in filter(None, ids or ()):
+            other = first.setdefault(_bare(text), text)
+            if other != text:
+                again.append((other, text))
+        if again:
+            shown = " and ".join(map(quote, again[0]))
+            findings.append(
+                Finding(
+                    f"{kind} that differ by blanks or case alone",
+                    len(again),
+                    f"such as {shown}; they are kept apart",
+                )
+            )
+    return findings
+
+
+def _bare(text: str) -> str:
+    if text.isascii():
+        return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+_CHANGES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("blanks around ids taken off", str.strip),
+    ("quotes around ids taken off", lambda text: text.strip("\"'")),
+    ("'.0' at the end of ids taken off", lambda text: text.removesuffix(".0")),
+    ("leading zeros of ids taken off", lambda text: re.sub(r"^0+(\d)", r"\1", text)),
+    ("angle brackets around ids taken off", lambda text: text.strip("<>")),
+    ("upper and lower case taken as one", str.lower),
     (
         "only the part of ids after the last '/', '#' or ':'",
-        lambda ids: ids.str.strip_chars("<>").str.replace(r"^.*[/#:]", ""),
+        lambda text: re.split("[/#:]", text.strip("<>"))[-1],
     ),
 )
 
 
-def _what_would_match(left: pl.Series, right: pl.Series) -> str:
+def _what_would_match(left: Iterable[str], right: Iterable[str]) -> str:
     """Change of ids that makes the two sides meet, or ""."""
     for words, change in _CHANGES:
-        if _match(
-            left.to_frame("id").select(change(pl.col("id"))).to_series(),
-            right.to_frame("id").select(change(pl.col("id"))).to_series(),
-        ):
+        if _match({change(text) for text in left}, {change(text) for text in right}):
             return words
     return ""
 
 
-def _match(left: pl.Series, right: pl.Series) -> bool:
+def _match(left: Collection[str], right: Collection[str]) -> bool:
     """Whether a good part of the smaller side is on the other."""
-    small, large = sorted((left.unique(), right.unique()), key=len)
-    return bool(small.is_in(large.implode()).sum() > len(small) / 4)
+    small, large = sorted(({*left}, {*right}), key=len)
+    return len(small & large) > len(small) / 4
 
 
-def _samples(ids: pl.Series) -> str:
-    return ", ".join(quote(str(value)) for value in ids.head(2))
+def _samples(ids: Sequence[str]) -> str:
+    return ", ".join(quote(text) for text in ids[:2])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ekpnet_fast.errors import DataError
 
-__all__ = ["TABLES", "Match", "Role", "has_header", "match_columns"]
+__all__ = ["TABLES", "Match", "Role", "match_columns", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +103,6 @@ TABLES: dict[str, tuple[Role, ...]] = {
 }
 
 
-def has_header(
-    table: str, first: Sequence[str], second: Sequence[str], told: Sequence[str]
-) -> bool:
-    """Whether a text table's first line holds names.
-
-    It does if it has a name that is given or known for the table, or if words are above numbers.
-
-    Args:
-        table: name in ``TABLES``.
-        first: fields of the first line.
-        second: fields of the second line.
-        told: the names or places of columns that the user gave.
-    """
-    known = {name for role in TABLES[table] for name in role.known}
-    if any(field in told or _plain(field) in known for field in first):
-        return True
-    pairs = zip(first, second, strict=False)
-    return any(not _is_number(above) and _is_number(below) for above, below in pairs)
-
-
 def match_columns(
     path: Path, table: str, names: Sequence[str], told: Mapping[str, str], *, header: bool
 ) -> tuple[Match, ...]:
@@ -132,7 +112,7 @@ def match_columns(
         path: for messages.
         table: name in ``TABLES``.
         names: of all columns, in order.
-        told: column by role, a name or a place counted from 1.
+        told: column by role, a name or a place counted from 1; a number is always a place.
         header: the names come from the file; without, columns go by their place.
 
     Raises:
@@ -148,22 +128,23 @@ def match_columns(
         wanted = told.get(role.name)
         if wanted is None:
             continue
-        if wanted in names:
+        place = int(wanted) if re.fullmatch("[0-9]{1,9}", wanted) else 0
+        if 1 <= place <= len(names):
+            index = place - 1
+        elif not place and wanted in names:
             index = list(names).index(wanted)
-        elif wanted.isdecimal() and 1 <= int(wanted) <= len(names):
-            index = int(wanted) - 1
         else:
             raise DataError.about(
                 path, line, f"columns {shown}", f"{role.flag} {wanted!r}, a name or a place from 1"
             )
         matches[role.name] = Match(role.name, index, names[index], "as told")
     if header:
-        plain = [_plain(name) for name in names]
+        words = [plain(name) for name in names]
         for role in TABLES[table]:
             taken = {match.index for match in matches.values()}
-            free = [k for k in role.known if k in plain and plain.index(k) not in taken]
+            free = [k for k in role.known if k in words and words.index(k) not in taken]
             if role.name not in matches and free:
-                index = plain.index(free[0])
+                index = words.index(free[0])
                 matches[role.name] = Match(role.name, index, names[index], "by its name")
     missing = [role for role in TABLES[table] if role.required and role.name not in matches]
     if missing and not matches:
@@ -191,13 +172,6 @@ def match_columns(
     return tuple(matches[role.name] for role in TABLES[table] if role.name in matches)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name in lower case, without marks."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import polars as pl
+import numpy as np
 
 from ekpnet_fast.data.formats.assemble import Assembled, assemble
+from ekpnet_fast.data.formats.engine import session
 from ekpnet_fast.data.formats.imported import expect_free, write_imported
+from ekpnet_fast.data.formats.opened import check_encoding
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.importing.checks import Stop, examine
 from ekpnet_fast.data.importing.columns import TABLES
-from ekpnet_fast.data.importing.sources import Reading, read_source
+from ekpnet_fast.data.importing.sniff import check_separator
+from ekpnet_fast.data.importing.sources import (
+    Reading,
+    Wishes,
+    files_of,
+    join_readings,
+    read_source,
+)
 from ekpnet_fast.data.stats import Finding
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
+
+Names: TypeAlias = Mapping[str, str | None]
+"""Names by id, in the order of the file; None where there is none."""
+
+Files: TypeAlias = str | Path | Sequence[str | Path]
+"""A file of a table, a folder of such, or several."""
 
 __all__ = ["ImportReport", "Imported", "UnfitDataError", "import_dataset"]
 
@@ -69,17 +83,19 @@ class Imported:
 def import_dataset(
     out: str | Path,
     *,
-    interactions: str | Path,
-    kg: str | Path | Sequence[str | Path],
-    links: str | Path | None = None,
-    users: str | Path | None = None,
-    items: str | Path | None = None,
-    entities: str | Path | None = None,
+    interactions: Files,
+    kg: Files,
+    links: Files | None = None,
+    users: Files | None = None,
+    items: Files | None = None,
+    entities: Files | None = None,
     columns: Mapping[str, str] | None = None,
     threshold: float | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    header: bool | None = None,
     language: str = "en",
+    lenient: bool = False,
     linked_only: bool = False,
     force: bool = False,
     overwrite: bool = False,
@@ -88,20 +104,24 @@ def import_dataset(
 
     Args:
         out: the folder to write.
-        interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating.
-        kg: head, relation, tail, in one file or several; N-Triples have names as well.
+        interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating; as every
+            table one file, several, or a folder of such.
+        kg: head, relation, tail; RDF (N-Triples, N-Quads, Turtle, TriG, RDF/XML, JSON-LD) has names
+            as well.
         links: item, entity; without it an item is the entity of the same id.
         users: ids and names; their order is that of the numbers.
         items: the same, of items that belong to the catalogue, clicked or not.
         entities: the same.
         columns: column by option (user, item, label, rating, time, head, relation, tail,
-            links_item, links_entity, users_id, users_name, ...): a name, or a place from 1. Others
-            are guessed, and the report says how.
+            links_item, links_entity, users_id, users_name, ...): a name, or a place from 1, which
+            a number always is. Others are guessed, and the report says how.
         threshold: smallest rating that is a positive. Without it all are, but 4 for RecBole files
             named ``ml-*`` or ``movielens*``, as when these are loaded directly.
         separator: of text tables; guessed for each when None.
-        encoding: of text tables.
-        language: of the labels preferred in N-Triples.
+        encoding: of text tables, unless a byte order mark says otherwise.
+        header: whether text tables have names in their first record; found for each when None.
+        language: of the labels preferred in RDF.
+        lenient: take IRIs in RDF as they are, and leave out what cannot be read, with a count.
         linked_only: leave out items that the links (without links, the triples) do not know, with
             their rows.
         force: go on where a check says that training makes little sense.
@@ -115,35 +135,52 @@ def import_dataset(
     out = Path(out)
     expect_free(out, overwrite=overwrite)
     told = _told(columns or {})
-    paths = [Path(kg)] if isinstance(kg, str | Path) else [Path(path) for path in kg]
-    if not paths:
-        raise ConfigError("kg: found no file, expected one or more")
-    read = partial(read_source, separator=separator, encoding=encoding, language=language)
-    clicked = Path(interactions)
+    wishes = Wishes(
+        None if separator is None else check_separator(separator),
+        check_encoding(encoding),
+        header,
+        language,
+        lenient,
+    )
+
+    def read(table: str, files: Files, skip: Sequence[str] = ()) -> list[Reading]:
+        paths = [files] if isinstance(files, str | Path) else files
+        if not paths:
+            raise ConfigError(f"{table}: found no file, expected one or more")
+        with session():
+            return [
+                read_source(path, table, told[table], skip=skip, wishes=wishes, constants=constants)
+                for given in paths
+                for path, constants in files_of(Path(given), table)
+            ]
+
     if threshold is not None and "label" in told["interactions"]:
         raise ConfigError("--threshold: found it with --label, expected one of the two")
-    skip = [] if threshold is None else ["label"]
-    clicks = read(clicked, "interactions", told["interactions"], skip=skip)
+    click_files = read("interactions", interactions, [] if threshold is None else ["label"])
+    clicks = join_readings(click_files)
     threshold = _threshold(clicks, threshold)
-    graphs = [read(path, "kg", told["kg"]) for path in paths]
-    optional: dict[str, Reading] = {}
-    for table, path in (
+    graphs = read("kg", kg)
+    optional: dict[str, list[Reading]] = {}
+    for table, files in (
         ("links", links),
         ("users", users),
         ("items", items),
         ("entities", entities),
     ):
-        if path is not None:
-            optional[table] = read(Path(path), table, told[table])
+        if files is not None:
+            optional[table] = read(table, files)
         elif told[table]:
             raise ConfigError(f"{_flag(table, told)}: found it without a file of --{table}")
 
-    triples = pl.concat([graph.sheet.frame for graph in graphs])
-    graph_sheet = replace(graphs[0].sheet, frame=triples)
-    link_sheet = optional["links"].sheet if "links" in optional else None
+    graph_sheet = join_readings(graphs).sheet
+    link_sheet = join_readings(optional["links"]).sheet if "links" in optional else None
     if linked_only:
-        known = triples["head"].append(triples["tail"])
-        clicks = _linked(clicks, known if link_sheet is None else link_sheet.frame["item"])
+        known = (
+            [graph_sheet.frame.texts[end] for end in ("head", "tail")]
+            if link_sheet is None
+            else [link_sheet.frame.texts["item"]]
+        )
+        clicks = _linked(clicks, {text: None for column in known for text in column.seen()})
     named = {table: _names(optional.get(table)) for table in ("users", "items", "entities")}
     assembled = assemble(
         out.name,
@@ -151,11 +188,17 @@ def import_dataset(
         graph_sheet,
         link_sheet,
         threshold=threshold,
-        **{table: None if frame is None else frame["id"] for table, frame in named.items()},
+        **{table: None if names is None else list(names) for table, names in named.items()},
     )
-    readings = [clicks, *graphs, *optional.values()]
-    dataset = _described(assembled, named, graphs, readings, threshold)
-    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet)
+    readings = [*click_files, *graphs, *(r for several in optional.values() for r in several)]
+    notes = tuple(note for note in clicks.notes if note not in click_files[0].notes)
+    dataset = _described(assembled, named, graphs, readings, threshold, notes)
+    given = {
+        table: (optional[table][0].sheet.path, names)
+        for table, names in named.items()
+        if names is not None
+    }
+    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, given)
     report = ImportReport(tuple(_as_dict(reading) for reading in readings), findings, stops)
     if any(not stop.forceable for stop in stops) or (stops and not force):
         raise UnfitDataError(report)
@@ -180,13 +223,15 @@ def _flag(table: str, told: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _threshold(clicks: Reading, threshold: float | None) -> float | None:
-    path, columns = clicks.sheet.path, clicks.sheet.frame.columns
+    sheet = clicks.sheet
+    path, columns = sheet.path, sheet.frame.columns
     if threshold is None:
-        atomic = path.name.removesuffix(".gz").endswith(".inter")
+        atomic = ".inter" in path.suffixes
         graded = "rating" in columns and "label" not in columns
         return default_threshold(path.name) if atomic and graded else None
     if "rating" not in columns:
-        line = 1 if clicks.sheet.header else None
+        form = sheet.parts[0].form
+        line = 1 if form is not None and form.header else None
         shown = ", ".join(match.column for match in clicks.matches)
         raise DataError.about(
             path, line, f"columns {shown}", "one of ratings for --threshold: --rating COLUMN"
@@ -194,40 +239,45 @@ def _threshold(clicks: Reading, threshold: float | None) -> float | None:
     return threshold
 
 
-def _linked(clicks: Reading, known: pl.Series) -> Reading:
+def _linked(clicks: Reading, known: Mapping[str, None]) -> Reading:
     """Rows of known items."""
     frame = clicks.sheet.frame
-    known = known.unique()
-    kept = frame["item"].is_in(known.implode())
+    items = frame.texts["item"]
+    kept = items.through([text in known for text in items.distinct]) == 1
     if not kept.any():
-        path, sample = clicks.sheet.path, frame["item"][0]
-        found = f"no row of an item with a link (such as {sample!r}, where links have {known[0]!r})"
+        path, other = clicks.sheet.path, next(iter(known))
+        found = f"no row of an item with a link (such as {items[0]!r}, where links have {other!r})"
         raise DataError.about(path, None, found, "some")
     note = (
-        f"items without a link, left out: {frame.filter(~kept)['item'].n_unique():,}"
+        f"items without a link, left out: {len(items.take(~kept).order()):,}"
         f" with {int((~kept).sum()):,} rows"
     )
-    sheet = replace(clicks.sheet, frame=frame.filter(kept), places=kept.arg_true())
+    sheet = replace(clicks.sheet, frame=frame.take(kept), places=np.flatnonzero(kept))
     return replace(clicks, sheet=sheet, notes=(*clicks.notes, note))
 
 
-def _names(reading: Reading | None) -> pl.DataFrame | None:
-    """Distinct ids with names (null where there is none), in order."""
-    if reading is None:
+def _names(readings: Sequence[Reading] | None) -> Names | None:
+    """Names by id, in order; the first row of an id counts."""
+    if readings is None:
         return None
-    frame = reading.sheet.frame
-    frame = frame.rename({frame.columns[0]: "id"})
-    if "name" not in frame.columns:
-        frame = frame.with_columns(name=pl.lit(None, pl.String))
-    return frame.select("id", "name").unique("id", keep="first", maintain_order=True)
+    named: dict[str, str | None] = {}
+    for reading in readings:
+        texts = reading.sheet.frame.texts
+        key = next(iter(role for role in texts if role != "name"))
+        names = texts["name"].to_list() if "name" in texts else [None] * len(texts[key])
+        for text, name in zip(texts[key].to_list(), names, strict=True):
+            if text is not None:
+                named.setdefault(text, name)
+    return named
 
 
 def _described(
     assembled: Assembled,
-    named: Mapping[str, pl.DataFrame | None],
+    named: Mapping[str, Names | None],
     graphs: Sequence[Reading],
     readings: Sequence[Reading],
     threshold: float | None,
+    more: Sequence[str],
 ) -> Dataset:
     """Data set with names for display, source and notes."""
     dataset = assembled.dataset
@@ -243,7 +293,7 @@ def _described(
     positives = "label = 1" if labelled else "every interaction"
     if threshold is not None:
         positives = f"rating >= {threshold:g}"
-    notes = (f"positives: {positives}", *(n for r in readings for n in r.notes))
+    notes = (f"positives: {positives}", *(n for r in readings for n in r.notes), *more)
     return replace(
         dataset,
         relation_ids=dataset.relation_names,
@@ -263,17 +313,13 @@ def _described(
     )
 
 
-def _joined(
-    ids: tuple[str, ...] | None, tables: Sequence[pl.DataFrame | None]
-) -> tuple[str, ...] | None:
+def _joined(ids: tuple[str, ...] | None, tables: Sequence[Names | None]) -> tuple[str, ...] | None:
     """Name of each id by the first table that has one, "" for none; None without any."""
-    found = [table.drop_nulls("name") for table in tables if table is not None]
-    if ids is None or not any(len(table) for table in found):
+    found = [table for table in tables if table]
+    if ids is None or not found:
         return None
-    table = pl.concat(found).unique("id", keep="first", maintain_order=True)
-    column = pl.DataFrame({"id": pl.Series(ids, dtype=pl.String)})
-    joined = column.join(table, on="id", how="left", maintain_order="left")["name"]
-    return tuple(joined.fill_null("").to_list()) if joined.null_count() < len(joined) else None
+    names = tuple(next((name for t in found if (name := t.get(key))), "") for key in ids)
+    return names if any(names) else None
 
 
 def _as_dict(reading: Reading) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The table engine, DuckDB: text tables and Parquet read strictly, Parquet and CSV written.
+
+Files are named to it by their descriptors, so that no name is a pattern. It never goes to a
+network, and works in a database of its own in memory, so that a forked process can use it too.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.formats.frames import Texts
+from ekpnet_fast.data.formats.opened import place
+from ekpnet_fast.native.cpus import choose_threads
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+__all__ = ["coded", "column", "first_line", "literal", "session", "write_table"]
+
+
+_open = threading.local()
+
+
+@contextmanager
+def session() -> Iterator[DuckDBPyConnection]:
+    """Context of a database in memory; within another one it is that of the other."""
+    import duckdb
+
+    outer: DuckDBPyConnection | None = getattr(_open, "connection", None)
+    if outer is not None:
+        yield outer
+        return
+    with duckdb.connect(
+        config={
+            "threads": choose_threads().count,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "temp_directory": os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}"),
+        }
+    ) as connection:
+        _open.connection = connection
+        try:
+            yield connection
+        finally:
+            _open.connection = None
+
+
+def literal(value: str) -> str:
+    """A text in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def column(name: str) -> str:
+    """Name of a column in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the engine says first, without the kind of error before it."""
+    lines = str(error).strip().splitlines() or ["an error"]
+    return lines[0].removeprefix("Invalid Input Error: ").removeprefix("IO Error: ")
+
+
+def coded(connection: DuckDBPyConnection, table: str, expression: str) -> Texts:
+    """Column of a table in memory as texts, numbered by first appearance; null is no text.
+
+    Args:
+        connection: the database.
+        table: name of a table that no row was deleted from.
+        expression: the column in SQL; it is turned into text, one distinct value at a time.
+    """
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE distinct_values AS SELECT value,"
+        f" (row_number() OVER (ORDER BY first) - 1)::INTEGER AS code FROM"
+        f" (SELECT {expression} AS value, min(rowid) AS first FROM {table}"
+        f" WHERE {expression} IS NOT NULL GROUP BY ALL)"
+    )
+    texts = connection.execute(
+        "SELECT value::VARCHAR AS value FROM distinct_values ORDER BY code"
+    ).fetchnumpy()["value"]
+    count = connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+    codes = np.full(count, -1, dtype=np.int32)
+    # The order of a join is not that of the rows, so each code is put where it belongs.
+    found = connection.execute(
+        f"SELECT {table}.rowid::UINTEGER AS place, code FROM {table}"
+        f" JOIN distinct_values ON {expression} = value"
+    ).fetchnumpy()
+    codes[found["place"]] = found["code"]
+    connection.execute("DROP TABLE distinct_values")
+    return Texts(codes, texts.tolist())
+
+
+def write_table(
+    path: Path, columns: Mapping[str, tuple[str, Sequence[Any] | NDArray[Any]]]
+) -> None:
+    """Write a table as Parquet, or as CSV where the name ends with ``.csv``.
+
+    Args:
+        path: the file, which is replaced.
+        columns: type in SQL and values by name; a value of None is null.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import duckdb
+
+    arrays = {}
+    for name, (_, values) in columns.items():
+        arrays[name] = values if isinstance(values, np.ndarray) else _objects(values)
+    chosen = ", ".join(f"{column(n)}::{kind} AS {column(n)}" for n, (kind, _) in columns.items())
+    form = "FORMAT csv, HEADER" if path.suffix.lower() == ".csv" else "FORMAT parquet"
+    # Opened here, because the engine would take some names for more than a name.
+    with path.open("wb") as file, session() as connection:
+        connection.register("written", arrays)
+        try:
+            connection.execute(
+                f"COPY (SELECT {chosen} FROM written) TO {literal(place(file))}"
+                f" ({form}, USE_TMP_FILE false)"
+            )
+        except duckdb.IOException as error:
+            raise OSError(0, first_line(error)) from None
+        finally:
+            connection.unregister("written")
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
