@@ -95,6 +95,7 @@ def fake_runs(monkeypatch):
             auc=auc,
             ranked=config.ranking,
             model=config.model,
+            protocol=config.protocol,
             seed=config.seed,
             data_hash=prepared.hash,
         )

@@ -316,6 +316,9 @@ def test_a_changed_cell(command, here, fake_runs):
     text = file.read_text()
     file.write_text(text.replace('"seed": 0', '"seed": 7'))
     assert "found 'seed 7', expected 0; remove the folder" in refused(command("table3", *options))
+    file.write_text(text.replace('"protocol": "ripplenet"', '"protocol": "recbole"'))
+    refusal = refused(command("table3", *options))
+    assert "found 'protocol 'recbole'', expected 'ripplenet'; remove the folder" in refusal
     file.write_text("{")
     assert "not valid JSON" in refused(command("table3", *options))
 
