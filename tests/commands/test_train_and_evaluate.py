@@ -98,8 +98,8 @@ def test_metrics_json(finished):
     metrics = json.loads(text)
     assert list(metrics) == [
         *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
-        *["dropped_users", "dropped_examples"],
-        *["epochs", "test", "popularity", "popularity_auc", "oracle_auc"],
+        *["dropped_users", "dropped_examples", "split"],
+        *["epochs", "refit", "test", "popularity", "popularity_auc", "oracle_auc"],
         *["ranking", "popularity_ranking", "weights", "seconds", "resumed", "samples_per_second"],
         *["peak_rss_mb", "environment"],
     ]
@@ -111,7 +111,7 @@ def test_metrics_json(finished):
     for record, stage in zip(metrics["epochs"], ("pretrain", "train"), strict=True):
         assert list(record) == [
             *["stage", "epoch", "loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc"],
-            *["valid_mrr", "seconds", "samples_per_second"],
+            *["valid_mrr", "valid_ndcg", "seconds", "samples_per_second"],
         ]
         assert (record["stage"], record["epoch"]) == (stage, 1)
         assert record["loss"] == pytest.approx(
@@ -125,7 +125,11 @@ def test_metrics_json(finished):
     for name in ("ranking", "popularity_ranking"):
         assert list(metrics[name]) == [str(k) for k in DEFAULT_KS]
         for values in metrics[name].values():
-            assert sorted(values) == ["f1", "hit", "mrr", "ndcg", "precision", "recall"]
+            assert list(values) == [
+                *["precision", "recall", "f1", "ndcg", "hit", "mrr", "map"],
+                *["coverage", "gini", "novelty"],
+                *["recall_low", "recall_high", "ndcg_low", "ndcg_high"],
+            ]
     assert list(metrics["seconds"]) == [
         *["load", "prepare", "sampling", "fit_features", "pretrain", "train", "evaluate", "total"]
     ]
