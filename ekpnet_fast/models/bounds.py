@@ -181,9 +181,9 @@ def _bounds(
     for weight, bias in zip(weights, biases, strict=True):
         y = _activated(y.times(weight, bias), activation)
     y = y.times(w_out.unsqueeze(1), b_out)
-    spread = torch.cat(y.spread, 1)[:, :, 0]  # [G, S], first of the items' symbols
-    slope = torch.where(half > 0, spread[:, :D].double() / half, 0.0)
-    error = spread[:, D:].abs().sum(1).double() * SUMMED + y.slack[:, 0] + SMALLEST
+    spread = torch.cat(y.spread, 1)[:, :, 0].double()  # [G, S], first of the items' symbols
+    slope = torch.where(half > 0, spread[:, :D] / half, 0.0)
+    error = spread[:, D:].abs().sum(1) + y.slack[:, 0] + SMALLEST
     return slope, y.centre[:, 0] - slope @ middle, error
 
 
