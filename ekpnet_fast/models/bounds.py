@@ -4,8 +4,9 @@ An `Enclosure` contains a vector that depends on the item: its centre, plus symb
 a spread, plus a slack for what rounding may add (a zonotope: Singh et al., Fast and Effective
 Robustness Certification, NeurIPS 2018). The first D symbols say where in the box of all item
 vectors an item lies; every step that is not linear adds symbols for what its linear part leaves
-over. What is computed in float32 is enclosed, not only what real numbers would give: `_rounding` is
-at least four times the usual bound of the rounding error of a sum of n terms.
+over. What is computed in float32 is enclosed, not only what real numbers would give. Through the
+layers the spread is in float32 too, and the slack covers that: `_rounding` is twice the usual bound
+of the rounding error of a sum of n terms.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["UNIT", "LinearBounds", "bounds_of_layers"]
 UNIT = 2.0**-23  # twice the rounding unit of float32
 LARGEST = 1e30  # beyond this float32 may overflow, and nothing is bounded
 SMALLEST = 1e-9  # more than underflow, and the rounding of float64 here, can amount to
+SUMMED = 1 + 1e-4  # a sum of up to 1,000 sizes in float32 is smaller by less than this factor
 FARTHEST = 40.0  # change of a score from where on weights may change by any factor
 GROUPS_AT_ONCE = 64  # whose symbols stay in a cache
 
@@ -51,8 +53,8 @@ class Enclosure:
     Attributes:
         centre: [G, n] float64.
         slack: [G, n] float64, at least 0.
-        spread: [G, S_k, n] float64, by symbol; enclosures of a group share the symbols of part k,
-            and do not depend on those of parts that they lack.
+        spread: [G, S_k, n] float64 or float32, by symbol; enclosures of a group share the symbols
+            of part k, and do not depend on those of parts that they lack.
         own: [G, n] float64, spread of a further symbol for each number alone.
     """
 
@@ -66,7 +68,7 @@ class Enclosure:
         """Largest distance [G, n] from the centre without slack."""
         found = torch.zeros_like(self.centre) if self.own is None else self.own
         for part in self.spread:
-            found = found + part.abs().sum(1)
+            found = found + part.abs().sum(1).double() * SUMMED
         return found
 
     @cached_property
@@ -89,10 +91,11 @@ class Enclosure:
         """Enclosure of the product with a matrix [n, n'], plus a bias [n'], in float32."""
         absolute = matrix.abs()
         terms = self.magnitude @ absolute + bias.abs()
-        slack = self.slack @ absolute + _rounding(len(matrix) + 1, terms)
-        parts = [part @ matrix for part in self.spread]
+        # Of the vector, and of its spread.
+        slack = self.slack @ absolute + _rounding(2 * (len(matrix) + 2), terms)
+        parts = [part @ matrix.to(part.dtype) for part in self.spread]
         if self.own is not None:
-            parts.append(self.own.unsqueeze(2) * matrix)
+            parts.append(self.own.float().unsqueeze(2) * matrix.float())
         return Enclosure(self.centre @ matrix + bias, slack, tuple(parts))
 
     def where(self, kept: Tensor) -> Enclosure:
@@ -106,13 +109,18 @@ class Enclosure:
 
 
 def _joined(found: list[Enclosure]) -> Enclosure:
-    """Enclosure of vectors side by side, of which the last one depends on every part."""
-    spread = [
-        torch.cat([x.spread[k] if k < len(x.spread) else torch.zeros_like(part) for x in found], 2)
-        for k, part in enumerate(found[-1].spread)
-    ]
-    centre = torch.cat([x.centre for x in found], 1)
-    return Enclosure(centre, torch.cat([x.slack for x in found], 1), tuple(spread))
+    """Enclosure of vectors side by side, its spread one part in float32.
+
+    The last vector has the most symbols; the others lack the last ones.
+    """
+    symbols = sum(part.shape[1] for part in found[-1].spread)
+    columns = []
+    for x in found:
+        rows = torch.cat(x.spread, 1).float()
+        columns.append(torch.nn.functional.pad(rows, (0, 0, 0, symbols - rows.shape[1])))
+    centre, slack = torch.cat([x.centre for x in found], 1), torch.cat([x.slack for x in found], 1)
+    joined = Enclosure(centre, slack, (torch.cat(columns, 2),))
+    return Enclosure(centre, slack + _rounding(1, joined.radius), joined.spread)
 
 
 def bounds_of_layers(
@@ -173,9 +181,9 @@ def _bounds(
     for weight, bias in zip(weights, biases, strict=True):
         y = _activated(y.times(weight, bias), activation)
     y = y.times(w_out.unsqueeze(1), b_out)
-    of_items = y.spread[0][:, :, 0]
-    slope = torch.where(half > 0, of_items / half, 0.0)
-    error = sum((part[:, :, 0].abs().sum(1) for part in y.spread[1:]), y.slack[:, 0]) + SMALLEST
+    spread = torch.cat(y.spread, 1)[:, :, 0].double()  # [G, S], first of the items' symbols
+    slope = torch.where(half > 0, spread[:, :D] / half, 0.0)
+    error = spread[:, D:].abs().sum(1) + y.slack[:, 0] + SMALLEST
     return slope, y.centre[:, 0] - slope @ middle, error
 
 
@@ -257,10 +265,11 @@ def _activated(y: Enclosure, activation: str) -> Enclosure:
     else:  # (1 + tanh(y / 2)) / 2
         slope, middle, rest = _tanh(low / 2, high / 2)
         slope, middle, rest, steepest = slope / 4, (1 + middle) / 2, rest / 2, 0.25
-    # Of the function's argument and of its value, which is no larger than 1 or its argument.
-    rest = rest + steepest * y.slack + _rounding(8, 1 + y.magnitude)
+    # Of the function's argument, of its value, which is no larger than 1 or its argument, and of
+    # the spread.
+    rest = rest + steepest * y.slack + _rounding(16, 1 + y.magnitude)
     centre = slope * y.centre + middle
-    at = slope.unsqueeze(1)
+    at = slope.unsqueeze(1).float()
     return Enclosure(centre, torch.zeros_like(centre), tuple(part * at for part in y.spread), rest)
 
 

@@ -76,7 +76,7 @@ def test_of_one_vector_only_rounding_is_left(activation):
 def test_near_linear_logits_are_known_to_a_small_part_of_their_range():
     logits, _, error = logits_and_bounds(*problem(scale=0.05, width=8, layers=3))
     spans = logits.amax(1) - logits.amin(1)
-    assert (error[:, 0] < 0.05 * spans).all()
+    assert (error[:, 0] < 0.1 * spans).all()
 
 
 def test_a_half_as_wide_box_has_errors_of_a_quarter():
