@@ -57,9 +57,7 @@ VARIANTS = {
     "lines": Variant(
         "EKPNet+, straight lines in place of curves", "ekpnet_plus", {"ekpnet_plus.pieces": 1}
     ),
-    "near": Variant(
-        "EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.five_hop": False}
-    ),
+    "near": Variant("EKPNet+ without far co-click", "ekpnet_plus", {"ekpnet_plus.five_hop": False}),
     "no relations": Variant(
         "EKPNet+ without matches by relation", "ekpnet_plus", {"ekpnet_plus.relations": 0}
     ),
