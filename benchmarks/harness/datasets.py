@@ -62,13 +62,13 @@ def data_root() -> Path:
 def setting(name: str, data_root: Path, preset: str, graph: Graph | None = None) -> Setting:
     """Setting of a real data set with a preset; its own graph, both ways, unless one is given."""
     # A machine that only measures drawn data need not have the parser of options.
-    from ekpnet_fast.runs.resolve import resolve
+    from ekpnet_fast.runs.resolve import resolve, settle
 
     options = {"dataset": name, "data_root": data_root, "preset": preset}
     prepared = prepare(load_dataset(name, data_root), seed=0)
     if graph is None:
         graph = Graph.from_dataset(prepared.dataset, inverse=True)
-    return Setting(prepared, graph, resolve(options))
+    return Setting(prepared, graph, settle(resolve(options), prepared))
 
 
 def movielens(data_root: Path) -> Setting:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ekpnet_fast.data import PreparedData
+from ekpnet_fast.data.splits import RANKING
 
 __all__ = ["DataFacts", "Rule", "Rules", "batch_size", "by_density", "if_dense", "walks_back"]
 
@@ -39,8 +40,8 @@ class DataFacts:
         """Properties of split data."""
         dataset = prepared.dataset
         tails = np.unique(dataset.tails).size
-        # Protocol "recbole" draws a negative to each positive in every epoch.
-        rows = len(prepared.train) * (2 if prepared.protocol == "recbole" else 1)
+        # Protocols that rank draw a negative to each positive in every epoch.
+        rows = len(prepared.train) * (2 if prepared.protocol in RANKING else 1)
         return cls(
             rows,
             len(prepared.history_items) / max(dataset.num_items, 1),

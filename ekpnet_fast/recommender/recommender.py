@@ -105,8 +105,8 @@ class Recommender:
             dataset: a data set, or what `--dataset` takes: a name, or a folder.
             model: one of `ekpnet_fast.models.MODELS`.
             options: further options of `python -m ekpnet_fast.train`, such as `{"train.lr": 1e-3}`.
-            preset: of options that are set before, for the data set's name and the model.
-            epochs: of each stage; the preset's without.
+            preset: "default", by which options follow from the data, or "paper", by its name.
+            epochs: of each stage; the model's without.
             seed: of everything drawn.
             threads: CPU threads for training; without it those of torch, but no more than CPUs
                 that the process may use.

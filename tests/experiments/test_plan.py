@@ -67,8 +67,8 @@ def test_figure_7_shares_what_it_can():
     cells = plan.cells("figure7")
     # 3 activations by 6 depths; without a hidden layer the activation makes no difference.
     assert len(cells) == len(set(cells)) == 3 * 5 + 1 + 1  # and popularity
-    assert EKPNet.presets["default"]["last-fm"]["shape.layers"] == 4
-    assert plan.shape_cell("last-fm", "tanh", 4, 0) == Cell("last-fm", "ekpnet", 0)
+    layers = resolve({"dataset": "last-fm"}).shape.layers
+    assert plan.shape_cell("last-fm", "tanh", layers, 0) == Cell("last-fm", "ekpnet", 0)
     assert plan.cells("table3")[-1] in cells
     config = plan.config(Cell("last-fm", "ekpnet", 0, "relu", 6))
     assert (config.shape.activation, config.shape.layers) == ("relu", 6)
