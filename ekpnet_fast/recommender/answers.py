@@ -172,15 +172,11 @@ class Explanation:
             return None
         above = self.logit - self.base
         share = f" ({100 * self.covered / above:.0f} %)" if above > 0 else ""
-        if not self.parts:
-            return (
-                f"logit {self.logit:+.4f} = {self.base:+.4f} without paths, {self.covered:+.4f} by"
-                f" these{share}, {self.rest:+.4f} by the rest of {self.paths}"
-            )
-        others = self.all_parts - len(self.parts)
+        of_base = "of any item" if self.parts else "without paths"
+        others = self.all_parts - len(self.parts) if self.parts else self.paths - len(self.reasons)
         more = f", {self.rest:+.4f} by {others:,} more" if others else ""
         return (
-            f"logit {self.logit:+.4f} = {self.base:+.4f} of any item, {self.covered:+.4f} by"
+            f"logit {self.logit:+.4f} = {self.base:+.4f} {of_base}, {self.covered:+.4f} by"
             f" these{share}{more}"
         )
 

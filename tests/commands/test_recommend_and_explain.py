@@ -112,9 +112,9 @@ def test_json_with_reasons(command, folder, expected):
     found = json.loads(out)
     best = expected.recommend(history=["alien", "dune"], k=3)
     for item, wanted in zip(found["items"], best, strict=True):
-        reasons = item.pop("reasons")
-        explained = expected.explain(history=["alien", "dune"], item=wanted.item)
-        assert reasons == explained.to_dict()["reasons"]
+        explained = expected.explain(history=["alien", "dune"], item=wanted.item).to_dict()
+        for name in ("reasons", "parts", "signals", "base", "covered", "rest"):
+            assert item.pop(name) == explained[name]
     assert found == best.to_dict()
 
 

@@ -164,8 +164,8 @@ def test_masking_nothing_changes_nothing_and_masking_all_leaves_the_item(recomme
 
 
 @pytest.fixture
-def explanation():
-    """Of a model whose rows are set so that every path speaks for the item."""
+def rigged():
+    """Recommender whose rows are set so that every path speaks for the item."""
     recommender = fitted("ekp_no", epochs=1)
     state = recommender._state
     for parameter in state.model.parameters():
@@ -173,7 +173,12 @@ def explanation():
     values = torch.full((10, 1, 4), 0.5)
     values[0], values[7] = 1.0, 2.0
     state.tables["entity"].copy_(values)
-    return recommender.explain(history=["dune"], item="alien", top=9)
+    return recommender
+
+
+@pytest.fixture
+def explanation(rigged):
+    return rigged.explain(history=["dune"], item="alien", top=9)
 
 
 def test_text(explanation):
@@ -184,7 +189,9 @@ def test_text(explanation):
     assert lines[2] == "     effect +8.0000, attention by hop 1.000"
     assert lines[3] == "  2. Dune -[genre]-> m/scifi <-[genre]- Alien"
     assert lines[4] == "     effect +0.6667, attention by hop 1.000, 0.333"
-    assert lines[5] == "     logit +8.0000 = +0.0000 without paths, +8.0000 by these (100 %), ?"
+    # Masked together they are 8, and in the second hop 1 of tails of mean 2/3 that leaves 1/2.
+    wanted = "logit +10.6667 = +0.0000 without paths, +8.6667 by these (81 %), +2.0000 by 2 more"
+    assert lines[5] == f"     {wanted}"
     assert len(lines) == 6
     one, two = explanation.reasons
     assert (one.match, two.match) == ("linked", "is")
@@ -272,6 +279,7 @@ def test_models_without_paths():
     found = fitted("mf", epochs=1, pretrain__batch_size=16).explain("ann", "eden")
     assert found.reasons == () and found.paths == 0
     assert found.notes == ("model mf does not look at paths of the graph",)
+    assert found.parts == () and found.base is None and found.to_text().count("\n") == 1
 
 
 # ---- fidelity ------------------------------------------------------------------------------------
@@ -282,6 +290,7 @@ def test_fidelity(numbered):
     assert found.pairs == 120 and found.masked == 3
     assert found.top > found.attention and found.top > abs(found.random)
     assert found.larger > 0.9
+    assert found.said > 0
     assert numbered.fidelity(items=2, masked=3, draws=4) == found
     assert numbered.fidelity(items=2, masked=3, draws=4, seed=1) != found
     assert numbered.fidelity(users=[3, 4], items=2, masked=3).pairs == 4
@@ -299,10 +308,24 @@ def test_fidelity_by_hand(recommender):
     mask = [(path.hop, path.slots[0]) for path in paths[:2]]
     (without,) = masked_logits(state, query, sets, entity, [mask]).tolist()
     assert found.top == pytest.approx(logit - without, abs=1e-6)
+    assert found.said == pytest.approx(paths[0].effect + paths[1].effect, abs=1e-6)
+    every = [(hop, slot) for hop in range(2) for slot in range(8)]
+    (base,) = masked_logits(state, query, sets, entity, [every]).tolist()
+    assert logit < base and found.covered is None  # taken together the paths speak against it
+
+
+def test_what_paths_cover(rigged):
+    """What falls without the first path, of all that the logit is above that without paths."""
+    whole = rigged.explain("ann", "casablanca", top=1)
+    found = rigged.fidelity(users=["ann"], items=1, masked=1)
+    assert found.pairs == 1 and 0 < found.covered <= 1
+    assert whole.covered / (whole.logit - whole.base) == pytest.approx(found.covered)
 
 
 def test_fidelity_that_cannot_be_measured(recommender):
     with pytest.raises(ConfigError, match="masked: found 500, expected fewer"):
         recommender.fidelity(masked=500)
+    with pytest.raises(ConfigError, match="no recommended item has 100 parts"):
+        fitted("linear").fidelity(masked=50)
     with pytest.raises(ConfigError, match="model mf does not look at paths"):
         fitted("mf", epochs=1, pretrain__batch_size=16).fidelity()

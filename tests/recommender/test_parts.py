@@ -1,0 +1,174 @@
+"""Parts of the logit of models with a wide part: they add up, and say what is so."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from ekpnet_fast.recommender import Fact, Node
+from ekpnet_fast.recommender.parts import facts_in_words
+from ekpnet_fast.recommender.reasons import masked_logits, tell
+from support.cinema import FILMS, fitted
+
+WIDE = ["linear", "ekpnet_plus"]
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module", params=WIDE)
+def wide(request):
+    return fitted(request.param)
+
+
+def clicked(recommender):
+    """Histories of all users, as sets."""
+    return [set(recommender.history(user)) for user in recommender.user_ids()]
+
+
+def test_parts_add_up_to_the_logit(wide):
+    """For known users and new histories, whole and cut."""
+    bases = set()
+    for user, history in (("ann", None), ("bob", None), (None, ["dune"]), (None, [*FILMS[:5]])):
+        for item in FILMS:
+            found = wide.explain(user, item, history=history, top=99)
+            assert len(found.parts) == found.all_parts
+            total = found.base + sum(part.effect for part in found.parts)
+            assert total == pytest.approx(found.logit, abs=1e-5)
+            assert found.base + sum(found.signals.values()) == pytest.approx(found.logit, abs=1e-5)
+            assert found.rest == pytest.approx(0, abs=1e-5)
+            (listed,) = wide.recommend(user, history, exclude_seen=False, filter_items=[item])
+            assert found.score == pytest.approx(listed.score, abs=1e-6)
+            sizes = [abs(part.effect) for part in found.parts]
+            assert sizes == sorted(sizes, reverse=True) and 0 not in sizes
+            for part in found.parts:
+                assert sum(part.signals.values()) == pytest.approx(part.effect)
+                if part.shared:
+                    assert sum(f.effect for f in part.shared) == pytest.approx(part.effect)
+            some = wide.explain(user, item, history=history, top=2)
+            assert some.parts == found.parts[:2] and some.all_parts == found.all_parts
+            assert some.covered == pytest.approx(sum(part.effect for part in some.parts))
+            assert some.base + some.covered + some.rest == pytest.approx(some.logit)
+            bases.add(round(found.base, 6))
+    assert len(bases) == 1
+
+
+def test_texts_say_what_was_clicked_and_shared(wide):
+    histories = clicked(wide)
+    found = wide.explain(history=["alien", "blade"], item="dune", top=99)
+    by_kind = {}
+    for part in found.parts:
+        by_kind.setdefault(part.kind, []).append(part)
+    for part in by_kind["clicks"]:
+        j = part.because.id
+        who = [history for history in histories if j in history]
+        both = sum("dune" in history for history in who)
+        assert both > 0 and part.effect > 0
+        counts = f"{both} of the {len(who)} who did also clicked this"
+        assert part.text == f"because you clicked {part.because}: {counts}"
+        assert set(part.signals) <= {"co-click", "far co-click", "low-pass 32", "low-pass 128"}
+    count = sum("dune" in history for history in histories)
+    assert [p.text for p in by_kind["popularity"]] == [f"popular: clicked by {count} people"]
+    assert {p.text for p in by_kind["match"]} == {
+        "shares genre m/scifi with Alien",
+        "shares genre m/scifi with Blade Runner",
+    }
+    (fact,) = by_kind["match"][0].shared
+    assert fact.end == Node("m/scifi", None, "entity") and fact.relation == "genre"
+    assert not fact.backwards
+    deep = {"paths", "item"} & set(by_kind)
+    assert deep == ({"paths", "item"} if wide.model == "ekpnet_plus" else set())
+
+
+def test_paths_of_ekpnet_plus_are_what_the_logit_loses_without_all():
+    recommender = fitted("ekpnet_plus")
+    found = recommender.explain(history=["alien"], item="dune", top=99)
+    state = recommender._state
+    query = state.of_histories([np.array([0])])
+    sets = state.ripple_sets(query)
+    every = [(hop, slot) for hop in range(2) for slot in range(8)]
+    (without,) = masked_logits(state, query, sets, 3, [every]).tolist()
+    (paths,) = [part for part in found.parts if part.kind == "paths"]
+    assert paths.effect == pytest.approx(found.logit - without)
+    assert f"the {found.paths} paths" in paths.text
+    assert found.reasons  # EKPNet's paths stand beside the parts
+
+
+def test_text_json_and_drawing_tell_the_same(wide):
+    found = wide.explain(history=["alien", "blade"], item="dune", top=3)
+    lines = found.to_text().splitlines()
+    assert [line.strip() for line in lines[1:4]] == [
+        f"{rank}. {part.effect:+.4f} {part.text}" for rank, part in enumerate(found.parts, 1)
+    ]
+    assert lines[4].strip() == found.sum_in_words
+    share = 100 * found.covered / (found.logit - found.base)
+    assert f"by these ({share:.0f} %)" in found.sum_in_words
+    assert f"by {found.all_parts - 3} more" in found.sum_in_words
+    told = json.loads(found.to_json())
+    assert told["parts"] == [part.to_dict() for part in found.parts]
+    assert told["base"] + told["covered"] + told["rest"] == pytest.approx(told["logit"])
+    svg = ElementTree.fromstring(found.to_svg())
+    texts = [element.text for element in svg.iter(f"{SPACE}text")]
+    assert {part.text for part in found.parts} <= set(texts)
+    bars = [float(r.get("width")) for r in svg.iter(f"{SPACE}rect") if r.get("fill") == "#7fb08a"]
+    sizes = [part.effect for part in found.parts]
+    assert bars == pytest.approx([120 * size / sizes[0] for size in sizes], abs=0.06)
+
+
+def test_linear_has_no_remark_about_paths():
+    found = fitted("linear").explain("ann", "eden")
+    assert found.notes == () and found.reasons == () and found.paths == 0
+
+
+def test_facts_in_words():
+    def fact(name, relation="star", backwards=False):
+        return Fact(relation, Node(name, None, "entity"), backwards, 1.0)
+
+    assert facts_in_words([fact("a")]) == "star a"
+    assert facts_in_words([fact("a"), fact("b", backwards=True)]) == "star a and b (star)"
+    many = [fact(name) for name in "abcde"]
+    assert facts_in_words(many) == "star a, star b, star c and 2 more"
+    assert facts_in_words([fact("a"), fact("a")]) == "star a"  # by match and by relation
+    assert facts_in_words([]) == ""
+
+
+# ---- fidelity ------------------------------------------------------------------------------------
+
+
+def test_fidelity_of_parts(wide):
+    found = wide.fidelity(items=2, masked=1, draws=4)
+    assert found.pairs > 10 and found.attention is None
+    assert found.top > found.random and found.larger > 0.5
+    assert found.covered > 0 and found.said > 0
+    assert wide.fidelity(items=2, masked=1, draws=4) == found
+
+
+def test_fidelity_of_parts_by_hand(wide):
+    """Of one pair: what the first says, and how much of the logit that is."""
+    found = wide.fidelity(users=["ann"], items=1, masked=1)
+    (best,) = wide.recommend("ann", k=1)
+    whole = wide.explain("ann", best.item, top=1)
+    assert found.pairs == 1
+    assert found.said == pytest.approx(whole.covered)
+    assert found.covered == pytest.approx(whole.covered / (whole.logit - whole.base))
+
+
+def test_what_masking_leaves_out(wide):
+    """Clicks of one item, from the affinities of clicks and their means; matches, from these."""
+    state = wide._state
+    query = state.of_histories([np.array([0, 1])])
+    told = tell(state, query, 3, 0.0, 0.0, 0)
+    pair = told._pair
+    of_clicks = [name.startswith(("co-click", "far", "low")) for name in pair.names]
+    of_matches = [name.startswith("KG match") for name in pair.names]
+    for kind, rows, counts in (("clicks", of_clicks, True), ("match", of_matches, False)):
+        (share,) = [s for s in told.shares if (s.kind, s.place) == (kind, 0)]
+        kept = np.ones((len(pair.names), 2), dtype=bool)
+        kept[np.array(rows), 0] = False
+        left = pair.rises(kept, kept if counts else None).sum()
+        assert told.without([share]) == pytest.approx(left - pair.rises().sum())
+        assert told.without([share]) < 0
+    (popular,) = [share for share in told.shares if share.kind == "popularity"]
+    assert told.without([popular]) == pytest.approx(-popular.effect)
+    assert told.without([]) == 0
