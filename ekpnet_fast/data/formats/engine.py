@@ -7,6 +7,7 @@ network, and works in a database of its own in memory, so that a forked process 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,8 +67,9 @@ def column(name: str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error of the engine says first, without the kind of error before it."""
-    lines = str(error).strip().splitlines() or ["an error"]
-    return lines[0].removeprefix("Invalid Input Error: ").removeprefix("IO Error: ")
+    line = (str(error).strip().splitlines() or ["an error"])[0]
+    line = re.sub(r" *'?\"?/(?:proc/self|dev)/fd/[0-9]+'?\"?", "", line)
+    return re.sub(r"^(?:[A-Z][A-Za-z-]* )+Error: ", "", line)
 
 
 def coded(connection: DuckDBPyConnection, table: str, expression: str) -> Texts:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from array import array
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -117,7 +118,10 @@ def read_graph(
     """
     import pyoxigraph as ox
 
-    stream: Any = _Stream(opened, lenient=lenient)
+    opened.file.seek(0)
+    stream: Any = opened.file
+    if lenient:
+        stream = io.BufferedReader(_Replaced(opened.file), 1 << 16)
     reader = iter(ox.parse(stream, getattr(ox.RdfFormat, _FORMATS[form]), lenient=lenient))
     ids: dict[str, int] = {}
     names: dict[str, int] = {}
@@ -173,23 +177,28 @@ def read_graph(
     return RdfGraph(triples, found, literals, nested, skipped, tuple(reasons))
 
 
-class _Stream:
-    """Bytes of a file from its start, as the parser asks for them."""
+class _Replaced(io.RawIOBase):
+    """Bytes of a file, with U+FFFD in place of those that are no UTF-8."""
 
-    def __init__(self, opened: Opened, *, lenient: bool) -> None:
-        self._head, self._file = opened.head, opened.file
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if lenient else None
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file, self._rest = file, b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def read(self, size: int = -1) -> bytes:
-        """Read some bytes; where one is lenient, those that are no UTF-8 are U+FFFD."""
-        del size
-        while True:
-            chunk, self._head = self._head or self._file.read(1 << 20), b""
-            if self._decoder is None:
-                return chunk
-            text = self._decoder.decode(chunk, final=not chunk)
-            if text or not chunk:
-                return text.encode("utf-8")
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; returns the number of bytes, 0 at the end."""
+        while not self._rest:
+            chunk = self._file.read(1 << 20)
+            self._rest = self._decoder.decode(chunk, final=not chunk).encode("utf-8")
+            if not chunk:
+                break
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 def _told(opened: Opened, error: SyntaxError, form: str) -> DataError:

@@ -127,7 +127,10 @@ def read_text(
     """Read a text table that is open; see `read_table`."""
     kept = [c for c in columns if keep is None or c.name in keep]
     with session() as connection:
-        _load(connection, text, columns, kept, form)
+        cleaned = _load(connection, text, columns, kept, form)
+        if not cleaned and _first_misfit(connection, columns, kept):
+            # It may be a line of nothing but separators that are blanks.
+            _load(connection, text, columns, kept, form, clean=True)
         if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
             names = ", ".join(column.name for column in kept)
             raise DataError.at(text.path, None, "no rows", f"rows of {names}")
@@ -150,18 +153,24 @@ def _load(
     columns: Sequence[Column],
     kept: Sequence[Column],
     form: Form,
-) -> None:
-    """Make the table `rows` of the kept columns, all texts, empty ones null."""
+    *,
+    clean: bool = False,
+) -> bool:
+    """Make the table `rows` of the kept columns, all texts, empty ones null.
+
+    Returns:
+        Whether a cleaned copy was read.
+    """
     import duckdb
 
     source, longest, cleaned = text.file, 1 << 21, False
     with tempfile.TemporaryFile() as copy:
-        if form.skip or _has_runs(text, form):
+        if clean or form.skip or _has_runs(text, form):
             source, cleaned = _clean(text, form, cast(IO[bytes], copy)), True
         while True:
             try:
                 connection.execute(_select(place(source), columns, kept, form, longest))
-                return
+                return cleaned
             except duckdb.Error as error:
                 said = str(error)
                 if "Maximum line size" in said and longest < _LONGEST:
@@ -209,19 +218,27 @@ def _check(
     form: Form,
 ) -> None:
     """Expect every value to fit its column; raises DataError at the first row that does not."""
-    firsts = ", ".join(f"min(rowid) FILTER (WHERE {_misfit(c, _name(columns, c))})" for c in kept)
-    rows = connection.execute(f"SELECT {firsts} FROM rows").fetchall()[0]
-    bad = [(row, place) for place, row in enumerate(rows) if row is not None]
-    if not bad:
+    found = _first_misfit(connection, columns, kept)
+    if found is None:
         return
-    row, place = min(bad)
+    row, place = found
     column = kept[place]
     name = _name(columns, column)
     value = connection.execute(f"SELECT {name} FROM rows WHERE rowid = {row}").fetchall()[0][0]
-    line = next(line for index, (line, _) in enumerate(records(text, form)) if index == row)
+    lines = (line for index, (line, _) in enumerate(records(text, form)) if index == row)
+    line = next(lines, None)
     raise DataError.about(
         text.path, line, f"{column.name} {quote(value or '')}", _expectation(column)
     )
+
+
+def _first_misfit(
+    connection: DuckDBPyConnection, columns: Sequence[Column], kept: Sequence[Column]
+) -> tuple[int, int] | None:
+    """First row with a value that does not fit, and the place of its column; None for none."""
+    firsts = ", ".join(f"min(rowid) FILTER (WHERE {_misfit(c, _name(columns, c))})" for c in kept)
+    rows = connection.execute(f"SELECT {firsts} FROM rows").fetchall()[0]
+    return min(((row, place) for place, row in enumerate(rows) if row is not None), default=None)
 
 
 def _misfit(column: Column, name: str) -> str:
@@ -327,7 +344,8 @@ def _clean(text: PlainText, form: Form, copy: IO[bytes]) -> IO[bytes]:
     """Copy of the records with LF line ends, nothing in blank lines, and one blank for several."""
     for number, line in text.lines():
         if number > form.skip:
-            if not line.strip():
+            # A quoted table may have rows of nothing but separators.
+            if not line.strip(b" " if form.quoted else None):
                 line = b""
             elif form.separator == " ":
                 line = b" ".join(line.split())

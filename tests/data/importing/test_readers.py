@@ -34,13 +34,16 @@ def take(write, tmp_path):
     count = iter(range(100))
 
     def imported(name="buy.csv", content=None, **more):
-        files = {"kg.csv": lines(TRIPLES, header=("head", "relation", "tail"))}
+        graph = tmp_path / "kg.parquet"
+        if not graph.exists():
+            parquet.write_rows(
+                graph, {"head": "VARCHAR", "relation": "VARCHAR", "tail": "VARCHAR"}, TRIPLES
+            )
         if content is not None:
-            files[name] = content
+            write({name: content})
         elif not (tmp_path / name).exists():
-            files[name] = lines(ROWS)
-        write(files)
-        given = {"interactions": tmp_path / name, "kg": tmp_path / "kg.csv", **more}
+            write({name: lines(ROWS)})
+        given = {"interactions": tmp_path / name, "kg": graph, **more}
         return import_dataset(tmp_path / f"out{next(count)}", **given)
 
     return imported
@@ -56,6 +59,7 @@ def said(dataset):
 
 
 PLAIN = lines(ROWS)
+PLACES = {"user": "1", "item": "2", "rating": "3"}
 SPELLINGS = {
     "commas": ("buy.csv", PLAIN, {}),
     "semicolons": ("buy.csv", lines(ROWS, ";"), {}),
@@ -68,13 +72,18 @@ SPELLINGS = {
     "told in a word": ("buy.csv", lines(ROWS, "\t"), {"separator": "tab"}),
     "no header": ("buy.csv", lines(ROWS, header=None), {}),
     "no header, told": ("buy.csv", lines(ROWS, header=None), {"header": False}),
-    "other names": ("buy.csv", lines(ROWS, header=("wer", "was", "wie")), {}),
-    "other names, told": ("buy.csv", lines(ROWS, header=("w1", "w2", "w3")), {"header": True}),
+    "other names": ("buy.csv", lines(ROWS, header=("wer", "was", "wie")), {"columns": PLACES}),
+    "other names, told": (
+        "buy.csv",
+        lines(ROWS, header=("w1", "w2", "w3")),
+        {"header": True, "columns": PLACES},
+    ),
     "crlf": ("buy.csv", lines(ROWS, end="\r\n"), {}),
     "cr": ("buy.csv", lines(ROWS, end="\r"), {}),
     "mixed ends": ("buy.csv", PLAIN.replace("\n", "\r\n", 9), {}),
     "no last end": ("buy.csv", PLAIN.rstrip("\n"), {}),
     "blank lines": ("buy.csv", "\n\n" + PLAIN.replace("\n", "\n\n", 3) + "\n  \n", {}),
+    "lines of tabs": ("buy.tsv", lines(ROWS, "\t").replace("\n", "\n\t\t\n", 2), {}),
     "byte order mark": ("buy.csv", "\ufeff" + PLAIN, {}),
     "utf-16": ("buy.csv", PLAIN.encode("utf-16"), {}),
     "utf-16, told": ("buy.csv", PLAIN.encode("utf-16"), {"encoding": "utf-16"}),
@@ -86,7 +95,9 @@ SPELLINGS = {
     "quotes": ("buy.csv", lines([(f'"{u}"', f'"{i}"', f'"{r}"') for u, i, r in ROWS]), {}),
     "quotes and tabs": (
         "buy.tsv",
-        lines([(f'"{u}"', f'"{i}"', r) for u, i, r in ROWS], "\t", ('"user"', '"item"', '"r"')),
+        lines(
+            [(f'"{u}"', f'"{i}"', r) for u, i, r in ROWS], "\t", ('"user"', '"item"', '"rating"')
+        ),
         {},
     ),
     "gzip": ("buy.csv.gz", gzip.compress(PLAIN.encode()), {}),
@@ -110,7 +121,7 @@ SPELLINGS = {
         lines([(*row, "x" * 3_000_000 * (n == 7)) for n, row in enumerate(ROWS)], header=None),
         {},
     ),
-    "places": ("buy.csv", PLAIN, {"columns": {"user": "1", "item": "2", "rating": "3"}}),
+    "places": ("buy.csv", PLAIN, {"columns": PLACES}),
     "a name that is a number": (
         "buy.csv",
         lines([(r, u, i) for u, i, r in ROWS], header=("2", "3", "1")),
@@ -279,6 +290,7 @@ BAD = {
     "utf-16 without mark": (PLAIN.encode("utf-16-le"), {}, 1, "zero bytes", "--encoding utf-16-le"),
     "half utf-16": (PLAIN.encode("utf-16")[:-1], {}, 57, "", "UTF-16"),
     "after blank lines": ("\n\n" + PLAIN + "\nu1,b1\n", {}, 61, "2 columns", "3 ("),
+    "separators alone": (PLAIN + ",,\n", {}, 58, "user ''", "text"),
     "after quoted lines": (PLAIN + '"a\nb",b1,1\nu1,b1\n', {}, 60, "2 columns", "3 ("),
     "empty": ("", {}, None, "no rows", "rows of interactions"),
     "blank": ("\n \n", {}, None, "no rows", "rows of interactions"),
@@ -380,7 +392,7 @@ def take_again(folder):
     return import_dataset(
         folder / "again",
         interactions=folder / "buy.parquet",
-        kg=folder / "kg.csv",
+        kg=folder / "kg.parquet",
         force=True,
         overwrite=True,
     )
@@ -475,7 +487,7 @@ def test_the_folder_may_come_last(take, tmp_path, capsys):
         "--interactions",
         str(tmp_path / "buy.csv"),
         "--kg",
-        str(tmp_path / "kg.csv"),
+        str(tmp_path / "kg.parquet"),
     ]
     assert main([*words, str(tmp_path / "last")]) == 0
     assert (tmp_path / "last" / "dataset.json").is_file()
