@@ -278,6 +278,9 @@ class BatchStream:
         )
 
 
+_SETS = ("heads", "relations", "tails", "counts")
+
+
 def _localized(
     ripple: RippleSets | FoldRippleSets | LazyRippleSets,
     request: PairRequest,
@@ -292,18 +295,17 @@ def _localized(
             *(sets.heads, sets.relations, sets.tails, sets.counts, ripple.slot_folds),
             *(groups.users, groups.indptr, request.items, groups.folds, extra),
         )
-        names = ("heads", "relations", "tails", "counts", "slot_folds")
-        indptr = {"group_indptr": groups.indptr, "pair_folds": groups.folds}
-        return rows, dict(zip(names, found, strict=True)) | indptr, items, extra
+        by_name = dict(zip((*_SETS, "slot_folds"), found, strict=True))
+        by_name |= {"group_indptr": groups.indptr, "pair_folds": groups.folds}
+        return rows, by_name, items, extra
     at = request.history_ids
     if not isinstance(ripple, RippleSets):
         ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
     rows, *found, items, extra = ops.localize_batch(
         ripple.heads, ripple.relations, ripple.tails, ripple.counts, at, request.items, extra
     )
-    names = ("heads", "relations", "tails", "counts")
-    indptr = {"group_indptr": request.group_indptr}
-    return rows, dict(zip(names, found, strict=True)) | indptr, items, extra
+    by_name = dict(zip(_SETS, found, strict=True)) | {"group_indptr": request.group_indptr}
+    return rows, by_name, items, extra
 
 
 def _put(inputs: dict[str, Tensor], names: list[str], positions: Tensor) -> None:
