@@ -158,6 +158,12 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor x"
       ") -> Tensor");
   m.def(
+      "local_ridge("
+      "Tensor gram_indptr, Tensor gram_items, Tensor gram_values, "
+      "Tensor indptr, Tensor neighbours, "
+      "float weight"
+      ") -> Tensor");
+  m.def(
       "wide_features("
       "Tensor history_indptr, Tensor history_items, "
       "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, Tensor[] transposed, "

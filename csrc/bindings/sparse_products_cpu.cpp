@@ -76,10 +76,37 @@ Tensor sparse_product_cpu(const Tensor& indptr, const Tensor& columns, const Ten
   return y;
 }
 
+Tensor local_ridge_cpu(const Tensor& gram_indptr, const Tensor& gram_items,
+                       const Tensor& gram_values, const Tensor& indptr, const Tensor& neighbours,
+                       double weight) {
+  STD_TORCH_CHECK(weight > 0 && weight < 1e30, "weight is ", weight, ", expected above 0");
+  check_tensor(indptr, "indptr", ScalarType::Long, {-1});
+  const int64_t I = indptr.size(0) - 1;
+  const SparseRows gram = sparse_rows(gram_indptr, gram_items, gram_values, I, "gram");
+  STD_TORCH_CHECK(gram.num_rows == I, "gram has ", gram.num_rows, " rows, expected ", I);
+  check_tensor(neighbours, "neighbours", ScalarType::Int, {-1});
+  const int64_t* ends = data<int64_t>(indptr);
+  check_indptr(ends, I, neighbours.size(0), "indptr");
+  check_ids(data<int32_t>(neighbours), neighbours.size(0), I, "neighbours", "items");
+  int64_t most = 0;
+  for (int64_t i = 0; i < I; ++i) most = std::max(most, ends[i + 1] - ends[i]);
+  Tensor out = empty({neighbours.size(0)}, ScalarType::Float);
+  const LocalRidgeArgs args = {
+      I, gram.indptr, gram.columns, gram.values, ends, data<int32_t>(neighbours), weight};
+  const auto& kernels = isa_kernels().local_ridge;
+  const int64_t workspace = kernels.workspace_size(I, most);
+  float* coefficients = mutable_data<float>(out);
+  for_each_piece(I, 32, [&](int64_t begin, int64_t end) {
+    kernels.fit(args, begin, end, coefficients, thread_buffer<float>(workspace));
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace ekpnet
 
 STABLE_TORCH_LIBRARY_IMPL(ekpnet, CPU, m) {
   m.impl("strongest_products", TORCH_BOX(&ekpnet::strongest_products_cpu));
+  m.impl("local_ridge", TORCH_BOX(&ekpnet::local_ridge_cpu));
   m.impl("sparse_product", TORCH_BOX(&ekpnet::sparse_product_cpu));
 }

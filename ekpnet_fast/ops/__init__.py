@@ -22,7 +22,7 @@ from ekpnet_fast.ops.sampling import (
     sample_ripple_sets,
     sample_triples,
 )
-from ekpnet_fast.ops.sparse import SparseRows, sparse_product, strongest_products
+from ekpnet_fast.ops.sparse import SparseRows, local_ridge, sparse_product, strongest_products
 from ekpnet_fast.ops.wide_part import AffinitySources, WideCurves, wide_features, wide_logits
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "deep_score",
     "ekpnet_gradients",
     "group_pairs",
+    "local_ridge",
     "localize",
     "localize_batch",
     "localize_fold_batch",

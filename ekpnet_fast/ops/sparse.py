@@ -9,7 +9,7 @@ from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
-__all__ = ["SparseRows", "sparse_product", "strongest_products"]
+__all__ = ["SparseRows", "local_ridge", "sparse_product", "strongest_products"]
 
 
 class SparseRows(NamedTuple):
@@ -43,6 +43,32 @@ def sparse_product(
     """Product left x [n, r]; every entry is summed in the order of its row."""
     product: Tensor = ekpnet.sparse_product.default(*left, x)
     return product
+
+
+def local_ridge(
+    gram: SparseRows,  # [I, I], columns rising within a row
+    indptr: Tensor,  # [I + 1] int64, neighbours of each item
+    neighbours: Tensor,  # [indptr[-1]] int32, distinct for an item, and not itself
+    weight: float,
+) -> Tensor:
+    """Coefficients [indptr[-1]] of the ridge regression of each item i on its neighbours N.
+
+    (G_NN + weight)^-1 G_Ni with the Gram matrix G of the items, whose missing entries are 0.
+    """
+    coefficients: Tensor = ekpnet.local_ridge.default(*gram, indptr, neighbours, weight)
+    return coefficients
+
+
+@library.register_fake("ekpnet::local_ridge")
+def _(
+    gram_indptr: Tensor,
+    gram_items: Tensor,
+    gram_values: Tensor,
+    indptr: Tensor,
+    neighbours: Tensor,
+    weight: float,
+) -> Tensor:
+    return gram_values.new_empty(neighbours.size(0))
 
 
 @library.register_fake("ekpnet::strongest_products")

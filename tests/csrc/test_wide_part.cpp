@@ -80,6 +80,49 @@ void test_sparse_times_dense() {
   check_close(y, expected, 1e-5, "sparse_product");
 }
 
+// Coefficients w of every item i on its neighbours N meet (G_NN + weight) w = G_Ni.
+void test_local_ridge(int every) {
+  constexpr int I = 45;
+  constexpr double kWeight = 3;
+  const Rows clicks(80, I, 2, 54), chosen(I, I, every, 55);
+  Rows gram(I, I, 1, 56);
+  for (int i = 0; i < I; ++i)
+    for (int j = 0; j < I; ++j) {
+      double sum = 0;
+      for (int u = 0; u < 80; ++u) sum += clicks.at(u, i) * clicks.at(u, j);
+      gram.values[i * I + j] = static_cast<float>(sum);
+    }
+  Offsets indptr{0};
+  Ids neighbours;
+  for (int i = 0; i < I; ++i) {
+    for (int64_t k = chosen.indptr[i]; k < chosen.indptr[i + 1]; ++k)
+      if (chosen.columns[k] != i) neighbours.push_back(chosen.columns[k]);
+    indptr.push_back(neighbours.size());
+  }
+  const LocalRidgeArgs args = {I,
+                               gram.indptr.data(),
+                               gram.columns.data(),
+                               gram.values.data(),
+                               indptr.data(),
+                               neighbours.data(),
+                               kWeight};
+  const auto& kernels = isa_kernels().local_ridge;
+  Reals<float> workspace(kernels.workspace_size(I, I), kUnset<float>);
+  Reals<float> found(neighbours.size(), kUnset<float>);
+  kernels.fit(args, 0, 20, found.data(), workspace.data());
+  kernels.fit(args, 20, I, found.data(), workspace.data());
+  Reals<double> left, right;
+  for (int i = 0; i < I; ++i)
+    for (int64_t k = indptr[i]; k < indptr[i + 1]; ++k) {
+      double sum = kWeight * found[k];
+      for (int64_t l = indptr[i]; l < indptr[i + 1]; ++l)
+        sum += gram.values[neighbours[k] * I + neighbours[l]] * found[l];
+      left.push_back(sum);
+      right.push_back(gram.values[neighbours[k] * I + i]);
+    }
+  check_close(left, right, 1e-4, "local_ridge, every " + std::to_string(every));
+}
+
 // Affinities of every kind: neighbours, few or many; all items by all; columns of vectors.
 void test_wide_part(int every) {
   constexpr int I = 530, G = 5, kWidth = 13, N = 6, P = 3;
@@ -190,6 +233,7 @@ void test_wide_part(int every) {
 void test_wide_part() {
   for (int every : {2, 7}) test_products(every);
   test_sparse_times_dense();
+  for (int every : {1, 20}) test_local_ridge(every);
   for (int every : {3, 90}) test_wide_part(every);
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import library
 
-from ekpnet_fast.ops import SparseRows, sparse_product, strongest_products
+from ekpnet_fast.ops import SparseRows, local_ridge, sparse_product, strongest_products
 
 
 def dense(n, m, seed, filled=0.3):
@@ -61,7 +61,29 @@ def test_sparse_times_dense():
     assert sparse_product(empty, x).shape == (0, 19)
 
 
+@pytest.mark.parametrize("filled", [1.0, 0.1])
+def test_ridge_regression_of_items_on_their_neighbours(filled):
+    """Against dense solves; few neighbours are looked up in long rows of the Gram matrix."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 60, generator=draw)
+    gram = torch.where(torch.rand(60, 60, generator=draw) < filled, x.T @ x, 0.0)
+    gram = gram.triu() + gram.triu(1).T + 90 * torch.eye(60)
+    near = [sorted(torch.randperm(60, generator=draw)[:n].tolist()) for n in (0, 1, 40, *[5] * 57)]
+    near = [[j for j in others if j != item] for item, others in enumerate(near)]
+    indptr = torch.tensor([0, *map(len, near)]).cumsum(0)
+    neighbours = torch.tensor([j for others in near for j in others], dtype=torch.int32)
+    found = local_ridge(rows(gram), indptr, neighbours, 2.5)
+    for item, others in enumerate(near):
+        of_item = gram[others][:, others].double() + 2.5 * torch.eye(len(others)).double()
+        wanted = torch.linalg.solve(of_item, gram[others, item].double())
+        begin, end = indptr[item : item + 2].tolist()
+        torch.testing.assert_close(found[begin:end].double(), wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_opcheck():
+    gram = rows(torch.eye(3) * 4 + 1)
+    ends, near = torch.tensor([0, 1, 3, 3]), torch.tensor([2, 0, 2], dtype=torch.int32)
+    library.opcheck(torch.ops.ekpnet.local_ridge.default, (*gram, ends, near, 1.0))
     a, b = rows(dense(9, 5, 5)), rows(dense(5, 8, 6))
     library.opcheck(torch.ops.ekpnet.strongest_products.default, (*a, *b, 8, 3))
     library.opcheck(torch.ops.ekpnet.sparse_product.default, (*a, torch.randn(5, 4)))
@@ -83,5 +105,9 @@ def test_refused(change, said):
     )
     with pytest.raises(RuntimeError, match=said):
         strongest_products(good._replace(**change), good, 2, 1)
+    with pytest.raises(RuntimeError, match="weight is 0, expected above 0"):
+        local_ridge(good, good.indptr, good.columns, 0.0)
+    with pytest.raises(RuntimeError, match="neighbours holds id 7 at position 1"):
+        local_ridge(good, good.indptr, torch.tensor([1, 7], dtype=torch.int32), 1.0)
     with pytest.raises(RuntimeError, match="count is 0, expected at least 1"):
         strongest_products(good, good, 2, 0)

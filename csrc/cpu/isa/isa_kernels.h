@@ -5,6 +5,7 @@
 
 #include "cpu/isa/deep_score.h"
 #include "cpu/isa/ekpnet_gradients.h"
+#include "cpu/isa/local_ridge.h"
 #include "cpu/isa/ripple_attention.h"
 #include "cpu/isa/row_adam.h"
 #include "cpu/isa/sparse_product.h"
@@ -26,6 +27,7 @@ struct IsaKernels {
   const TripleLossKernels<float>& triple_loss_f32;
   const TripleLossKernels<double>& triple_loss_f64;
   SparseProductKernel sparse_product;
+  const LocalRidgeKernels& local_ridge;
   const WideKernels& wide_part;
 };
 
@@ -37,6 +39,7 @@ struct IsaKernels {
   RowAdamKernel<float> row_adam_f32();               \
   const TripleLossKernels<float>& triple_loss_f32(); \
   SparseProductKernel sparse_product();              \
+  const LocalRidgeKernels& local_ridge();            \
   const WideKernels& wide_part();                    \
   const IsaKernels& kernels();                       \
   }

@@ -43,6 +43,8 @@ _KINDS: dict[str, Kind] = {
     "far co-click": "clicks",
     "low-pass": "clicks",
     "EASE": "clicks",
+    "item kNN": "clicks",
+    "ridge": "clicks",
     "joint": "joint",
     "KG-click-KG": "walk",
     "KG match": "match",

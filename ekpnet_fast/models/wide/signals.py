@@ -21,6 +21,9 @@ class SignalOptions:
         joint_spectral: ranks of projections on what clicks and graph share.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
         five_hop: whether 5-hop co-click is a feature beside the 3-hop one.
+        knn: similarity of items by their clicks, of popular ones larger than the cosine.
+        ridge: regularisation of the regression of each item on those most clicked with it, which
+            counts only once what several of them say; 0 leaves it out.
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
@@ -30,6 +33,8 @@ class SignalOptions:
     joint_spectral: tuple[int, ...] = (32, 128)
     ease: float = 0.0
     five_hop: bool = True
+    knn: bool = True
+    ridge: float = 100.0
     relations: int = 4
 
     @property
@@ -43,6 +48,8 @@ class SignalOptions:
             *(f"joint {rank}" for rank in self.joint_spectral),
             *(["EASE"] if self.ease > 0 else []),
             *(["far co-click"] if self.five_hop else []),
+            *(["item kNN"] if self.knn else []),
+            *(["ridge"] if self.ridge > 0 else []),
             *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
         )
 

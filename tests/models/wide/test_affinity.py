@@ -75,6 +75,14 @@ def dense_affinities(A, table, options):
     np.fill_diagonal(B, 0)
     found["EASE"] = B
     found["far co-click"] = C @ C
+    by_user = safe(A.sum(1) ** 0.25)[:, None] * A
+    G = by_user.T @ by_user
+    found["item kNN"] = G * safe(A.sum(0) ** 0.5)[:, None] * safe(A.sum(0) ** 0.3)
+    found["ridge"] = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        near = [j for j in range(ITEMS) if j != item and G[j, item] > 0]
+        gram = A[:, near].T @ A[:, near] + options.ridge * np.eye(len(near))
+        found["ridge"][near, item] = np.linalg.solve(gram, A[:, near].T @ A[:, item])
     for rank in range(1, options.relations + 1):
         own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
         own = own * safe(np.linalg.norm(own, axis=1))[:, None]
@@ -161,14 +169,22 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, ITEMS), ALL)
     every = found.features(histories, *every_pair(USERS)).T.view(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
-        if name == "popularity" or name.startswith(("co-click", "low-pass", "EASE", "far")):
+        if name == "popularity" or name.startswith(
+            ("co-click", "low-pass", "EASE", "far", "item", "ridge")
+        ):
             lowest = every[:, :, column].amin(1)
             assert (every[:, 0, column] <= lowest + 1e-3).all(), name
 
 
 def test_names_follow_the_options():
     options = SignalOptions(
-        kg_click_kg=False, low_pass=(), joint_spectral=(), five_hop=False, relations=0
+        kg_click_kg=False,
+        low_pass=(),
+        joint_spectral=(),
+        five_hop=False,
+        knn=False,
+        ridge=0,
+        relations=0,
     )
     assert feature_names(options) == (
         "popularity",

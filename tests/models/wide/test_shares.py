@@ -49,7 +49,7 @@ def problem(request, monkeypatch):
     if request.param != "squares":
         monkeypatch.setattr(affinity, "MOSTLY_FULL", 1.0)
     if request.param == "few neighbours":
-        monkeypatch.setattr(affinity, "ALL_ITEMS", 0)
+        monkeypatch.setattr(affinity, "MOSTLY_FULL", 1.0)
         return drawn_part(neighbours=4)
     return drawn_part()
 
