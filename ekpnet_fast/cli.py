@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
+from ekpnet_fast.terminal import guarded
+
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
@@ -28,6 +30,7 @@ COMMANDS = {
 _FOLDERS = ("data", "experiments", "serve")  # packages, whose command is their __main__
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     known = {name: text for name, text in COMMANDS.items() if find_spec(f"ekpnet_fast.{name}")}

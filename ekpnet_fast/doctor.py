@@ -20,6 +20,7 @@ from typing import Literal
 
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.native.cpus import choose_threads
+from ekpnet_fast.terminal import guarded, say
 
 __all__ = ["Check", "examine", "main"]
 
@@ -72,6 +73,7 @@ class Check:
     remedy: str = ""
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; returns 1 where the core is broken."""
     parser = argparse.ArgumentParser(
@@ -83,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checks = examine(options.data_root)
     healthy = all(check.status != "broken" for check in checks)
     if options.json:
-        print(json.dumps({"healthy": healthy, "checks": [asdict(c) for c in checks]}, indent=2))
+        say(json.dumps({"healthy": healthy, "checks": [asdict(c) for c in checks]}, indent=2))
     else:
         _print(checks)
-        print("the core works" if healthy else "the core does not work: see what is broken above")
+        say("the core works" if healthy else "the core does not work: see what is broken above")
     return 0 if healthy else 1
 
 
@@ -318,11 +320,11 @@ def _print(checks: Sequence[Check]) -> None:
     for check in checks:
         if check.group != group:
             group = check.group
-            print(group)
+            say(group)
         mark = {"ok": "ok    ", "note": "note  ", "broken": "BROKEN"}[check.status]
-        print(f"  {mark}  {check.name.ljust(width)}  {check.found}")
+        say(f"  {mark}  {check.name.ljust(width)}  {check.found}")
         if check.remedy:
-            print(f"{' ' * (width + 12)}-> {check.remedy}")
+            say(f"{' ' * (width + 12)}-> {check.remedy}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 
-__all__ = ["ConfigError", "DataError", "EkpnetError", "NativeLibraryError", "TrainingError"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EkpnetError",
+    "NativeLibraryError",
+    "TrainingError",
+    "quote",
+    "reason",
+    "told",
+    "visible",
+]
 
 _SHOWN = 60
+_LONGEST, _END = 2000, 500  # characters of a message, and those of its end that are kept of one
+
+# What a terminal obeys instead of showing it, and what makes text read in another order.
+_HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+_HIDDEN_BUT_LINES = {code: shown for code, shown in _HIDDEN.items() if code != ord("\n")}
 
 
 class EkpnetError(Exception):
     """Base of every error a user can cause. ``str(error)`` is one line, fit for a terminal."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message, white space squeezed onto one line."""
-        super().__init__(" ".join(message.split()))
+        """Keep the message, white space squeezed onto one line, control characters written out."""
+        text = visible(" ".join(message.split()))
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST - _END]} ... {text[-_END:]}"
+        super().__init__(text)
 
 
 class DataError(EkpnetError, ValueError):
@@ -46,6 +68,48 @@ class DataError(EkpnetError, ValueError):
 
 class ConfigError(EkpnetError, ValueError):
     """Option or combination of options that cannot be used; names the option."""
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Text of data as a terminal may show it: control characters are written out, as `\\x1b`.
+
+    Args:
+        text: of data.
+        lines: whether it has lines, the ends of which are kept.
+    """
+    return text.translate(_HIDDEN_BUT_LINES if lines else _HIDDEN)
+
+
+def reason(error: BaseException) -> str:
+    """First line of what a library says, which names an operating system's error by its text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, MemoryError):
+        return "too large for the memory"
+    said = str(error).strip().splitlines()
+    return said[0][:200] if said else type(error).__name__
+
+
+@contextmanager
+def told(path: str | PathLike[str], expected: str) -> Iterator[None]:
+    """Context that reads a file: whatever a library raises about it becomes one DataError.
+
+    Libraries raise dozens of kinds, and panics of Rust, which are no `Exception`.
+
+    Args:
+        path: the file.
+        expected: what would have been right, and what to do.
+    """
+    try:
+        yield
+    except (EkpnetError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise DataError.about(
+            path, None, f"no readable file ({reason(error)})", expected
+        ) from error
 
 
 def quote(text: str | bytes) -> str:

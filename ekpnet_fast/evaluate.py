@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekpnet_fast.errors import EkpnetError
+from ekpnet_fast.terminal import guarded, make_console
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 0 if the stored numbers were reproduced exactly, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m ekpnet_fast.evaluate", description=__doc__)
@@ -19,19 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)
     # Not before, because torch takes seconds to import.
-    from rich.console import Console
-
     from ekpnet_fast.runs.display import result_table
     from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
 
-    try:
-        found, stored = evaluate_run(
-            options.run, options.data_root, options.threads, options.device
-        )
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    console = Console(soft_wrap=True)
+    found, stored = evaluate_run(options.run, options.data_root, options.threads, options.device)
+    console = make_console()
     console.print(result_table({**stored, **found}))
     same = same_metrics(found, stored)
     console.print(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,30 +12,28 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.command import (
     add_run,
     add_subject,
-    exit_code,
     history_of,
     opened,
     set_threads,
 )
 from ekpnet_fast.storage.files import write_text
+from ekpnet_fast.terminal import guarded, json_text, say
 
 if TYPE_CHECKING:
     from ekpnet_fast.recommender import Fidelity
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-
-    def work() -> None:
-        _check(options)
-        set_threads(options.threads, default=1)
-        if options.fidelity:
-            _measure(options)
-        else:
-            _explain(options)
-
-    return exit_code(work)
+    _check(options)
+    set_threads(options.threads, default=1)
+    if options.fidelity:
+        _measure(options)
+    else:
+        _explain(options)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,12 +72,12 @@ def _explain(options: argparse.Namespace) -> None:
     )
     if options.svg is not None:
         write_text(options.svg, found.to_svg())
-    print(found.to_json() if options.json else found.to_text())
+    say(json_text(found.to_dict()) if options.json else found.to_text())
 
 
 def _measure(options: argparse.Namespace) -> None:
     found = opened(options).fidelity(masked=options.top)
-    print(json.dumps(found.to_dict(), indent=2) if options.json else _text(found))
+    say(json_text(found.to_dict()) if options.json else _text(found))
 
 
 def _text(found: Fidelity) -> str:

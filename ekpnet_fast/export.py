@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ekpnet_fast.recommender.command import add_run, exit_code, opened
+from ekpnet_fast.recommender.command import add_run, opened
+from ekpnet_fast.terminal import guarded, say
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for an error that the user can mend."""
     parser = argparse.ArgumentParser(
@@ -21,14 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="FILE.onnx", help="the file to write")
     options = parser.parse_args(arguments)
 
-    def work() -> None:
-        difference = opened(options).export(options.out)
-        print(
-            f"Written to {options.out}: {options.out.stat().st_size / 2**20:.1f} MB; onnxruntime"
-            f" gives the same logits up to {difference:.1e}"
-        )
-
-    return exit_code(work)
+    difference = opened(options).export(options.out)
+    say(
+        f"Written to {options.out}: {options.out.stat().st_size / 2**20:.1f} MB; onnxruntime"
+        f" gives the same logits up to {difference:.1e}"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +13,12 @@ from ekpnet_fast.recommender.command import (
     add_candidates,
     add_run,
     add_subject,
-    exit_code,
     history_of,
     ids_of,
     opened,
     set_threads,
 )
+from ekpnet_fast.terminal import guarded, json_text, make_console, say
 
 if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
     from rich.table import Table
@@ -30,20 +28,18 @@ if TYPE_CHECKING:  # imported where they are used, so that one list does not wai
 AT_ONCE = 256  # users between two moves of the bar
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-
-    def work() -> None:
-        _check(options)
-        if options.recall is not None:
-            _measure(options)
-        elif options.output is not None:
-            _write(options)
-        else:
-            _show(options)
-
-    return exit_code(work)
+    _check(options)
+    if options.recall is not None:
+        _measure(options)
+    elif options.output is not None:
+        _write(options)
+    else:
+        _show(options)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,9 +124,9 @@ def _measure(options: argparse.Namespace) -> None:
     set_threads(options.threads, default=1)
     found = opened(options).recall(options.candidates, options.recall, k=options.k)
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json_text(found.to_dict()))
         return
-    print(
+    say(
         f"recall@{found.k} {found.mean:.4f} of {found.users:,} exact lists, the lowest"
         f" {found.lowest:.2f}: {found.candidates:,} candidates and {found.representatives:,}"
         f" representatives of {found.items:,} items, {found.seconds * 1e3:.1f} ms a list"
@@ -159,16 +155,14 @@ def _show(options: argparse.Namespace) -> None:
             told = explanation.to_dict()
             names = ("reasons", "parts", "signals", "base", "covered", "rest")
             item.update({name: told[name] for name in names})
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        say(json_text(found))
         return
     if options.explain:
-        print("\n".join(explanation.to_text() for explanation in reasons))
+        say("\n".join(explanation.to_text() for explanation in reasons))
     else:
-        from rich.console import Console
-
-        Console(soft_wrap=True).print(_table(best), highlight=False)
+        make_console().print(_table(best))
     for note in best.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _of_one(recommender: Recommender, options: argparse.Namespace) -> Candidates:
@@ -195,6 +189,7 @@ def _table(best: Recommendations) -> Table:
 def _write(options: argparse.Namespace) -> None:
     """Write lists for many users as Parquet or CSV; the file is whole or not there."""
     from ekpnet_fast.data.formats.engine import write_table
+    from ekpnet_fast.storage.files import write_whole
 
     set_threads(options.threads, default=None)
     recommender = opened(options)
@@ -205,24 +200,16 @@ def _write(options: argparse.Namespace) -> None:
     )
     columns = _columns(recommender, _batches(recommender, users, options))
     path: Path = options.output
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        write_table(part, columns)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--output {path} cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
-    print(f"Written to {path}: {len(users):,} lists, {len(columns['rank'][1]):,} rows")
+    write_whole(path, lambda part: write_table(part, columns))
+    say(f"Written to {path}: {len(users):,} lists, {len(columns['rank'][1]):,} rows")
 
 
 def _batches(
     recommender: Recommender, users: Sequence[Id], options: argparse.Namespace
 ) -> Iterator[list[Recommendations]]:
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     blocks = [users[first : first + AT_ONCE] for first in range(0, len(users), AT_ONCE)]
     only = _filter(options)
     for block in track(

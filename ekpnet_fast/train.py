@@ -5,30 +5,36 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from ekpnet_fast.terminal import guarded, make_console
 
-from ekpnet_fast.data.tables import SplitCounts
-from ekpnet_fast.errors import EkpnetError
-from ekpnet_fast.native.cpus import Threads
-from ekpnet_fast.runs.display import Display, result_table, weights_text
-from ekpnet_fast.runs.options import Command, parse_command
-from ekpnet_fast.runs.runner import run
-from ekpnet_fast.training.signals import Interrupted, Signals
+if TYPE_CHECKING:  # imported where Ctrl-C is told on one line, because it takes seconds
+    from rich.console import Console
+
+    from ekpnet_fast.runs import tune
+    from ekpnet_fast.runs.options import Command
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
     It is 2 for an error that the user can mend, 128 + N for a run that signal N stopped.
     """
-    console = Console(soft_wrap=True)
+    from ekpnet_fast.data.tables import SplitCounts
+    from ekpnet_fast.native.cpus import Threads
+    from ekpnet_fast.runs.display import Display, result_table, weights_text
+    from ekpnet_fast.runs.options import parse_command
+    from ekpnet_fast.runs.runner import run
+    from ekpnet_fast.training.signals import Interrupted, Signals
+
+    console = make_console()
+    command = parse_command(arguments)
+    config = command.config
+    if command.tune is not None:
+        return _tune(command, command.tune, console)
     try:
-        command = parse_command(arguments)
-        config = command.config
-        if command.tune is not None:
-            return _tune(command, command.tune, console)
         with Signals() as signals, Display(console) as display:
             metrics = run(
                 config,
@@ -37,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signals=signals,
                 on_options=lambda options: _show_options(options, console),
             )
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         how = f"go on with --resume {config.output}"
         if config.output is None:
@@ -48,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + stop.signum
     if metrics["split"] is not None:
         for line in SplitCounts(**metrics["split"]).words():
-            console.print(line, highlight=False)
+            console.print(line)
     if metrics["refit"] is not None:
         epochs = ", ".join(f"{name} {n}" for name, n in metrics["refit"]["epochs"].items())
         chosen = f" for the epochs chosen ({epochs})" if epochs else ""
-        console.print(f"Trained anew on train and validation together{chosen}.", highlight=False)
+        console.print(f"Trained anew on train and validation together{chosen}.")
     console.print(result_table(metrics))
     if metrics["weights"] is not None:
-        console.print(weights_text(metrics["weights"]), highlight=False, markup=False)
+        console.print(weights_text(metrics["weights"]))
     seconds, environment = metrics["seconds"], metrics["environment"]
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
     rate = metrics["samples_per_second"]
@@ -64,11 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{metrics['dropped_users']} of {metrics['users']} users are left out:"
         " they have no positive in train."
         f"\n{seconds['total']:.1f} s ({parts}),{shown}"
-        f" {Threads(environment['threads'], environment['threads_reason'])}, {environment['isa']}",
-        highlight=False,
+        f" {Threads(environment['threads'], environment['threads_reason'])}, {environment['isa']}"
     )
     if config.output is not None:
-        console.print(f"Written to {config.output}", highlight=False)
+        console.print(f"Written to {config.output}")
     return 0
 
 
@@ -76,12 +78,13 @@ def _show_options(options: Mapping[str, Any], console: Console) -> None:
     """Print the options that followed from the data."""
     if options:
         listed = ", ".join(f"{name} {json.dumps(value)}" for name, value in options.items())
-        console.print(f"From the data: {listed}", highlight=False, markup=False)
+        console.print(f"From the data: {listed}")
 
 
 def _tune(command: Command, trials: int, console: Console) -> int:
     """Search for options that validate best; returns the exit code."""
     from ekpnet_fast.runs import tune  # only a search needs it
+    from ekpnet_fast.training.signals import Interrupted, Signals
 
     def show(trial: tune.Trial, best: tune.Trial) -> None:
         worth = f"valid {trial.value:.4f}" if trial.error is None else f"failed: {trial.error}"
@@ -90,11 +93,7 @@ def _tune(command: Command, trials: int, console: Console) -> int:
             f"{name}={value:.2e}" if isinstance(value, float) else f"{name}={value}"
             for name, value in trial.options.items()
         )
-        console.print(
-            f"{trial.number:3}/{trials}  {worth}{leader}  {trial.seconds:.1f} s  {tried}",
-            highlight=False,
-            markup=False,
-        )
+        console.print(f"{trial.number:3}/{trials}  {worth}{leader}  {trial.seconds:.1f} s  {tried}")
 
     output = command.config.output
     try:
@@ -107,8 +106,7 @@ def _tune(command: Command, trials: int, console: Console) -> int:
     assert output is not None  # or there would be no search
     console.print(
         f"Best on validation: trial {best.number}, {best.value:.4f}. Train and test it by"
-        f" --config {output / tune.BEST_FILE}",
-        highlight=False,
+        f" --config {output / tune.BEST_FILE}"
     )
     return 0
 

@@ -20,6 +20,9 @@ std::tuple<Tensor, Tensor, Tensor> group_pairs_cpu(const Tensor& user_indptr, in
   const int64_t* indptr = data<int64_t>(user_indptr);
   const int64_t N = indptr[U];
   check_indptr(indptr, U, N, "user_indptr");
+  STD_TORCH_CHECK(N <= INT32_MAX, "user_indptr ends with ", N, ", expected at most ", INT32_MAX,
+                  " pairs");
+  group_size = std::min(group_size, std::max<int64_t>(N, 1));  // what is beyond could overflow
 
   std::vector<int64_t> by_user(N);
   for_each_piece(U, 256, [&](int64_t begin, int64_t end) {

@@ -7,7 +7,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cmath>
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
 #include <sstream>
 #include <string>
@@ -104,6 +106,17 @@ inline void check_indptr(const int64_t* indptr, int64_t n, int64_t total, const 
   STD_TORCH_CHECK(indptr[n] == total, name, " ends with ", indptr[n], ", expected ", total);
 }
 
+// Labels, each 0 or 1.
+template <class T>
+void check_labels(const T* labels, int64_t n, const char* name) {
+  bool other = false;  // without a branch, so that the compiler vectorises it
+  for (int64_t i = 0; i < n; ++i) other |= (labels[i] != T(0)) & (labels[i] != T(1));
+  if (!other) return;
+  for (int64_t i = 0; i < n; ++i)
+    STD_TORCH_CHECK(labels[i] == T(0) || labels[i] == T(1), name, " holds ", +labels[i],
+                    " at position ", i, ", expected 0 or 1");
+}
+
 // Calls f with a value of the tensor's float type.
 template <class F>
 auto dispatch_float(const Tensor& tensor, const char* name, F f) {
@@ -111,6 +124,12 @@ auto dispatch_float(const Tensor& tensor, const char* name, F f) {
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, " is ",
                   dtype_name(dtype), ", expected float32 or float64");
   return dtype == ScalarType::Float ? f(float()) : f(double());
+}
+
+// A weight or a rate: a number from 0 up.
+inline void check_rate(const char* name, double value) {
+  STD_TORCH_CHECK(std::isfinite(value) && value >= 0, name, " is ", value,
+                  ", expected a finite number from 0 up");
 }
 
 inline void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
@@ -135,9 +154,22 @@ T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// An uninitialised tensor; sizes whose product overflows, or for which there is no memory, are told
+// in our words.
 inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()),
-                              dtype);
+  constexpr int64_t kMostElements = int64_t{1} << 44;
+  int64_t elements = 1;
+  bool fits = true;
+  for (int64_t size : shape) fits = fits && !__builtin_mul_overflow(elements, size, &elements);
+  if (fits && elements <= kMostElements) {
+    try {
+      return torch::stable::empty(
+          torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+    } catch (const std::exception&) {
+    }
+  }
+  STD_TORCH_CHECK(false, "a result would have shape ", shape_text(shape), " of ", dtype_name(dtype),
+                  ", expected one that the memory has room for");
 }
 
 // The calling thread's buffer; it only grows, so a training step allocates nothing.

@@ -40,6 +40,7 @@ TripleLossArgs<T> checked_triples(const Tensor& entity, const Tensor& relation, 
   check_ids(args.heads, args.num_triples, args.num_rows, "heads", "rows of entity");
   check_ids(args.relations, args.num_triples, args.num_relations, "relations", "rows of relation");
   check_ids(args.tails, args.num_triples, args.num_rows, "tails", "rows of entity");
+  check_labels(args.labels, args.num_triples, "labels");
   return args;
 }
 

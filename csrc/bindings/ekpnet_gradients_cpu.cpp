@@ -93,6 +93,10 @@ Gradients ekpnet_gradients_cpu(
     const int64_t K = (H + 1) * D, triples = args.triples.num_triples;
     STD_TORCH_CHECK(B > 0, "items is empty, expected at least one pair");
     check_tensor(labels, "labels", dtype, {B});
+    check_labels(data<T>(labels), B, "labels");
+    check_rate("lambda1", lambda1);
+    check_rate("lambda2", lambda2);
+    check_rate("lambda3", lambda3);
     if (offset) check_tensor(*offset, "offset", dtype, {B});
     STD_TORCH_CHECK(slot_folds.has_value() == pair_folds.has_value(),
                     "slot_folds and pair_folds must be given together");

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "bindings/checks.h"
 #include "common/row_adam_args.h"
@@ -11,7 +13,16 @@ namespace ekpnet {
 inline AdamStep adam_step(int64_t step, double lr, double beta1, double beta2, double eps,
                           double l2) {
   STD_TORCH_CHECK(step >= 1, "step is ", step, ", expected at least 1");
+  check_rate("l2", l2);
   return {beta1, beta2, eps, lr / (1 - std::pow(beta1, step)), 1 / (1 - std::pow(beta2, step)), l2};
+}
+
+// Numbers that torch's Adam refuses too.
+inline void check_rates(double lr, double beta1, double beta2, double eps) {
+  check_rate("lr", lr);
+  check_rate("eps", eps);
+  for (const auto& [beta, name] : {std::pair(beta1, "beta1"), std::pair(beta2, "beta2")})
+    STD_TORCH_CHECK(beta >= 0 && beta < 1, name, " is ", beta, ", expected 0 <= ", name, " < 1");
 }
 
 // Elements of a row; m and v have the table's shape and `moment`, rows [n] int32, grad [n, row] the

@@ -18,6 +18,7 @@ void row_adam_cuda(Tensor table, Tensor m, Tensor v, const Tensor& rows, const T
                      {&grad, "grad"},
                      {&step, "step"},
                      {&l2, "l2"}});
+  check_rates(lr, beta1, beta2, eps);
   dispatch_storage(table, "table", [&](auto zero) {
     using S = decltype(zero);
     using A = Compute<S>;

@@ -36,7 +36,7 @@ inline GraphShape graph_shape(const Tensor& indptr, const Tensor& relations, con
 }
 
 inline void check_draw(const GraphShape& graph, int64_t count) {
-  STD_TORCH_CHECK(count >= 0, "count is ", count, ", expected at least 0");
+  check_range("count", count, 0, 1 << 30);
   STD_TORCH_CHECK(graph.num_triples > 0 || count == 0, "the graph has no triple to draw from");
 }
 

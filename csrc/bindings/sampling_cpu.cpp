@@ -64,7 +64,8 @@ std::tuple<Tensor, Tensor, Tensor> build_csr_cpu(const Tensor& heads, const Tens
   return {indptr, out_relations, out_tails};
 }
 
-// A graph is checked by its ends only: reading all of it would cost more than sampling from it.
+// A graph is checked by its ends only: reading all of it would cost more than sampling from it. The
+// samplers check what they read of it.
 GraphShape check_graph(const Tensor& indptr, const Tensor& relations, const Tensor& tails) {
   const GraphShape graph = graph_shape(indptr, relations, tails);
   const int64_t first = data<int64_t>(indptr)[0];
@@ -83,8 +84,8 @@ RippleRequest checked_request(int64_t num_entities, const Tensor& seed_indptr, c
   check_tensor(seeds, "seeds", ScalarType::Int, {-1});
   check_indptr(data<int64_t>(seed_indptr), U, seeds.size(0), "seed_indptr");
   check_ids(data<int32_t>(seeds), seeds.size(0), num_entities, "seeds", "entities");
-  STD_TORCH_CHECK(hops >= 1, "hops is ", hops, ", expected at least 1");
-  STD_TORCH_CHECK(slots >= 1, "slots is ", slots, ", expected at least 1");
+  check_range("hops", hops, 1, 64);
+  check_range("slots", slots, 1, 1 << 16);
   return {U,
           data<int64_t>(seed_indptr),
           data<int32_t>(seeds),

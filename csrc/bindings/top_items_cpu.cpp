@@ -24,6 +24,7 @@ Tensor top_items_cpu(const Tensor& scores, const Tensor& seen_indptr, const Tens
   check_ids(data<int32_t>(seen), seen.size(0), I, "seen", "items");
   check_sorted(data<int64_t>(seen_indptr), data<int32_t>(seen), n);
   STD_TORCH_CHECK(k >= 1, "k is ", k, ", expected at least 1");
+  STD_TORCH_CHECK(k <= INT32_MAX, "k is ", k, ", expected at most ", INT32_MAX);
   Tensor items = empty({n, k}, ScalarType::Int);
   const TopItemsArgs args = {
       n, I, k, data<float>(scores), data<int64_t>(seen_indptr), data<int32_t>(seen)};

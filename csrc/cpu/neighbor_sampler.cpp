@@ -19,7 +19,8 @@ void sample_neighbors(const RippleGraph<Relation>& graph, const NeighborRequest&
   std::vector<int64_t> drawn(K);
   for (int64_t i = begin; i < end; ++i) {
     const int32_t node = request.nodes[i];
-    const int64_t first = graph.indptr[node], degree = graph.indptr[node + 1] - first;
+    const int64_t first = graph.indptr[node];
+    const int64_t degree = checked_degree(graph.indptr, graph.indptr[graph.num_entities], node);
     const uint64_t key = stream_key(request.seed, request.epoch, node, kNeighborStream);
     const auto random_below = [&](int64_t k, int64_t limit) {
       return static_cast<int64_t>(bounded(random_bits(key, k), limit));
@@ -43,6 +44,8 @@ void sample_neighbors(const RippleGraph<Relation>& graph, const NeighborRequest&
     for (int64_t k = 0; k < count; ++k) {
       relations[k] = static_cast<int32_t>(graph.relations[first + drawn[k]]);
       tails[k] = graph.tails[first + drawn[k]];
+      if (static_cast<uint32_t>(tails[k]) >= graph.num_entities) [[unlikely]]
+        refuse_tail(tails[k], graph.num_entities);
     }
     for (int64_t k = count; k < K; ++k) relations[k] = tails[k] = 0;
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "common/random.h"
@@ -120,13 +122,14 @@ class Candidates {
  public:
   // The triples of those of n entities that `keep` accepts.
   template <class Keep>
-  void collect(const int64_t* indptr, const int32_t* entities, int64_t n, Keep keep) {
+  void collect(const int64_t* indptr, int64_t num_triples, const int32_t* entities, int64_t n,
+               Keep keep) {
     reserve(n);
     int64_t count = 0, total = 0;
     for (int64_t i = 0; i < n; ++i) {
       const int32_t entity = entities[i];
       if (!keep(entity)) continue;
-      const int64_t first = indptr[entity], degree = indptr[entity + 1] - first;
+      const int64_t first = indptr[entity], degree = checked_degree(indptr, num_triples, entity);
       heads_[count] = entity;
       start_[count] = total;
       offset_[count] = first - total;
@@ -141,14 +144,14 @@ class Candidates {
   // The triples of n entities, entity i reached by the folds of folds_of(i), as far as a fold had
   // not reached it before.
   template <class FoldsOf>
-  void collect_folded(const int64_t* indptr, const int32_t* entities, int64_t n, int32_t hop,
-                      FoldsOf folds_of, FoldedSet& reached) {
+  void collect_folded(const int64_t* indptr, int64_t num_triples, const int32_t* entities,
+                      int64_t n, int32_t hop, FoldsOf folds_of, FoldedSet& reached) {
     reserve(n);
     if (static_cast<int64_t>(folds_.size()) < n) folds_.resize(n);
     int64_t count = 0, total = 0;
     for (int64_t i = 0; i < n; ++i) {
       const int32_t entity = entities[i];
-      const int64_t first = indptr[entity], degree = indptr[entity + 1] - first;
+      const int64_t first = indptr[entity], degree = checked_degree(indptr, num_triples, entity);
       if (degree == 0) continue;
       FoldedSet::Entity& known = reached.at(entity);
       const uint64_t fresh = folds_of(i) & ~known.folds;
@@ -271,12 +274,13 @@ class Sampler {
     const int64_t hop = u * H + p;
     const int32_t* entities = p == 0 ? history(u) : sets_.tails + (hop - 1) * M;
     const int64_t n = p == 0 ? history_size(u) : sets_.counts[hop - 1];
+    const int64_t T = graph_.indptr[graph_.num_entities];
     if constexpr (kFolds) {
       const int32_t* own = request_.seed_folds + request_.seed_indptr[u];
       const uint64_t all = ~uint64_t{0} >> (64 - request_.folds);
       const int64_t* from = sets_.slot_folds + (hop - 1) * M;
       const auto reach = [&](auto folds_of) {
-        candidates_.collect_folded(graph_.indptr, entities, n, static_cast<int32_t>(p), folds_of,
+        candidates_.collect_folded(graph_.indptr, T, entities, n, static_cast<int32_t>(p), folds_of,
                                    user.reached);
       };
       if (p == 0)
@@ -284,9 +288,9 @@ class Sampler {
       else
         reach([&](int64_t i) { return static_cast<uint64_t>(from[i]); });
     } else if (request_.repeat)
-      candidates_.collect(graph_.indptr, entities, n, [](int32_t) { return true; });
+      candidates_.collect(graph_.indptr, T, entities, n, [](int32_t) { return true; });
     else
-      candidates_.collect(graph_.indptr, entities, n,
+      candidates_.collect(graph_.indptr, T, entities, n,
                           [&](int32_t entity) { return user.seen.insert(entity); });
   }
 
@@ -348,10 +352,14 @@ class Sampler {
       return;
     }
     const int64_t* triples = user.triples.data();
+    uint32_t top = 0;  // as unsigned, which catches negative ids too
     for (int64_t m = 0; m < count; ++m) {
       relations[m] = static_cast<int32_t>(graph_.relations[triples[m]]);
       tails[m] = graph_.tails[triples[m]];
+      top = std::max(top, static_cast<uint32_t>(tails[m]));
     }
+    if (count > 0 && top >= graph_.num_entities) [[unlikely]]
+      refuse_tail(static_cast<int32_t>(top), graph_.num_entities);
     if (p + 1 < H) prefetch_degrees(tails, count);
     for (int64_t m = count; m < M; ++m) heads[m] = relations[m] = tails[m] = 0;
     if constexpr (kFolds)
@@ -368,6 +376,18 @@ class Sampler {
 };
 
 }  // namespace
+
+void refuse_row(int64_t entity, int64_t first, int64_t last, int64_t num_triples) {
+  throw std::runtime_error("indptr has " + std::to_string(first) + " and " + std::to_string(last) +
+                           " at positions " + std::to_string(entity) + " and " +
+                           std::to_string(entity + 1) + ", expected rising values up to " +
+                           std::to_string(num_triples) + " (triples)");
+}
+
+void refuse_tail(int64_t tail, int64_t num_entities) {
+  throw std::runtime_error("tails holds id " + std::to_string(tail) + ", expected 0 <= id < " +
+                           std::to_string(num_entities) + " (entities)");
+}
 
 template <class Relation>
 void sample_ripple_sets(const RippleGraph<Relation>& graph, const RippleRequest& request,

@@ -6,6 +6,18 @@
 namespace ekpnet {
 
 // Relation is uint8_t, int16_t or int32_t, the smallest that holds R.
+// Throws: a sampler met row pointers that fall or run out, or a tail that is no entity.
+[[noreturn]] void refuse_row(int64_t entity, int64_t first, int64_t last, int64_t num_triples);
+[[noreturn]] void refuse_tail(int64_t tail, int64_t num_entities);
+
+// The number of an entity's triples, whose first one is `first`.
+inline int64_t checked_degree(const int64_t* indptr, int64_t num_triples, int64_t entity) {
+  const int64_t first = indptr[entity], last = indptr[entity + 1];
+  if (first < 0 || first > last || last > num_triples) [[unlikely]]
+    refuse_row(entity, first, last, num_triples);
+  return last - first;
+}
+
 template <class Relation>
 struct RippleGraph {
   int64_t num_entities;       // E

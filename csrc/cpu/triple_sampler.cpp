@@ -1,6 +1,7 @@
 #include "cpu/triple_sampler.h"
 
 #include "common/random.h"
+#include "cpu/ripple_sampler.h"
 
 namespace ekpnet {
 namespace {
@@ -29,6 +30,8 @@ TriplePair draw_triple(int64_t num_entities, const int64_t* indptr, const Relati
   const auto other = static_cast<int32_t>(bounded(random_bits(key, 3 * k + 1), num_entities));
   const bool change_head = random_bits(key, 3 * k + 2) >> 63;
   const auto first = static_cast<int32_t>(head);
+  if (static_cast<uint32_t>(tails[at]) >= num_entities) [[unlikely]]
+    refuse_tail(tails[at], num_entities);
   return {first, static_cast<int32_t>(relations[at]), tails[at], change_head ? other : first,
           change_head ? tails[at] : other};
 }

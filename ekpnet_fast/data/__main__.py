@@ -15,7 +15,8 @@ from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import PAPER_TABLE_1, check, describe
 from ekpnet_fast.data.tables import PreparedData
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError, visible
+from ekpnet_fast.terminal import guarded, make_console, say
 
 if TYPE_CHECKING:  # at run time it needs the table engine, which only some commands need
     from ekpnet_fast.data.importing.importer import ImportReport
@@ -25,6 +26,7 @@ __all__ = ["main"]
 Line = tuple[str, ...]
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
@@ -33,11 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stopped by checks that ``--force`` overrides.
     """
     options = _parser().parse_args(arguments)
-    try:
-        code: int = options.command(options)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    code: int = options.command(options)
     return code
 
 
@@ -149,22 +147,22 @@ def _import(options: argparse.Namespace) -> int:
     except UnfitDataError as error:
         _print_import(error.report)
         for stop in error.report.stops:
-            print(f"error: {stop.message}", file=sys.stderr)
+            print(visible(f"error: {stop.message}"), file=sys.stderr)
         if not error.forceable:
             return 2
         print("nothing was written; --force imports it all the same", file=sys.stderr)
         return 1
     _print_import(done.report)
     for stop in done.report.stops:
-        print(f"forced: {stop.message}")
+        say(f"forced: {stop.message}")
     dataset = done.dataset
-    print(f"{dataset.notes[0]}; times and weights play no part in training")
-    print(
+    say(f"{dataset.notes[0]}; times and weights play no part in training")
+    say(
         f"written to {out}: {dataset.num_users:,} users, {dataset.num_items:,} items,"
         f" {dataset.num_entities:,} entities, {dataset.num_relations:,} relations,"
         f" {dataset.num_triples:,} triples"
     )
-    print(f"train on it: python -m ekpnet_fast.train --dataset {out}")
+    say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
     return 0
 
 
@@ -180,7 +178,7 @@ def _print_import(report: ImportReport) -> None:
     _print_table("checks", ("", "count", ""), findings or [("nothing found", "", "")])
     for file in report.files:
         for note in file["notes"]:
-            print(f"{file['path']}: {note}")
+            say(f"{file['path']}: {note}")
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -192,11 +190,9 @@ def _fetch(options: argparse.Namespace) -> int:
     remote = REMOTES[options.name]
     # In a folder of their own, so that they do not mix with files in another format.
     for line in fetch(options.name, root / options.name / "raw", remote):
-        print(line)
-    print(remote.terms)
-    print(
-        f"train on it: python -m ekpnet_fast.train --dataset {options.name}/raw --data-root {root}"
-    )
+        say(line)
+    say(remote.terms)
+    say(f"train on it: python -m ekpnet_fast.train --dataset {options.name}/raw --data-root {root}")
     return 0
 
 
@@ -205,10 +201,10 @@ def _export(options: argparse.Namespace) -> int:
     with needs_engine():
         from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
     for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
-        print(path)
+        say(str(path))
     threshold = needed_threshold(dataset, options.out)
     if threshold is not None:
-        print(f"ratings from {threshold:g} on are positives: load with --threshold {threshold:g}")
+        say(f"ratings from {threshold:g} on are positives: load with --threshold {threshold:g}")
     return 0
 
 
@@ -243,13 +239,12 @@ def _print_stats(data: PreparedData) -> None:
     _print_table("checks", ("", "count", ""), findings or [("nothing found", "", "")])
     told = () if data.counts is None else data.counts.words()
     for note in (dataset.source, *dataset.notes, *told, f"prepared data hash: {data.hash}"):
-        print(note)
+        say(note)
 
 
 def _print_table(title: str, header: Line, rows: Sequence[Line]) -> None:
     """A rich table on a terminal, aligned text elsewhere; the second column holds numbers."""
     if sys.stdout.isatty():
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(title=title, title_justify="left")
@@ -257,18 +252,18 @@ def _print_table(title: str, header: Line, rows: Sequence[Line]) -> None:
             table.add_column(name, justify="right" if index == 1 else "left")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        make_console().print(table)
         return
-    print(title)
-    lines = [header, *rows]
+    say(title)
+    lines = [tuple(map(visible, line)) for line in (header, *rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
     for line in lines:
         cells = [
             cell.rjust(width) if index == 1 else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print(("  " + "  ".join(cells)).rstrip())
-    print()
+        say(("  " + "  ".join(cells)).rstrip())
+    say()
 
 
 if __name__ == "__main__":

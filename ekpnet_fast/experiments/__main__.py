@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import (
     DATASETS,
@@ -29,12 +28,17 @@ from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.experiments.tables_io import PROTOCOLS, write_statistics, write_table
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import plotting, run_folder
+from ekpnet_fast.terminal import guarded, make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["main"]
 
 PRESETS = sorted({"default", *(name for model in MODELS.values() for name in model.presets)})
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -43,14 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         user stopped it.
     """
     options = _parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    settings = _settings(options)
+    names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
     try:
-        settings = _settings(options)
-        names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
-        return _run(names, settings, options.rows, console)
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _run(names, settings, options.rows, make_console())
     except KeyboardInterrupt:
         print("stopped; the finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
@@ -123,7 +123,7 @@ def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console:
         return 1 if failed else 0
     plan = Plan(settings, datasets)
     if not plotting.has_matplotlib() and set(names) != {"table1"}:
-        console.print(plotting.MISSING, highlight=False, markup=False)
+        console.print(plotting.MISSING)
     with Store.opened(settings.output) as store:
         runner = Runner(plan, store, console)
         cells = {name: plan.cells(name) for name in names}
@@ -131,7 +131,7 @@ def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console:
         for name in names:
             runner.run(cells[name])
             for path in _write(name, settings, plan, runner, cells[name], datasets):
-                console.print(f"Written: {path}", highlight=False, markup=False)
+                console.print(f"Written: {path}")
     return 1 if failed or runner.failures else 0
 
 

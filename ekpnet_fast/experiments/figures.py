@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ekpnet_fast.experiments.tables import Column, Section
-from ekpnet_fast.runs.plotting import COLOURS, MARKERS
+from ekpnet_fast.runs.plotting import COLOURS, MARKERS, RC
 
 OURS, POPULARITY = "ekpnet", "popularity"
 
@@ -23,7 +23,7 @@ def svg(title: str, sections: Sequence[Section]) -> str:
 
     curves = sections[0].columns[0].x is not None
     # The salt makes ids, and the missing date the header, the same in every run.
-    with matplotlib.rc_context({"svg.hashsalt": "ekpnet_fast", "svg.fonttype": "none"}):
+    with matplotlib.rc_context(RC):
         width = 4.6 * len(sections) + (1.6 if curves else 0.8)
         figure = Figure(figsize=(width, 4.2), layout="constrained")
         figure.suptitle(title.replace(" (", "\n("), fontsize="medium")

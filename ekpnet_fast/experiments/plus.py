@@ -130,7 +130,7 @@ def run_plus(
         runner.check(cells)
         runner.run(cells)
         for path in write_plus(plan, runner.found, runner):
-            console.print(f"Written: {path}", highlight=False, markup=False)
+            console.print(f"Written: {path}")
         return len(runner.failures)
 
 

@@ -70,7 +70,7 @@ class Runner:
         line = f"{len(configs)} runs: {len(self.found)} are there, {len(self._todo)} to do"
         if other:
             line += f", {other} of them were done by another version of the package"
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line)
 
     def _load(self, folder: Path, cell: Cell) -> dict[str, Any] | None:
         data_hash = self._hashes[cell.dataset, cell.seed]
@@ -104,7 +104,7 @@ class Runner:
 
                 found = self._run(cell, on_progress)
                 line = f"{self._done()}/{total}  {found}  {self._left()}"
-                self.console.print(line.rstrip(), highlight=False, markup=False)
+                self.console.print(line.rstrip())
 
     def _run(self, cell: Cell, on_progress: Callable[[Progress], None]) -> str:
         """Run a cell; returns a line about it."""

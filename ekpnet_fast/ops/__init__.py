@@ -4,7 +4,8 @@ Letters: U users, I items, E entities, R relations, T triples; G user groups and
 batch; H hops, M slots of a ripple set, D width; C channels of a row (2 = v and gamma, 1 = v
 alone); n table rows that a batch touches; K triples of a loss term; F folds. Ids are int32, row
 pointers int64, reals float32 or float64. Ops raise RuntimeError, naming the argument, what was
-found and what was expected.
+found and what was expected; on a GPU for types, shapes and rates alone, because reading values
+would wait for it.
 
 `reference` has the same ops in plain torch: the specification that the tests compare with.
 """

@@ -27,7 +27,7 @@ def row_adam_(
     The gradient is grad + l2 * table[rows]. Moments of untouched rows do not decay; bias
     correction uses `step` (from 1), the number of the optimizer's step. As tensors, `step` and `l2`
     may change between replays of a captured graph. On a GPU the table may be bfloat16, with
-    float32 moments.
+    float32 moments, and rows that come twice are not told.
     """
     if not isinstance(step, Tensor):
         step = torch.tensor(step, dtype=torch.int64, device=table.device)

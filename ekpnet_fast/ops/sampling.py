@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
+
+_SOUND: dict[tuple[int, int], tuple[Any, ...]] = {}
+_MOST_SOUND = 64  # graphs that are remembered
+
+
+def _check_graph(indptr: Tensor, tails: Tensor) -> None:
+    """Refuse row pointers that fall and tails that are no entities.
+
+    The samplers check what they read of a graph; here all of it is, but once, because that takes
+    longer than to draw from it. What is no plain CPU tensor is left to them, as are wrong types.
+    """
+    plain = all(
+        type(x) is Tensor and x.device.type == "cpu" and x.dim() == 1 for x in (indptr, tails)
+    )
+    fits = plain and indptr.dtype == torch.int64 and tails.dtype == torch.int32 and len(indptr) > 0
+    if not fits or indptr.is_inference() or tails.is_inference():
+        return
+    key, versions = (id(indptr), id(tails)), (indptr._version, tails._version)
+    known = _SOUND.get(key)
+    if known is not None and known[0]() is indptr and known[1]() is tails and known[2] == versions:
+        return
+    falls = indptr[1:] < indptr[:-1]
+    if bool(falls.any()):
+        at = int(falls.nonzero()[0])
+        raise RuntimeError(
+            f"indptr falls from {int(indptr[at])} to {int(indptr[at + 1])} at position {at + 1}"
+        )
+    num_entities = len(indptr) - 1
+    if len(tails) and not 0 <= int(tails.min()) <= int(tails.max()) < num_entities:
+        at = int(((tails < 0) | (tails >= num_entities)).nonzero()[0])
+        raise RuntimeError(
+            f"tails holds id {int(tails[at])} at position {at}, expected 0 <= id < {num_entities}"
+            " (entities)"
+        )
+    if len(_SOUND) >= _MOST_SOUND:
+        _SOUND.clear()
+    _SOUND[key] = (weakref.ref(indptr), weakref.ref(tails), versions)
 
 
 def build_csr(
@@ -62,8 +100,9 @@ def sample_ripple_sets(
     hops filled by drawing with replacement, an empty hop copies the one before.
 
     A draw is a hash of (seed, epoch, user, hop, slot): the same at any number of threads and in
-    any order of users.
+    any order of users. H 1..64, M 1..65,536.
     """
+    _check_graph(indptr, tails)
     return tuple(
         ekpnet.sample_ripple_sets.default(
             indptr, relations, tails, seed_indptr, seeds, users, hops, slots, seed, epoch, repeat
@@ -169,6 +208,7 @@ def sample_neighbors(
     A draw is a hash of (seed, epoch, node, slot): equal nodes get equal neighbours within an epoch,
     at any number of threads.
     """
+    _check_graph(indptr, tails)
     return tuple(
         ekpnet.sample_neighbors.default(indptr, relations, tails, nodes, count, seed, epoch, repeat)
     )
@@ -202,7 +242,9 @@ def sample_triples(
 
     True triples are uniform with replacement; a corrupted one has its head or its tail, by even
     chance, replaced by a uniform entity. The draw is a hash of (seed, step, position).
+    `count` 0..2^30.
     """
+    _check_graph(indptr, tails)
     return tuple(ekpnet.sample_triples.default(indptr, relations, tails, count, seed, step))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
+from ekpnet_fast.errors import visible
 from ekpnet_fast.recommender.drawing import svg_of
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.parts import Part
@@ -182,9 +183,9 @@ class Explanation:
 
     def to_text(self) -> str:
         """Text for people."""
-        lines = [f"{self.item} ({self.item.id}) for {self.subject}: {self.score:.4f}"]
+        lines = [visible(f"{self.item} ({self.item.id}) for {self.subject}: {self.score:.4f}")]
         for rank, part in enumerate(self.parts, 1):
-            lines.append(f"{rank:3}. {part.effect:+.4f} {part.text}")
+            lines.append(visible(f"{rank:3}. {part.effect:+.4f} {part.text}"))
         if self.parts and self.sum_in_words is not None:
             lines.append(f"     {self.sum_in_words}")
         if self.parts and self.reasons:
@@ -192,8 +193,10 @@ class Explanation:
         for rank, reason in enumerate(self.reasons, 1):
             weights = [step.attention for step in reason.steps]
             shown = ", ".join("-" if w is None else f"{w:.3f}" for w in weights)
-            path = str(reason).replace("{item}", str(self.item))
-            lines.append(f"{rank:3}. {path}")
+            path = str(reason)
+            if reason.link is None and reason.match != "is":
+                path = path.removesuffix("{item}") + str(self.item)
+            lines.append(f"{rank:3}. {visible(path)}")
             lines.append(f"     effect {reason.effect:+.4f}, attention by hop {shown}")
         if not self.parts and self.reasons and self.sum_in_words is not None:
             lines.append(f"     {self.sum_in_words}")

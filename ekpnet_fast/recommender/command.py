@@ -6,27 +6,15 @@ Torch is imported when there is work to do, so that a wrong option is an error a
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekpnet_fast.errors import ConfigError, EkpnetError
+from ekpnet_fast.errors import ConfigError, reason
 from ekpnet_fast.native.cpus import choose_threads
 
 if TYPE_CHECKING:
     from ekpnet_fast.recommender.query import Candidates
     from ekpnet_fast.recommender.recommender import Recommender
-
-
-def exit_code(work: Callable[[], None]) -> int:
-    """Exit code of a command's work: 0, or 2 and a line on stderr for an error a user can mend."""
-    try:
-        work()
-    except EkpnetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +75,8 @@ def ids_of(path: Path, option: str) -> list[str]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{option} {path} cannot be read ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option} {path} cannot be read ({reason(error)})") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise ConfigError(f"{option} {path}: found no id, expected one a line")

@@ -5,6 +5,7 @@ Paths have a column per hop, the history on the left, the item on the right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -20,6 +21,8 @@ LETTER = 6.5  # width of a letter, about
 FOR, AGAINST = "#7fb08a", "#d98c7a"
 FILL = {"item": "#dbe9f6", "entity": "#eeeeee", "end": "#fde3c8"}
 LINE, INK, FAINT = "#7a8ca3", "#1b1f24", "#57606a"
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Place = tuple[int, Node]
 
@@ -103,7 +106,8 @@ def svg_of(
     for place in places:
         _draw_node(root, place[1], at[place], is_end=place == end)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    # What XML cannot hold, names of people's data may.
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", ElementTree.tostring(root, "unicode")) + "\n"
 
 
 def _draw_parts(root: ElementTree.Element, parts: Sequence[Part]) -> None:

@@ -12,6 +12,7 @@ import torch
 from ekpnet_fast.data import Dataset, load_dataset
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.native.cpus import usable_cpus
+from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.store import state_of
@@ -53,7 +54,7 @@ def fit(
             synthetic=config.synthetic if name == "synthetic" else None,
             threshold=config.threshold,
         )
-    with _threads(config.threads):
+    with _threads(config.threads), plain_defaults():
         config, prepared, graph = prepare_run(config, dataset)
         fitted = fit_run(config, prepared, graph, on_progress or (lambda progress: None))
     context = RunContext.of(fitted.prepared, graph)

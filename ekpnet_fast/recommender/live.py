@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+import reprlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -12,12 +15,15 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import INT32_MAX, Int32
-from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.errors import ConfigError, DataError, quote
+from ekpnet_fast.recommender.names import Id, text_of
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.sampling.graph import Graph
 
 Triple = tuple[Id, Id, Id]
+
+Links: TypeAlias = Iterable[tuple[Id, Id]] | Mapping[Id, "Id | Iterable[Id]"]
+"""Triples of an item: (relation, entity), or entities by relation."""
 
 
 class LiveGraph:
@@ -82,11 +88,10 @@ class LiveGraph:
             DataError: a relation that training did not see, or something that is no triple.
             ConfigError: a model whose answers do not follow the graph.
         """
-        given = _checked(triples)
+        given, shown = _checked(triples), _checked_names(names)
         with self._lock:
             state = self._live()
-            new = [id_ for h, _, t in given for id_ in (h, t) if _find(state, id_) is None]
-            state = _with_entities(state, list(dict.fromkeys(map(str, new))), names)
+            state = _with_entities(state, _new_entities(state, given), shown)
             self._write(_with_triples(state, _numbers(state, given)))
 
     def remove_triples(self, triples: Iterable[Triple]) -> None:
@@ -103,13 +108,14 @@ class LiveGraph:
 
     def add_items(
         self,
-        items: Mapping[Id, Iterable[tuple[Id, Id]]],
+        items: Mapping[Id, Links] | Iterable[tuple[Id, Links]],
         names: Mapping[Id, str] | None = None,
     ) -> None:
         """Add items to the catalogue, each with its triples.
 
         Args:
-            items: by id, the (relation, entity) that it is joined with; entities that are not known
+            items: by id, the (relation, entity) that it is joined with, or a mapping of relations
+                to an entity or several; or pairs of an id and these. Entities that are not known
                 are new. Where the graph has an entity of the item's id, the item is that entity;
                 else it needs at least one triple to start from.
             names: of new items and entities.
@@ -118,12 +124,7 @@ class LiveGraph:
             DataError: an item that is there already, one without triples, or as `add_triples`.
             ConfigError: a model whose answers do not follow the graph.
         """
-        if not isinstance(items, Mapping):
-            raise DataError(
-                f"items: found a {type(items).__name__}, expected"
-                " {item: [(relation, entity), ...]}"
-            )
-        links = {item: _checked((item, *link) for link in own) for item, own in items.items()}
+        links, shown = _checked_items(items), _checked_names(names)
         given = [triple for own in links.values() for triple in own]
         with self._lock:
             state = self._live()
@@ -138,13 +139,12 @@ class LiveGraph:
                         f"items: found no triple of {item!r}, expected at least one: a new item"
                         " starts from its neighbours"
                     )
-            ids = [str(item) for item in items]
-            new = [id_ for h, _, t in given for id_ in (h, t) if _find(state, id_) is None]
-            state = _with_entities(state, list(dict.fromkeys(map(str, new))), names)
+            ids = list(links)
+            state = _with_entities(state, _new_entities(state, given), shown)
             entities = [_entity(state, item) for item in ids]
             state = replace(
                 state,
-                items=state.items.with_more(ids, names),
+                items=state.items.with_more(ids, shown),
                 catalogue=torch.cat([state.catalogue, torch.tensor(entities, dtype=torch.int32)]),
             )
             self._write(_with_triples(state, _numbers(state, given)))
@@ -189,15 +189,89 @@ def _entity(state: State, given: Id) -> int:
     return state.entities.number(given) if found is None else found
 
 
-def _checked(triples: Iterable[Sequence[Id]]) -> list[Triple]:
-    if isinstance(triples, str | bytes):
-        raise DataError(f"triples: found {triples!r}, expected (head, relation, tail) triples")
-    found: list[Triple] = []
-    for triple in triples:
-        if isinstance(triple, str | bytes) or not isinstance(triple, Sequence) or len(triple) != 3:
-            raise DataError(f"triples: found {triple!r}, expected (head, relation, tail)")
-        found.append((triple[0], triple[1], triple[2]))
+def _new_entities(state: State, given: Sequence[Triple]) -> list[str]:
+    """Ids of heads and tails that are not known, each once."""
+    new = [id_ for h, _, t in given for id_ in (h, t) if _find(state, id_) is None]
+    return list(dict.fromkeys(map(text_of, new)))
+
+
+def _checked(triples: object) -> list[Triple]:
+    expected = "expected (head, relation, tail)"
+    return [
+        (_id("triples", h), _id("triples", r), _id("triples", t))
+        for h, r, t in _rows("triples", triples, 3, expected)
+    ]
+
+
+def _checked_items(items: object) -> dict[str, list[Triple]]:
+    """Triples of new items by id."""
+    expected = "expected {item: [(relation, entity), ...]}"
+    pairs = items.items() if isinstance(items, Mapping) else _rows("items", items, 2, expected)
+    found: dict[str, list[Triple]] = {}
+    for item, own in pairs:
+        key = text_of(_id("items", item))
+        if key in found:
+            raise DataError(f"items: found {item!r} twice, expected each id once")
+        if isinstance(own, Mapping):
+            own = [
+                (relation, entity)
+                for relation, ends in own.items()
+                for entity in (ends if _is_list(ends) else [ends])
+            ]
+        found[key] = [
+            (key, _id("items", relation), _id("items", entity))
+            for relation, entity in _rows(f"items: {key}", own, 2, "expected (relation, entity)")
+        ]
     return found
+
+
+def _checked_names(names: object) -> dict[Id, str] | None:
+    """Names of new entities, which are texts."""
+    if names is None:
+        return None
+    if not isinstance(names, Mapping):
+        raise DataError(f"names: found {_shown(names)}, expected {{id: name}}")
+    for name in names.values():
+        if not isinstance(name, str):
+            raise DataError(f"names: found {_shown(name)}, expected a text")
+        _id("names", name or "-")
+    return {_id("names", key): str(name) for key, name in names.items()}
+
+
+def _rows(argument: str, rows: object, width: int, expected: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of lists, tuples or arrays, each of so many values."""
+    if not _is_list(rows):
+        raise DataError(f"{argument}: found {_shown(rows)}, {expected} rows")
+    for row in rows:
+        values = tuple(row) if _is_list(row) else ()
+        if len(values) != width:
+            raise DataError(f"{argument}: found {_shown(row)}, {expected}")
+        yield values
+
+
+def _is_list(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether a value is a list, an array or the like, not a single text and no mapping."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return False
+    return getattr(value, "ndim", 1) > 0  # an array of no dimension says that it is iterable
+
+
+def _id(argument: str, given: object) -> Id:
+    """Check an id: a text that is not empty, or a whole number."""
+    if isinstance(given, str) and given:
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{argument}: found {given!r}, expected Unicode text") from None
+        return str(given)
+    if isinstance(given, str | bool | np.bool_) or not hasattr(given, "__index__"):
+        raise DataError(f"{argument}: found {_shown(given)}, expected an id: a text or a number")
+    return operator.index(given)
+
+
+def _shown(value: object) -> str:
+    """Value in an error, cut, with its type."""
+    return f"{quote(reprlib.repr(value))[1:-1]} ({type(value).__name__})"
 
 
 def _numbers(state: State, triples: Sequence[Triple]) -> _Columns:

@@ -13,6 +13,17 @@ Id: TypeAlias = str | int
 """An id of the user's own: text as in the files, or a number where the files hold numbers."""
 
 
+_DIGITS = 4000  # of a number that Python writes out
+
+
+def text_of(given: object) -> str:
+    """Text of an id, of a number too long to be written out its hexadecimal form."""
+    try:
+        return str(given)
+    except ValueError:
+        return hex(operator.index(given))  # type: ignore[arg-type]
+
+
 class Names:
     """Names of users, items, entities or relations by number. Immutable: `with_more` makes a copy.
 
@@ -44,7 +55,7 @@ class Names:
             DataError: neither a text nor a whole number.
         """
         if isinstance(given, str):
-            text = given
+            text = str(given)  # of NumPy's texts, too
         elif isinstance(given, bool) or not hasattr(given, "__index__"):
             raise DataError(
                 f"{self.kind}: found {given!r} ({type(given).__name__}), expected an id: a text or"
@@ -58,7 +69,7 @@ class Names:
                 and self.ids.ids[number] == str(number)
             ):
                 return number
-            text = str(number)
+            text = text_of(number)
         return self.ids.find(text)
 
     def number(self, given: object, argument: str = "") -> int:
@@ -75,9 +86,10 @@ class Names:
         if found is not None:
             return found
         place = argument if argument in ("", self.kind) else f"{argument}: {self.kind}"
+        text = text_of(given)
         raise DataError(
-            f"{place or self.kind}: found {quote(str(given))}, expected one of {len(self):,} ids"
-            f" such as {self.ids.such_as(str(given))}"
+            f"{place or self.kind}: found {quote(text)}, expected one of {len(self):,} ids such as"
+            f" {self.ids.such_as(text)}"
         )
 
     def numbers(self, given: Iterable[object], argument: str = "") -> list[int]:
@@ -86,7 +98,7 @@ class Names:
         return [
             # Lists may be long, so the usual types are looked up at once.
             number
-            if type(each) in (str, int) and (number := find(str(each))) is not None
+            if type(each) in (str, int) and (number := find(text_of(each))) is not None
             else self.number(each, argument)
             for each in given
         ]
@@ -94,8 +106,9 @@ class Names:
     def id(self, number: int) -> Id:
         """Id of a number."""
         text = self.ids.ids[number]
-        # One that was added later may be a text among numbers.
-        return int(text) if self.numbered and text.isdecimal() else text
+        # One that was added later may be a text among numbers, such as "007" beside 7.
+        numeral = self.numbered and text.isdecimal() and len(text) <= _DIGITS
+        return int(text) if numeral and str(int(text)) == text else text
 
     def name(self, number: int) -> str | None:
         """Name for people, None where there is none."""
@@ -108,8 +121,8 @@ class Names:
 
     def with_more(self, ids: Iterable[Id], names: Mapping[Id, str] | None = None) -> Names:
         """Copy with new ids behind these."""
-        new = [str(given) for given in ids]
-        given_names = {str(key): value for key, value in (names or {}).items()}
+        new = [text_of(given) for given in ids]
+        given_names = {text_of(key): value for key, value in (names or {}).items()}
         old = self.ids.names
         if old is None and given_names:
             old = ("",) * len(self)

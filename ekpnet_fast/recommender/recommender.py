@@ -71,6 +71,10 @@ class Recommender:
     def _become(self, state: State) -> None:
         self._state = state
 
+    def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], Recommender], tuple[Any]]:
+        """Pickle, as a copy or a worker that is spawned needs it: what `save` writes, in memory."""
+        return _from_packed, (store.packed(self._state),)
+
     def __repr__(self) -> str:
         """Text with model and sizes."""
         state = self._state
@@ -543,3 +547,7 @@ class Recommender:
         query = parse_query(self._state, user, history)
         exporting.check(query.state)
         return exporting.scoring_inputs(query.state, query.batch())
+
+
+def _from_packed(content: Mapping[str, Any]) -> Recommender:
+    return Recommender(store.unpacked(content))

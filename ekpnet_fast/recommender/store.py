@@ -6,7 +6,8 @@
 `state.safetensors`       histories, what users have touched, the catalogue, added entities.
 `index.safetensors`       the index of a large catalogue, where there is one.
 `users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
-`recommender.json`        written last: format, version, counts, and which ids are numbers.
+`recommender.json`        written last: format, version, counts, which ids are numbers, and size and
+                          SHA-256 of the other files and of itself, which reading checks.
 
 Neither this nor a run's folder needs the data set. Only a run without its `context.safetensors`
 reads it again.
@@ -15,36 +16,50 @@ reads it again.
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.ids import Ids
 from ekpnet_fast.data.splits import with_validation
-from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, reason, told
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.native.build import __version__
+from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
-from ekpnet_fast.recommender.item_index import IndexHolder, read_index, write_index
+from ekpnet_fast.recommender.item_index import IndexHolder, ItemIndex, read_index, write_index
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.context_file import TABLES, RunContext
+from ekpnet_fast.runs.places import moved
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.graph import Graph, check_ids, check_rows
 from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_text
+from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
+from ekpnet_fast.storage.seals import check_files, read_sealed, seal_files, sealed
 
-FORMAT, VERSION = "ekpnet_fast.recommender", 1
+FORMAT, VERSION = "ekpnet_fast.recommender", 2
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
 INDEX_FILE = "index.safetensors"
+FILES = (
+    *(run_folder.CONFIG_FILE, run_folder.MODEL_FILE, GRAPH_FILE, STATE_FILE, INDEX_FILE),
+    *(f"{table}.parquet" for table in TABLES),
+)
+GRAPH_ARRAYS = ("indptr", "relations", "tails")
+ARRAYS = (  # of the state
+    *("history_indptr", "history_items", "consumed_indptr", "consumed_items"),
+    *("catalogue", "added"),
+)
 
 
 def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -> State:
@@ -73,27 +88,26 @@ def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -
 
 
 def save(state: State, folder: Path, *, overwrite: bool) -> None:
-    """Write a recommender's folder; it is whole or not there.
+    """Write a recommender's folder; the old one or the new one is always there, whole.
+
+    Files of others in the folder stay.
 
     Raises:
         ConfigError: the folder is taken, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / MANIFEST).is_file():
-            raise ConfigError(f"{folder}: found other files, expected a new folder")
-        if not overwrite:
-            raise ConfigError(f"{folder} holds a recommender; say overwrite=True to replace it")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    place = place_of(folder)
     try:
-        part.mkdir(parents=True)
-        _write(state, part)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        part.replace(folder)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            if not (place / MANIFEST).is_file():
+                raise ConfigError(f"{folder}: found other files, expected a new folder")
+            if not overwrite:
+                raise ConfigError(f"{folder} holds a recommender; say overwrite=True to replace it")
+        with replaced_folder(place, (*FILES, MANIFEST).__contains__) as part:
+            _write(state, part)
+    except EkpnetError:
+        raise
+    except Exception as error:  # of the system, or of a library that writes
+        raise ConfigError(f"{folder} cannot be written ({reason(error)})") from error
 
 
 def _write(state: State, folder: Path) -> None:
@@ -108,14 +122,7 @@ def _write(state: State, folder: Path) -> None:
     facts = {"stage": state.stage, "data_hash": state.data_hash}
     tensor_file.write(folder / run_folder.MODEL_FILE, "model", weights, facts)
     state.graph.save(folder / GRAPH_FILE)
-    tensors = {
-        "history_indptr": state.history_indptr,
-        "history_items": state.history_items,
-        "consumed_indptr": torch.from_numpy(state.consumed_indptr),
-        "consumed_items": torch.from_numpy(state.consumed_items),
-        "catalogue": state.catalogue,
-        "added": torch.from_numpy(state.added),
-    }
+    tensors = {name: torch.as_tensor(array) for name, array in _arrays(state).items()}
     tensor_file.write(folder / STATE_FILE, "state", tensors, {})
     index = state.index.kept(state)
     if index is not None:
@@ -123,7 +130,7 @@ def _write(state: State, folder: Path) -> None:
     for table in TABLES:
         ids = getattr(state, table).ids
         write_names(folder / f"{table}.parquet", ids.ids, ids.names)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "written_by": __version__,
@@ -134,7 +141,8 @@ def _write(state: State, folder: Path) -> None:
         "trained_items": state.model.source.num_items,
         "numbered": {table: getattr(state, table).numbered for table in TABLES},
     }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    manifest["files"] = seal_files(folder, FILES)
+    write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=2) + "\n")
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -147,10 +155,12 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
         DataError: neither, a damaged file, or data that are not those of training.
         ConfigError: a device that cannot be used.
     """
-    if (folder / MANIFEST).is_file():
-        return _load_recommender(folder, device)
-    if (folder / run_folder.METRICS_FILE).is_file():
-        return _load_run(folder, data_root, device)
+    with told(folder, "the folder of a recommender or of a finished run"), plain_defaults():
+        recover(folder)
+        if (folder / MANIFEST).is_file():
+            return _load_recommender(folder, device)
+        if (folder / run_folder.METRICS_FILE).is_file():
+            return _load_run(folder, data_root, device)
     raise DataError(
         f"{folder}: found neither {MANIFEST} nor {run_folder.METRICS_FILE}, expected the folder of"
         " a recommender (Recommender.save) or of a finished run (train --output)"
@@ -158,11 +168,12 @@ def load(folder: Path, data_root: Path | None, device: str) -> State:
 
 
 def _load_run(folder: Path, data_root: Path | None, device: str) -> State:
-    run_folder.load_metrics(folder)
-    root = {} if data_root is None else {"data_root": data_root}
-    config = resolve({**run_folder.read_config(folder), **root, "device": device})
-    there = resolve_device(device)
+    metrics = run_folder.load_metrics(folder)
     stored = (folder / run_folder.CONTEXT_FILE).is_file()
+    read = (run_folder.CONFIG_FILE, run_folder.MODEL_FILE)
+    run_folder.check_run(folder, metrics, (*read, run_folder.CONTEXT_FILE) if stored else read)
+    config = resolve({**moved(run_folder.read_config(folder), data_root), "device": device})
+    there = resolve_device(device)
     context = RunContext.read(folder) if stored else _context_of_data(config)
     source = TrainContext(
         context.graph,
@@ -199,65 +210,141 @@ def _context_of_data(config: RunConfig) -> RunContext:
 
 
 def _load_recommender(folder: Path, device: str) -> State:
-    manifest = _manifest(folder)
+    expected = "the manifest of a recommender"
+    manifest = read_sealed(folder / MANIFEST, expected, format=FORMAT, version=VERSION)
+    files = manifest["files"]
+    check_files(folder / MANIFEST, files, (*(f for f in FILES if f != INDEX_FILE), *_index(files)))
     there = resolve_device(device)
     config = resolve({**run_folder.read_config(folder), "device": device})
-    graph = Graph.load(folder / GRAPH_FILE)
+    graph = Graph.load(folder / GRAPH_FILE, checked=True)
     tensors, _ = tensor_file.read(
-        folder / STATE_FILE,
-        "state",
-        "Recommender.save",
-        tensors=(
-            *("history_indptr", "history_items", "consumed_indptr", "consumed_items", "catalogue"),
-            "added",
-        ),
+        folder / STATE_FILE, "state", "Recommender.save", tensors=ARRAYS, checked=True
     )
     names = {table: _read_names(folder, table, manifest) for table in TABLES}
     _check(folder, graph, tensors, names)
+    arrays = {name: tensors[name] for name in ARRAYS}
+    model = _model(config, graph, arrays, names, manifest["trained_items"])
+    stage, data_hash = run_folder.load_model(folder, model)
+    index = None
+    if _index(files):
+        index = read_index(folder / INDEX_FILE, tensors["catalogue"])
+    return _state(config, model.to(there), stage, graph, arrays, names, data_hash, index)
+
+
+def _index(files: Mapping[str, Any]) -> tuple[str, ...]:
+    return (INDEX_FILE,) if INDEX_FILE in files else ()
+
+
+# ---- copies --------------------------------------------------------------------------------------
+
+
+def packed(state: State) -> dict[str, Any]:
+    """State as plain values, to be sent to another process: what `save` writes, in memory."""
+    weights = {**state.model.state_dict(), **state.tables}
+    index = state.index.kept(state)
+    return {
+        "config": state.config,
+        "stage": state.stage,
+        "weights": {name: x.detach().cpu().numpy() for name, x in weights.items()},
+        "graph": {
+            **vars(state.graph),
+            **{name: getattr(state.graph, name).numpy() for name in GRAPH_ARRAYS},
+        },
+        "arrays": {name: np.asarray(array) for name, array in _arrays(state).items()},
+        "names": {
+            table: (names.ids.kind, names.ids.ids, names.ids.names, names.numbered)
+            for table in TABLES
+            for names in [getattr(state, table)]
+        },
+        "trained_items": state.model.source.num_items,
+        "data_hash": state.data_hash,
+        "index": None if index is None else {**vars(index), "catalogue": index.catalogue.numpy()},
+        "device": state.device.type,
+    }
+
+
+def unpacked(content: Mapping[str, Any]) -> State:
+    """State of the values that `packed` gave; on the CPU where its device is not here."""
+    config: RunConfig = content["config"]
+    try:
+        device = resolve_device(content["device"])
+    except ConfigError:
+        device = torch.device("cpu")
+    graph = content["graph"]
+    graph = Graph(**{**graph, **{name: _tensor(graph[name]) for name in GRAPH_ARRAYS}})
+    arrays = {name: _tensor(array) for name, array in content["arrays"].items()}
+    names = {
+        table: Names(Ids(kind, ids, shown), numbered=numbered)
+        for table, (kind, ids, shown, numbered) in content["names"].items()
+    }
+    with plain_defaults():
+        model = _model(config, graph, arrays, names, content["trained_items"])
+    model.load_state_dict({name: _tensor(x) for name, x in content["weights"].items()})
+    index = content["index"]
+    if index is not None:
+        index = ItemIndex(**{**index, "catalogue": _tensor(index["catalogue"])})
+    stage, data_hash = content["stage"], content["data_hash"]
+    return _state(config, model.to(device), stage, graph, arrays, names, data_hash, index)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def _arrays(state: State) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in ARRAYS}
+
+
+def _model(
+    config: RunConfig,
+    graph: Graph,
+    arrays: Mapping[str, Tensor],
+    names: Mapping[str, Names],
+    trained_items: int,
+) -> Model:
+    """Model of a recommender, its weights to be loaded."""
     source = TrainContext(
         graph,
         len(names["users"]),
-        manifest["trained_items"],
-        tensors["history_indptr"],
-        tensors["history_items"],
+        trained_items,
+        arrays["history_indptr"],
+        arrays["history_items"],
         config.seed,
         names["items"].ids.names,
     )
-    model = MODELS[config.model](config, source)
-    stage, data_hash = run_folder.load_model(folder, model)
-    model.to(there).eval()
-    index = None
-    if (folder / INDEX_FILE).is_file():
-        index = read_index(folder / INDEX_FILE, tensors["catalogue"])
+    return MODELS[config.model](config, source)
+
+
+def _state(
+    config: RunConfig,
+    model: Model,
+    stage: str,
+    graph: Graph,
+    arrays: Mapping[str, Tensor],
+    names: Mapping[str, Names],
+    data_hash: str,
+    index: ItemIndex | None,
+) -> State:
+    model.eval()
     return State(
         config=config,
         model=model,
         stage=stage,
         tables={name: model.table(name) for name in model.tables},
         graph=graph,
-        catalogue=tensors["catalogue"],
+        catalogue=arrays["catalogue"],
         **names,
-        history_indptr=tensors["history_indptr"],
-        history_items=tensors["history_items"],
-        consumed_indptr=tensors["consumed_indptr"].numpy(),
-        consumed_items=tensors["consumed_items"].numpy(),
-        added=tensors["added"].numpy(),
+        history_indptr=arrays["history_indptr"],
+        history_items=arrays["history_items"],
+        consumed_indptr=arrays["consumed_indptr"].numpy(),
+        consumed_items=arrays["consumed_items"].numpy(),
+        added=arrays["added"].numpy(),
         data_hash=data_hash,
         index=IndexHolder(index),
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    found = (manifest.get("format"), manifest.get("version"))
-    if found != (FORMAT, VERSION):
-        shown = f"format {found[0]!r}, version {found[1]!r}"
-        raise DataError.about(path, None, shown, f"{FORMAT!r}, {VERSION}")
-    return manifest
+# ---- parts ---------------------------------------------------------------------------------------
 
 
 def _read_names(folder: Path, table: str, manifest: dict[str, Any]) -> Names:
@@ -284,19 +371,19 @@ def _check(
         (len(tensors["catalogue"]), items),
         (len(tensors["history_indptr"]), users + 1),
         (len(tensors["consumed_indptr"]), users + 1),
-        (int(tensors["history_indptr"][-1]), len(tensors["history_items"])),
-        (int(tensors["consumed_indptr"][-1]), len(tensors["consumed_items"])),
     ):
         if found != expected:
             raise DataError(
                 f"{folder}: found files of different recommenders ({found} and {expected} where"
                 " they should agree), expected those of one"
             )
+    path = folder / STATE_FILE
+    for name in ("history", "consumed"):
+        check_rows(path, f"{name}_indptr", tensors[f"{name}_indptr"], len(tensors[f"{name}_items"]))
     for name, limit in (
         ("history_items", graph.num_entities),
         ("catalogue", graph.num_entities),
+        ("added", graph.num_entities),
         ("consumed_items", items),
     ):
-        ids = tensors[name]
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= limit):
-            raise DataError(f"{folder / STATE_FILE}: found ids in {name} beyond {limit - 1}")
+        check_ids(path, name, tensors[name], limit)

@@ -20,7 +20,7 @@ from ekpnet_fast.data.splits import history_of
 from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.runs.run_folder import CONTEXT_FILE
-from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.graph import Graph, check_ids, check_rows
 from ekpnet_fast.sampling.pairs import history_tensors
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import write_whole
@@ -105,7 +105,7 @@ class RunContext:
 
     @classmethod
     def read(cls, folder: Path) -> RunContext:
-        """Read the file of a run's folder; graph and histories stay on disk and are mapped.
+        """Read the file of a run's folder, checked before; graph and histories are mapped.
 
         Raises:
             DataError: it is damaged, or of another kind.
@@ -117,13 +117,9 @@ class RunContext:
             _ORIGIN,
             tensors=(*_GRAPH, *_HISTORIES),
             facts=("num_entities", "num_relations", "inverse", "counts", "data_hash"),
+            checked=True,
         )
-        graph = Graph(
-            **{name: tensors[name] for name in _GRAPH},
-            num_entities=facts["num_entities"],
-            num_relations=facts["num_relations"],
-            inverse=facts["inverse"],
-        )
+        graph = Graph.stored(path, tensors, facts)
         ids, numbered = {}, {}
         for table, kind in TABLES.items():
             count = facts["counts"][table]
@@ -151,20 +147,15 @@ class RunContext:
         for name, found, expected in (
             ("entities", len(self.ids["entities"]), graph.num_entities),
             ("relations", len(self.ids["relations"]) * (1 + graph.inverse), graph.num_relations),
-            ("indptr", len(graph.indptr), graph.num_entities + 1),
-            ("tails", len(graph.tails), int(graph.indptr[-1])),
-            ("relations of triples", len(graph.relations), len(graph.tails)),
             ("history_indptr", len(self.history_indptr), users + 1),
-            ("history_items", len(self.history_items), int(self.history_indptr[-1])),
             ("consumed_indptr", len(self.consumed_indptr), users + 1),
-            ("consumed_items", len(self.consumed_items), int(self.consumed_indptr[-1])),
         ):
             if found != expected:
                 raise DataError(f"{path}: found {found} {name}, expected {expected}")
-        for name in ("history_items", "consumed_items"):
-            numbers = getattr(self, name)
-            if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < items:
-                raise DataError(f"{path}: found ids in {name} beyond {items - 1}")
+        for name in ("history", "consumed"):
+            numbers = getattr(self, f"{name}_items")
+            check_rows(path, f"{name}_indptr", getattr(self, f"{name}_indptr"), len(numbers))
+            check_ids(path, f"{name}_items", numbers, items)
 
 
 def _touched(dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -60,11 +60,10 @@ class Display:
             valid = "".join(known)
             self.console.print(
                 f"{progress.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
-                f"{valid}  {record.samples_per_second:,.0f} samples/s",
-                highlight=False,
+                f"{valid}  {record.samples_per_second:,.0f} samples/s"
             )
             if progress.warning is not None:
-                self.console.print(f"warning: {progress.warning}", highlight=False, markup=False)
+                self.console.print(f"warning: {progress.warning}")
         if self._bar is None:
             return
         if record is not None:

@@ -28,10 +28,12 @@ from ekpnet_fast.evaluation.metrics import (
 from ekpnet_fast.evaluation.ranking import popularity_scores, report_ranking
 from ekpnet_fast.models import build
 from ekpnet_fast.native.cpus import choose_threads
+from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
 from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.runs import run_folder
+from ekpnet_fast.runs.places import moved
 from ekpnet_fast.runs.resolve import resolve, settle
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training.progress import Outcome
@@ -163,6 +165,7 @@ def _evaluate(
     return found
 
 
+@plain_defaults()
 def evaluate_run(
     output: Path,
     data_root: Path | None = None,
@@ -181,9 +184,10 @@ def evaluate_run(
         DataError: no finished run, or the data are not those that it was trained on.
     """
     stored = run_folder.load_metrics(output)
-    changes = {"data_root": data_root, "threads": threads, "device": device}
+    run_folder.check_run(output, stored, (run_folder.CONFIG_FILE, run_folder.MODEL_FILE))
+    changes = {"threads": threads, "device": device}
     given = {name: value for name, value in changes.items() if value is not None}
-    config = resolve({**run_folder.read_config(output), **given})
+    config = resolve({**moved(run_folder.read_config(output), data_root), **given})
     config, prepared, graph = load(config, Stopwatch())
     if config.refit:
         prepared = with_validation(prepared)

@@ -26,11 +26,11 @@ from ekpnet_fast.data.stats import check, describe
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation.columns import COLUMNS, metric
 from ekpnet_fast.evaluation.metrics import TOPK_NAMES
+from ekpnet_fast.runs.run_folder import REPORT_FILE
 from ekpnet_fast.storage.files import write_text
 
 __all__ = ["REPORT_FILE", "calibration", "check_available", "precision_recall", "roc", "write"]
 
-REPORT_FILE = "report.html"
 POINTS = 200  # of a curve, so that a page of millions of examples stays small
 BINS = 10
 
@@ -356,10 +356,12 @@ def _figure(figure: Any, title: str, text: str, drawn: Iterator[int]) -> str:
     """Inline SVG, its ids made the page's own."""
     import matplotlib
 
+    from ekpnet_fast.runs.plotting import RC
+
     number = next(drawn)
     file = io.StringIO()
     # As in the figures of experiments: the same bytes for the same numbers.
-    with matplotlib.rc_context({"svg.hashsalt": "ekpnet_fast", "svg.fonttype": "none"}):
+    with matplotlib.rc_context(RC):
         figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{number}-", svg[svg.index("<svg") :])

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
-from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.errors import ConfigError, DataError, quote, reason
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs.option_parser import OptionParser, run_parser
-from ekpnet_fast.runs.resolve import default_options, flat, resolve, ruled_options
+from ekpnet_fast.runs.places import lasting, moved
+from ekpnet_fast.runs.resolve import default_options, fitting_values, flat, resolve, ruled_options
 from ekpnet_fast.runs.run_folder import read_config
+from ekpnet_fast.storage.yaml_file import check_yaml, read_yaml
 
 _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 
@@ -89,7 +91,8 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
         return Command(_resumed(Path(resumed), words), resume=True)
     if trials is not None and not trials.isdecimal():
         raise ConfigError(f"--tune is {trials!r}, expected a number of trials")
-    options = _given(words)
+    with fitting_values():
+        options = _given(words)
     return Command(
         resolve(options),
         tune=None if trials is None else int(trials),
@@ -101,6 +104,8 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
 
 def _given(words: list[str]) -> dict[str, Any]:
     """Options that a command line gives, with those of its --config, by dotted name."""
+    for config in _all(words, "config"):
+        _check_config(config)
     named = _take(words, "model")[0] or RunConfig.model
     parser = command_parser(auto=MODELS[named].rules if named in MODELS else ())
     options = parser.parse_args([w for w in words if not w.startswith("--print_config")])
@@ -127,11 +132,12 @@ def _resumed(folder: Path, words: list[str]) -> RunConfig:
     if "config" in {_name(word) for word in words}:
         raise ConfigError(f"--config beside --resume: the options come from {folder}")
     given = _given(words)
+    stored = moved(stored, given.get("data_root"))
     for option in ("output", "overwrite"):
         if option in given:
             raise ConfigError(f"--{option} beside --resume: the run goes on in {folder}")
     config = resolve({**flat(stored), **given})
-    before, now = flat(resolve(stored).as_dict()), flat(config.as_dict())
+    before, now = (flat(lasting(each).as_dict()) for each in (resolve(stored), config))
     for option in {**before, **now}:
         found, had = now.get(option), before.get(option)
         if found != had and option not in (*WITHOUT_EFFECT, "threads"):
@@ -157,6 +163,30 @@ def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
                 raise ConfigError(f"--{option} has no value, expected one")
             found = words.pop(0)
     return found, rest
+
+
+def _all(words: list[str], option: str) -> list[str]:
+    """Values of an option that may come several times."""
+    found, rest = _take(words, option) if option in map(_name, words) else (None, words)
+    return [] if found is None else [found, *_all(rest, option)]
+
+
+def _check_config(value: str) -> None:
+    """Check a file of options, or their text, which the parser reads by itself.
+
+    Raises:
+        ConfigError: no plain YAML.
+    """
+    try:
+        path = Path(value)
+        if path.exists():
+            read_yaml(path)
+        else:
+            check_yaml(value, "--config")
+    except DataError as error:
+        raise ConfigError(f"--config {str(error).removeprefix('--config: ')}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config: found {quote(value)} ({reason(error)})") from error
 
 
 def _name(word: str) -> str:

@@ -6,7 +6,8 @@ open, in `RunConfig.auto`; `settle` fills them in when the data are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.datasets import is_split
 from ekpnet_fast.data.splits import RANKING
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.errors import ConfigError, EkpnetError, reason
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.rules import DataFacts
 from ekpnet_fast.native.cpus import MOST_THREADS
@@ -40,7 +41,8 @@ def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
         ConfigError: an option that does not exist or is another model's, or a value that does not
             fit; names it.
     """
-    return _completed(options if isinstance(options, RunConfig) else _from_names(options))
+    with fitting_values():
+        return _completed(options if isinstance(options, RunConfig) else _from_names(options))
 
 
 def settle(config: RunConfig, prepared: PreparedData) -> RunConfig:
@@ -72,6 +74,20 @@ def from_data(config: RunConfig, prepared: PreparedData) -> dict[str, Any]:
         if name.partition(".")[0] not in idle
     }
     return {name: value for name, value in found.items() if values[name] == value}
+
+
+@contextmanager
+def fitting_values() -> Iterator[None]:
+    """Context in which what a value of another type breaks becomes one ConfigError."""
+    try:
+        yield
+    except EkpnetError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        raise ConfigError(
+            f"options: found a value of another type or size ({reason(error)}), expected those that"
+            " --help names"
+        ) from error
 
 
 def flat(options: Mapping[str, Any], start: str = "") -> dict[str, Any]:

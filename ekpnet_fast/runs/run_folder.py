@@ -10,7 +10,7 @@ The files, and the fields of `metrics.json`:
                        data set: see ekpnet_fast.runs.context_file.
     report.html        with --report: the run on one page.
     metrics.json       written last, so a folder without it holds no result:
-      format, version       "ekpnet_fast.run" and the package's version
+      format, version       "ekpnet_fast.run/2" and the package's version
       dataset, model, protocol, seed   as configured
       auto                  options that followed from the data, by dotted name
       data_hash             of the prepared data (PreparedData.hash)
@@ -41,6 +41,8 @@ The files, and the fields of `metrics.json`:
       peak_rss_mb           largest resident memory of the process
       environment           torch, Python, processor, instruction set, threads and why so many,
                             device
+      files                 size and SHA-256 of the other files: reading one checks it
+      sha256                of all that is above
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,17 @@ from typing import Any
 import yaml
 
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.errors import ConfigError, DataError, reason, told
 from ekpnet_fast.models import Model
 from ekpnet_fast.storage import checkpoint, tensor_file
-from ekpnet_fast.storage.files import remove_leftovers, to_json, write_text, write_whole
+from ekpnet_fast.storage.files import to_json, write_text, write_whole
+from ekpnet_fast.storage.parts import remove_unfinished
+from ekpnet_fast.storage.seals import check_files, read_sealed, seal_files, sealed
+from ekpnet_fast.storage.yaml_file import read_yaml
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
-CONTEXT_FILE = "context.safetensors"
-RUN_FORMAT = "ekpnet_fast.run"
+CONTEXT_FILE, REPORT_FILE = "context.safetensors", "report.html"
+RUN_FORMAT = "ekpnet_fast.run/2"
 
 
 @contextmanager
@@ -84,9 +89,9 @@ def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Itera
         with tempfile.TemporaryFile(dir=output):
             pass
         folder = os.open(output, os.O_RDONLY)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise ConfigError(
-            f"--output {output} cannot be written ({error.strerror}), expected a folder or a place"
+            f"--output {output} cannot be written ({reason(error)}), expected a folder or a place"
             " to make one"
         ) from error
     try:
@@ -98,7 +103,7 @@ def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Itera
             ) from error
         except OSError:
             pass  # a file system that cannot lock: what writes there is whole all the same
-        remove_leftovers(output)
+        remove_unfinished(output)
         finished = (output / METRICS_FILE).exists()
         unfinished = not finished and any(output.glob("checkpoint-*.json"))
         if resume and finished:
@@ -110,7 +115,7 @@ def open_output(output: Path, *, overwrite: bool, resume: bool = False) -> Itera
                 f"--output {output} holds {what}; choose another folder or add --overwrite true"
             )
         if not resume:
-            for name in (METRICS_FILE, MODEL_FILE, CONTEXT_FILE, "report.html"):
+            for name in (METRICS_FILE, MODEL_FILE, CONTEXT_FILE, REPORT_FILE):
                 (output / name).unlink(missing_ok=True)
             checkpoint.remove_all(output)
         yield
@@ -131,12 +136,9 @@ def read_config(output: Path) -> dict[str, Any]:
         DataError: there is none, or it is no mapping.
     """
     path = output / CONFIG_FILE
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{output}: has no {CONFIG_FILE}, expected the folder of a run") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
+    if not path.is_file():
+        raise DataError(f"{output}: has no {CONFIG_FILE}, expected the folder of a run")
+    options = read_yaml(path)
     if not isinstance(options, dict):
         raise DataError(f"{path}: found {type(options).__name__}, expected options by name")
     return options
@@ -150,40 +152,47 @@ def save_model(output: Path, model: Model, *, stage: str, data_hash: str) -> Non
 
 
 def load_model(output: Path, model: Model) -> tuple[str, str]:
-    """Read `model.safetensors` into a model; returns the stage whose prediction it gives, and the
-    hash of the data it was trained on.
+    """Read `model.safetensors`, checked before, into a model; returns the stage whose prediction it
+    gives, and the hash of the data it was trained on.
 
     Raises:
-        DataError: the file is missing, damaged, or of another shape.
+        DataError: the file is missing, of another shape, or has weights that are no numbers.
     """
     path = output / MODEL_FILE
-    tensors, facts = tensor_file.read(path, "model", "a training run", facts=("stage", "data_hash"))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DataError(f"{path}: does not fit the run's {CONFIG_FILE} ({error})") from error
-    return facts["stage"], facts["data_hash"]
+    facts_of = ("stage", "data_hash")
+    tensors, facts = tensor_file.read(path, "model", "a training run", facts=facts_of, checked=True)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"{path}: found weights in {name} that are no numbers, expected all")
+    with told(path, f"weights that fit the run's {CONFIG_FILE}"):
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DataError(f"{path}: does not fit the run's {CONFIG_FILE} ({error})") from error
+    return str(facts["stage"]), str(facts["data_hash"])
 
 
 def save_metrics(output: Path, metrics: dict[str, Any]) -> None:
-    """Write `metrics.json`; values that are not finite become null."""
-    text = json.dumps(to_json(metrics), indent=2, allow_nan=False) + "\n"
-    write_text(output / METRICS_FILE, text)
+    """Write `metrics.json`, which seals the other files; values that are not finite become null."""
+    files = seal_files(output, (CONFIG_FILE, MODEL_FILE, CONTEXT_FILE, REPORT_FILE))
+    content = sealed({**to_json(metrics), "files": files})
+    write_text(output / METRICS_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def load_metrics(output: Path) -> dict[str, Any]:
     """Read `metrics.json`.
 
     Raises:
-        DataError: the folder holds no finished run.
+        DataError: the folder holds no finished run, or one of an earlier version.
     """
-    path = output / METRICS_FILE
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file, expected the folder of a finished run") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    if metrics.get("format") != RUN_FORMAT:
-        raise DataError(f"{path}: found format {metrics.get('format')!r}, expected {RUN_FORMAT!r}")
-    return metrics
+    expected = "the folder of a finished run"
+    return read_sealed(output / METRICS_FILE, expected, format=RUN_FORMAT)
+
+
+def check_run(output: Path, metrics: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that files of a finished run are those that its `metrics.json` was written with.
+
+    Raises:
+        DataError: one is not; names it.
+    """
+    check_files(output / METRICS_FILE, metrics.get("files"), names)

@@ -18,12 +18,14 @@ from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.cpus import choose_threads
+from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import describe_device, resolve_device
 from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.context_file import RunContext
 from ekpnet_fast.runs.evaluate import Stopwatch, evaluate, load
 from ekpnet_fast.runs.fit import fit_run
+from ekpnet_fast.runs.places import lasting
 from ekpnet_fast.runs.resolve import from_data, resolve
 from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
@@ -75,7 +77,7 @@ def run(
             if start is None:
                 warn(f"{config.output}: no checkpoint yet; starting from the beginning")
         else:
-            run_folder.save_config(config.output, config)
+            run_folder.save_config(config.output, lasting(config))
         return _run(config, on_progress, start, signals, warn, on_options)
 
 
@@ -84,11 +86,13 @@ def _check_start(
 ) -> None:
     """Check that a checkpoint is one of this run, and warn where it goes on.
 
+    The data set may lie elsewhere now: the hash of its data tells whether it is the same.
+
     Raises:
         ConfigError: its options are others.
         DataError: its data are others.
     """
-    free = (*WITHOUT_EFFECT, "threads")
+    free = (*WITHOUT_EFFECT, "threads", "dataset")
     theirs, ours = (
         {name: value for name, value in to_json(options).items() if name not in free}
         for options in (start.facts["config"], config.as_dict())
@@ -110,6 +114,7 @@ def _check_start(
     warn(f"resumed {TrainingSnapshot.of(start).position}")
 
 
+@plain_defaults()
 def _run(
     config: RunConfig,
     on_progress: Callable[[Progress], None],
@@ -121,7 +126,7 @@ def _run(
     watch = Stopwatch()
     config, prepared, graph = load(config, watch)
     if config.output is not None and start is None:
-        run_folder.save_config(config.output, config)
+        run_folder.save_config(config.output, lasting(config))
     auto = from_data(config, prepared)
     on_options(auto)
     if start is not None:

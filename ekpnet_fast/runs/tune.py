@@ -18,6 +18,8 @@ import csv
 import io
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -28,13 +30,15 @@ import yaml
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.data import PreparedData
-from ekpnet_fast.errors import ConfigError, TrainingError
+from ekpnet_fast.errors import ConfigError, DataError, TrainingError, told
 from ekpnet_fast.models import MODELS
+from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.evaluate import Stopwatch, load
 from ekpnet_fast.runs.resolve import flat, resolve, settle
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.files import to_json, write_text
+from ekpnet_fast.storage.yaml_file import read_yaml
 from ekpnet_fast.training import loop
 
 if TYPE_CHECKING:
@@ -109,11 +113,9 @@ def read_space(file: Path) -> Space:
         ConfigError: not such a file; names the option.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--tune_space {file} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--tune_space {file}: not YAML ({error})") from error
+        found = read_yaml(file)
+    except DataError as error:
+        raise ConfigError(f"--tune_space {error}") from error
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"--tune_space {file}: expected lines such as 'train.lr: [0.01, 0.003]'")
     return {str(option): _values(file, option, values) for option, values in found.items()}
@@ -131,7 +133,8 @@ def _values(file: Path, option: object, values: object) -> Range | tuple[Any, ..
         if low < high < math.inf and isinstance(log, bool) and (low > 0 or not log):
             return Range(low, high, log)
     raise ConfigError(
-        f"--tune_space {file}: {option} is {values}, expected a list of choices, or low and high"
+        f"--tune_space {file}: {str(option)[:60]} is {str(values)[:60]}, expected a list of"
+        " choices, or low and high"
         " with low < high, and log: true only above 0"
     )
 
@@ -143,6 +146,7 @@ def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else float(value)
 
 
+@plain_defaults()
 def tune(
     options: Mapping[str, Any],
     trials: int,
@@ -150,6 +154,7 @@ def tune(
     on_trial: Callable[[Trial, Trial], None] = lambda trial, best: None,
     *,
     fixed: Collection[str] | None = None,
+    warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> list[Trial]:
     """Search, or go on with the search in `--output`, until so many trials are finished.
 
@@ -160,6 +165,7 @@ def tune(
         on_trial: called with each trial when it is finished, and the best one so far.
         fixed: options by dotted name that the default space leaves as they are; all of `options`
             if not given.
+        warn: called with what is cut from a journal whose last line is torn.
 
     Returns:
         The finished trials, best first.
@@ -188,14 +194,17 @@ def tune(
         journal = config.output / STUDY_FILE
         if config.overwrite:
             journal.unlink(missing_ok=True)
+        mend_journal(journal, warn)
         config, prepared, graph = load(config, Stopwatch())
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-            study_name="ekpnet_fast",
-            direction="maximize",
-            load_if_exists=True,
-        )
+        with told(journal, "the journal of a search; start anew with --overwrite true"):
+            study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+                study_name="ekpnet_fast",
+                direction="maximize",
+                load_if_exists=True,
+            )
+            _finished(study)
         _check_study(study, config, space, prepared.hash)
         for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(
@@ -220,6 +229,36 @@ def tune(
             f"--tune: all {len(ordered)} trials failed, such as: {ordered[0].error}"
         )
     return ordered
+
+
+def mend_journal(journal: Path, warn: Callable[[str], None]) -> None:
+    """Cut what a full disk or a power cut left torn at the end of a journal, and its dead lock.
+
+    Nobody else writes there, because the search's folder is held.
+
+    Raises:
+        DataError: another line than the last is damaged.
+    """
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if not journal.is_file():
+        return
+    lines = journal.read_bytes().splitlines(keepends=True)
+    whole = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            fits = line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            fits = False
+        if not fits and number < len(lines):
+            raise DataError(
+                f"{journal}, line {number}: damaged, expected a line of a search's journal; start"
+                " anew with --overwrite true"
+            )
+        whole += len(line) if fits else 0
+    if whole < journal.stat().st_size:
+        os.truncate(journal, whole)
+        warn(f"{journal}, line {len(lines)}: torn, as by a full disk; it is cut off")
 
 
 def _check(config: RunConfig, trials: int) -> None:

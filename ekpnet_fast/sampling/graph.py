@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,11 +100,15 @@ class Graph:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Graph:
+    def load(cls, path: str | os.PathLike[str], *, checked: bool = False) -> Graph:
         """Open a saved graph; its arrays stay on disk and are mapped, so this takes milliseconds.
 
+        Args:
+            path: the file.
+            checked: that the file is as it was written is known already.
+
         Raises:
-            DataError: the file is missing, truncated, or no saved graph.
+            DataError: the file is missing, damaged, or no saved graph.
         """
         tensors, facts = tensor_file.read(
             path,
@@ -110,7 +116,26 @@ class Graph:
             "Graph.save",
             tensors=("indptr", "relations", "tails"),
             facts=("num_entities", "num_relations", "inverse"),
+            checked=checked,
         )
+        return cls.stored(path, tensors, facts)
+
+    @classmethod
+    def stored(
+        cls,
+        path: str | os.PathLike[str],
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+    ) -> Graph:
+        """Graph of a file's tensors and facts, each row pointer and id of which is checked.
+
+        Raises:
+            DataError: it is no graph; names the file.
+        """
+        expected = {"num_entities": int, "num_relations": int, "inverse": bool}
+        for name, kind in expected.items():
+            if type(facts[name]) is not kind or facts[name] < 0:
+                raise DataError(f"{path}: found {name} {facts[name]!r}, expected {kind.__name__}")
         graph = cls(
             tensors["indptr"],
             tensors["relations"],
@@ -119,13 +144,64 @@ class Graph:
             num_relations=facts["num_relations"],
             inverse=facts["inverse"],
         )
+        of_ids = (torch.uint8, torch.int16, torch.int32)
+        for name, kinds in (
+            ("indptr", (torch.int64,)),
+            ("relations", of_ids),
+            ("tails", (torch.int32,)),
+        ):
+            found = tensors[name]
+            if found.dim() != 1 or found.dtype not in kinds:
+                raise DataError(
+                    f"{path}: found {name} {list(found.shape)} of {found.dtype}, expected one row"
+                    f" of {' or '.join(map(str, kinds))}"
+                )
         if len(graph.indptr) != graph.num_entities + 1 or len(graph.relations) != len(graph.tails):
             raise DataError(
                 f"{path}: found {len(graph.indptr)} row pointers, {len(graph.relations)} relations"
                 f" and {len(graph.tails)} tails, expected {graph.num_entities + 1} row pointers"
                 " and as many relations as tails"
             )
+        check_rows(path, "indptr", graph.indptr, len(graph.tails))
+        check_ids(path, "relations", graph.relations, graph.num_relations)
+        check_ids(path, "tails", graph.tails, graph.num_entities)
         return graph
+
+
+def check_rows(
+    path: str | os.PathLike[str],
+    name: str,
+    indptr: Tensor,  # [n + 1]
+    total: int,
+) -> None:
+    """Check the row pointers of a file, because native code indexes with them.
+
+    Raises:
+        DataError: they do not rise from 0 to the total.
+    """
+    fits = indptr.dim() == 1 and indptr.dtype == torch.int64 and len(indptr) > 0
+    if not fits or indptr[0] != 0 or indptr[-1] != total:
+        shown = f"{int(indptr[0])} to {int(indptr[-1])}" if fits else f"{indptr.dtype}"
+        raise DataError(f"{path}: found {name} of {shown}, expected 0 to {total}")
+    falls = indptr[1:] < indptr[:-1]
+    if bool(falls.any()):
+        at = int(falls.nonzero()[0])
+        raise DataError(
+            f"{path}: found {name} that falls from {int(indptr[at])} to {int(indptr[at + 1])} at"
+            f" position {at + 1}, expected rising values"
+        )
+
+
+def check_ids(path: str | os.PathLike[str], name: str, ids: Tensor, limit: int) -> None:
+    """Check the ids [n] of a file.
+
+    Raises:
+        DataError: one is out of range.
+    """
+    if ids.dim() != 1 or ids.is_floating_point():
+        raise DataError(f"{path}: found {name} of {ids.dtype}, expected a row of ids")
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+        raise DataError(f"{path}: found ids in {name} beyond {limit - 1}")
 
 
 def _ids(name: str, ids: np.ndarray, limit: int) -> Tensor:

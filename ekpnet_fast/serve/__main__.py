@@ -11,20 +11,19 @@ from collections.abc import Callable, Sequence
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.native.cpus import MOST_THREADS, choose_threads, usable_cpus
-from ekpnet_fast.recommender.command import add_candidates, add_run, exit_code
+from ekpnet_fast.recommender.command import add_candidates, add_run
+from ekpnet_fast.terminal import guarded, say
 
 MISSING = "the server needs FastAPI and uvicorn ({}): pip install 'ekpnet_fast[serve]'"
 
 
+@guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; exit code 2 for an error that the user can mend."""
     options = _parser().parse_args(arguments)
-
-    def work() -> None:
-        with _bound(options.host, options.port) as listener:
-            _serve(options, listener)
-
-    return exit_code(work)
+    with _bound(options.host, options.port) as listener:
+        _serve(options, listener)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +114,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     def ready() -> None:
         shown = f"[{host}]" if ":" in host else host
         facts = engine.facts()
-        print(f"{facts.model} on {facts.dataset}, {threads}: http://{shown}:{port}")
+        say(f"{facts.model} on {facts.dataset}, {threads}: http://{shown}:{port}")
         if not ipaddress.ip_address(host).is_loopback:
             print(
                 f"warning: bound to {host}: whoever reaches this machine can ask, and learn what"

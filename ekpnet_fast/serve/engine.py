@@ -103,15 +103,18 @@ class RecommenderEngine:
 
     def score(self, request: schemas.ScoreRequest) -> dict[str, Any]:
         """Score some items, in the order of the request."""
-        found = self._recommender.recommend(
+        now = self._recommender.snapshot()
+        items = now.state.items
+        numbers = items.numbers(request.items, "items")  # refused by the name that they have here
+        found = now.recommend(
             request.user,
             request.history,
             len(request.items),
             exclude_seen=False,
             filter_items=request.items,
         )
-        by_item = {str(each.item): each.to_dict() for each in found}
-        return {**found.to_dict(), "items": [by_item[str(item)] for item in request.items]}
+        by_item = {each.item: each.to_dict() for each in found}
+        return {**found.to_dict(), "items": [by_item[items.id(number)] for number in numbers]}
 
     def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
         """Explain an item by its reasons, with the whole ripple set."""

@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -34,6 +35,8 @@ HEADERS = [
 CLOSED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 FAILED = "the server failed on this request; its log says why"
+
+_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::\d{0,5})?", re.ASCII)
 
 log = logging.getLogger("ekpnet_fast.serve")
 
@@ -106,9 +109,12 @@ class Guard:
 
         An address cannot be rebound, so every address is fine.
         """
-        found = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        host = found.decode("latin-1").lower()
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        found = [value for name, value in scope["headers"] if name == b"host"]
+        if len(found) > 1:
+            raise _Refused(400, f"Host: found {len(found)} of them, expected one")
+        host = b"".join(found).decode("latin-1").lower()
+        parts = _HOST.fullmatch(host)
+        name = "" if parts is None else parts["name"] or parts["address"] or ""
         if name in self.hosts or _is_address(name):
             return
         raise _Refused(

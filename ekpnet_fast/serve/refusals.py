@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,6 +26,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+_JSON = re.compile(r"application/([\w.-]+\+)?json\b", re.IGNORECASE)
+
 REFUSED = (EkpnetError, Busy, Overdue)
 """What the computation of an answer raises for `refusal_of`."""
 
@@ -33,8 +36,14 @@ def add_refusals(app: FastAPI) -> None:
     """Add handlers that make every refusal a `Problem`."""
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        kind = request.headers.get("content-type", "")
+        if request.method == "POST" and not _JSON.match(kind):
+            found = quote(kind) if kind else "none"
+            return _problem(
+                422, f"content-type: found {found}, expected application/json", "content-type"
+            )
         if first["type"] == "json_invalid":
             return _problem(400, f"body: found no JSON ({first['ctx']['error']})")
         field = ".".join(str(part) for part in first["loc"][1:]) or "body"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import uvicorn
 
+from ekpnet_fast.serve.connections import MOST_HEADERS, LimitedProtocol, most_waiting
 from ekpnet_fast.serve.guard import App
 
-CONNECTIONS = 1024  # at a time; more are answered with 503
+CONNECTIONS = 1024  # with a request, at a time; more are answered with 503
 GRACE = 10  # seconds that requests have to end after SIGTERM
 
 
@@ -23,6 +24,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: App, ready: Callable[[], None]) -> None:
+        LimitedProtocol.most = most_waiting()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -30,7 +32,9 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=CONNECTIONS,
+                http=LimitedProtocol,
+                h11_max_incomplete_event_size=MOST_HEADERS,
+                limit_concurrency=CONNECTIONS + LimitedProtocol.most,
                 timeout_graceful_shutdown=GRACE,
             )
         )

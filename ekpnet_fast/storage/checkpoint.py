@@ -17,7 +17,6 @@ own, from a copy, while the next epoch computes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -35,6 +34,7 @@ from ekpnet_fast.errors import DataError
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import to_json, write_text, write_whole
+from ekpnet_fast.storage.seals import check_files, read_json, seal_files, text_hash
 
 __all__ = ["Checkpoint", "CheckpointWriter", "latest", "remove_all"]
 
@@ -164,12 +164,12 @@ class CheckpointWriter:
 
         def write(part: Path) -> None:
             tensor_file.write(part, "checkpoint", tensors, {})
-            found.update(bytes=part.stat().st_size, sha256=_hash(part))
+            found.update(seal_files(part.parent, [part.name])[part.name])
 
         write_whole(path, write)
         versions = {"format": FORMAT, "version": __version__, "torch": torch.__version__}
         content = to_json({**versions, "tensors": found, **facts})
-        whole = {"sha256": _text_hash(content), "checkpoint": content}
+        whole = {"sha256": text_hash(content), "checkpoint": content}
         write_text(path.with_suffix(".json"), json.dumps(whole, indent=1, allow_nan=False) + "\n")
         for old in _numbers(self.folder):
             if old <= number - KEPT:
@@ -229,36 +229,15 @@ def _read(path: Path) -> Checkpoint:
         DataError: it is not; names the file and what is wrong.
     """
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        content: dict[str, Any] = whole["checkpoint"]
-        if whole["sha256"] != _text_hash(content):
-            raise DataError(f"{path}: damaged, its hash is another")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: damaged, not readable as JSON ({error})") from error
+        whole = read_json(path, "a checkpoint")
+    except DataError as error:
+        raise DataError(f"{path}: damaged, {str(error).removeprefix(f'{path}: ')}") from error
+    content = whole.get("checkpoint")
+    if not isinstance(content, dict) or whole.get("sha256") != text_hash(content):
+        raise DataError(f"{path}: damaged, its hash is another")
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: found format {content.get('format')!r}, expected {FORMAT!r}")
-    tensors, expected = path.with_suffix(".safetensors"), content["tensors"]
-    try:
-        size = tensors.stat().st_size
-        if size != expected["bytes"]:
-            raise DataError(f"{tensors}: found {size} bytes, expected {expected['bytes']}")
-        if _hash(tensors) != expected["sha256"]:
-            raise DataError(f"{tensors}: damaged, its hash is another")
-    except OSError as error:
-        raise DataError(f"{tensors}: cannot be read ({error.strerror})") from error
-    found, _ = tensor_file.read(tensors, "checkpoint", "a training run")
+    tensors = path.with_suffix(".safetensors")
+    check_files(path, {tensors.name: content.get("tensors")}, [tensors.name])
+    found, _ = tensor_file.read(tensors, "checkpoint", "a training run", checked=True)
     return Checkpoint(path, content, {name: x.clone() for name, x in found.items()})
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _text_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from ekpnet_fast.errors import ConfigError
-
-# Names of unfinished files: ours, and those of safetensors, which writes beside them once more.
-_PART = ".part"
-_LEFTOVER = re.compile(r".*\.part|\.tmp\w{6}")
+from ekpnet_fast.errors import ConfigError, EkpnetError, reason
+from ekpnet_fast.storage.parts import beside, sync
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,36 +22,30 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ConfigError: it cannot be written, as on a full disk; an earlier file is as before.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # what the user's umask gives; safetensors makes files private
-        write(part)
-        part.chmod(mode)
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)  # the new name, too
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} cannot be written ({reason})") from error
-    finally:
-        part.unlink(missing_ok=True)
+        with beside(path) as folder:
+            part = folder / path.name
+            part.touch()
+            mode = part.stat().st_mode  # by the user's umask; safetensors makes files private
+            write(part)
+            part.chmod(mode)
+            sync(part)
+            os.replace(part, path)
+            sync(path.parent)  # the new name, too
+    except EkpnetError:
+        raise
+    except Exception as error:  # of the system, or of the library that writes
+        raise ConfigError(f"{path} cannot be written ({reason(error)})") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all; what is no Unicode becomes a question mark.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder that has no other writer."""
-    for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink()
+    content = text.encode("utf-8", errors="replace")
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def to_json(value: Any) -> Any:
@@ -69,11 +57,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

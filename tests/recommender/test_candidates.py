@@ -15,6 +15,7 @@ from ekpnet_fast.recommender.candidates import best_candidates
 from ekpnet_fast.recommender.item_index import ItemIndex, block_size
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.storage import tensor_file
+from support.sealing import reseal
 
 BY_VECTOR = [name for name, model in MODELS.items() if model.by_vector]
 ITEMS = 3000
@@ -195,6 +196,7 @@ def test_a_damaged_index_is_refused(numbered, tmp_path, name):
     damaged = {key: value.clone() for key, value in tensors.items()}
     damaged[name] = damaged[name][1:].clone() if name == "slopes" else damaged[name] + 1
     tensor_file.write(path, "item index", damaged, {})
+    reseal(tmp_path / "r" / "recommender.json")
     with pytest.raises(DataError, match=r"index.safetensors: found blocks"):
         Recommender.load(tmp_path / "r", device="cpu")
 

@@ -234,3 +234,40 @@ def test_without_inverse_relations():
     assert recommender.explain(history=["dune"], item="alien").paths == 2
     recommender.graph.remove_triples([("m/dune", "genre", "m/scifi")])
     assert recommender.explain(history=["dune"], item="alien").paths == 0
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"heat": [("genre", "m/drama")]},
+        [("heat", [["genre", "m/drama"]])],
+        {"heat": np.array([["genre", "m/drama"]])},
+        {"heat": {"genre": "m/drama"}},
+        {"heat": {"genre": ["m/drama"]}},
+    ],
+)
+def test_items_as_people_have_them(items):
+    recommender = fitted(epochs=1)
+    recommender.graph.add_items(items)
+    assert recommender.graph.triples("heat") == [("heat", "genre", "m/drama")]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        *(["heat"], None, 7, "heat", {"": [("genre", "m/drama")]}, {1.5: [("genre", "m/drama")]}),
+        *({"heat": [("genre",)]}, {"heat": 3}, {"heat": {"genre": 1.5}}, {"\ud800": []}),
+        {7: [("genre", "m/drama")], "7": [("genre", "m/drama")]},
+    ],
+)
+def test_items_that_are_none(items):
+    recommender = fitted(epochs=1)
+    with pytest.raises(DataError, match="items: "):
+        recommender.graph.add_items(items)
+    assert len(recommender.item_ids()) == 6
+
+
+def test_a_text_that_reads_as_a_number_is_no_second_one(numbered):
+    numbered.graph.add_items({"007": [(numbered.state.relations.id(0), 96)]})
+    assert numbered.item_ids().count(7) == 1 and numbered.item_ids()[-1] == "007"
+    assert numbered.recommend(history=[12], filter_items=["007"])[0].item == "007"

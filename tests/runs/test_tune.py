@@ -182,13 +182,13 @@ def test_space_that_is_none(tmp_path, text):
 
 
 def test_space_file_that_is_none(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="found no such file, expected a YAML file"):
         read_space(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected lines such as"):
         read_space(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
         read_space(tmp_path / "broken.yaml")
 
 

@@ -166,3 +166,44 @@ def test_it_is_a_command_of_ekpnet(capsys):
         cli.main(["serve", "--help"])
     assert stop.value.code == 0
     assert "RUN" in capsys.readouterr().out
+
+
+def _answer(address, *parts):
+    """First bytes of what a server says to raw bytes."""
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        with suppress(OSError):  # it may be closed before all is sent
+            for part in parts:
+                connection.sendall(part)
+        with suppress(OSError):
+            return connection.recv(200)
+    return b""
+
+
+def test_headers_have_limits(folder):
+    start = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    with Served(folder, "--threads", "1") as served:
+        long = [start + b"X: ", *[b"a" * (1 << 16)] * 4, b"\r\n\r\n"]
+        assert not _answer(served.address, *long).startswith(b"HTTP/1.1 200")
+        assert _answer(served.address, start, b"\r\n").startswith(b"HTTP/1.1 200")
+        twice = _answer(served.address, start, b"Host: other\r\n\r\n")
+        assert twice.startswith(b"HTTP/1.1 400") or b"400" in twice
+        for name in (b"localhost:evil.example", b"[::1].evil.example"):
+            found = _answer(served.address, b"GET /health HTTP/1.1\r\nHost: " + name + b"\r\n\r\n")
+            assert found.startswith(b"HTTP/1.1 421")
+
+
+def test_connections_that_say_nothing_keep_nobody_out(folder):
+    with Served(folder, "--threads", "1") as served:
+        host, port = served.address.removeprefix("http://").rsplit(":", 1)
+        open_ones = []
+        try:
+            for _ in range(1200):
+                with suppress(OSError):
+                    half = socket.create_connection((host, int(port)), timeout=PATIENCE)
+                    half.sendall(b"GET /health HT")
+                    open_ones.append(half)
+            assert httpx.get(f"{served.address}/health", timeout=PATIENCE).status_code == 200
+        finally:
+            for half in open_ones:
+                half.close()

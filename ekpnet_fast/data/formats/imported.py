@@ -1,6 +1,7 @@
 """Imported data sets: the folder that ``data import`` writes.
 
-``dataset.json``          format, version, name, counts, threshold, and the report of the import.
+``dataset.json``          format, version, name, counts, threshold, the report of the import, and
+                          size and SHA-256 of the other files and of itself, which reading checks.
 ``interactions.parquet``  user, item (Int32) and label (Int8), or positive (Boolean) and, where
                           there are ratings, rating (Float64).
 ``triples.parquet``       head, relation, tail (Int32).
@@ -13,8 +14,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +24,36 @@ from ekpnet_fast.data.formats.engine import session, write_table
 from ekpnet_fast.data.formats.parquet import read_arrays, read_names, write_names
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
 from ekpnet_fast.data.tables import Dataset, Examples, Interactions
-from ekpnet_fast.errors import ConfigError, DataError, quote
+from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, quote, reason
+from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
+from ekpnet_fast.storage.seals import check_files, seal_files, sealed, text_hash
 
 __all__ = ["expect_free", "has_imported", "load_imported", "read_ids", "write_imported"]
 
 MANIFEST = "dataset.json"
-FORMAT, VERSION = "ekpnet_fast.dataset", 1
+FORMAT, VERSION = "ekpnet_fast.dataset", 2
 _KINDS = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
 
 
+FILES = (
+    *("interactions.parquet", "triples.parquet"),
+    *(f"{table}.parquet" for table in _KINDS),
+    MANIFEST,
+)
 _WRITTEN = "what an import writes"
 _KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_KINDS, (int,)),
     "threshold": (int, float, type(None)),
     "source": (str,),
     "notes": (list,),
+    "sealed": (dict,),
 }
 
 
 def has_imported(folder: Path) -> bool:
     """Whether the folder was written by an import."""
+    if not folder.exists():
+        recover(folder)
     return (folder / MANIFEST).is_file()
 
 
@@ -70,33 +79,34 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
         ConfigError: the folder is taken, or cannot be written.
     """
     expect_free(out, overwrite=overwrite)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        with session():
-            threshold = _write_tables(dataset, part)
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": dataset.name,
-            "users": dataset.num_users,
-            "items": dataset.num_items,
-            "entities": dataset.num_entities,
-            "relations": dataset.num_relations,
-            "threshold": threshold,
-            "source": dataset.source,
-            "notes": list(dataset.notes),
-            **report,
-        }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (part / MANIFEST).write_text(text, encoding="utf-8")
-        if out.is_dir():
-            shutil.rmtree(out)
-        part.replace(out)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with replaced_folder(place_of(out), FILES.__contains__) as part:
+            _write(dataset, part, report)
+    except EkpnetError:
+        raise
+    except Exception as error:  # of the system, or of the library that writes
+        raise ConfigError(f"{out} cannot be written ({reason(error)})") from error
+
+
+def _write(dataset: Dataset, part: Path, report: dict[str, Any]) -> None:
+    with session():
+        threshold = _write_tables(dataset, part)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": dataset.name,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "entities": dataset.num_entities,
+        "relations": dataset.num_relations,
+        "threshold": threshold,
+        "source": dataset.source,
+        "notes": list(dataset.notes),
+        **report,
+    }
+    manifest["sealed"] = seal_files(part, FILES[:-1])
+    text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
+    (part / MANIFEST).write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def load_imported(folder: Path, name: str) -> Dataset:
@@ -111,6 +121,7 @@ def load_imported(folder: Path, name: str) -> Dataset:
 
 def _load(folder: Path, name: str) -> Dataset:
     manifest = _manifest(folder)
+    check_files(folder / MANIFEST, manifest["sealed"], FILES[:2])
     rows = clicks = None
     pairs_path, triples_path = folder / "interactions.parquet", folder / "triples.parquet"
     pairs = read_arrays(pairs_path, _WRITTEN)
@@ -162,6 +173,7 @@ def read_ids(folder: str | Path) -> IdMaps:
     """
     folder = Path(folder)
     manifest = _manifest(folder)
+    check_files(folder / MANIFEST, manifest["sealed"], FILES[2:-1])
     maps = []
     with session():
         for table, kind in _KINDS.items():
@@ -228,6 +240,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(value, kinds) or isinstance(value, bool):
             shown = "nothing" if value is ... else quote(str(value))
             raise DataError.about(path, None, f"{shown} for {key!r}", f"{_WRITTEN}; import again")
+    if manifest.pop("sha256", None) != text_hash(manifest):
+        raise DataError.about(
+            path, None, "other text than was written", f"{_WRITTEN}; import again"
+        )
     return manifest
 
 
