@@ -176,7 +176,7 @@ def evaluate_ranking(
 
 
 def report_ranking(
-    score: Score,
+    score: Score | ScoresBest,
     prepared: PreparedData,
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
@@ -215,7 +215,11 @@ def report_ranking(
 
 
 def _rank(
-    score: Score, prepared: PreparedData, task: RankingTask, k: int, memory_mb: float
+    score: Score | ScoresBest,
+    prepared: PreparedData,
+    task: RankingTask,
+    k: int,
+    memory_mb: float,
 ) -> Int32:
     """Lists [n, K] of a task's users."""
     return rank_all(

@@ -180,7 +180,15 @@ class LinearPart(nn.Module):
         item: int,
     ) -> PairShares:
         """Shares of the signals and the history's items in the logit of an item."""
-        return pair_shares(self, history, item)
+        return pair_shares(
+            self.affinities,
+            self.names,
+            self.knots,
+            self.weight,
+            float(self.bias),
+            history,
+            item,
+        )
 
     def _asks_for_all_items(self, request: PairRequest) -> bool:
         """Whether a request has all items in order, for every group."""

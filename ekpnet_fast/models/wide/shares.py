@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from numpy.typing import NDArray
 from ekpnet_fast import ops
 from ekpnet_fast.models.wide.affinity import BY_MEAN, ROOT_OF_LENGTH, Affinities
 from ekpnet_fast.models.wide.curves import ramps
-
-if TYPE_CHECKING:
-    from ekpnet_fast.models.wide.part import LinearPart
 
 __all__ = ["Kind", "PairShares", "SharedTriple", "kind_of", "pair_shares"]
 
@@ -202,13 +199,16 @@ class PairShares:
 
 
 def pair_shares(
-    part: LinearPart,
+    affinities: Affinities,
+    names: tuple[str, ...],  # [F] of the features
+    knots: torch.Tensor,  # [F, P + 1]
+    weight: torch.Tensor,  # [F, P]
+    bias: float,
     history: torch.Tensor,  # [n] int32, distinct
     item: int,
 ) -> PairShares:
-    """Shares of a history and an item, by a fitted wide part."""
-    affinities = part.affinities
-    knots, weight = part.knots.cpu().double(), part.weight.cpu().double()
+    """Shares of a history and an item, by fitted curves."""
+    knots, weight = knots.cpu().double(), weight.cpu().double()
     alone = len(affinities.item_features)
     of_item = affinities.item_features[:, item].double().numpy()
     at_item = _responses(knots[:alone], weight[:alone], of_item)
@@ -218,11 +218,11 @@ def pair_shares(
     items = history.long()
     return PairShares(
         affinities=affinities,
-        features=part.names[alone:],
+        features=names[alone:],
         knots=knots[alone:],
         weight=weight[alone:],
-        base=float(part.bias) + float(unknown.sum()) + float(nothing.sum()),
-        alone=dict(zip(part.names[:alone], (at_item - unknown).tolist(), strict=True)),
+        base=bias + float(unknown.sum()) + float(nothing.sum()),
+        alone=dict(zip(names[:alone], (at_item - unknown).tolist(), strict=True)),
         history=items.numpy(),
         item=item,
         entries=_entries(affinities.sources, items, item),
