@@ -189,6 +189,7 @@ def tune(
         if config.overwrite:
             journal.unlink(missing_ok=True)
         config, prepared, graph = load(config, Stopwatch())
+        assert config.output is not None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
