@@ -83,6 +83,6 @@ def run_parser(model: str | None = None, auto: Collection[str] | None = None) ->
         ruled = {name for kind in MODELS.values() for name in kind.rules}
         for action in parser._actions:
             if action.dest in ruled:
-                action._typehint = action._typehint | Literal["auto"]
+                vars(action)["_typehint"] |= Literal["auto"]
         parser.set_defaults({name: "auto" for name in auto})
     return parser

@@ -196,6 +196,7 @@ def tune(
             journal.unlink(missing_ok=True)
         mend_journal(journal, warn)
         config, prepared, graph = load(config, Stopwatch())
+        assert config.output is not None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with told(journal, "the journal of a search; start anew with --overwrite true"):
             study = optuna.create_study(

@@ -84,6 +84,42 @@ def test_walks_back():
     ]
 
 
+def test_options_of_known_data():
+    """What the rules of EKPNet and MF say for the sizes of MovieLens-1M and of Last.FM."""
+
+    def of(model, found):
+        return {name: rule(found) for name, rule in MODELS[model].rules.items()}
+
+    movielens, last_fm = facts(452_264, 92.5, 4.6), facts(25_397, 3.3, 2.8)
+    assert of("ekpnet", movielens) == {
+        "sampling.inverse": True,
+        "pretrain.epochs": 20,
+        "pretrain.batch_size": 4096,
+        "pretrain.lambda3": 0.01,
+        "train.epochs": 15,
+        "train.batch_size": 4096,
+    }
+    assert of("mf", movielens) == {
+        "shape.width": 64,
+        "train.batch_size": 4096,
+        "train.lambda3": 0.05,
+    }
+    # log(3.3 / 3) / log(30) = 0.0280: 0.001 * 10 ** 0.0280 = 0.00107, 0.5 * 0.1 ** 0.0280 = 0.469
+    assert of("ekpnet", last_fm) == {
+        "sampling.inverse": True,
+        "pretrain.epochs": 15,
+        "pretrain.batch_size": 256,
+        "pretrain.lambda3": 0.0011,
+        "train.epochs": 10,
+        "train.batch_size": 256,
+    }
+    assert of("mf", last_fm) == {
+        "shape.width": 16,
+        "train.batch_size": 256,
+        "train.lambda3": 0.47,
+    }
+
+
 def test_facts_of_data():
     dataset = cinema()
     prepared = prepare(dataset, seed=0)
