@@ -278,7 +278,7 @@ BAD = {
     "short": (PLAIN + "u1,b1\n", {}, 58, "2 columns in 'u1,b1'", "3 (user, item, rating)"),
     "long": (PLAIN + "u1,b1,1,1\n", {}, 58, "4 columns", "3 (user"),
     "total": (PLAIN + "TOTAL,,\n", {}, 58, "item ''", "text"),
-    "blank id": (PLAIN + "  ,b1,1\n", {}, 58, "user '  '", "text"),
+    "blank id": (PLAIN + "  ,b1,1\n", {}, 58, "user ' '", "text"),
     "open quote": (PLAIN + '"u1,b1,1\n', {}, 58, "no CSV", "CSV"),
     "nan": (PLAIN + "u1,b1,nan\n", {}, 58, "rating 'nan'", "a finite number"),
     "infinite": (PLAIN + "u1,b1,1e400\n", {}, 58, "rating '1e400'", "a finite number"),
