@@ -5,6 +5,8 @@
 `graph.safetensors`       the graph as it is now.
 `state.safetensors`       histories, what users have touched, the catalogue, added entities.
 `index.safetensors`       the index of a large catalogue, where there is one.
+`fitted.safetensors`      the graph, the catalogue and the histories that a wide part was fitted to,
+                          where they have changed since.
 `users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
 `recommender.json`        written last: format, version, counts, and which ids are numbers.
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,8 @@ from ekpnet_fast.storage.files import write_text
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 1
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
-INDEX_FILE = "index.safetensors"
+INDEX_FILE, FITTED_FILE = "index.safetensors", "fitted.safetensors"
+_FITTED = ("indptr", "relations", "tails", "catalogue", "history_indptr", "history_items")
 
 
 def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -> State:
@@ -117,6 +121,7 @@ def _write(state: State, folder: Path) -> None:
         "added": torch.from_numpy(state.added),
     }
     tensor_file.write(folder / STATE_FILE, "state", tensors, {})
+    _write_fitted(state, folder)
     index = state.index.kept(state)
     if index is not None:
         write_index(folder / INDEX_FILE, index)
@@ -132,9 +137,35 @@ def _write(state: State, folder: Path) -> None:
         "data_hash": state.data_hash,
         "counts": {table: len(getattr(state, table)) for table in TABLES},
         "trained_items": state.model.source.num_items,
+        "trained_users": state.model.source.num_users,
         "numbered": {table: getattr(state, table).numbered for table in TABLES},
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_fitted(state: State, folder: Path) -> None:
+    """Write what a wide part was fitted to, if that is not the state as it is."""
+    source = state.model.source
+    unchanged = source.graph is state.graph and torch.equal(
+        source.history_items, state.history_items
+    )
+    if unchanged or not state.model.as_fitted:
+        return
+    # With as many entities as there are now, because weights have a row for each.
+    more = state.graph.num_entities - source.graph.num_entities
+    indptr = source.graph.indptr
+    catalogue = source.catalogue
+    if catalogue is None:
+        catalogue = torch.arange(source.num_items, dtype=torch.int32)
+    tensors = (
+        torch.cat([indptr, indptr[-1:].expand(more)]),
+        source.graph.relations,
+        source.graph.tails,
+        catalogue,
+        source.history_indptr,
+        source.history_items,
+    )
+    tensor_file.write(folder / FITTED_FILE, "fitted", dict(zip(_FITTED, tensors, strict=True)), {})
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -216,20 +247,21 @@ def _load_recommender(folder: Path, device: str) -> State:
     _check(folder, graph, tensors, names)
     source = TrainContext(
         graph,
-        len(names["users"]),
+        manifest["trained_users"],
         manifest["trained_items"],
         tensors["history_indptr"],
         tensors["history_items"],
         config.seed,
         names["items"].ids.names,
+        tensors["catalogue"],
     )
-    model = MODELS[config.model](config, source)
+    model = MODELS[config.model](config, _fitted_to(folder, source))
     stage, data_hash = run_folder.load_model(folder, model)
     model.to(there).eval()
     index = None
     if (folder / INDEX_FILE).is_file():
         index = read_index(folder / INDEX_FILE, tensors["catalogue"])
-    return State(
+    state = State(
         config=config,
         model=model,
         stage=stage,
@@ -244,6 +276,47 @@ def _load_recommender(folder: Path, device: str) -> State:
         added=tensors["added"].numpy(),
         data_hash=data_hash,
         index=IndexHolder(index),
+    )
+    _ = state.scorer  # what follows from changes is computed here and not by the first answer
+    return state
+
+
+def _fitted_to(folder: Path, source: TrainContext) -> TrainContext:
+    """Context that a wide part was fitted to; where no file holds it, that of the state."""
+    path = folder / FITTED_FILE
+    if not path.is_file():
+        return source
+    tensors, _ = tensor_file.read(path, "fitted", "Recommender.save", tensors=_FITTED)
+    indptr, tails = tensors["indptr"], tensors["tails"]
+    for name, found, expected in (
+        ("indptr", len(indptr), source.graph.num_entities + 1),
+        ("tails", len(tails), int(indptr[-1])),
+        ("relations", len(tensors["relations"]), len(tails)),
+        ("catalogue", len(tensors["catalogue"]), source.num_items),
+        (
+            "history_items",
+            len(tensors["history_items"]),
+            int(tensors["history_indptr"][-1]),
+        ),
+    ):
+        if found != expected:
+            raise DataError(f"{path}: found {found} {name}, expected {expected}")
+    for name, limit in (
+        ("tails", source.graph.num_entities),
+        ("relations", source.graph.num_relations),
+        ("catalogue", source.graph.num_entities),
+        ("history_items", source.graph.num_entities),
+    ):
+        ids = tensors[name]
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+            raise DataError(f"{path}: found ids in {name} beyond {limit - 1}")
+    graph = replace(source.graph, indptr=indptr, relations=tensors["relations"], tails=tails)
+    return replace(
+        source,
+        graph=graph,
+        history_indptr=tensors["history_indptr"],
+        history_items=tensors["history_items"],
+        catalogue=tensors["catalogue"],
     )
 
 
