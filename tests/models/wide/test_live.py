@@ -124,7 +124,7 @@ def dense(affinities: Affinities, s: int) -> np.ndarray:
 
 
 def fitted_to(graph: Graph, clicks: np.ndarray) -> FittedTriples:
-    users, items = np.nonzero(clicks)
+    items = np.nonzero(clicks)[1]
     indptr = np.append(0, np.cumsum(clicks.sum(1)))
     histories = Histories(torch.from_numpy(indptr), torch.from_numpy(items.astype(np.int32)))
     first = items_first(graph, torch.arange(ITEMS))
@@ -206,7 +206,7 @@ def test_keeps_no_more_neighbours_than_fitted(monkeypatch):
     graph = graph_of(triples, ENTITIES)
     every = fitted_to(graph, clicks)
     knowledge = ItemTripleFeatures(every.graph, ITEMS, 4)
-    users, items = np.nonzero(clicks)
+    items = np.nonzero(clicks)[1]
     indptr = np.append(0, np.cumsum(clicks.sum(1)))
     histories = Histories(torch.from_numpy(indptr), torch.from_numpy(items.astype(np.int32)))
     fitted = FittedTriples(Affinities(histories, knowledge, OPTIONS), every.graph)
