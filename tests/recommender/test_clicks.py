@@ -230,3 +230,23 @@ def test_command(tmp_path, capsys):
     assert scores(Recommender.load(other, device="cpu"), user="zoe") == scores(loaded, user="zoe")
     assert refresh.main([str(tmp_path)]) == 2
     assert "expected a recommender's folder, or --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", WIDE)
+def test_reasons_add_up_after_a_change(model):
+    """And name the pair that a new item shares."""
+    recommender = fitted(model)
+    recommender.graph.add_items(GLADIATOR)
+    recommender.graph.remove_triples([("m/blade", "directed by", "m/ridley")])
+    for history, item in (
+        (["alien", "gladiator"], "gladiator"),
+        (["gladiator"], "alien"),
+        (["blade", "gladiator"], "eden"),
+    ):
+        found = recommender.explain(history=history, item=item, top=99)
+        logit = float(np.log(found.score / (1 - found.score)))
+        total = found.base + sum(part.effect for part in found.parts)
+        assert total == pytest.approx(logit, abs=1e-3)
+    found = recommender.explain(history=["gladiator"], item="alien", top=99)
+    facts = {(fact.relation, str(fact.node)) for part in found.parts for fact in part.facts}
+    assert ("directed by", "Ridley Scott") in facts

@@ -66,6 +66,17 @@ class ItemTripleFeatures:
             self.shared, inverse(np.sqrt(sums(self.shared, 1))), degree[chosen] ** -0.5
         )
 
+    def set_pairs(self, pairs: NDArray[np.int64], base: int, near: NDArray[np.int64]) -> None:
+        """Set what the columns stand for.
+
+        Args:
+            pairs: [K] relation * base + tail of each.
+            base: above all tails.
+            near: [K'] columns of `near` among them.
+        """
+        self.pairs, self._pairs_of, self._num_entities = pairs, pairs // base, base
+        self._chosen = near
+
     def relation_of(self, rank: int) -> int | None:
         """Relation that is so many-th by the items that have it; None where there are fewer."""
         return self._ranked[rank - 1] if rank <= len(self._ranked) else None

@@ -205,8 +205,33 @@ def with_graph(fitted: FittedTriples, graph: Graph) -> Affinities:
     followed.counts = np.append(affinities.counts, np.zeros(more))
     followed.popularity = np.append(affinities.popularity, np.full(more, np.log(0.5)))
     followed.neighbours = neighbours_clicks(near.shared, followed.counts, affinities.counts.mean())
-    followed.sources = _Splicing(fitted, changes, near).sources()
+    splicing = _Splicing(fitted, changes, near)
+    followed.sources = splicing.sources()
+    followed.knowledge = _knowledge(fitted, changes, near, splicing.alike)
     return followed
+
+
+def _knowledge(
+    fitted: FittedTriples, changes: _Changes, near: _Near, alike: Matrix | None
+) -> ItemTripleFeatures:
+    """Triples of the items as they are, which reasons are told by."""
+    found = copy.copy(fitted.knowledge)
+    K, size, items = len(changes.codes), changes.num_items, changes.items
+    idf = np.log(found.num_items / np.append(fitted.degree, np.ones(K - len(fitted.degree))))
+    found.weighed = _rows_replaced(
+        _wider(fitted.knowledge.weighed, K), items, scaled(changes.table, None, idf), size
+    )
+    old: Any = fitted.knowledge.near.tocoo()
+    shape = (old.shape[0], K)
+    placed = sparse(old.data, old.row, near.columns[old.col], shape)
+    found.near = _rows_replaced(placed, near.items, near.rows, size)
+    found.set_pairs(changes.codes, 1 << 32, np.arange(K))
+    found.num_items = size
+    vars(found).pop("matches", None)
+    vars(found).pop("alike", None)
+    if alike is not None:
+        vars(found)["alike"] = rows_of(alike)
+    return found
 
 
 class _Near:
@@ -259,6 +284,7 @@ class _Splicing:
         self.old, self.options = affinities.sources, affinities.options
         self.size, self.before = changes.num_items, len(affinities.counts)
         self.count = fitted.knowledge.count
+        self.alike: Matrix | None = None
         self.places = source_names(self.options)
         self.indptrs = [x if not len(x) else self._longer(x) for x in self.old.indptrs]
         self.neighbours, self.values = list(self.old.neighbours), list(self.old.values)
@@ -331,6 +357,7 @@ class _Splicing:
         old = _matrix(fitted, self.before)
         old.resize((self.size, self.size))
         alike = _strongest(_spliced(old, items, products), self.count)
+        self.alike = alike
         reached = np.concatenate([old[items].indices, alike[items].indices]).astype(np.int64)
         reached = np.union1d(items, reached)
         first = alike[reached][:, : self.before].tocsr()

@@ -208,6 +208,8 @@ class LinearPart(nn.Module):
         item: int,
     ) -> PairShares:
         """Shares of the signals and the history's items in the logit of an item."""
+        if self._numbers is not None:
+            history, item = self._numbers[history.long()], int(self._numbers[item])
         return pair_shares(self, history, item)
 
     def _curved(self, affinities: Affinities) -> Curved:
