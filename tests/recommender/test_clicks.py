@@ -248,5 +248,5 @@ def test_reasons_add_up_after_a_change(model):
         total = found.base + sum(part.effect for part in found.parts)
         assert total == pytest.approx(logit, abs=1e-3)
     found = recommender.explain(history=["gladiator"], item="alien", top=99)
-    facts = {(fact.relation, str(fact.node)) for part in found.parts for fact in part.facts}
+    facts = {(fact.relation, str(fact.end)) for part in found.parts for fact in part.shared}
     assert ("directed by", "Ridley Scott") in facts

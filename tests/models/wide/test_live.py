@@ -201,7 +201,7 @@ def test_does_not_depend_on_the_way(form):
 
 
 def test_keeps_no_more_neighbours_than_fitted(monkeypatch):
-    monkeypatch.setattr(affinity, "ALL_ITEMS", 0)
+    monkeypatch.setattr(affinity, "MOSTLY_FULL", 2.0)
     triples, clicks = drawn(2)
     graph = graph_of(triples, ENTITIES)
     every = fitted_to(graph, clicks)
