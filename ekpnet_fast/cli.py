@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a model and report test metrics",
     "evaluate": "evaluate a finished run again",
     "recommend": "the best items for a user, a history, or everybody",
+    "refresh": "fit anew what new clicks, items and triples left as it was",
     "explain": "why an item is recommended",
     "export": "write the scoring model as ONNX",
     "serve": "answer over HTTP",

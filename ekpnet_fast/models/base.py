@@ -20,7 +20,7 @@ import copy
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from ekpnet_fast.sampling.pairs import (
 if TYPE_CHECKING:
     from ekpnet_fast.models.wide.shares import PairShares
 
+Self = TypeVar("Self", bound="Model")
 Defaults = Mapping[str, Any]
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -88,8 +89,10 @@ class Model(nn.Module):
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
-        live: whether the graph is read anew for each prediction, so that it may change and grow
-            after training.
+        live: whether the graph may change and grow after training, because predictions read it
+            anew or `with_context` follows it.
+        as_fitted: what is fitted to the graph and to all clicks without deep training, in words: it
+            stays when they change, until `refreshed`.
         by_vector: whether, for one user, the score follows from the item's own rows of the tables
             of entities and items, smoothly, so that items with alike rows have alike scores.
         wide: whether it has a wide part, whose `shares` the logit can be told as.
@@ -113,6 +116,7 @@ class Model(nn.Module):
     shared_sets: ClassVar[bool] = False
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
+    as_fitted: ClassVar[tuple[str, ...]] = ()
     by_vector: ClassVar[bool] = False
     wide: ClassVar[bool] = False
 
@@ -234,13 +238,22 @@ class Model(nn.Module):
         """
         return None
 
+    def refreshed(self, source: TrainContext, training: TrainingExamples) -> Model:
+        """Copy in which all but the deep weights is fitted anew, of a model with `as_fitted`.
+
+        Args:
+            source: graph, catalogue and histories; `with_context` follows changes from there.
+            training: examples, whose items are numbers in the catalogue.
+        """
+        raise NotImplementedError(f"{type(self).__name__} fits nothing but its weights")
+
     def weights_by_name(self) -> dict[str, float]:
         """Readable weights by the name of their feature; none, unless overridden."""
         return {}
 
     # ---- what follows from it ------------------------------------------------------------------
 
-    def with_context(self, source: TrainContext) -> Model:
+    def with_context(self: Self, source: TrainContext) -> Self:
         """Copy with the same weights, whose `inputs` come from another graph or other histories."""
         other = copy.copy(self)
         other.source = source

@@ -12,7 +12,13 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Defaults, Gradients, Presets
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.models.rules import Rules
-from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.part import (
+    AS_FITTED,
+    LinearOptions,
+    LinearPart,
+    check_signals,
+    with_part,
+)
 from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
@@ -33,7 +39,7 @@ class EKPNetPlus(EKPNet):
     Options = LinearOptions
     pair_inputs = ("linear",)
     resident = False
-    live = False
+    as_fitted = AS_FITTED
     by_vector = False
     wide = True
     defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
@@ -72,6 +78,14 @@ class EKPNetPlus(EKPNet):
     def shares(self, history: Tensor, item: int) -> PairShares:
         """Shares in the wide part's logit."""
         return self.linear.shares(history, item)
+
+    def with_context(self, source: TrainContext) -> EKPNetPlus:
+        """Copy for another graph, catalogue or histories; what was fitted stays."""
+        return with_part(super().with_context(source), self.linear.following(source))
+
+    def refreshed(self, source: TrainContext, training: TrainingExamples) -> EKPNetPlus:
+        """Copy with the linear part fitted anew."""
+        return with_part(super().with_context(source), self.linear.refitted(source, training))
 
     def weights_by_name(self) -> dict[str, float]:
         """Weights of the linear part's features, largest first."""

@@ -11,7 +11,13 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Defaults, Model
-from ekpnet_fast.models.wide.part import LinearOptions, LinearPart, check_signals
+from ekpnet_fast.models.wide.part import (
+    AS_FITTED,
+    LinearOptions,
+    LinearPart,
+    check_signals,
+    with_part,
+)
 from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
@@ -40,6 +46,8 @@ class Linear(Model):
     stages = ()
     history = True
     new_users = True
+    live = True
+    as_fitted = AS_FITTED
     wide = True
     defaults: ClassVar[Defaults] = {"folds": 5}
 
@@ -72,6 +80,14 @@ class Linear(Model):
     def shares(self, history: Tensor, item: int) -> PairShares:
         """Shares in the wide part's logit."""
         return self.linear.shares(history, item)
+
+    def with_context(self, source: TrainContext) -> Linear:
+        """Copy for another graph, catalogue or histories; what was fitted stays."""
+        return with_part(super().with_context(source), self.linear.following(source))
+
+    def refreshed(self, source: TrainContext, training: TrainingExamples) -> Linear:
+        """Copy with the linear part fitted anew."""
+        return with_part(super().with_context(source), self.linear.refitted(source, training))
 
     def weights_by_name(self) -> dict[str, float]:
         """Weights of the features, largest first."""

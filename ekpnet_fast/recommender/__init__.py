@@ -4,7 +4,8 @@
 goes from ids to numbers, `topk.py` from scores to lists, with `candidates.py` and `item_index.py`
 for large catalogues, and `recall.py` says what those miss; `reasons.py` and `fidelity.py` go from
 scores to paths, `telling.py` to the parts that they are sums of, `drawing.py` from both to SVG,
-`live.py` from one state to the next, `store.py` to folders and back.
+`live.py` and `clicked.py` from one state to the next, `refreshing.py` to one that is fitted anew,
+`store.py` to folders and back.
 """
 
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from ekpnet_fast.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ekpnet_fast.recommender.answers import Change as Change
     from ekpnet_fast.recommender.answers import Explanation as Explanation
     from ekpnet_fast.recommender.answers import Fidelity as Fidelity
     from ekpnet_fast.recommender.answers import Recall as Recall
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # Imported on first use, so that a command knows its options before torch is there.
 _LAZY = {
     "Candidates": "ekpnet_fast.recommender.query",
+    "Change": "ekpnet_fast.recommender.answers",
     "Explanation": "ekpnet_fast.recommender.answers",
     "Fact": "ekpnet_fast.recommender.parts",
     "Fidelity": "ekpnet_fast.recommender.answers",

@@ -14,6 +14,7 @@ from ekpnet_fast.recommender.parts import Part
 from ekpnet_fast.recommender.paths import Node, Reason, RippleTriple, with_lists
 
 __all__ = [
+    "Change",
     "Explanation",
     "Fidelity",
     "Recall",
@@ -21,6 +22,29 @@ __all__ = [
     "Recommendations",
     "SimilarItem",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change did, and what it left.
+
+    Attributes:
+        users, clicks, items, entities: that were added.
+        triples: that were added or removed.
+        as_fitted: what stays as it was fitted until `Recommender.refresh`, in words.
+    """
+
+    users: int = 0
+    clicks: int = 0
+    items: int = 0
+    entities: int = 0
+    triples: int = 0
+    as_fitted: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values as JSON has them."""
+        values: dict[str, Any] = with_lists(asdict(self))
+        return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.data.tables import INT32_MAX, Int32
 from ekpnet_fast.errors import ConfigError, DataError, quote
+from ekpnet_fast.recommender.answers import Change
 from ekpnet_fast.recommender.names import Id, text_of
 from ekpnet_fast.recommender.state import State
 from ekpnet_fast.sampling.graph import Graph
@@ -31,24 +32,33 @@ class LiveGraph:
 
     Nothing is trained again. A new entity starts from its neighbours: its row of every table is the
     mean of the rows of those that a triple joins it with, and follows when its triples change.
-    Relations are those of training.
+    Relations are those of training. What was counted over all clicks and triples stays as it was
+    until `Recommender.refresh`; a change says what that is.
 
     An answer that is under way ends with the graph that it began with. Changes wait for each other.
     A change takes time in proportion to the graph, so give many triples at once.
 
     Examples:
-        >>> recommender.graph.add_items({"new": [("parent", 96), ("parent", "country")]})
+        >>> items = {"new": [("parent", 96), ("parent", "country")]}
+        >>> recommender.graph.add_items(items).triples
+        2
         >>> recommender.graph.triples("country")
         [('new', 'parent', 'country')]
-        >>> recommender.graph.remove_triples([("new", "parent", "country")])
+        >>> recommender.graph.remove_triples([("new", "parent", "country")]).triples
+        1
         >>> recommender.explain(history=["new"], item=3).paths > 0
         True
     """
 
-    def __init__(self, read: Callable[[], State], write: Callable[[State], None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], State],
+        write: Callable[[State], None],
+        changing: threading.Lock | None = None,
+    ) -> None:
         self._read = read
         self._write = write
-        self._lock = threading.Lock()
+        self._lock = changing or threading.Lock()
 
     @property
     def num_triples(self) -> int:
@@ -76,13 +86,18 @@ class LiveGraph:
             for h, r, t in rows.tolist()
         ]
 
-    def add_triples(self, triples: Iterable[Triple], names: Mapping[Id, str] | None = None) -> None:
+    def add_triples(
+        self, triples: Iterable[Triple], names: Mapping[Id, str] | None = None
+    ) -> Change:
         """Add triples (head, relation, tail); heads and tails that are not known are new entities.
 
         Args:
             triples: entities by their ids, items by the ids of their entities or, where they have
                 none, by their own.
             names: of new entities.
+
+        Returns:
+            What was added, and what stays as fitted until `Recommender.refresh`.
 
         Raises:
             DataError: a relation that training did not see, or something that is no triple.
@@ -92,9 +107,9 @@ class LiveGraph:
         with self._lock:
             state = self._live()
             state = _with_entities(state, _new_entities(state, given), shown)
-            self._write(_with_triples(state, _numbers(state, given)))
+            return self._changed(_with_triples(state, _numbers(state, given)), len(given))
 
-    def remove_triples(self, triples: Iterable[Triple]) -> None:
+    def remove_triples(self, triples: Iterable[Triple]) -> Change:
         """Remove triples (head, relation, tail); one that is there twice goes twice.
 
         Raises:
@@ -104,13 +119,13 @@ class LiveGraph:
         given = _checked(triples)
         with self._lock:
             state = self._live()
-            self._write(_without_triples(state, _numbers(state, given), given))
+            return self._changed(_without_triples(state, _numbers(state, given), given), len(given))
 
     def add_items(
         self,
         items: Mapping[Id, Links] | Iterable[tuple[Id, Links]],
         names: Mapping[Id, str] | None = None,
-    ) -> None:
+    ) -> Change:
         """Add items to the catalogue, each with its triples.
 
         Args:
@@ -147,7 +162,18 @@ class LiveGraph:
                 items=state.items.with_more(ids, shown),
                 catalogue=torch.cat([state.catalogue, torch.tensor(entities, dtype=torch.int32)]),
             )
-            self._write(_with_triples(state, _numbers(state, given)))
+            return self._changed(_with_triples(state, _numbers(state, given)), len(given))
+
+    def _changed(self, after: State, triples: int) -> Change:
+        """Write a state, and say what is new in it."""
+        before = self._read()
+        self._write(after)
+        return Change(
+            items=after.num_items - before.num_items,
+            entities=len(after.entities) - len(before.entities),
+            triples=triples,
+            as_fitted=after.model.as_fitted,
+        )
 
     def _live(self) -> State:
         state = self._read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.recommender import exporting, reasons, recall, store
+from ekpnet_fast.recommender import clicked, exporting, reasons, recall, store
 from ekpnet_fast.recommender import fidelity as measured
 from ekpnet_fast.recommender.answers import (
+    Change,
     Explanation,
     Fidelity,
     Recall,
@@ -44,7 +46,8 @@ class Recommender:
     """Recommender: a trained model with its graph, names and histories.
 
     Ids in and out are those of the user's files: texts, or numbers where the files hold numbers.
-    Everything but `graph` only reads: any number of threads may call it at the same time. A single
+    Everything but `graph`, `add_clicks` and `refresh` only reads, and answers do not wait for
+    changes: any number of threads may call it at the same time. A single
     answer is too little work to share: call `torch.set_num_threads(1)` in the threads that give
     answers, or each waits for the slowest of torch's threads. An error that a caller can mend is an
     `EkpnetError` that says what was found and expected.
@@ -66,9 +69,11 @@ class Recommender:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._graph = LiveGraph(lambda: self._state, self._become)
+        self._changing = threading.Lock()
+        self._graph = LiveGraph(lambda: self._state, self._become, self._changing)
 
     def _become(self, state: State) -> None:
+        _ = state.scorer  # what follows from a change is computed by whoever makes it
         self._state = state
 
     def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], Recommender], tuple[Any]]:
@@ -188,7 +193,8 @@ class Recommender:
 
         Examples:
             >>> now = recommender.snapshot()
-            >>> now.graph.add_items({"new": [("parent", 96)]})
+            >>> now.graph.add_items({"new": [("parent", 96)]}).items
+            1
             >>> len(now.item_ids()) - len(recommender.item_ids())
             1
         """
@@ -229,14 +235,71 @@ class Recommender:
         return state.item_name(state.items.number(item))
 
     def history(self, user: Id) -> list[Id]:
-        """History of a user: the items whose clicks training saw; empty for a user without.
+        """History of a user: the items whose clicks training saw, and those that were added.
 
         Raises:
             DataError: no such user.
         """
         state = self._state
         query = state.of_users([state.users.number(user)])
-        return [state.items.id(number) for number in query.entities.tolist()]
+        return [state.items.id(number) for number in state.items_of(query.entities)]
+
+    # ---- clicks ----------------------------------------------------------------------------------
+
+    def add_clicks(
+        self, clicks: Mapping[Id, Iterable[Id]], names: Mapping[Id, str] | None = None
+    ) -> Change:
+        """Add clicks, which count from the next answer on; nothing is trained.
+
+        They lengthen the histories that answers follow from, and the items are left out of lists.
+        What was counted over all users stays as it was until `refresh`. A click that is known
+        already changes nothing. Changes wait for each other.
+
+        Args:
+            clicks: items by user; users that are not known are new ones.
+            names: of new users.
+
+        Returns:
+            What was added, and what stays as fitted until `refresh`.
+
+        Raises:
+            DataError: an unknown item, or a user without items; then nothing is added.
+            ConfigError: a model that scores users by what it learned of them.
+
+        Examples:
+            >>> now = recommender.snapshot()
+            >>> change = now.add_clicks({"zoe": [12, 40], 3: [7]})
+            >>> change.users, change.clicks
+            (1, 3)
+            >>> now.history("zoe")
+            [12, 40]
+            >>> len(now.recommend(user="zoe", k=3))
+            3
+        """
+        with self._changing:
+            state, change = clicked.with_clicks(self._state, clicks, names)
+            self._become(state)
+        return change
+
+    def refresh(self) -> Change:
+        """Fit anew what is fitted to the graph and to all clicks, without deep training.
+
+        Of `linear` and `ekpnet_plus`: counts, co-clicks, weights of the graph's pairs, projections
+        and curves, by the graph, the catalogue and the histories as they are. Curves are fitted to
+        all clicks and to items drawn by the run's seed from those that the user has not touched,
+        as many in proportion as training had. Takes seconds, while answers go on with the state as
+        it was.
+
+        Raises:
+            ConfigError: a model of which nothing is fitted so.
+            TrainingError: no item was clicked twice.
+        """
+        from ekpnet_fast.recommender import refreshing  # here, because no answer needs what fits
+
+        with self._changing:
+            state, change = refreshing.refreshed(self._state)
+            self._become(state)
+        return change
 
     # ---- recommending --------------------------------------------------------------------------
 
@@ -256,7 +319,7 @@ class Recommender:
         the run's seed. Order and repeats in it play no part. Ties go by the catalogue's order.
 
         Args:
-            user: a user that training saw; give either this or `history`.
+            user: a known user; give either this or `history`.
             history: items that a new user clicked.
             k: length of the list.
             exclude_seen: leave out the history, and of a user all that the data set says was

@@ -26,6 +26,7 @@ from ekpnet_fast.recommender.item_index import IndexHolder
 from ekpnet_fast.recommender.names import Names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
 
@@ -34,8 +35,8 @@ class QueryBatch:
     """Batch of queries that are scored together: n users that training saw, or n histories.
 
     Attributes:
-        users: [n] int32 numbers of users; for histories the number behind the last user's, which
-            keys their draws.
+        users: [n] int32 numbers of users; for histories the number behind those that training saw,
+            which keys their draws.
         indptr: [n + 1] int64, entities of each history.
         entities: [indptr[-1]] int32, sorted and distinct within a history.
         known: whether these are users that training saw.
@@ -64,9 +65,9 @@ class State:
         catalogue: [I] int32, the entity of each item; the first ones are 0, 1, 2, ...
         users, items, entities, relations: their ids and names; of relations without the inverse.
         history_indptr, history_items: [U + 1] int64 and int32, entities that the users clicked, as
-            training saw them.
+            training saw them, and since; sorted and distinct within a user.
         consumed_indptr, consumed_items: [U + 1] int64 and int32, sorted items that each user
-            has touched in the whole data set.
+            has touched in the whole data set, and since.
         added: entities that training did not see; their rows follow from their neighbours.
         data_hash: of the data that trained the model.
         index: of the catalogue, for lists by candidates; a state made from another has the same.
@@ -120,6 +121,11 @@ class State:
         number = int(self._item_numbers[entity])
         return None if number < 0 else number
 
+    def items_of(self, entities: Tensor) -> list[int]:
+        """Items that some entities [n] are, all of which are items."""
+        found: list[int] = self._item_numbers[entities.long()].tolist()
+        return found
+
     def item_name(self, item: int) -> str | None:
         """Name of an item, or of its entity; None where neither has one."""
         return self.items.name(item) or self.entities.name(int(self.catalogue[item]))
@@ -144,14 +150,17 @@ class State:
     # ---- queries ---------------------------------------------------------------------------------
 
     def of_users(self, numbers: Sequence[int]) -> QueryBatch:
-        """Batch of users that training saw."""
+        """Batch of users; one that came later is asked for by the history."""
         starts, ends = self.history_indptr[:-1], self.history_indptr[1:]
         parts = [self.history_items[int(starts[u]) : int(ends[u])] for u in numbers]
         indptr = torch.zeros(len(parts) + 1, dtype=torch.int64)
         for i, part in enumerate(parts):
             indptr[i + 1] = indptr[i] + part.numel()
         entities = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return QueryBatch(torch.tensor(numbers, dtype=torch.int32), indptr, entities, known=True)
+        trained = self.model.source.num_users
+        users = torch.tensor([min(number, trained) for number in numbers], dtype=torch.int32)
+        known = all(number < trained for number in numbers)
+        return QueryBatch(users, indptr, entities, known=known)
 
     def of_histories(self, histories: Sequence[NDArray[np.integer]]) -> QueryBatch:
         """Batch of histories of items; order and repeats play no part.
@@ -172,7 +181,7 @@ class State:
         indptr = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in parts], out=indptr[1:])
         return QueryBatch(
-            torch.full((len(parts),), len(self.users), dtype=torch.int32),
+            torch.full((len(parts),), self.model.source.num_users, dtype=torch.int32),
             torch.from_numpy(indptr),
             torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)),
             known=False,
@@ -223,8 +232,19 @@ class State:
 
     @cached_property
     def _reader(self) -> Model:
-        """Model, which reads this state's graph."""
+        """Model, which reads this state's graph, catalogue and histories."""
         source = self.model.source
-        if source.graph is self.graph:
+        if source.graph is self.graph and source.history_items is self.history_items:
             return self.model
-        return self.model.with_context(replace(source, graph=self.graph))
+        return self.model.with_context(self.context)
+
+    @property
+    def context(self) -> TrainContext:
+        """Context of the model with this state's graph, catalogue and histories."""
+        return replace(
+            self.model.source,
+            graph=self.graph,
+            history_indptr=self.history_indptr,
+            history_items=self.history_items,
+            catalogue=self.catalogue,
+        )

@@ -5,6 +5,8 @@
 `graph.safetensors`       the graph as it is now.
 `state.safetensors`       histories, what users have touched, the catalogue, added entities.
 `index.safetensors`       the index of a large catalogue, where there is one.
+`fitted.safetensors`      the graph, the catalogue and the histories that a wide part was fitted to,
+                          where they have changed since.
 `users.parquet`, `items.parquet`, `entities.parquet`, `relations.parquet`   id and name by number.
 `recommender.json`        written last: format, version, counts, which ids are numbers, and size and
                           SHA-256 of the other files and of itself, which reading checks.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +53,10 @@ from ekpnet_fast.storage.seals import check_files, read_sealed, seal_files, seal
 
 FORMAT, VERSION = "ekpnet_fast.recommender", 2
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
-INDEX_FILE = "index.safetensors"
+INDEX_FILE, FITTED_FILE = "index.safetensors", "fitted.safetensors"
+OPTIONAL = (INDEX_FILE, FITTED_FILE)
 FILES = (
-    *(run_folder.CONFIG_FILE, run_folder.MODEL_FILE, GRAPH_FILE, STATE_FILE, INDEX_FILE),
+    *(run_folder.CONFIG_FILE, run_folder.MODEL_FILE, GRAPH_FILE, STATE_FILE, *OPTIONAL),
     *(f"{table}.parquet" for table in TABLES),
 )
 GRAPH_ARRAYS = ("indptr", "relations", "tails")
@@ -60,6 +64,7 @@ ARRAYS = (  # of the state
     *("history_indptr", "history_items", "consumed_indptr", "consumed_items"),
     *("catalogue", "added"),
 )
+FITTED = (*GRAPH_ARRAYS, "catalogue", "history_indptr", "history_items")
 
 
 def state_of(config: RunConfig, context: RunContext, model: Model, stage: str) -> State:
@@ -124,6 +129,9 @@ def _write(state: State, folder: Path) -> None:
     state.graph.save(folder / GRAPH_FILE)
     tensors = {name: torch.as_tensor(array) for name, array in _arrays(state).items()}
     tensor_file.write(folder / STATE_FILE, "state", tensors, {})
+    fitted = _fitted(state)
+    if fitted is not None:
+        tensor_file.write(folder / FITTED_FILE, "fitted", fitted, {})
     index = state.index.kept(state)
     if index is not None:
         write_index(folder / INDEX_FILE, index)
@@ -139,10 +147,36 @@ def _write(state: State, folder: Path) -> None:
         "data_hash": state.data_hash,
         "counts": {table: len(getattr(state, table)) for table in TABLES},
         "trained_items": state.model.source.num_items,
+        "trained_users": state.model.source.num_users,
         "numbered": {table: getattr(state, table).numbered for table in TABLES},
     }
     manifest["files"] = seal_files(folder, FILES)
     write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=2) + "\n")
+
+
+def _fitted(state: State) -> dict[str, Tensor] | None:
+    """Arrays that a wide part was fitted to, if they are not those of the state as it is."""
+    source = state.model.source
+    unchanged = source.graph is state.graph and torch.equal(
+        source.history_items, state.history_items
+    )
+    if unchanged or not state.model.as_fitted:
+        return None
+    # With as many entities as there are now, because weights have a row for each.
+    more = state.graph.num_entities - source.graph.num_entities
+    indptr = source.graph.indptr
+    catalogue = source.catalogue
+    if catalogue is None:
+        catalogue = torch.arange(source.num_items, dtype=torch.int32)
+    tensors = (
+        torch.cat([indptr, indptr[-1:].expand(more)]),
+        source.graph.relations,
+        source.graph.tails,
+        catalogue,
+        source.history_indptr,
+        source.history_items,
+    )
+    return dict(zip(FITTED, tensors, strict=True))
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -213,7 +247,8 @@ def _load_recommender(folder: Path, device: str) -> State:
     expected = "the manifest of a recommender"
     manifest = read_sealed(folder / MANIFEST, expected, format=FORMAT, version=VERSION)
     files = manifest["files"]
-    check_files(folder / MANIFEST, files, (*(f for f in FILES if f != INDEX_FILE), *_index(files)))
+    read = tuple(name for name in FILES if name not in OPTIONAL or name in files)
+    check_files(folder / MANIFEST, files, read)
     there = resolve_device(device)
     config = resolve({**run_folder.read_config(folder), "device": device})
     graph = Graph.load(folder / GRAPH_FILE, checked=True)
@@ -223,16 +258,21 @@ def _load_recommender(folder: Path, device: str) -> State:
     names = {table: _read_names(folder, table, manifest) for table in TABLES}
     _check(folder, graph, tensors, names)
     arrays = {name: tensors[name] for name in ARRAYS}
-    model = _model(config, graph, arrays, names, manifest["trained_items"])
+    fitted = None
+    if FITTED_FILE in files:
+        fitted, _ = tensor_file.read(
+            folder / FITTED_FILE, "fitted", "Recommender.save", tensors=FITTED, checked=True
+        )
+    trained = (manifest["trained_users"], manifest["trained_items"])
+    source = _source(config, graph, arrays, names, trained)
+    if fitted is not None:
+        source = _fitted_to(folder / FITTED_FILE, source, fitted)
+    model = MODELS[config.model](config, source)
     stage, data_hash = run_folder.load_model(folder, model)
     index = None
-    if _index(files):
+    if INDEX_FILE in files:
         index = read_index(folder / INDEX_FILE, tensors["catalogue"])
     return _state(config, model.to(there), stage, graph, arrays, names, data_hash, index)
-
-
-def _index(files: Mapping[str, Any]) -> tuple[str, ...]:
-    return (INDEX_FILE,) if INDEX_FILE in files else ()
 
 
 # ---- copies --------------------------------------------------------------------------------------
@@ -241,7 +281,7 @@ def _index(files: Mapping[str, Any]) -> tuple[str, ...]:
 def packed(state: State) -> dict[str, Any]:
     """State as plain values, to be sent to another process: what `save` writes, in memory."""
     weights = {**state.model.state_dict(), **state.tables}
-    index = state.index.kept(state)
+    index, fitted = state.index.kept(state), _fitted(state)
     return {
         "config": state.config,
         "stage": state.stage,
@@ -256,7 +296,8 @@ def packed(state: State) -> dict[str, Any]:
             for table in TABLES
             for names in [getattr(state, table)]
         },
-        "trained_items": state.model.source.num_items,
+        "trained": (state.model.source.num_users, state.model.source.num_items),
+        "fitted": None if fitted is None else {name: x.numpy() for name, x in fitted.items()},
         "data_hash": state.data_hash,
         "index": None if index is None else {**vars(index), "catalogue": index.catalogue.numpy()},
         "device": state.device.type,
@@ -278,7 +319,12 @@ def unpacked(content: Mapping[str, Any]) -> State:
         for table, (kind, ids, shown, numbered) in content["names"].items()
     }
     with plain_defaults():
-        model = _model(config, graph, arrays, names, content["trained_items"])
+        source = _source(config, graph, arrays, names, content["trained"])
+        fitted = content["fitted"]
+        if fitted is not None:
+            tensors = {name: _tensor(x) for name, x in fitted.items()}
+            source = _fitted_to(Path(FITTED_FILE), source, tensors)
+        model = MODELS[config.model](config, source)
     model.load_state_dict({name: _tensor(x) for name, x in content["weights"].items()})
     index = content["index"]
     if index is not None:
@@ -295,24 +341,23 @@ def _arrays(state: State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ARRAYS}
 
 
-def _model(
+def _source(
     config: RunConfig,
     graph: Graph,
     arrays: Mapping[str, Tensor],
     names: Mapping[str, Names],
-    trained_items: int,
-) -> Model:
-    """Model of a recommender, its weights to be loaded."""
-    source = TrainContext(
+    trained: tuple[int, int],  # users and items
+) -> TrainContext:
+    """Context of a recommender's model, its weights to be loaded."""
+    return TrainContext(
         graph,
-        len(names["users"]),
-        trained_items,
+        *trained,
         arrays["history_indptr"],
         arrays["history_items"],
         config.seed,
         names["items"].ids.names,
+        arrays["catalogue"],
     )
-    return MODELS[config.model](config, source)
 
 
 def _state(
@@ -326,7 +371,7 @@ def _state(
     index: ItemIndex | None,
 ) -> State:
     model.eval()
-    return State(
+    state = State(
         config=config,
         model=model,
         stage=stage,
@@ -341,6 +386,39 @@ def _state(
         added=arrays["added"].numpy(),
         data_hash=data_hash,
         index=IndexHolder(index),
+    )
+    _ = state.scorer  # what follows from changes is computed here and not by the first answer
+    return state
+
+
+def _fitted_to(path: Path, source: TrainContext, fitted: Mapping[str, Tensor]) -> TrainContext:
+    """Context that a wide part was fitted to.
+
+    Args:
+        path: of the arrays, for messages.
+        source: context of the state as it is.
+        fitted: arrays as `_fitted` gives them.
+    """
+    E, R = source.graph.num_entities, source.graph.num_relations
+    indptr, tails = fitted["indptr"], fitted["tails"]
+    for name, expected in (
+        ("indptr", E + 1),
+        ("relations", len(tails)),
+        ("catalogue", source.num_items),
+    ):
+        if len(fitted[name]) != expected:
+            raise DataError(f"{path}: found {len(fitted[name])} {name}, expected {expected}")
+    check_rows(path, "indptr", indptr, len(tails))
+    check_rows(path, "history_indptr", fitted["history_indptr"], len(fitted["history_items"]))
+    for name, limit in (("tails", E), ("relations", R), ("catalogue", E), ("history_items", E)):
+        check_ids(path, name, fitted[name], limit)
+    graph = replace(source.graph, indptr=indptr, relations=fitted["relations"], tails=tails)
+    return replace(
+        source,
+        graph=graph,
+        history_indptr=fitted["history_indptr"],
+        history_items=fitted["history_items"],
+        catalogue=fitted["catalogue"],
     )
 
 

@@ -117,14 +117,14 @@ class Telling:
     def parts(self, top: int) -> tuple[Part, ...]:
         """Largest parts in words, `top` at most."""
         state, pair = self._state, self._pair
-        together, clicks = _counts(state, pair.item)
+        together, clicks = _counts(state, int(state.catalogue[pair.item]))
         return tuple(self._part(share, together, clicks) for share in self.shares[:top])
 
     def _part(self, share: Share, together: Counts, clicks: Counts) -> Part:
         pair, kind, place = self._pair, share.kind, share.place
         if place is None:
             return Part(kind, None, self._alone(share, clicks), share.effect, share.signals)
-        j = int(pair.history[place])
+        j = int(self._state.catalogue[int(pair.history[place])])
         because, speaks_for = node_of(self._state, j), share.effect > 0
         facts: tuple[Fact, ...] = ()
         if kind == "match" or kind == "walk":
@@ -155,7 +155,7 @@ class Telling:
     def _alone(self, share: Share, clicks: Counts) -> str:
         pair = self._pair
         if share.kind == "popularity":
-            return f"popular: clicked by {_people(int(clicks[pair.item]))}"
+            return f"popular: clicked by {_people(int(clicks[self._state.catalogue[pair.item]]))}"
         if share.kind == "neighbours":
             mean = float(np.exp(pair.affinities.neighbours[pair.item]))
             shown = f"{mean:,.0f}" if mean >= 10 else f"{mean:.1f}"

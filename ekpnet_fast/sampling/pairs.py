@@ -21,7 +21,10 @@ from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 
 @dataclass(frozen=True)
 class TrainContext:
-    """Context of training, besides the examples: the graph and the train histories."""
+    """Context of training, besides the examples: the graph and the train histories.
+
+    Items are the entities 0 to num_items - 1, or those of a catalogue.
+    """
 
     graph: Graph
     num_users: int
@@ -30,6 +33,7 @@ class TrainContext:
     history_items: Tensor  # [history_indptr[-1]] int32, sorted and distinct within a user
     seed: int
     item_names: tuple[str, ...] | None = None  # [I] titles, where the data set has them
+    catalogue: Tensor | None = None  # [I] int32, entity of each item
 
     @classmethod
     def of(cls, prepared: PreparedData, graph: Graph, seed: int) -> TrainContext:

@@ -40,7 +40,7 @@ SMALL = [
     *["--pretrain.batch_size", "64", "--train.batch_size", "64"],
 ]
 RUN = ("train", "evaluate", "recommend", "explain", "export", "data", "doctor")
-PARSED_ONLY = ("serve", "experiments")  # a server, and minutes of training
+PARSED_ONLY = ("serve", "experiments", "refresh")  # a server, minutes of training, other models
 MADE = {
     "README.md": ("runs/first",),
     "docs/data.md": ("shop", "shop-recbole"),

@@ -179,12 +179,12 @@ def test_every_model_follows_the_graph_or_says_that_it_does_not(model):
         with pytest.raises(ConfigError, match=f"graph: model {model} keeps what it read"):
             recommender.graph.add_items(items)
         return
-    before = recommender.recommend(user="ann", filter_items=["eden"])
+    before = {item.item: item.score for item in recommender.recommend(user="ann", k=9)}
     recommender.graph.add_items(items)
     recommender.graph.remove_triples([("m/alien", "directed by", "m/ridley")])
     after = recommender.recommend(user="ann", k=9)
     assert "gladiator" in {item.item for item in after}
-    assert before[0].score not in {item.score for item in after if item.item == "eden"}
+    assert before != {item.item: item.score for item in after if item.item != "gladiator"}
     assert all(0 < item.score < 1 for item in after)
 
 

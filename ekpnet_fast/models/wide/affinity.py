@@ -37,7 +37,7 @@ from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.sampling.histories import Histories
 
-__all__ = ["Affinities", "neighbours_kept"]
+__all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
 
 # Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
 KEPT, KEPT_OF_ITEM = 1 << 23, 64
@@ -91,6 +91,24 @@ class Source(NamedTuple):
         return [self.values[:, :end] @ mean[:end] for end in self.ends]
 
 
+class Curved(NamedTuple):
+    """Affinities and their curves, as the op for logits takes them."""
+
+    sources: ops.AffinitySources
+    curves: ops.WideCurves
+
+    def logits(
+        self,
+        histories: Histories,  # [G]
+        group_indptr: Tensor | None = None,  # [G + 1] int64
+        items: Tensor | None = None,  # [B] int32
+    ) -> Tensor:
+        """Logits [B] of the pairs of G groups, or [G, I] of all items for every history."""
+        return ops.wide_logits(
+            histories.indptr, histories.items, self.sources, self.curves, group_indptr, items
+        )
+
+
 class Affinities:
     """Features of pairs, by the clicks of some histories.
 
@@ -101,6 +119,7 @@ class Affinities:
         scale: counts are multiplied by it: F / (F - 1) where a fold of F is left out.
 
     Attributes:
+        counts: [I] clicks of each item.
         popularity, neighbours: [I] features of the items alone.
         unknown_item: [2] both of an item without clicks that shares no triple.
         sources: of all affinities, as the ops take them.
@@ -115,15 +134,10 @@ class Affinities:
     ) -> None:
         A = clicks_of(clicks, knowledge.num_items)
         self.options, self.knowledge = options, knowledge
-        counts = sums(A, 0)
+        self.counts = counts = sums(A, 0)
         self.popularity = np.log(counts * scale + 0.5)
-        shared = knowledge.shared
-        per_tail = np.asarray(shared.T @ counts).ravel()
-        others = np.asarray(shared @ per_tail).ravel() - sums(shared, 1) * counts
-        sharing = np.asarray(shared @ sums(shared, 0)).ravel() - sums(shared, 1)
-        typical = max(counts.mean(), 1e-3)
-        self.neighbours = np.log((others * scale + typical) / (sharing + 1))
-        self.unknown_item = np.log([0.5, typical])
+        self.neighbours = neighbours_clicks(knowledge.shared, counts, counts.mean(), scale)
+        self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
         self.sources = self._sources(A, counts)
 
     def features(
@@ -138,6 +152,23 @@ class Affinities:
         )
         return torch.cat([self.item_features[:, items.long()], found])
 
+    def curved(
+        self,
+        knots: Tensor,  # [F, P + 1]
+        weight: Tensor,  # [F, P]
+        bias: float,
+    ) -> Curved:
+        """Affinities with the curves that make logits of them."""
+        alone = len(self.item_features)
+        item_terms = curves(self.item_features, knots[:alone], weight[:alone]) + bias
+        needed = (weight[alone:] > 0).any(1)
+        widths = knots.double().diff(dim=1)
+        slopes = (weight.double() / torch.where(widths > 0, widths, torch.inf)).float()[alone:]
+        given = ops.WideCurves(
+            knots[alone:][needed].contiguous(), slopes[needed].contiguous(), item_terms
+        )
+        return Curved(self._only(needed), given)
+
     def logits(
         self,
         histories: Histories,  # [G]
@@ -147,18 +178,8 @@ class Affinities:
         group_indptr: Tensor | None = None,  # [G + 1] int64
         items: Tensor | None = None,  # [B] int32
     ) -> Tensor:
-        """Logits [B] of the pairs of G groups, or [G, I] of all items for every history."""
-        alone = len(self.item_features)
-        item_terms = curves(self.item_features, knots[:alone], weight[:alone]) + bias
-        needed = (weight[alone:] > 0).any(1)
-        widths = knots.double().diff(dim=1)
-        slopes = (weight.double() / torch.where(widths > 0, widths, torch.inf)).float()[alone:]
-        given = ops.WideCurves(
-            knots[alone:][needed].contiguous(), slopes[needed].contiguous(), item_terms
-        )
-        return ops.wide_logits(
-            histories.indptr, histories.items, self._only(needed), given, group_indptr, items
-        )
+        """Logits of some curves, as `Curved.logits` gives them."""
+        return self.curved(knots, weight, bias).logits(histories, group_indptr, items)
 
     @cached_property
     def item_features(self) -> Tensor:
@@ -295,6 +316,27 @@ def _regressions(A: Matrix, counts: NDArray[np.float64], weight: float) -> ops.S
     by_item = by_target.T.tocsr()
     by_item.sort_indices()
     return rows_of(by_item)
+
+
+def neighbours_clicks(
+    shared: Matrix,  # [I, K]
+    counts: NDArray[np.float64],  # [I]
+    mean: float,
+    scale: float = 1.0,
+) -> NDArray[np.float64]:
+    """Clicks [I] of the items that share pairs with each one, per item and shared pair; logarithms.
+
+    Args:
+        shared: which item has which pair.
+        counts: clicks of the items.
+        mean: of the counts.
+        scale: of counts, as `Affinities` takes it.
+    """
+    per_tail = np.asarray(shared.T @ counts).ravel()
+    others = np.asarray(shared @ per_tail).ravel() - sums(shared, 1) * counts
+    sharing = np.asarray(shared @ sums(shared, 0)).ravel() - sums(shared, 1)
+    found: NDArray[np.float64] = np.log((others * scale + max(mean, 1e-3)) / (sharing + 1))
+    return found
 
 
 def _ease(A: Matrix, weight: float) -> Tensor:

@@ -33,6 +33,8 @@ class ItemTripleFeatures:
         near: [I, K'] the pairs that 2 to `MAX_ITEMS_PER_PAIR` - 1 items have, scaled by 1 / sqrt
             of row and column sums.
         shared: [I, K'] the same pairs, unscaled.
+        weighed: [I, K] `match`, unscaled.
+        pairs: [K] the number of each pair, relation * E + tail, rising.
         count: neighbours that an item keeps.
     """
 
@@ -51,8 +53,8 @@ class ItemTripleFeatures:
         self.match = unit_rows(weighed)
         # Relations by how many items have them, ties by number; the pairs of each alone.
         pairs_of = known // graph.num_entities
-        self._weighed, self._pairs_of = weighed, pairs_of
-        self._pairs, self._num_entities = known, graph.num_entities
+        self.weighed, self.pairs, self._pairs_of = weighed, known, pairs_of
+        self._num_entities = graph.num_entities
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
@@ -64,11 +66,27 @@ class ItemTripleFeatures:
             self.shared, inverse(np.sqrt(sums(self.shared, 1))), degree[chosen] ** -0.5
         )
 
+    def set_pairs(self, pairs: NDArray[np.int64], base: int, near: NDArray[np.int64]) -> None:
+        """Set what the columns stand for.
+
+        Args:
+            pairs: [K] relation * base + tail of each.
+            base: above all tails.
+            near: [K'] columns of `near` among them.
+        """
+        self.pairs, self._pairs_of, self._num_entities = pairs, pairs // base, base
+        self._chosen = near
+
+    def relation_of(self, rank: int) -> int | None:
+        """Relation that is so many-th by the items that have it; None where there are fewer."""
+        return self._ranked[rank - 1] if rank <= len(self._ranked) else None
+
     def match_by(self, rank: int) -> Matrix:
         """Matrix [I, K_r], `match` by the pairs of one relation; empty where there are fewer."""
-        if rank > len(self._ranked):
-            return self._weighed[:, :0].tocsr()
-        return unit_rows(self._weighed[:, self._pairs_of == self._ranked[rank - 1]].tocsr())
+        relation = self.relation_of(rank)
+        if relation is None:
+            return self.weighed[:, :0].tocsr()
+        return unit_rows(self.weighed[:, self._pairs_of == relation].tocsr())
 
     def matches_by(self, rank: int) -> ops.SparseRows:
         """Strongest cosines [I, I] of `match_by`."""
@@ -78,7 +96,7 @@ class ItemTripleFeatures:
 
     def pair(self, column: int) -> tuple[int, int]:
         """Relation and tail of a column of `match`."""
-        relation, tail = divmod(int(self._pairs[column]), self._num_entities)
+        relation, tail = divmod(int(self.pairs[column]), self._num_entities)
         return relation, tail
 
     def shared_pairs(
@@ -90,7 +108,7 @@ class ItemTripleFeatures:
             one, other: the items.
             rank: of the only relation that counts; all do without.
         """
-        rows = [self._weighed[item] for item in (one, other)]
+        rows = [self.weighed[item] for item in (one, other)]
         common, at_one, at_other = np.intersect1d(
             rows[0].indices, rows[1].indices, assume_unique=True, return_indices=True
         )

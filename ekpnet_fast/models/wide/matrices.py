@@ -13,6 +13,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.sampling.histories import Histories
 
 __all__ = [
+    "by_columns",
     "clicks_of",
     "inverse",
     "products",
@@ -85,11 +86,8 @@ def rows_of(matrix: Matrix) -> ops.SparseRows:
     )
 
 
-def products(
-    factor: Matrix,  # [I, K]
-    count: int,
-) -> ops.SparseRows:
-    """Strongest `count` entries in each row of factor factor^T [I, I].
+def by_columns(factor: Matrix) -> Matrix:
+    """Columns [K, I] of a factor [I, K] whose rows are multiplied by each other.
 
     The work is bounded by the entries: columns with the most entries, which say least about those
     that share them, are left out as long as there would be more than `PRODUCTS_PER_ENTRY` products
@@ -104,7 +102,16 @@ def products(
         kept[order[within]] = 1
         by_column = scaled(by_column, kept, None)
         by_column.eliminate_zeros()
-    left = rows_of(factor if within.all() else by_column.T.tocsr())
+    return by_column
+
+
+def products(
+    factor: Matrix,  # [I, K]
+    count: int,
+) -> ops.SparseRows:
+    """Strongest `count` entries in each row of factor factor^T [I, I], by `by_columns`."""
+    by_column = by_columns(factor)
+    left = rows_of(factor if by_column.nnz == factor.nnz else by_column.T.tocsr())
     return ops.strongest_products(left, rows_of(by_column), factor.shape[0], count)
 
 

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError, TrainingError
-from ekpnet_fast.models.wide.affinity import Affinities, neighbours_kept
+from ekpnet_fast.models.wide.affinity import Affinities, Curved, neighbours_kept
 from ekpnet_fast.models.wide.curves import fit_curves, quantiles
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
+from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
 from ekpnet_fast.models.wide.shares import PairShares, pair_shares
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
 from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.examples import TrainingExamples
+from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 
+M = TypeVar("M", bound=nn.Module)
+
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
 FITTED_ROWS = 1 << 20  # that the weights are fitted to, at least where there are so many
+# What `LinearPart.following` leaves as it was.
+AS_FITTED = (
+    "clicks of each item",
+    "co-clicks",
+    "projections of clicks",
+    "weights of the graph's pairs",
+    "curves",
+)
 EASE_ITEMS = 8192  # up to so many, 512 MiB in float64
 
 
@@ -65,12 +80,14 @@ class LinearPart(nn.Module):
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
         names: [F] of the features.
-        affinities: by all train histories.
+        clicked: [] share of the fitted examples that are clicks.
+        affinities: by all train histories, and the graph as it is.
     """
 
     knots: Tensor
     weight: Tensor
     bias: Tensor
+    clicked: Tensor
 
     def __init__(self, options: LinearOptions, source: TrainContext) -> None:
         super().__init__()
@@ -85,11 +102,23 @@ class LinearPart(nn.Module):
         self.register_buffer("knots", torch.zeros(F, options.pieces + 1))
         self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("clicked", torch.tensor(0.5))
+        catalogue = source.catalogue
+        self._graph = items_first(
+            source.graph, torch.arange(source.num_items) if catalogue is None else catalogue
+        )
+        self._numbers = _numbers(source)
         with torch_on_one_thread():
             self.knowledge = ItemTripleFeatures(
-                source.graph, source.num_items, neighbours_kept(options, source.num_items)
+                self._graph, source.num_items, neighbours_kept(options, source.num_items)
             )
-            self.affinities = Affinities(source.histories, self.knowledge, options)
+            clicks = self._numbered(source.histories)
+            self.affinities = Affinities(clicks, self.knowledge, options)
+        self._curves: WeakKeyDictionary[Affinities, tuple[tuple[int, ...], Curved]] = (
+            WeakKeyDictionary()
+        )
+        self._fitted: FittedTriples | None = None
+        self._followed: tuple[Graph, int, LinearPart] | None = None
         # Of the training examples; by fold, where their items differ by epoch.
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
@@ -130,6 +159,7 @@ class LinearPart(nn.Module):
     def _fit_weights(self, folds: list[_Fold], labels: Tensor) -> None:
         found = torch.cat([fold.features for fold in folds], 1)
         labels = torch.cat([labels[fold.sampled] for fold in folds])
+        self.clicked.copy_(labels.mean())
         # Of an item that nobody else clicked the label reveals how the data were split.
         known = found[0] > 0  # log(count + 0.5)
         if not known.any():
@@ -148,11 +178,11 @@ class LinearPart(nn.Module):
         if request.rows is not None and self._of_rows is not None:
             return self._of_rows[request.rows]
         if request.folds == 1:
-            if self._asks_for_all_items(request):
-                return self._logits(self.affinities, histories.of(ids)).view(-1)
-            return self._logits(
-                self.affinities, histories.of(ids), request.group_indptr, request.items
-            )
+            asked = self._numbered(histories.of(ids))
+            items = request.items if self._numbers is None else self._numbers[request.items.long()]
+            if self._asks_for_all_items(items, len(request.users), request.group_indptr):
+                return self._logits(self.affinities, asked).view(-1)
+            return self._logits(self.affinities, asked, request.group_indptr, items)
         logits = torch.empty(len(request.items))
         fold_of_group = ids % request.folds
         for fold in range(request.folds):
@@ -170,9 +200,7 @@ class LinearPart(nn.Module):
         group_indptr: Tensor | None = None,
         items: Tensor | None = None,
     ) -> Tensor:
-        return affinities.logits(
-            histories, self.knots.cpu(), self.weight.cpu(), float(self.bias), group_indptr, items
-        )
+        return self._curved(affinities).logits(histories, group_indptr, items)
 
     def shares(
         self,
@@ -180,6 +208,8 @@ class LinearPart(nn.Module):
         item: int,
     ) -> PairShares:
         """Shares of the signals and the history's items in the logit of an item."""
+        if self._numbers is not None:
+            history, item = self._numbers[history.long()], int(self._numbers[item])
         return pair_shares(
             self.affinities,
             self.names,
@@ -190,16 +220,63 @@ class LinearPart(nn.Module):
             item,
         )
 
-    def _asks_for_all_items(self, request: PairRequest) -> bool:
-        """Whether a request has all items in order, for every group."""
-        G, I = len(request.users), self.knowledge.num_items  # noqa: E741
-        items = request.items
-        if len(items) != G * I or not G:
+    def _curved(self, affinities: Affinities) -> Curved:
+        """Affinities with the curves, made once for weights that stay as they are."""
+        weights = (self.knots, self.weight, self.bias)
+        versions = tuple(x for w in weights for x in (w.data_ptr(), w._version))
+        found = self._curves.get(affinities)
+        if found is None or found[0] != versions:
+            curved = affinities.curved(self.knots.cpu(), self.weight.cpu(), float(self.bias))
+            found = self._curves[affinities] = (versions, curved)
+        return found[1]
+
+    def _asks_for_all_items(self, items: Tensor, groups: int, group_indptr: Tensor) -> bool:
+        """Whether pairs [B] are all items in order, for every group."""
+        I = len(self.affinities.counts)  # noqa: E741
+        if len(items) != groups * I or not groups:
             return False
         every = torch.arange(I, dtype=items.dtype)
-        return bool((request.group_indptr.diff() == I).all()) and bool(
-            (items.view(G, I) == every).all()
+        if groups == 1:
+            return torch.equal(items, every)
+        return bool((group_indptr.diff() == I).all()) and bool(
+            (items.view(groups, I) == every).all()
         )
+
+    def _numbered(self, histories: Histories) -> Histories:
+        """Histories of items by their numbers in the catalogue."""
+        if self._numbers is None:
+            return histories
+        return Histories(histories.indptr, self._numbers[histories.items.long()])
+
+    def following(self, source: TrainContext) -> LinearPart:
+        """Part for another graph or catalogue; what was fitted stays (see `live.py`)."""
+        catalogue = source.catalogue
+        size = source.num_items if catalogue is None else len(catalogue)
+        last = self._followed
+        if last is not None and last[0] is source.graph and last[1] == size:
+            return last[2]
+        graph = items_first(source.graph, torch.arange(size) if catalogue is None else catalogue)
+        if self._fitted is None:
+            self._fitted = FittedTriples(self.affinities, self._graph)
+        other = copy.copy(self)
+        other._followed = None
+        with torch_on_one_thread():
+            other.affinities = with_graph(self._fitted, graph)
+        other._numbers = _numbers(source)
+        self._followed = (source.graph, size, other)
+        return other
+
+    def refitted(self, source: TrainContext, training: TrainingExamples) -> LinearPart:
+        """Part of the same options, fitted anew.
+
+        Args:
+            source: graph, catalogue and histories.
+            training: examples, whose items are numbers in the catalogue.
+        """
+        part = LinearPart(self.options, source).to(self.weight.device)
+        part.fit(training)
+        part._of_rows, part._of_folds = None, []  # no training follows
+        return part
 
     def weights(self) -> dict[str, float]:
         """Rise of the logit by each feature, from its lowest to its highest value; largest first.
@@ -208,6 +285,22 @@ class LinearPart(nn.Module):
         """
         named = zip(self.names, self.weight.sum(1).tolist(), strict=True)
         return dict(sorted(named, key=lambda x: -x[1]))
+
+
+def _numbers(source: TrainContext) -> Tensor | None:
+    """Number [E] int32 of each entity in the catalogue, -1 of others; None where they are equal."""
+    catalogue = source.catalogue
+    if catalogue is None or torch.equal(catalogue.long(), torch.arange(len(catalogue))):
+        return None
+    numbers = torch.full((source.graph.num_entities,), -1, dtype=torch.int32)
+    numbers[catalogue.long()] = torch.arange(len(catalogue), dtype=torch.int32)
+    return numbers
+
+
+def with_part(model: M, part: LinearPart) -> M:
+    """Model, which is a copy itself, with another linear part."""
+    model._modules = {**model._modules, "linear": part}
+    return model
 
 
 class _Fold:
