@@ -2,8 +2,8 @@
 //
 // U users, I items, E entities, R relations, T triples; G user groups and B pairs of a batch;
 // H hops, M slots of a ripple set, D width; C channels of a row: 2 = (v, gamma), 1 = v alone;
-// n rows that a batch touches; K triples of a loss term; F folds, bit k of a slot's `slot_folds` for
-// fold k.
+// n rows that a batch touches; K triples of a loss term; F folds, bit k of a slot's `slot_folds`
+// for fold k.
 #include <torch/csrc/stable/library.h>
 
 // The tests' emulated GPU has the same ops in a library of another name.

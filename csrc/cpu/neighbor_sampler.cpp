@@ -44,8 +44,6 @@ void sample_neighbors(const RippleGraph<Relation>& graph, const NeighborRequest&
     for (int64_t k = 0; k < count; ++k) {
       relations[k] = static_cast<int32_t>(graph.relations[first + drawn[k]]);
       tails[k] = graph.tails[first + drawn[k]];
-      if (static_cast<uint32_t>(tails[k]) >= graph.num_entities) [[unlikely]]
-        refuse_tail(tails[k], graph.num_entities);
     }
     for (int64_t k = count; k < K; ++k) relations[k] = tails[k] = 0;
   }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import ModuleType
 
@@ -28,6 +28,10 @@ SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 # Pairs whose `pair_inputs` are computed at a time: 32 MiB each.
 INPUTS_AT_ONCE = 1 << 23
+
+# Share of a block's pairs that are scored in spite of their bounds, from which on bounds are not
+# computed for the blocks after it.
+MOST_SCORED = 0.3
 
 # Validation pairs up to which their inputs stay in memory from epoch to epoch.
 KEPT_PAIRS = 1 << 20
@@ -233,6 +237,8 @@ class CatalogueScorer:
     scorer: Scorer
     ripple: RippleSets
     num_items: int
+    # "loose" once bounds have ruled out so little that they cost more than they save.
+    _found: set[str] = field(default_factory=set)
 
     @torch.no_grad()
     def __call__(self, users: Int32) -> Tensor:
@@ -257,7 +263,9 @@ class CatalogueScorer:
         scores = torch.empty(len(users), self.num_items)
         for part, inputs in self._parts(users):
             groups = UserGroups.of(self.ripple, users[part])
-            bounds = self.scorer.linear_bounds(groups, self._items)
+            bounds = None
+            if "loose" not in self._found:
+                bounds = self.scorer.linear_bounds(groups, self._items)
             if bounds is None:
                 self._fill(scores[part], users[part], inputs)
                 continue
@@ -269,6 +277,8 @@ class CatalogueScorer:
                 k,
                 partial(self._exact, users[part], inputs),
             )
+            if float(scores[part].isfinite().float().mean()) > MOST_SCORED:
+                self._found.add("loose")
         return scores
 
     @cached_property

@@ -10,12 +10,12 @@ from torch import Tensor, library
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
-_SOUND: dict[tuple[int, int], tuple[Any, ...]] = {}
+_SOUND: dict[tuple[int, int, bool], tuple[Any, ...]] = {}
 _MOST_SOUND = 64  # graphs that are remembered
 
 
-def _check_graph(indptr: Tensor, tails: Tensor) -> None:
-    """Refuse row pointers that fall and tails that are no entities.
+def _check_graph(indptr: Tensor, tails: Tensor, *, walked: bool = True) -> None:
+    """Refuse row pointers that fall and, where they are walked on from, tails that are no entities.
 
     The samplers check what they read of a graph; here all of it is, but once, because that takes
     longer than to draw from it. What is no plain CPU tensor is left to them, as are wrong types.
@@ -26,7 +26,7 @@ def _check_graph(indptr: Tensor, tails: Tensor) -> None:
     fits = plain and indptr.dtype == torch.int64 and tails.dtype == torch.int32 and len(indptr) > 0
     if not fits or indptr.is_inference() or tails.is_inference():
         return
-    key, versions = (id(indptr), id(tails)), (indptr._version, tails._version)
+    key, versions = (id(indptr), id(tails), walked), (indptr._version, tails._version)
     known = _SOUND.get(key)
     if known is not None and known[0]() is indptr and known[1]() is tails and known[2] == versions:
         return
@@ -37,7 +37,7 @@ def _check_graph(indptr: Tensor, tails: Tensor) -> None:
             f"indptr falls from {int(indptr[at])} to {int(indptr[at + 1])} at position {at + 1}"
         )
     num_entities = len(indptr) - 1
-    if len(tails) and not 0 <= int(tails.min()) <= int(tails.max()) < num_entities:
+    if walked and len(tails) and not 0 <= int(tails.min()) <= int(tails.max()) < num_entities:
         at = int(((tails < 0) | (tails >= num_entities)).nonzero()[0])
         raise RuntimeError(
             f"tails holds id {int(tails[at])} at position {at}, expected 0 <= id < {num_entities}"
@@ -208,7 +208,7 @@ def sample_neighbors(
     A draw is a hash of (seed, epoch, node, slot): equal nodes get equal neighbours within an epoch,
     at any number of threads.
     """
-    _check_graph(indptr, tails)
+    _check_graph(indptr, tails, walked=False)  # tails may be ids of another kind, such as items
     return tuple(
         ekpnet.sample_neighbors.default(indptr, relations, tails, nodes, count, seed, epoch, repeat)
     )

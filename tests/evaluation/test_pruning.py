@@ -141,6 +141,7 @@ def both_lists(scorer, prepared, k, monkeypatch):
 def test_lists_of_a_model_are_those_of_all_its_scores(model, activation, monkeypatch):
     scorer, prepared = trained(model, activation)
     for k in (1, 10, 149, 150):
+        scorer = replace(scorer, _found=set())
         ours, full, share = both_lists(scorer, prepared, k, monkeypatch)
         assert np.array_equal(ours, full)
         # From half the catalogue on there is nothing to gain.
@@ -150,6 +151,22 @@ def test_lists_of_a_model_are_those_of_all_its_scores(model, activation, monkeyp
 def test_few_items_are_scored_where_the_wide_part_decides(monkeypatch):
     scorer, prepared = trained("ekpnet_plus")
     assert both_lists(scorer, prepared, 10, monkeypatch)[2] < 0.2
+
+
+def test_bounds_that_rule_little_out_are_not_computed_again(monkeypatch):
+    scorer, prepared = trained("ekpnet")
+    scorer.scorer.model.weights.data.mul_(30)
+    counted, bounds = [], scoring.Scorer.linear_bounds
+
+    def count(self, *given):
+        counted.append(given)
+        return bounds(self, *given)
+
+    monkeypatch.setattr(scoring.Scorer, "linear_bounds", count)
+    monkeypatch.setattr(scoring, "SCORED_PAIRS", {"cpu": 1})  # a user at a time
+    ours, full, _ = both_lists(scorer, prepared, 10, monkeypatch)
+    assert np.array_equal(ours, full)
+    assert len(counted) == 1 < len(ours)
 
 
 @models
