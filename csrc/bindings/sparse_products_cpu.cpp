@@ -89,7 +89,13 @@ Tensor local_ridge_cpu(const Tensor& gram_indptr, const Tensor& gram_items,
   check_indptr(ends, I, neighbours.size(0), "indptr");
   check_ids(data<int32_t>(neighbours), neighbours.size(0), I, "neighbours", "items");
   int64_t most = 0;
-  for (int64_t i = 0; i < I; ++i) most = std::max(most, ends[i + 1] - ends[i]);
+  for (int64_t i = 0; i < I; ++i) {
+    most = std::max(most, ends[i + 1] - ends[i]);
+    for (int64_t k = ends[i] + 1; k < ends[i + 1]; ++k)
+      STD_TORCH_CHECK(data<int32_t>(neighbours)[k - 1] < data<int32_t>(neighbours)[k],
+                      "neighbours falls or stays at position ", k,
+                      ", expected them rising for an item");
+  }
   Tensor out = empty({neighbours.size(0)}, ScalarType::Float);
   const LocalRidgeArgs args = {
       I, gram.indptr, gram.columns, gram.values, ends, data<int32_t>(neighbours), weight};

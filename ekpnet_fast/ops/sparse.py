@@ -48,7 +48,7 @@ def sparse_product(
 def local_ridge(
     gram: SparseRows,  # [I, I], columns rising within a row
     indptr: Tensor,  # [I + 1] int64, neighbours of each item
-    neighbours: Tensor,  # [indptr[-1]] int32, distinct for an item, and not itself
+    neighbours: Tensor,  # [indptr[-1]] int32, rising for an item, and not itself
     weight: float,
 ) -> Tensor:
     """Coefficients [indptr[-1]] of the ridge regression of each item i on its neighbours N.

@@ -11,7 +11,7 @@ struct LocalRidgeArgs {
   const int32_t* gram_items;   // rising within a row
   const float* gram_values;
   const int64_t* indptr;      // [I + 1], neighbours of each item
-  const int32_t* neighbours;  // distinct within a row, an item not its own
+  const int32_t* neighbours;  // rising within a row, an item not its own
   double weight;              // of the squared norm, above 0
 };
 

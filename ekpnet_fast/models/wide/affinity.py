@@ -42,7 +42,7 @@ __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
 # Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
 KEPT, KEPT_OF_ITEM = 1 << 23, 64
 # Items that each is regressed on, and clicks together that are known for all.
-REGRESSED, GRAM = 200, 1 << 26
+REGRESSED, GRAM = 200, 1 << 25
 WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
 MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.

@@ -319,8 +319,16 @@ class _Splicing:
             self._put_walk()
         if self.options.joint_spectral:
             self._fold_in()
+        transposed = [
+            values.T.contiguous() if self._vectors(s) else old
+            for s, (values, old) in enumerate(zip(self.values, self.old.transposed, strict=True))
+        ]
         return self.old._replace(
-            indptrs=self.indptrs, neighbours=self.neighbours, values=self.values, means=self.means
+            indptrs=self.indptrs,
+            neighbours=self.neighbours,
+            values=self.values,
+            transposed=transposed,
+            means=self.means,
         )
 
     def _degree(self) -> Ids:
@@ -450,6 +458,8 @@ def source_names(options: SignalOptions) -> dict[str, int]:
         *(["joint"] if options.joint_spectral else []),
         *(["EASE"] if options.ease > 0 else []),
         *(["far co-click"] if options.five_hop else []),
+        *(["item kNN"] if options.knn else []),
+        *(["ridge"] if options.ridge > 0 else []),
         *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),
     ]
     return {name: place for place, name in enumerate(names)}

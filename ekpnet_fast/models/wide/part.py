@@ -80,7 +80,7 @@ class LinearPart(nn.Module):
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
         names: [F] of the features.
-        clicked: [] share of the fitted examples that are clicks.
+        clicked: [] share of the training examples that are clicks.
         affinities: by all train histories, and the graph as it is.
     """
 
@@ -275,6 +275,9 @@ class LinearPart(nn.Module):
         """
         part = LinearPart(self.options, source).to(self.weight.device)
         part.fit(training)
+        # Examples that are drawn by this share are cut to folds and have another one, so that it
+        # would drift from refresh to refresh.
+        part.clicked.copy_(self.clicked)
         part._of_rows, part._of_folds = None, []  # no training follows
         return part
 
