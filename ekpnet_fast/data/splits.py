@@ -166,12 +166,12 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
     held out for 10,000 users, or all, who have two or more.
     """
     stream = random_stream(seed, HELD_OUT)
-    validate(dataset)
     if dataset.split is None:
         raise ConfigError(
             f"protocol: found 'fixed', expected another one: {dataset.name} is not split, as by"
             " train.txt and test.txt, or by RecBole's *.train.inter and *.test.inter"
         )
+    validate(dataset)
     keys, positive = _pair_keys(dataset)
     files = dataset.split.files
     train, valid, test = (

@@ -98,11 +98,11 @@ def test_metrics_json(finished):
     assert "NaN" not in text and "Infinity" not in text
     metrics = json.loads(text)
     assert list(metrics) == [
-        *["format", "version", "dataset", "model", "protocol", "seed", "data_hash", "users"],
-        *["dropped_users", "dropped_examples", "split"],
+        *["format", "version", "dataset", "model", "protocol", "seed", "auto", "data_hash"],
+        *["users", "dropped_users", "dropped_examples", "split"],
         *["epochs", "refit", "test", "popularity", "popularity_auc", "oracle_auc"],
         *["ranking", "popularity_ranking", "weights", "seconds", "resumed", "samples_per_second"],
-        *["peak_rss_mb", "environment"],
+        *["peak_rss_mb", "environment", "files", "sha256"],
     ]
     assert metrics["format"] == "ekpnet_fast.run/2"
     assert metrics["version"] == __version__
@@ -164,7 +164,8 @@ def test_plain_lines_where_there_is_no_terminal(command):
     code, out, err = command(train.main, *SMALL, "--epochs", "2")
     assert (code, err) == (0, "")
     # So small a data set may well teach nothing in an epoch.
-    lines = [line for line in out.splitlines() if not line.startswith("warning: ")]
+    first, *lines = [line for line in out.splitlines() if not line.startswith("warning: ")]
+    assert first.startswith("From the data: sampling.inverse true, pretrain.lambda3 0.")
     for line, (stage, epoch) in zip(
         lines, [(s, e) for s in ("pretrain", "train") for e in (1, 2)], strict=False
     ):
@@ -206,7 +207,8 @@ def test_as_a_program(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("pretrain   1/1  loss ")
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("From the data: ") and second.startswith("pretrain   1/1  loss ")
     done = subprocess.run(
         [*command, "--epochs", "0"],
         env=environment,
@@ -320,7 +322,7 @@ def test_evaluate_finds_moved_data(command, final, tmp_path):
             "metrics.json: found format None, expected format 'ekpnet_fast.run/2'",
         ),
         ("config.yaml", None, "config.yaml"),
-        ("config.yaml", "shape:\n  width: 9000\n", "config.yaml: found 22 bytes, expected"),
+        ("config.yaml", "shape:\n  width: 9000\n", "config.yaml: found 21 bytes, expected"),
         ("model.safetensors", None, "model.safetensors: no such file"),
         ("model.safetensors", "tensors", "model.safetensors: found 7 bytes, expected"),
     ],

@@ -89,7 +89,7 @@ def fake_runs(monkeypatch):
     def fake(config, report):
         with run_folder.open_output(config.output, overwrite=config.overwrite):
             asked.append(config)
-        prepared, _ = evaluate.load(config, evaluate.Stopwatch())
+        _, prepared, _ = evaluate.load(config, evaluate.Stopwatch())
         auc = {"ekpnet": 0.9, "ekp_no": 0.8}.get(config.model, 0.75) + 0.001 * config.seed
         metrics = metrics_of(
             auc=auc,

@@ -16,6 +16,7 @@ from ekpnet_fast.experiments.runner import duration, expected_seconds
 from ekpnet_fast.runs import plotting, runner
 from support.places import ROOT
 from support.programs import PATIENCE
+from support.sealing import reseal
 
 
 @pytest.fixture
@@ -315,10 +316,12 @@ def test_a_changed_cell(command, here, fake_runs):
     (file, *_) = sorted(output.glob("cells/small/*/metrics.json"))
     text = file.read_text()
     file.write_text(text.replace('"seed": 0', '"seed": 7'))
+    assert "found other text than was written" in refused(command("table3", *options))
+    reseal(file, seed=7)
     assert "found 'seed 7', expected 0; remove the folder" in refused(command("table3", *options))
-    file.write_text(text.replace('"protocol": "ripplenet"', '"protocol": "recbole"'))
+    reseal(file, seed=0, protocol="recbole")
     refusal = refused(command("table3", *options))
-    assert "found 'protocol 'recbole'', expected 'ripplenet'; remove the folder" in refusal
+    assert "found \"protocol 'recbole'\", expected 'ripplenet'; remove the folder" in refusal
     file.write_text("{")
     assert "not valid JSON" in refused(command("table3", *options))
 

@@ -12,7 +12,7 @@ from ekpnet_fast import ops
 from support.fuzzing import fuzzed, tell_seed
 
 LARGE = (-(2**63), -(2**31), -1, 0, 1, 2, 5, 2**31, 2**32 + 1, 2**62, 2**63 - 1)
-REALS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1.0, 2.0, 1e308)
+REALS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1.0, 2.0, 1e38, 1e308)
 G, H, M, D, B, N, R, K = 2, 2, 3, 4, 5, 6, 2, 4
 
 
@@ -57,6 +57,7 @@ def calls() -> dict[str, list]:
     hidden = torch.ones(B, 1, (H + 1) * D)
     sets = (p[4], p[5], p[6], p[7])
     batch = (torch.arange(N, dtype=torch.int32), *p[4:], torch.tensor([1.0, 0, 1, 0, 1]), None)
+    folds = torch.full((G, H, M), 3), torch.tensor([0, 1, 0, 1, 1], dtype=torch.int32)
     table = torch.ones(N, 2, D)
     row_state = [table.clone() for _ in range(3)]
     return {
@@ -75,7 +76,9 @@ def calls() -> dict[str, list]:
         "deep_score_backward": [torch.ones(B), hidden, z, *layers(), 1],
         "triple_loss": [p[0], p[1], *triples()],
         "triple_loss_backward": [torch.tensor(1.0), p[0], p[1], *triples()],
-        "ekpnet_gradients": [table, *p[1:4], *layers(), *batch, *triples(), 0, 0.1, 0.1, 0.1],
+        "ekpnet_gradients": [
+            table, *p[1:4], *layers(), *batch, *triples(), *folds, 0, 0.1, 0.1, 0.1
+        ],
         "row_adam_": [
             *row_state, ints(0, 3, -1), torch.ones(3, 2, D), torch.tensor(1),
             torch.tensor(0.1, dtype=torch.float64), 0.1, 0.9, 0.999, 1e-8,
@@ -103,7 +106,8 @@ def hostile(draw: st.DrawFn, old: object) -> object:
         new = old.clone()
         at = draw(st.integers(0, old.numel() - 1))
         if old.is_floating_point():
-            new.view(-1)[at] = draw(st.sampled_from(REALS))
+            # As a tensor: one of float32 takes a number beyond it only so, and as inf.
+            new.view(-1)[at] = torch.tensor(draw(st.sampled_from(REALS)), dtype=torch.float64)
         else:
             info = torch.iinfo(old.dtype)
             new.view(-1)[at] = min(max(draw(st.sampled_from(LARGE)), info.min), info.max)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError
 from ekpnet_fast.recommender import Recommender
-from ekpnet_fast.recommender.store import FILES, INDEX_FILE, MANIFEST
+from ekpnet_fast.recommender.store import FILES, FITTED_FILE, INDEX_FILE, MANIFEST
 from ekpnet_fast.runs import runner, tune
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
@@ -21,7 +21,7 @@ from ekpnet_fast.storage.yaml_file import read_yaml
 from support.cinema import fitted
 from support.fuzzing import damage, fuzzed, tell_seed
 
-READ = tuple(name for name in (*FILES, MANIFEST) if name != INDEX_FILE)
+READ = tuple(name for name in (*FILES, MANIFEST) if name not in (INDEX_FILE, FITTED_FILE))
 OF_A_RUN = ("config.yaml", "context.safetensors", "metrics.json", "model.safetensors")
 SIZES = {"users": 60, "items": 80, "positives": 10, "attributes": 16, "parents": 4, "triples": 435}
 
@@ -32,10 +32,19 @@ def recommender():
 
 
 @pytest.fixture(scope="module")
-def folders(recommender, tmp_path_factory):
-    """A saved recommender, a run, a graph, checkpoints; and a place to damage copies of them."""
+def clicked():
+    """Recommender whose wide part was fitted to fewer clicks than it has."""
+    found = fitted("linear")
+    found.add_clicks({"zoe": ["alien", "dune"]})
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(recommender, clicked, tmp_path_factory):
+    """Saved recommenders, a run, a graph, checkpoints; and a place to damage copies of them."""
     root = tmp_path_factory.mktemp("saved")
     recommender.save(root / "recommender")
+    clicked.save(root / "clicked")
     recommender.state.graph.save(root / "graph")
     run = {"epochs": 1, "ranking": False, "threads": 1, "synthetic": SIZES}
     runner.run({**run, "output": root / "run"})
@@ -68,6 +77,16 @@ def test_recommenders(folders, recommender, name, how):
     else:
         assert name == MANIFEST  # spaces at the end of JSON say nothing
         assert found.recommend(user="ann") == recommender.recommend(user="ann")
+
+
+@fuzzed(how=damage())
+def test_what_a_wide_part_was_fitted_to(folders, clicked, how):
+    tell_seed()
+    assert Recommender.load(folders / "clicked").history("zoe") == clicked.history("zoe")
+    copy = damaged(folders / "clicked", FITTED_FILE, how)
+    with pytest.raises(DataError) as found:
+        Recommender.load(copy)
+    assert "\n" not in str(found.value) and str(copy) in str(found.value)
 
 
 @fuzzed(name=st.sampled_from(OF_A_RUN), how=damage())

@@ -164,7 +164,7 @@ def test_sample_triples_errors():
     with pytest.raises(RuntimeError, match="count is -1, expected 0 to 1073741824"):
         ops.sample_triples(*csr_arrays, -1, seed=0, step=0)
     with pytest.raises(RuntimeError, match="indptr runs from 0 to 2, expected 0 to 3"):
-        ops.sample_triples(graph.indptr[:3], *csr_arrays[1:], 1, seed=0, step=0)
+        ops.sample_triples(graph.indptr.clamp(max=2), *csr_arrays[1:], 1, seed=0, step=0)
     with pytest.raises(RuntimeError, match="expected uint8, int16 or int32"):
         ops.sample_triples(graph.indptr, graph.relations.long(), graph.tails, 1, seed=0, step=0)
     with pytest.raises(RuntimeError, match="the graph has no triple to draw from"):

@@ -201,8 +201,8 @@ def test_a_draw_depends_on_seed_epoch_and_user():
         ({6: 65}, "folds F is 65, expected 1 to 64"),
         ({4: ids(0, 3, 1)}, "seeds holds id 3 at position 1"),
         ({3: torch.tensor([0, 2])}, "seed_indptr ends with 2, expected 3"),
-        ({7: 0}, "hops is 0, expected at least 1"),
-        ({8: 0}, "slots is 0, expected at least 1"),
+        ({7: 0}, "hops is 0, expected 1 to 64"),
+        ({8: 0}, "slots is 0, expected 1 to 65536"),
     ],
 )
 def test_sample_refuses(changed, message):
@@ -316,7 +316,7 @@ def test_localize_same_for_any_number_of_threads(threads):
         (7, lambda x: x[1:], "group_indptr ends with 20, expected 19"),
         (8, lambda x: x[1:], r"pair_folds has shape \[19\], expected \[20\]"),
         (8, lambda x: x + 62, "pair_folds holds id 64"),
-        (8, lambda x: x - 3, "pair_folds holds id -3"),
+        (8, lambda x: x - 3, "pair_folds holds id -1 at position 0"),
     ],
 )
 def test_localize_refuses(position, change, message):

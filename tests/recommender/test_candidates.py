@@ -22,17 +22,22 @@ ITEMS = 3000
 
 
 def drawn(recommender: Recommender, items: int = ITEMS) -> State:
-    """State of a recommender with a catalogue of drawn items instead of its own."""
+    """State of a recommender with drawn items behind its own, whose rows are drawn, too."""
     state = recommender.state
     stream = torch.Generator().manual_seed(5)
-    entity = state.tables["entity"]
+    entity, graph, own = state.tables["entity"], state.graph, state.catalogue
+    first, more = len(entity), items - len(own)
     rows = torch.randn(items, *entity.shape[1:], generator=stream) * 0.5
-    catalogue = torch.arange(len(entity), len(entity) + items, dtype=torch.int32)
+    new = torch.arange(first, first + more, dtype=torch.int32)
+    table = torch.cat([entity, rows[:more]])
+    table[own.long()] = rows[more:]
+    indptr = torch.cat([graph.indptr, graph.indptr[-1:].expand(more)])
     return replace(
         state,
-        tables={**state.tables, "entity": torch.cat([entity, rows])},
-        catalogue=catalogue,
-        items=state.items.with_more([f"drawn {i}" for i in range(items - state.num_items)], None),
+        graph=replace(graph, indptr=indptr, num_entities=first + more),
+        tables={**state.tables, "entity": table},
+        catalogue=torch.cat([own, new]),
+        items=state.items.with_more([f"drawn {i}" for i in range(more)], None),
     )
 
 

@@ -147,7 +147,7 @@ def test_numbers(numbered):
         (lambda g: g.add_triples([("m/alien", "genre")]), r"triples: found \('m/alien', 'genre'\)"),
         (lambda g: g.add_triples("abc"), "triples: found 'abc'"),
         (lambda g: g.add_triples(["abc"]), "triples: found 'abc'"),
-        (lambda g: g.add_triples([("m/alien", "genre", 1.5)]), r"entity: found 1\.5"),
+        (lambda g: g.add_triples([("m/alien", "genre", 1.5)]), r"triples: found 1\.5"),
         (
             lambda g: g.remove_triples(
                 [("m/dune", "genre", "m/scifi"), ("m/dune", "genre", "m/drama")]
@@ -179,13 +179,13 @@ def test_every_model_follows_the_graph_or_says_that_it_does_not(model):
         with pytest.raises(ConfigError, match=f"graph: model {model} keeps what it read"):
             recommender.graph.add_items(items)
         return
-    before = {item.item: item.score for item in recommender.recommend(user="ann", k=9)}
+    before = {i.item: i.score for i in recommender.recommend(user="ann", k=9, exclude_seen=False)}
     recommender.graph.add_items(items)
     recommender.graph.remove_triples([("m/alien", "directed by", "m/ridley")])
-    after = recommender.recommend(user="ann", k=9)
+    after = recommender.recommend(user="ann", k=9, exclude_seen=False)
     assert "gladiator" in {item.item for item in after}
     assert before != {item.item: item.score for item in after if item.item != "gladiator"}
-    assert all(0 < item.score < 1 for item in after)
+    assert all(0 < item.score <= 1 for item in after)  # a wide part is sure of what was clicked
 
 
 def test_an_answer_sees_one_graph(recommender):

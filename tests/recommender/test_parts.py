@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ekpnet_fast.models.wide.shares import kind_of
 from ekpnet_fast.recommender import Fact, Node
 from ekpnet_fast.recommender.parts import facts_in_words
 from ekpnet_fast.recommender.reasons import masked_logits, tell
@@ -67,7 +68,7 @@ def test_texts_say_what_was_clicked_and_shared(wide):
         assert both > 0 and part.effect > 0
         counts = f"{both} of the {len(who)} who did also clicked this"
         assert part.text == f"because you clicked {part.because}: {counts}"
-        assert set(part.signals) <= {"co-click", "far co-click", "low-pass 32", "low-pass 128"}
+        assert {kind_of(signal) for signal in part.signals} == {"clicks"}
     count = sum("dune" in history for history in histories)
     assert [p.text for p in by_kind["popularity"]] == [f"popular: clicked by {count} people"]
     assert {p.text for p in by_kind["match"]} == {
@@ -160,7 +161,8 @@ def test_what_masking_leaves_out(wide):
     query = state.of_histories([np.array([0, 1])])
     told = tell(state, query, 3, 0.0, 0.0, 0)
     pair = told._pair
-    of_clicks = [name.startswith(("co-click", "far", "low")) for name in pair.names]
+    by_clicks = ("co-click", "far", "low", "item kNN", "ridge")
+    of_clicks = [name.startswith(by_clicks) for name in pair.names]
     of_matches = [name.startswith("KG match") for name in pair.names]
     for kind, rows, counts in (("clicks", of_clicks, True), ("match", of_matches, False)):
         (share,) = [s for s in told.shares if (s.kind, s.place) == (kind, 0)]

@@ -21,7 +21,7 @@ import yaml
 
 from ekpnet_fast import train
 from ekpnet_fast.errors import ConfigError, DataError
-from ekpnet_fast.runs import evaluate, run_folder, runner
+from ekpnet_fast.runs import display, evaluate, run_folder, runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
@@ -190,7 +190,7 @@ def test_it_goes_on_with_other_threads_elsewhere(stopped, undisturbed, tmp_path)
 def test_a_signal_to_the_command(capsys, monkeypatch, undisturbed, tmp_path):
     output = tmp_path / "run"
 
-    class Display(train.Display):
+    class Display(display.Display):
         calls = 0
 
         def __call__(self, progress):
@@ -198,7 +198,7 @@ def test_a_signal_to_the_command(capsys, monkeypatch, undisturbed, tmp_path):
             if Display.calls == 12:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train, "Display", Display)
+    monkeypatch.setattr(display, "Display", Display)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert train.main([*SMALL, "--output", str(output)]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == (
@@ -264,7 +264,7 @@ DAMAGES = [
     (
         "checkpoint-6.safetensors",
         Path.unlink,
-        r"checkpoint-6\.safetensors: cannot be read \(No suc",
+        r"checkpoint-6\.safetensors: no such file, expected the one that checkpoint-6\.json names",
     ),
     ("checkpoint-6.json", cut, r"checkpoint-6\.json: damaged, "),
     ("checkpoint-6.json", flip, r"checkpoint-6\.json: damaged, "),

@@ -1,9 +1,10 @@
 """Affinities after a change of the graph, from those that were fitted: what changed is made anew.
 
-As fitted stay the clicks with all that follows from them (counts, co-clicks, eigenvectors), the
-weights of the graph's (relation, tail) pairs, the mean affinities that others are measured by, and
-the neighbours that an item of a large catalogue has room for. Everything else is that of the graph
-as it is: the rows of an item whose pairs changed, and its column in the rows of others.
+As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities,
+regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean affinities
+that others are measured by, and the neighbours that an item of a large catalogue has room for.
+Everything else is that of the graph as it is: the rows of an item whose pairs changed, and its
+column in the rows of others.
 
 A pair that no item had counts as one that a single item has; from the second item on it makes them
 alike, as any pair of few items does. The result depends on what was fitted and on the graph as it

@@ -31,6 +31,8 @@ FITTED_ROWS = 1 << 20  # that the weights are fitted to, at least where there ar
 AS_FITTED = (
     "clicks of each item",
     "co-clicks",
+    "similarities by clicks",
+    "regressions on clicks",
     "projections of clicks",
     "weights of the graph's pairs",
     "curves",

@@ -11,11 +11,12 @@ import pytest
 from ekpnet_fast import train
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
-from ekpnet_fast.data.formats.imported import read_ids
+from ekpnet_fast.data.formats.imported import MANIFEST, read_ids
 from ekpnet_fast.data.ids import id_maps
 from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
 from support import parquet, shop
+from support.sealing import reseal
 
 
 @pytest.fixture
@@ -360,16 +361,26 @@ def test_damaged_folder(folder):
     out = folder / "out"
     table = out / "triples.parquet"
     whole = table.read_bytes()
-    table.write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    table.write_bytes(whole[:middle])
+    with pytest.raises(DataError, match=r"triples.parquet: found \d+ bytes, expected \d+"):
+        load_dataset(str(out))
+    reseal(out / MANIFEST, "sealed")
     with pytest.raises(DataError, match=r"triples.parquet: found a damaged file"):
         load_dataset(str(out))
+    table.write_bytes(whole)
+    reseal(out / MANIFEST, "sealed")
+    table.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(DataError, match=r"triples.parquet: damaged, its hash is another"):
+        load_dataset(str(out))
     table.unlink()
-    with pytest.raises(DataError, match=r"triples.parquet: found no such file"):
+    with pytest.raises(DataError, match=r"triples.parquet: no such file, expected the one that"):
         load_dataset(str(out))
     table.write_bytes(whole)
     _, users = parquet.read(out / "users.parquet")
     types = {"id": "VARCHAR", "name": "VARCHAR"}
     parquet.write_rows(out / "users.parquet", types, users[1:])
+    reseal(out / MANIFEST, "sealed")
     with pytest.raises(DataError, match=r"users.parquet: found 11 rows, expected 12"):
         load_dataset(str(out))
     (out / "dataset.json").write_text('{"format": "other"}')

@@ -157,10 +157,13 @@ def test_is_what_the_graph_says_by_the_fitted_weights(form, seed):
     np.testing.assert_allclose(dense(found, places["joint"]), expected.joint, atol=2e-5)
     np.testing.assert_allclose(found.neighbours, expected.neighbours, rtol=1e-9)
     assert found.popularity[ITEMS:].tolist() == [np.log(0.5)] * NEW
-    for name in ("co-click", "low-pass", "EASE", "far co-click"):
+    for name in ("co-click", "low-pass", "EASE", "far co-click", "item kNN", "ridge"):
         old, now = dense(fitted.affinities, places[name]), dense(found, places[name])
         assert (now[:ITEMS, : old.shape[1]] == old).all()
         assert not now[ITEMS:].any() and not now[:, old.shape[1] :].any()
+    for name in ("low-pass", "joint"):
+        s = places[name]
+        assert torch.equal(found.sources.transposed[s], found.sources.values[s].T)
     rows = found.sources.affinities.tolist()
     for a, (s, begin, end) in enumerate(rows):
         mean = dense(found, s).sum(1) / ITEMS

@@ -134,7 +134,7 @@ def test_masked_entries_are_a_shorter_sum(problem):
 def test_shares_of_the_graph_are_divided_among_triples(problem):
     """Matches by the triples that both items have, in proportion to the squares of their idf."""
     part, lists = problem
-    knowledge, graph = part.knowledge, part.knowledge._weighed
+    knowledge, graph = part.knowledge, part.knowledge.weighed
     history = torch.tensor(lists[3], dtype=torch.int32)
     divided = {"match": 0, "walk": 0}
     for item in range(ITEMS):
