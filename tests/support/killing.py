@@ -19,8 +19,11 @@ import time
 from contextlib import redirect_stderr
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401, what the first Adam imports
-
+# What a training process imports late is imported here, once for all that are forked.
+import ekpnet_fast.evaluation.scoring
+import ekpnet_fast.runs.display
+import ekpnet_fast.runs.options
+import ekpnet_fast.runs.runner  # noqa: F401
 from ekpnet_fast import train
 
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
