@@ -129,7 +129,7 @@ def refused(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("kills", "resumes"), [(3, 1), pytest.param(20, 8, marks=pytest.mark.slow)]
+    ("kills", "resumes"), [(3, 1), pytest.param(10, 4, marks=pytest.mark.slow)]
 )
 def test_killed_at_random_moments(tmp_path, kills, resumes):
     """SIGKILL strikes: while loading, in a step, half a checkpoint, evaluation."""
