@@ -11,8 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
-from ekpnet_fast.data import Examples, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig
+from ekpnet_fast.data import Examples, make_synthetic, prepare
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import MODELS
@@ -29,29 +29,15 @@ from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from support.graphs import csr, path
+from support.small_folds import COUNT, SMALL, STAGE
 
-SMALL = SyntheticConfig(
-    users=40, items=80, positives=8, attributes=16, parents=4, triples=435, item_links=4
-)
-STAGE = StageConfig(epochs=1, batch_size=64, group_size=8, triples=16)
 CONFIG = RunConfig(
-    folds=3,
+    folds=COUNT,
     shape=ModelConfig(width=4, hops=2, slots=4, layers=2),
     pretrain=STAGE,
     train=STAGE,
     synthetic=SMALL,
 )
-COUNT = 3
-
-
-@pytest.fixture(scope="module")
-def prepared():
-    return prepare(make_synthetic(SMALL), 0)
-
-
-@pytest.fixture(scope="module")
-def folds(prepared):
-    return Folds.cut(scoring.examples_by_user(prepared.train, prepared), COUNT, seed=5)
 
 
 def lists(histories):

@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
-from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.evaluation import scoring
+from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import fold_of
 from ekpnet_fast.sampling.pairs import BatchFields
@@ -24,34 +21,20 @@ from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.step import StageTrainer
+from support.small_folds import COUNT, SMALL, STAGE
 
-SMALL = SyntheticConfig(
-    users=40, items=80, positives=8, attributes=16, parents=4, triples=435, item_links=4
-)
-STAGE = StageConfig(epochs=1, batch_size=64, group_size=8, triples=16)
 CONFIG = RunConfig(
-    folds=3,
+    folds=COUNT,
     shape=ModelConfig(width=4, hops=3, slots=6, layers=2),
     pretrain=STAGE,
     train=STAGE,
     synthetic=SMALL,
 )
-COUNT = 3
-
-
-@pytest.fixture(scope="module")
-def prepared():
-    return prepare(make_synthetic(SMALL), 0)
 
 
 @pytest.fixture(scope="module")
 def graph(prepared):
     return Graph.from_dataset(prepared.dataset, inverse=True)
-
-
-@pytest.fixture(scope="module")
-def folds(prepared):
-    return Folds.cut(scoring.examples_by_user(prepared.train, prepared), COUNT, seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ class EmulatedGpu:
 
     name = "emulated"
 
-    def __init__(self, library: Path) -> None:
-        torch.ops.load_library(str(library))
-        self.library = library
+    def __init__(self, path: Path) -> None:
+        torch.ops.load_library(str(path))
+        self.path = path
         self.ops = torch.ops.ekpnet_emulated
 
     def call(self, name, *arguments, **options):
