@@ -6,18 +6,17 @@ Needs no more than torch, NumPy and the package; the real data sets where `--dat
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.gpu import ops as op_benchmarks
 from benchmarks.gpu import training
 from benchmarks.gpu.facts import facts, facts_text
+from benchmarks.gpu.parts import Parts, Record, Stopped, ended_by_signals
 from benchmarks.gpu.timing import copy_bytes_per_second, float32_operations_per_second
 from benchmarks.harness.datasets import power_law_graph
 from ekpnet_fast.errors import EkpnetError
@@ -25,82 +24,64 @@ from ekpnet_fast.experiments.markdown import table
 from ekpnet_fast.native.build import build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
 
-Record = dict[str, Any]
 Cell = Callable[[Record], str]
+KINDS = ("end_to_end", "steps", "ranking", "attention", "row_adam", "scale")  # of measurements
 
 
-def measure(device: torch.device, data_root: Path | None, quick: bool) -> Record:
-    """Measure everything, as plain values; a part that fails is named and stops no other."""
-    started, failed = time.perf_counter(), {}
-
-    def part(name: str, work: Callable[[], Any], otherwise: Any) -> Any:
-        print(f"[{time.perf_counter() - started:5.0f} s] {name}", file=sys.stderr, flush=True)
-        try:
-            return work()
-        except (RuntimeError, EkpnetError) as error:  # out of memory is a RuntimeError too
-            failed[name] = str(error).splitlines()[0]
-            return otherwise
-        finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    name = str(device)
-    ceilings = {
-        "copy_bytes_per_s": copy_bytes_per_second(device, 1 << (20 if quick else 30)),
-        "float32_operations_per_s": float32_operations_per_second(device, 256 if quick else 8192),
-    }
-    if quick:
-        works = [training.tiny(name)]
-    else:
-        works = [training.movielens(name, data_root), training.book_crossing(name, data_root)]
+def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: bool) -> None:
+    """Measure everything, as plain values; what the goals ask for first, compilers last."""
+    found, name = parts.found, str(device)
     shapes = op_benchmarks.SMALL_SHAPES if quick else op_benchmarks.SHAPES
     sizes = [1000, 4000] if quick else [10**5, 10**6, 10**7]
-    found: Record = {"ceilings": ceilings}
-    # The measurements of the goals come first.
-    found["end_to_end"] = [
-        part(f"run, {w.name}", lambda w=w: training.end_to_end(w), None) for w in works
-    ]
-    found["steps"] = [
-        record
-        for w in works
-        for record in part(f"step, {w.name}", lambda w=w: training.step(w, 3), [])
-    ]
-    found["ranking"] = [
-        part(f"ranking, {w.name}", lambda w=w: training.rank(w), None) for w in works
-    ]
-    found["attention"] = [
-        part(
-            f"ripple_attention, {shape.name}, {dtype}",
-            lambda shape=shape, dtype=dtype: op_benchmarks.attention(
-                shape, device, dtype, ceilings
-            ),
-            None,
-        )
-        for shape in shapes
-        for dtype in (torch.float32, torch.bfloat16)
-        if dtype == torch.float32 or device.type == "cuda"
-    ]
-    found["row_adam"] = [
-        part(
-            f"row_adam_, {n} rows",
-            lambda n=n: op_benchmarks.row_adam(device, n, min(n, 12_000), 16),
-            None,
-        )
-        for n in (sizes if quick else [10**4, 182_011, 10**7])
-    ]
-    found["scale"] = [
-        part(
-            f"step, {n} entities",
-            lambda n=n: training.scale(device, n, 8 if quick else 64, power_law_graph),
-            None,
-        )
-        for n in sizes
-    ]
-    found = {
-        key: [r for r in value if r is not None] if isinstance(value, list) else value
-        for key, value in found.items()
-    }
-    return {**found, "failed": failed, "seconds": time.perf_counter() - started}
+
+    def ceiling(name: str, work: Callable[[], float]) -> None:
+        parts.run(name, work, lambda rate: found["ceilings"].update({name: rate}))
+
+    ceiling("copy_bytes_per_s", lambda: copy_bytes_per_second(device, 1 << (20 if quick else 30)))
+    ceiling(
+        "float32_operations_per_s",
+        lambda: float32_operations_per_second(device, 256 if quick else 8192),
+    )
+    makers = (
+        [lambda: training.tiny(name)]
+        if quick
+        else [
+            lambda: training.movielens(name, data_root),
+            lambda: training.book_crossing(name, data_root),
+        ]
+    )
+    works: list[training.Workload] = []
+    for number, make in enumerate(makers, 1):
+        parts.run(f"data set {number}", make, works.append)
+    for w in works:
+        end_to_end = partial(training.end_to_end, w)
+        parts.run(f"run, {w.name}", end_to_end, found["end_to_end"].append)
+    for w in works:
+        parts.run(f"step, {w.name}", partial(training.step, w, 3), found["steps"].extend)
+    for n in sizes:
+        work = partial(training.scale, device, n, 8 if quick else 64, power_law_graph)
+        parts.run(f"step, {n} entities", work, found["scale"].append)
+    for w in works:
+        parts.run(f"ranking, {w.name}", partial(training.rank, w), found["ranking"].append)
+    for shape in shapes:
+        for dtype in (torch.float32, torch.bfloat16):
+            if dtype == torch.float32 or device.type == "cuda":
+                parts.run(
+                    f"ripple_attention, {shape.name}, {dtype}",
+                    partial(op_benchmarks.attention, shape, device, dtype, found["ceilings"]),
+                    found["attention"].append,
+                )
+    for n in sizes if quick else [10**4, 182_011, 10**7]:
+        row_adam = partial(op_benchmarks.row_adam, device, n, min(n, 12_000), 16)
+        parts.run(f"row_adam_, {n} rows", row_adam, found["row_adam"].append)
+    for record in found["attention"]:
+        shape = next(shape for shape in shapes if shape.name == record["shape"])
+        if shape.compiled and record["dtype"] == "float32":
+            parts.run(
+                f"compiled torch, {shape.name}",
+                partial(op_benchmarks.compiled, shape, device),
+                record.update,
+            )
 
 
 def render(found: Record) -> str:
@@ -125,11 +106,15 @@ def render(found: Record) -> str:
         name, ours = f"{key}_{step}_s", f"native_{step}_s"
         return lambda r: f"{r[name] / r[ours]:.1f}" if name in r else "-"
 
-    ceilings = found["ceilings"]
-    parts.append(
-        f"Ceilings measured in this run: copy {ceilings['copy_bytes_per_s'] / 1e9:,.0f} GB/s,"
-        f" float32 {ceilings['float32_operations_per_s'] / 1e12:,.1f} TFLOP/s."
-    )
+    ceilings = [
+        f"{what} {found['ceilings'][key] / scale:,.1f} {unit}"
+        for what, key, scale, unit in (
+            ("copy", "copy_bytes_per_s", 1e9, "GB/s"),
+            ("float32", "float32_operations_per_s", 1e12, "TFLOP/s"),
+        )
+        if key in found["ceilings"]
+    ]
+    parts.append(f"Ceilings measured in this run: {', '.join(ceilings) or '-'}.")
     add(
         "Whole runs (sampling, both stages, validation)",
         found["end_to_end"],
@@ -207,17 +192,26 @@ def render(found: Record) -> str:
         },
     )
     if found["failed"]:
-        lines = [f"- {name}: {why}" for name, why in found["failed"].items()]
+        lines = [f"- {name}: {why.splitlines()[-1]}" for name, why in found["failed"].items()]
         parts.append("### Failed\n\n" + "\n".join(lines))
+    if found["left_out"]:
+        parts.append(f"Left out, for want of time: {'; '.join(found['left_out'])}.")
+    if found["stopped"]:
+        parts.append(f"Stopped before the end: {found['stopped']}.")
     return "\n\n".join(parts) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, write the record; returns the exit status."""
+    """Measure, write record and tables after every part, print them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="JSON file to write, with tables beside it (.md)"
+    )
     parser.add_argument("--data-root", type=Path, help="folder of the real data sets")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="no part begins after so many"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark")
     options = parser.parse_args(arguments)
     try:
@@ -225,8 +219,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EkpnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(device, options.data_root, options.quick)
     environment = {
         "device": describe_device(device),
         "torch": torch.__version__,
@@ -234,10 +226,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "built": ", ".join(build_info().cuda_archs),
         "nvcc": build_info().cuda_compiler,
     }
-    found = {"facts": facts("benchmarks.gpu", environment), **found}
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(render(found))
-    return 1 if found["failed"] else 0
+    kinds: Record = {kind: [] for kind in KINDS}
+    started = {"facts": facts("benchmarks.gpu", environment), **kinds}
+    parts = Parts(options.output, device, started, render, options.seconds)
+    try:
+        with ended_by_signals():
+            measure(parts, device, options.data_root, options.quick)
+    except Stopped as why:
+        parts.found["stopped"] = str(why)
+    parts.write()
+    print(render(parts.found))
+    return 1 if parts.found["failed"] or parts.found["stopped"] else 0
 
 
 if __name__ == "__main__":

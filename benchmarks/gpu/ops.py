@@ -47,16 +47,10 @@ def passes(op: Callable[..., Any], given: Propagation) -> dict[str, Callable[[],
 def attention(
     shape: Shape, device: torch.device, dtype: torch.dtype, ceilings: dict[str, float]
 ) -> dict[str, Any]:
-    """Times of one shape against eager torch and, for some in float32, compiled torch."""
+    """Times of one shape against eager torch, and against the ceilings if both are known."""
     inputs = problem(shape, device, dtype)
     counted = attention_work(inputs)
-    # Eager torch keeps [B, H, M, D] tensors: a part of the groups where they would not fit.
-    share = min(1.0, 2**28 / (shape.groups * shape.pairs * shape.slots * shape.width))
-    part = max(1, int(shape.groups * share))
-    sets = (x[:part] for x in inputs[4:8])
-    pairs = inputs.items[: part * shape.pairs]
-    some = Propagation(*inputs[:4], *sets, inputs.group_indptr[: part + 1], pairs)
-    scale = shape.groups / part
+    some, scale, part = _for_peers(shape, inputs)
     record: dict[str, Any] = {
         "shape": shape.name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -70,16 +64,35 @@ def attention(
     record["native_backward_s"] = record["native_both_s"] - record["native_forward_s"]
     for name, call in passes(reference.ripple_attention, some).items():
         record[f"eager_{name}_s"] = scale * seconds(call, device, 7)
-    if shape.compiled and dtype == torch.float32:
-        torch.compiler.reset()
-        compiled = torch.compile(reference.ripple_attention)
-        for name, call in passes(compiled, some).items():
-            record[f"compiled_{name}_s"] = scale * seconds(call, device, 7)
+    if len(ceilings) < 2:
+        return record
     for step, work in counted.items():
         floor = work.seconds(ceilings["float32_operations_per_s"], ceilings["copy_bytes_per_s"])
         record[f"{step}_floor_s"] = floor
         record[f"{step}_share_of_floor"] = floor / record[f"native_{step}_s"]
     return record
+
+
+def compiled(shape: Shape, device: torch.device) -> dict[str, float]:
+    """Times of one shape by compiled torch in float32."""
+    some, scale, _ = _for_peers(shape, problem(shape, device, torch.float32))
+    torch.compiler.reset()
+    op = torch.compile(reference.ripple_attention)
+    return {
+        f"compiled_{name}_s": scale * seconds(call, device, 7)
+        for name, call in passes(op, some).items()
+    }
+
+
+def _for_peers(shape: Shape, inputs: Propagation) -> tuple[Propagation, float, int]:
+    """Inputs that torch's operators can take, the factor up to all of them, and their groups."""
+    # They keep [B, H, M, D] tensors: a part of the groups where those would not fit.
+    share = min(1.0, 2**28 / (shape.groups * shape.pairs * shape.slots * shape.width))
+    part = max(1, int(shape.groups * share))
+    sets = (x[:part] for x in inputs[4:8])
+    pairs = inputs.items[: part * shape.pairs]
+    some = Propagation(*inputs[:4], *sets, inputs.group_indptr[: part + 1], pairs)
+    return some, shape.groups / part, part
 
 
 def row_adam(device: torch.device, rows: int, touched: int, width: int) -> dict[str, Any]:

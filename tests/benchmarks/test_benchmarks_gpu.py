@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import ekpnet_fast
+from benchmarks.gpu.parts import Parts, Stopped
 from support.places import ROOT
 from support.programs import PATIENCE
 
@@ -41,7 +43,8 @@ def test_everything_is_measured(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
-    assert not found["failed"]
+    assert not found["failed"] and not found["left_out"] and found["stopped"] is None
+    assert (tmp_path / "gpu.md").read_text() in done.stdout
     assert {r["stage"] for r in found["steps"]} == {"pretrain", "train"}
     assert [r["epochs"] for r in found["end_to_end"]] == [2]
     for key in ("ranking", "attention", "row_adam", "scale"):
@@ -51,6 +54,74 @@ def test_everything_is_measured(tmp_path):
     for title in ("Whole runs", "Training step", "Top lists", "ripple_attention", "row_adam_"):
         assert f"### {title}" in done.stdout
     assert f"- device: cpu\n- torch: {found['facts']['torch']}" in done.stdout
+
+
+def test_part_that_fails_stops_no_other(tmp_path):
+    output = tmp_path / "gpu.json"
+    done = run(
+        "from benchmarks.gpu import __main__ as gpu\n"
+        "def broken(work): raise TypeError('no such thing')\n"
+        "gpu.training.end_to_end = gpu.training.rank = broken\n"
+        "gpu.float32_operations_per_second = broken\n"
+        "sys.exit(gpu.main(sys.argv[1:]))",
+        *("--device", "cpu", "--quick", "--output", str(output)),
+    )
+    assert done.returncode == 1
+    found = json.loads(output.read_text())
+    assert set(found["failed"]) == {"run, tiny", "ranking, tiny", "float32_operations_per_s"}
+    for why in found["failed"].values():
+        assert why.startswith("Traceback") and why.splitlines()[-1].startswith("TypeError: ")
+    assert found["end_to_end"] == found["ranking"] == []
+    assert found["steps"] and found["attention"] and found["row_adam"] and found["scale"]
+    assert "- run, tiny: TypeError: no such thing" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_measurement_leaves_what_it_found(tmp_path, number):
+    """The signal comes in a part, after others."""
+    output = tmp_path / "gpu.json"
+    done = run(
+        "import os\n"
+        "from benchmarks.gpu import __main__ as gpu\n"
+        f"gpu.training.rank = lambda work: os.kill(os.getpid(), {int(number)})\n"
+        "sys.exit(gpu.main(sys.argv[1:]))",
+        *("--device", "cpu", "--quick", "--output", str(output)),
+    )
+    found = json.loads(output.read_text())
+    assert found["end_to_end"] and found["steps"] and len(found["scale"]) == 2
+    assert found["ranking"] == found["attention"] == [] and found["failed"] == {}
+    tables = (tmp_path / "gpu.md").read_text()
+    assert "### Step by size of the table" in tables
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
+    if number == signal.SIGTERM:
+        assert done.returncode == 1 and found["stopped"] == "SIGTERM"
+        assert "Stopped before the end: SIGTERM." in tables
+    else:
+        assert done.returncode == -number and found["stopped"] is None
+
+
+def test_no_part_begins_when_time_is_up(tmp_path):
+    output = tmp_path / "gpu.json"
+    done = run(
+        "from benchmarks.gpu.__main__ import main; sys.exit(main(sys.argv[1:]))",
+        *("--device", "cpu", "--quick", "--seconds", "0", "--output", str(output)),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    assert "copy_bytes_per_s" in found["left_out"] and not found["steps"]
+    assert "Left out, for want of time: copy_bytes_per_s" in done.stdout
+
+
+def test_device_that_no_longer_answers_ends_the_measurement(monkeypatch, tmp_path):
+    def synchronize(device):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    parts = Parts(tmp_path / "x.json", torch.device("cuda"), {}, lambda found: "")
+    found = []
+    with pytest.raises(Stopped, match="no longer answers after first: an illegal memory access"):
+        parts.run("first", lambda: 1, found.append)
+    assert found == [1]
 
 
 def test_tests_of_the_gpu_can_be_collected():

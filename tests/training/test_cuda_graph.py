@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,7 @@ def test_run_ends_alike(monkeypatch, device, resample):
 # ---- what only a GPU shows -----------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.cuda
 @stages
 def test_replayed_step_equals_the_step_bit_for_bit(deep):
@@ -336,4 +338,7 @@ def test_compute_sanitizer(tool):
         timeout=PATIENCE,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    said = done.stdout[-4000:] + done.stderr[-2000:]
+    if re.search("device not supported", said, re.IGNORECASE):
+        pytest.skip("compute-sanitizer does not support this machine")
+    assert done.returncode == 0, said

@@ -1,0 +1,64 @@
+"""Each op once on a GPU against the CPU: what a new machine, or a new build, shows first."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from support.contracts import outputs_and_gradients
+from support.devices import Cpu, on_gpus
+from support.graphs import csr
+from support.places import ROOT
+from support.problems import attention_problem, deep_problem, triple_problem
+
+PROBLEMS = {
+    "ripple_attention": lambda: list(attention_problem(pairs=20, groups=4)),
+    "deep_score": lambda: deep_problem(pairs=20),
+    "triple_loss": lambda: triple_problem(triples=20),
+}
+
+
+def weights(device):
+    return device.call("ripple_attention_weights", *attention_problem(pairs=20, groups=4))
+
+
+def top_lists(device):
+    scores = torch.tensor([[0.5, 2.0, 1.0, 2.0], [3.0, 1.0, 0.0, -1.0]])
+    return device.call("top_items", scores, *csr([[1], [0, 3]]), 3)
+
+
+def after_a_step(device):
+    x = [torch.arange(24.0).view(4, 6), torch.zeros(4, 6), torch.zeros(4, 6)]
+    rows = torch.tensor([2, 0], dtype=torch.int32)
+    device.call("row_adam_", *x, rows, torch.ones(2, 6), step=1, lr=0.1)
+    return torch.stack(x)
+
+
+OTHERS = {"ripple_attention_weights": weights, "top_items": top_lists, "row_adam_": after_a_step}
+
+
+@pytest.mark.smoke
+@on_gpus
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_op_and_its_gradient(device, name):
+    found, expected = (
+        outputs_and_gradients(lambda *x, d=d: d.call(name, *x), PROBLEMS[name]())
+        for d in (device, Cpu())
+    )
+    for ours, theirs in zip(found, expected, strict=True):  # the outputs, then the gradients
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.smoke
+@on_gpus
+@pytest.mark.parametrize("name", OTHERS)
+def test_op(device, name):
+    torch.testing.assert_close(OTHERS[name](device), OTHERS[name](Cpu()), rtol=1e-5, atol=1e-6)
+
+
+def test_no_op_is_left_out():
+    bindings = (ROOT / "csrc" / "bindings").glob("*_cuda.cpp")
+    registered = re.findall(r'm\.impl\("(\w+)"', "".join(x.read_text() for x in bindings))
+    assert {x.removesuffix("_backward") for x in registered} == {*PROBLEMS, *OTHERS}
