@@ -32,9 +32,9 @@ void row_adam_cuda(Tensor table, Tensor m, Tensor v, const Tensor& rows, const T
       check_aligned<S>(grad, "grad");
     }
     const OnDevice device(table);
-    launch_row_adam<S>({rows.size(0), size, mutable_data<S>(table), mutable_data<A>(m),
-                        mutable_data<A>(v), data<int32_t>(rows), data<S>(grad), data<int64_t>(step),
-                        data<double>(l2), lr, beta1, beta2, eps},
+    launch_row_adam<S>({rows.size(0), size, table.size(0), mutable_data<S>(table),
+                        mutable_data<A>(m), mutable_data<A>(v), data<int32_t>(rows), data<S>(grad),
+                        data<int64_t>(step), data<double>(l2), lr, beta1, beta2, eps},
                        device.stream);
     check_launch();
   });

@@ -112,7 +112,8 @@ __device__ void softmax_rows(const Team& team, int P, int count, A* alpha, int s
   for_rows<kSoftmaxLanes>(team, P, [&](int i, int lane) {
     if (i >= P) return;  // a whole warp, because P is a multiple of its four rows
     A* row = alpha + i * stride;
-    A top = row[0];
+    // Not row[0]: another lane stores to it below, and shuffles do not order memory.
+    A top = A(-INFINITY);
     for (int m = 4 * lane; m < count; m += 4 * kSoftmaxLanes) {
       const Vec4<A> x = load4(row + m);
 #pragma unroll

@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArg
   for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * kThreads + threadIdx.x; i < total;
        i += static_cast<uint64_t>(gridDim.x) * kThreads) {
     const uint32_t n = static_cast<uint32_t>(i) / in_row;
-    const int64_t row = args.rows[n];
-    if (row < 0) continue;
+    if (args.rows[n] < 0) continue;
+    const int64_t row = checked_id(args.rows[n], args.table_rows);
     const int64_t column = static_cast<int64_t>(i - static_cast<uint64_t>(n) * in_row) * kVector;
     const int64_t at = row * args.row_size + column, from = n * args.row_size + column;
     if constexpr (kVector == 4) {

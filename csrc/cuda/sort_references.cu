@@ -5,23 +5,30 @@
 
 namespace ekpnet {
 
-size_t sort_references_bytes(int64_t n) {
-  size_t bytes = 0;
-  cub::DeviceRadixSort::SortPairs(
-      nullptr, bytes, static_cast<const int32_t*>(nullptr), static_cast<int32_t*>(nullptr),
-      static_cast<const int32_t*>(nullptr), static_cast<int32_t*>(nullptr), n);
-  return bytes;
+namespace {
+
+const char* what(cudaError_t error) {
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-void launch_sort_references(int64_t n, int64_t limit, const int32_t* keys,
-                            const int32_t* references, int32_t* sorted_keys,
-                            int32_t* sorted_references, void* workspace, size_t bytes,
-                            cudaStream_t stream) {
-  if (n == 0) return;
+}  // namespace
+
+const char* sort_references_bytes(int64_t n, size_t& bytes) {
+  return what(cub::DeviceRadixSort::SortPairs(
+      nullptr, bytes, static_cast<const int32_t*>(nullptr), static_cast<int32_t*>(nullptr),
+      static_cast<const int32_t*>(nullptr), static_cast<int32_t*>(nullptr), n));
+}
+
+const char* launch_sort_references(int64_t n, int64_t limit, const int32_t* keys,
+                                   const int32_t* references, int32_t* sorted_keys,
+                                   int32_t* sorted_references, void* workspace, size_t bytes,
+                                   cudaStream_t stream) {
+  if (n == 0) return nullptr;
   // Only the bits that a key can have: half the passes for a mini-batch's rows.
   const int bits = std::bit_width(static_cast<uint64_t>(limit));
-  cub::DeviceRadixSort::SortPairs(workspace, bytes, keys, sorted_keys, references,
-                                  sorted_references, n, 0, bits > 0 ? bits : 1, stream);
+  return what(cub::DeviceRadixSort::SortPairs(workspace, bytes, keys, sorted_keys, references,
+                                              sorted_references, n, 0, bits > 0 ? bits : 1,
+                                              stream));
 }
 
 }  // namespace ekpnet

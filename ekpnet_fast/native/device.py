@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from functools import cache
 
 import torch
 
@@ -15,7 +17,8 @@ def resolve_device(name: str) -> torch.device:
     """Device that an option names.
 
     Args:
-        name: "cpu", "cuda", or "auto": a GPU where one can be used, else the CPU.
+        name: "cpu", "cuda", or "auto": a GPU where one can be used, else the CPU; why a GPU that
+            torch finds is not used is said on stderr, once.
 
     Raises:
         ConfigError: "cuda", but it cannot be used; says why and what to do.
@@ -27,7 +30,19 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
     if name == "cuda":
         raise ConfigError(f"--device cuda: {reason}, or use --device cpu")
+    if torch.cuda.is_available():
+        _say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
     return torch.device("cpu")
+
+
+def unused_gpu() -> str | None:
+    """Reason why `auto` leaves a GPU that torch finds; None if it finds none or uses it."""
+    return why_no_cuda() if torch.cuda.is_available() else None
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def describe_device(device: torch.device) -> str:

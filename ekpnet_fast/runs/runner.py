@@ -19,7 +19,7 @@ from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
-from ekpnet_fast.native.device import describe_device, resolve_device
+from ekpnet_fast.native.device import describe_device, resolve_device, unused_gpu
 from ekpnet_fast.runs import html_report as html
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.context_file import RunContext
@@ -159,6 +159,7 @@ def _run(
         found = evaluate(config, prepared, graph, outcome, logits.append)
     trained = sum(record.seconds for record in outcome.records)
     pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
+    unused = unused_gpu()
     metrics = {
         "format": run_folder.RUN_FORMAT,
         "version": __version__,
@@ -191,6 +192,7 @@ def _run(
             "threads": torch.get_num_threads(),
             "threads_reason": choose_threads(config.threads).reason,
             "device": describe_device(resolve_device(config.device)),
+            **({"unused_gpu": unused} if unused and config.device == "auto" else {}),
         },
     }
     if config.output is not None:

@@ -86,7 +86,7 @@ class ResidentTrainer:
         terms = [self._terms[:0]]
         for begin in range(skip, host.steps, at_once):
             end = min(begin + at_once, host.steps)
-            self._load(host, begin, end, sets)
+            self._load(host, begin, end, sets, min(at_once, host.steps + host.steps // 16 + 1))
             step = self._replayable_step()
             for _ in range(begin, end):
                 step()
@@ -98,8 +98,12 @@ class ResidentTrainer:
         sums = (table.double() * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
 
-    def _load(self, host: HostEpoch, begin: int, end: int, sets: RippleSets) -> None:
-        """Put batches of an epoch into the buffer that a captured step reads."""
+    def _load(self, host: HostEpoch, begin: int, end: int, sets: RippleSets, room: int = 0) -> None:
+        """Put batches of an epoch into the buffer that a captured step reads.
+
+        A new buffer has room for more: epochs differ by some batches, and one that did not fit
+        would make a new buffer and capture the step again.
+        """
         fields = localize_batches(
             host.batches(begin, end, self.device),
             sets,
@@ -108,7 +112,7 @@ class ResidentTrainer:
         )
         if self._buffer is None or not self._buffer.fits(fields):
             self._step_as_graph = None  # it reads the old buffer
-            self._buffer = BatchBuffer(fields)
+            self._buffer = BatchBuffer(fields, room)
             self._terms = torch.zeros(self._buffer.capacity, len(TERMS), device=self.device)
         else:
             self._buffer.load(fields)

@@ -189,17 +189,21 @@ class BatchBuffer:
     Fields of one dtype are side by side, so that four reads fetch a batch.
 
     Args:
-        fields: batches [S, ..] by name, S of them as many as there is room for.
+        fields: batches [S, ..] by name.
+        room: for so many batches, and for S at least.
     """
 
-    def __init__(self, fields: dict[str, Tensor]) -> None:
+    def __init__(self, fields: dict[str, Tensor], room: int = 0) -> None:
         self.shapes = {name: x.shape[1:] for name, x in fields.items()}
-        self.capacity = len(next(iter(fields.values())))
+        self.capacity = max(room, len(next(iter(fields.values()))))
         dtypes = {x.dtype for x in fields.values()}
         self._names = {
             dtype: [name for name, x in fields.items() if x.dtype == dtype] for dtype in dtypes
         }
-        self._packed = self._pack(fields)
+        self._packed = {
+            dtype: x.new_zeros(self.capacity, x.shape[1]) for dtype, x in self._pack(fields).items()
+        }
+        self.load(fields)
 
     def fits(self, fields: dict[str, Tensor]) -> bool:
         """Whether batches have the shapes and find room."""

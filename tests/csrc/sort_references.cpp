@@ -7,11 +7,14 @@
 
 namespace ekpnet {
 
-size_t sort_references_bytes(int64_t) { return 0; }
+const char* sort_references_bytes(int64_t, size_t& bytes) {
+  bytes = 0;
+  return nullptr;
+}
 
-void launch_sort_references(int64_t n, int64_t limit, const int32_t* keys,
-                            const int32_t* references, int32_t* sorted_keys,
-                            int32_t* sorted_references, void*, size_t, cudaStream_t) {
+const char* launch_sort_references(int64_t n, int64_t limit, const int32_t* keys,
+                                   const int32_t* references, int32_t* sorted_keys,
+                                   int32_t* sorted_references, void*, size_t, cudaStream_t) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
@@ -21,6 +24,7 @@ void launch_sort_references(int64_t n, int64_t limit, const int32_t* keys,
     sorted_keys[i] = keys[order[i]];
     sorted_references[i] = references[order[i]];
   }
+  return nullptr;
 }
 
 }  // namespace ekpnet

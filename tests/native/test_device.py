@@ -71,6 +71,23 @@ def test_gpu_that_was_not_built_for(monkeypatch):
         device.resolve_device("cuda")
 
 
+def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch, capsys):
+    device._say_once.cache_clear()
+    built(monkeypatch, cuda_archs=[], cuda_reason="no CUDA compiler (nvcc) was found")
+    with_gpu(monkeypatch, (9, 0))
+    for _ in range(2):
+        assert device.resolve_device("auto") == torch.device("cpu")
+    said = capsys.readouterr().err
+    assert said.count("note: the GPU is not used: the native files of ekpnet_fast have no GPU") == 1
+    assert "put nvcc on PATH" in said and said.count("\n") == 1
+    assert device.unused_gpu() == device.why_no_cuda() is not None
+    assert device.resolve_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device._say_once.cache_clear()
+    assert device.resolve_device("auto") == torch.device("cpu")
+    assert capsys.readouterr().err == "" and device.unused_gpu() is None
+
+
 def test_native_files_without_gpu_code(monkeypatch):
     built(monkeypatch, cuda_archs=[], cuda_reason="no CUDA compiler (nvcc) was found")
     with_gpu(monkeypatch, (9, 0))

@@ -20,7 +20,7 @@ from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import cuda_graph, epochs
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
-from ekpnet_fast.training.fixed_shapes import HostEpoch, localize_padded
+from ekpnet_fast.training.fixed_shapes import HostEpoch, localize_batches, localize_padded
 from support.contracts import assert_same_bits
 from support.places import ROOT, SUPPORT
 from support.programs import PATIENCE
@@ -231,6 +231,28 @@ def test_epoch_in_several_loads(monkeypatch):
     assert parts._buffer.capacity < whole._buffer.capacity
     assert found == expected
     assert_same_bits(whole.model.state_dict().values(), parts.model.state_dict().values())
+
+
+def test_epoch_of_one_more_batch_finds_room():
+    """A captured step reads the buffer; a new one would be captured again."""
+    trainer, ripple = start_resident(CONFIG, True)
+    first = HostEpoch.prepare(trainer.stream, trainer.stage, ripple, 1)
+    trainer.epoch(first)
+    buffer = trainer._buffer
+    fields = localize_batches(
+        first.batches(0, first.steps, trainer.device),
+        first.ripple,
+        len(trainer._rows),
+        trainer.stream.graph.num_relations,
+    )
+    longer = {name: torch.cat([x, x[-1:]]) for name, x in fields.items()}
+    assert len(longer["items"]) == first.steps + 1 and buffer.fits(longer)
+    buffer.load(longer)
+    for name, x in buffer.at(torch.tensor([first.steps])).items():
+        assert torch.equal(x, longer[name][-1]), name
+    groups = first.group_users.shape[1]
+    trainer.epoch(HostEpoch.prepare(trainer.stream, trainer.stage, ripple, 2, groups))
+    assert trainer._buffer is buffer
 
 
 def test_loss_that_is_not_finite_is_named():
