@@ -12,6 +12,8 @@ from ekpnet_fast.models import build
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training import loop, step
+from ekpnet_fast.training.cuda_graph import ResidentTrainer
+from ekpnet_fast.training.fixed_shapes import HostEpoch
 
 SYNTHETIC = SyntheticConfig(
     users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
@@ -55,3 +57,22 @@ def start(config, deep, backend=ops):
         seed=config.seed,
     )
     return trainer, stream, build.sample_ripple_sets(config, graph, prepared)
+
+
+def start_resident(config, deep, backend=ops, device="cpu", capture=False):
+    """A resident trainer of an untrained model, its stream and its ripple sets."""
+    untrained, stream, ripple = start(config, deep)
+    stage = config.train if deep else config.pretrain
+    name = "train" if deep else "pretrain"
+    trainer = ResidentTrainer(
+        untrained.model.to(device), stage, backend, stream, name, capture=capture
+    )
+    return trainer, ripple
+
+
+def train_resident(trainer, ripple, epochs):
+    """The terms of the loss of each epoch, summed over its pairs."""
+    return [
+        trainer.epoch(HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number))
+        for number in range(1, epochs + 1)
+    ]

@@ -12,19 +12,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.data import SyntheticConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.ops import reference
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import cuda_graph, epochs
-from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.fixed_shapes import HostEpoch, localize_batches, localize_padded
 from support.contracts import assert_same_bits
 from support.places import ROOT, SUPPORT
 from support.programs import PATIENCE
-from support.small_training import CONFIG, SYNTHETIC, start, train
+from support.small_training import (
+    CONFIG,
+    SYNTHETIC,
+    start,
+    start_resident,
+    train,
+    train_resident,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,25 +40,6 @@ def one_thread(threads):
 ON_GPU = pytest.param("cuda", marks=pytest.mark.cuda)
 devices = pytest.mark.parametrize("device", ["cpu", ON_GPU])
 stages = pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
-
-
-def start_resident(config, deep, backend=ops, device="cpu", capture=False):
-    """A resident trainer of an untrained model, its stream and its ripple sets."""
-    untrained, stream, ripple = start(config, deep)
-    stage = config.train if deep else config.pretrain
-    name = "train" if deep else "pretrain"
-    trainer = ResidentTrainer(
-        untrained.model.to(device), stage, backend, stream, name, capture=capture
-    )
-    return trainer, ripple
-
-
-def train_resident(trainer, ripple, epochs):
-    """The terms of the loss of each epoch, summed over its pairs."""
-    return [
-        trainer.epoch(HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number))
-        for number in range(1, epochs + 1)
-    ]
 
 
 def train_stepped(config, deep, epochs):

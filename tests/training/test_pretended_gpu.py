@@ -1,0 +1,212 @@
+"""Training, ranking and recommending on a pretended GPU: what would stop or wait on a real one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as gpu_benchmark
+from ekpnet_fast import Recommender, ops
+from ekpnet_fast.evaluation import ranking, scoring
+from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.training import loop, step
+from support.contracts import assert_same_bits
+from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
+from support.small_training import CONFIG, load, start_resident, train_resident
+
+# Per model, folds and stage. Of a step that is not captured they include those of its batch.
+COUNTS = Path(__file__).with_name("gpu_counts.json")
+QUICK = {"ekpnet", "ekpnet_plus", "mf"}  # in every run of the tests; the others are slow
+TRAINED = [name for name, kind in MODELS.items() if kind.stages]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+def cases():
+    """Models with the numbers of folds that they can have."""
+    return [
+        pytest.param(name, folds, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in TRAINED
+        for folds in ((1, 3) if MODELS[name].ripple or MODELS[name].history else (1,))
+    ]
+
+
+def config_of(model, **changes):
+    return resolve(replace(CONFIG, model=model, **changes))
+
+
+# ---- what it refuses -----------------------------------------------------------------------------
+
+
+def test_refuses_what_a_gpu_refuses():
+    with pretended_gpu() as gpu:
+        x = torch.zeros(3, device="cuda")
+        assert x.device == torch.device("cuda", 0) and x.tolist() == [0, 0, 0]
+        for mixed in (
+            lambda: x + torch.ones(3),
+            lambda: torch.stack([x, torch.ones(3)]),
+            lambda: torch.ones(3).index_select(0, torch.zeros(1, dtype=torch.int64, device="cuda")),
+        ):
+            with pytest.raises(RefusedError, match="tensors of two devices"):
+                mixed()
+        assert (x + torch.tensor(2.0)).tolist() == [2, 2, 2]  # a number is no tensor
+        with pytest.raises(TypeError, match="to numpy"):
+            x.numpy()
+        with pytest.raises(RefusedError, match="no CUDA kernel: sample_neighbors"):
+            gpu.run(torch.ops.ekpnet.sample_neighbors.default, (x,), {})
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (lambda x: x.sum().item(), "a wait"),
+        (lambda x: x.cpu(), "a wait"),
+        (lambda x: x.nonzero(), "a wait"),
+        (lambda x: x[x > 0], "a wait"),
+        (lambda x: x.add_(torch.tensor([1.0], device="cuda")), "a copy"),
+        (lambda x: x.copy_(torch.ones(3)), "a copy"),
+        (lambda x: x.normal_(), "a draw"),
+    ],
+)
+def test_refuses_in_a_capture(work, why):
+    with pretended_gpu() as gpu:
+        x = torch.zeros(3, device="cuda")
+        with pytest.raises(RefusedError, match=f"{why} in a captured step"), gpu.capture(Graph()):
+            work(x)
+        work(x)
+
+
+def test_capture_has_no_effect_and_its_replay_has():
+    with pretended_gpu() as gpu:
+        x, y = torch.zeros(2, device="cuda"), torch.ones(2, device="cuda")
+        graph = Graph()
+        with gpu.capture(graph):
+            x[1:].add_(y[1:] * 2)
+        assert x.tolist() == [0, 0]
+        y.fill_(3)
+        for expected in ([0, 6], [0, 12]):
+            graph.replay()
+            assert x.tolist() == expected
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "folds"), cases())
+def test_trains_as_on_the_cpu(model, folds):
+    """With lists of all users after it."""
+    config = config_of(model, folds=folds)
+    data = load(config)
+    expected = loop.train(replace(config, device="cpu"), *data)
+    with pretended_gpu():
+        found = loop.train(replace(config, device="cuda"), *data)
+        sets = build.sample_ripple_sets(config, data[1], data[0]).to(torch.device("cuda"))
+        score = scoring.catalogue_scorer(
+            ops, found.model, sets, data[0].dataset.num_items, stage=found.stage
+        )
+        ranking.evaluate_ranking(score, data[0], (5,))
+        state = found.model.state_dict()
+        assert all(isinstance(x, GpuTensor) for x in state.values())
+    assert len(found.records) == len(expected.records)
+    for ours, theirs in zip(found.records, expected.records, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+        assert ours.valid == pytest.approx(theirs.valid, abs=5e-3)
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
+def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(deep):
+    states = []
+    for capture in (False, True):
+        with pretended_gpu() as gpu:
+            trainer, ripple = start_resident(CONFIG, deep, device="cuda", capture=capture)
+            losses = train_resident(trainer, ripple, 2)
+            tensors = [*trainer.model.state_dict().values(), *trainer.state.tensors().values()]
+            states.append((losses, [x.cpu() for x in tensors]))
+            assert len(gpu.graphs) == capture
+    assert states[0][0] == states[1][0]
+    assert_same_bits(states[0][1], states[1][1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ekpnet", "ekpnet_plus", "ripplenet", "akupm"])
+def test_recommender(model, tmp_path):
+    sizes = vars(CONFIG.synthetic)
+    options = {f"synthetic.{name}": sizes[name] for name in ("users", "items", "positives")}
+    options |= {f"synthetic.{name}": sizes[name] for name in ("attributes", "parents", "triples")}
+    with pretended_gpu():
+        made = Recommender.fit("synthetic", model=model, epochs=1, device="cuda", options=options)
+        best = made.recommend(history=[1, 5, 9], k=3)
+        made.explain(history=[1, 5, 9], item=best[0].item)
+        made.save(tmp_path / "saved")
+        again = Recommender.load(tmp_path / "saved", device="cuda")
+        assert [x.item for x in again.recommend(history=[1, 5, 9], k=3)] == [x.item for x in best]
+
+
+# ---- launches, waits, copies ---------------------------------------------------------------------
+
+
+def counts_of_steps(model, folds, monkeypatch):
+    """Most launches, waits and copies of a step by stage; of a captured one those of its graph."""
+    config = config_of(model, folds=folds)
+    data = load(config)
+    found: dict[str, Counter[str]] = {}
+    batch_to, take = step.Batch.to, step.StageTrainer.step
+
+    with pretended_gpu() as gpu:
+
+        def moved(batch, device):
+            gpu.counts.clear()  # a step begins with its batch
+            return batch_to(batch, device)
+
+        def counted(self, batch):
+            result = take(self, batch)
+            found[self.name] = found.get(self.name, Counter()) | gpu.counts
+            return result
+
+        monkeypatch.setattr(step.Batch, "to", moved)
+        monkeypatch.setattr(step.StageTrainer, "step", counted)
+        loop.train(replace(config, device="cuda"), *data)
+        names = list(MODELS[model].stages)
+        for name, graph in zip(names, gpu.graphs, strict=False):
+            launches = sum(
+                not func.is_view and "detach" not in func.name() for func, *_ in graph.steps
+            )
+            found[name] = Counter(captured=1, launches=launches)
+    return {
+        name: {key: count[key] for key in ("captured", "launches", "waits", "copies")}
+        for name, count in found.items()
+    }
+
+
+@pytest.mark.parametrize(("model", "folds"), cases())
+def test_counts_of_a_step_are_those_of_the_table(model, folds, monkeypatch):
+    """A change that raises one must say so in the table, and so must one that lowers it."""
+    found = counts_of_steps(model, folds, monkeypatch)
+    table = json.loads(COUNTS.read_text())
+    if not torch.__version__.startswith(f"{table['torch']}."):
+        pytest.skip(f"the table is torch {table['torch']}'s: others are made of other operators")
+    assert found == table[f"{model}, {folds} folds"]
+
+
+def test_measurements(tmp_path):
+    """All that `benchmarks/gpu.sh` measures runs; ops of the CPU do not take bfloat16."""
+    output = tmp_path / "gpu.json"
+    with pretended_gpu():
+        gpu_benchmark.main(["--quick", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert found["stopped"] is None
+    assert set(found["failed"]) == {
+        f"ripple_attention, {shape.name}, torch.bfloat16"
+        for shape in gpu_benchmark.op_benchmarks.SMALL_SHAPES
+    }
+    assert found["facts"]["device"] == "cuda:0 (pretended GPU)"
+    assert all("memory_above_tables_mb" in record for record in found["ranking"])
