@@ -30,9 +30,10 @@ def row_adam_(
     float32 moments, and rows that come twice are not told.
     """
     if not isinstance(step, Tensor):
-        step = torch.tensor(step, dtype=torch.int64, device=table.device)
+        # Filled on the device: a copy from the host would make the host wait.
+        step = torch.full((), step, dtype=torch.int64, device=table.device)
     if not isinstance(l2, Tensor):
-        l2 = torch.tensor(l2, dtype=torch.float64, device=table.device)
+        l2 = torch.full((), l2, dtype=torch.float64, device=table.device)
     ekpnet.row_adam_.default(table, m, v, rows, grad, step, l2, lr, beta1, beta2, eps)
 
 

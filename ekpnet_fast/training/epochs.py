@@ -105,6 +105,8 @@ class SteppedEpochs:
         """Train on the run's epoch of that number, but for its first steps."""
         ripple = self._data.ripple_sets(number)
         for batch in self._stream.epoch(number, ripple, skip=skip, ahead=self._ahead):
+            if self._device.type != "cpu":
+                batch = batch.by_fold()  # its sizes depend on values, for which a device must wait
             terms = self._trainer.step(batch.to(self._device))
             sums = {term: value * batch.size for term, value in terms.items()}
             # The last batch of an epoch of triples draws as many as the others.

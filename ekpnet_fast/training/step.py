@@ -61,14 +61,19 @@ class StageTrainer:
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
         self.state.adam.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        values = {name: float(term.detach()) for name, term in terms.items()}
+        read = {name: term.detach() for name, term in terms.items()}
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
         grads = {table: x.grad for table, x in rows.items() if x.grad is not None}
         if stage.lambda3 > 0:
             for table in [table for table in grads if table not in model.undecayed]:
                 norms = rows[table].detach().square().flatten(1)
-                norm = float(fixed_order_sum(norms.sum(1))) * stage.lambda3 / batch.size / 2
-                values["l2_rows"] = values.get("l2_rows", 0.0) + norm
+                read[f"norm of {table}"] = fixed_order_sum(norms.sum(1))
+        # Read together, because each reading waits for the device.
+        found = dict(zip(read, torch.stack(list(read.values())).tolist(), strict=True))
+        values = {name: found.pop(name) for name in terms}
+        for norm in found.values():
+            norm = norm * stage.lambda3 / batch.size / 2
+            values["l2_rows"] = values.get("l2_rows", 0.0) + norm
         return values, grads
 
     def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:

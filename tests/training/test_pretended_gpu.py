@@ -119,7 +119,8 @@ def test_trains_as_on_the_cpu(model, folds):
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
-        assert ours.valid == pytest.approx(theirs.valid, abs=5e-3)
+        # NaN for a stage of triples, which is not validated.
+        assert ours.valid == pytest.approx(theirs.valid, abs=5e-3, nan_ok=True)
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
