@@ -151,3 +151,38 @@ def test_script_says_what_is_missing(tmp_path):
     )
     assert done.returncode == 1
     assert "finds no GPU" in done.stderr
+
+
+# Stands for python3 of a machine with a GPU on which the smoke test fails.
+STANDS_FOR_PYTHON = """#!/bin/bash
+echo "$*" >>"$CALLS"
+case "$*" in
+  -) echo 9.0 ;;
+  *benchmarks.gpu*) while [ "$1" != --output ]; do shift; done; echo tables >"${2%.json}.md" ;;
+  *"cuda and smoke"*) echo "FAILED a test"; exit 1 ;;
+esac
+"""
+
+
+def test_script_goes_on_after_a_part_that_failed(tmp_path):
+    tools, out = tmp_path / "tools", tmp_path / "out"
+    tools.mkdir()
+    for name, text in (("python3", STANDS_FOR_PYTHON), ("cmake", "#!/bin/bash\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(out), "--data-root", "there"],
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(calls)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "build 0 smoke 1 measure 0 test 0 sanitizer 0" in done.stdout.splitlines()[-1]
+    assert "tables" in done.stdout and "FAILED a test" in (out / "smoke.log").read_text()
+    parts = ("cuda and smoke", "benchmarks.gpu", "not compute_sanitizer", "-k compute_sanitizer")
+    said = calls.read_text()
+    assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
+    assert "--data-root there" in said
