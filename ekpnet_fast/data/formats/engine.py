@@ -25,7 +25,7 @@ from ekpnet_fast.native.cpus import choose_threads
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["coded", "column", "first_line", "literal", "session", "write_table"]
+__all__ = ["coded", "column", "first_line", "join_tables", "literal", "session", "write_table"]
 
 
 _open = threading.local()
@@ -113,25 +113,55 @@ def write_table(
     Raises:
         OSError: it cannot be written.
     """
-    import duckdb
-
     arrays = {}
     for name, (_, values) in columns.items():
         arrays[name] = values if isinstance(values, np.ndarray) else _objects(values)
     chosen = ", ".join(f"{column(n)}::{kind} AS {column(n)}" for n, (kind, _) in columns.items())
-    form = "FORMAT csv, HEADER" if path.suffix.lower() == ".csv" else "FORMAT parquet"
-    # Opened here, because the engine would take some names for more than a name.
-    with path.open("wb") as file, session() as connection:
+    with session() as connection:
         connection.register("written", arrays)
         try:
+            _copy(connection, f"SELECT {chosen} FROM written", path)
+        finally:
+            connection.unregister("written")
+
+
+def join_tables(path: Path, parts: Sequence[Path], metadata: Mapping[str, str]) -> None:
+    """Write the rows of Parquet files, in order, as one, or as CSV where the name ends so.
+
+    Args:
+        path: the file, which is replaced.
+        parts: files with the same columns, whose names are no patterns.
+        metadata: texts by name, which a Parquet file keeps beside its rows.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    names = ", ".join(literal(str(part)) for part in parts)
+    with session() as connection:
+        _copy(connection, f"SELECT * FROM read_parquet([{names}])", path, metadata)
+
+
+def _copy(
+    connection: DuckDBPyConnection,
+    select: str,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the rows of a statement; raises OSError."""
+    import duckdb
+
+    form = "FORMAT csv, HEADER"
+    if path.suffix.lower() != ".csv":
+        pairs = ", ".join(f"{column(k)}: {literal(v)}" for k, v in (metadata or {}).items())
+        form = "FORMAT parquet" + (f", KV_METADATA {{{pairs}}}" if pairs else "")
+    # Opened here, because the engine would take some names for more than a name.
+    with path.open("wb") as file:
+        try:
             connection.execute(
-                f"COPY (SELECT {chosen} FROM written) TO {literal(place(file))}"
-                f" ({form}, USE_TMP_FILE false)"
+                f"COPY ({select}) TO {literal(place(file))} ({form}, USE_TMP_FILE false)"
             )
         except duckdb.IOException as error:
             raise OSError(0, first_line(error)) from None
-        finally:
-            connection.unregister("written")
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
