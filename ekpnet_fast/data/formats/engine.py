@@ -25,10 +25,21 @@ from ekpnet_fast.native.cpus import choose_threads
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["coded", "column", "first_line", "join_tables", "literal", "session", "write_table"]
+__all__ = [
+    "bounded_session",
+    "coded",
+    "column",
+    "copy_rows",
+    "first_line",
+    "join_tables",
+    "literal",
+    "session",
+    "write_table",
+]
 
 
 _open = threading.local()
+_LEAST = 512 << 20  # bytes for each thread of a bounded session
 
 
 @contextmanager
@@ -40,19 +51,48 @@ def session() -> Iterator[DuckDBPyConnection]:
     if outer is not None:
         yield outer
         return
-    with duckdb.connect(
-        config={
-            "threads": choose_threads().count,
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "temp_directory": os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}"),
-        }
-    ) as connection:
+    spill = os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}")
+    with duckdb.connect(config=_config(choose_threads().count, spill)) as connection:
         _open.connection = connection
         try:
             yield connection
         finally:
             _open.connection = None
+
+
+@contextmanager
+def bounded_session(folder: Path, memory: int) -> Iterator[DuckDBPyConnection]:
+    """Context of a database on disk that holds no more than so many bytes in memory.
+
+    Args:
+        folder: for the database and what does not fit into memory.
+        memory: bytes.
+    """
+    import duckdb
+
+    threads = max(1, min(choose_threads().count, memory // _LEAST))
+    config = {
+        **_config(threads, str(folder / "spill")),
+        # The engine counts its own pages only: the rest is for rows on their way, and Python.
+        "memory_limit": f"{memory * 3 // 4 // 2**20}MiB",
+        "max_temp_directory_size": "1000TiB",  # all that is free
+    }
+    outer = getattr(_open, "connection", None)
+    with duckdb.connect(str(folder / "import.duckdb"), config=config) as connection:
+        _open.connection = connection
+        try:
+            yield connection
+        finally:
+            _open.connection = outer
+
+
+def _config(threads: int, spill: str) -> dict[str, Any]:
+    return {
+        "threads": threads,
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "temp_directory": spill,
+    }
 
 
 def literal(value: str) -> str:
@@ -120,7 +160,7 @@ def write_table(
     with session() as connection:
         connection.register("written", arrays)
         try:
-            _copy(connection, f"SELECT {chosen} FROM written", path)
+            copy_rows(connection, f"SELECT {chosen} FROM written", path)
         finally:
             connection.unregister("written")
 
@@ -138,10 +178,10 @@ def join_tables(path: Path, parts: Sequence[Path], metadata: Mapping[str, str]) 
     """
     names = ", ".join(literal(str(part)) for part in parts)
     with session() as connection:
-        _copy(connection, f"SELECT * FROM read_parquet([{names}])", path, metadata)
+        copy_rows(connection, f"SELECT * FROM read_parquet([{names}])", path, metadata)
 
 
-def _copy(
+def copy_rows(
     connection: DuckDBPyConnection,
     select: str,
     path: Path,
