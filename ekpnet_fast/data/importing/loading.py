@@ -122,14 +122,31 @@ def load_file(
             f"columns for {', '.join(chosen)}",
             f"{', '.join(roles)} as in the first file",
         )
-    values = ", ".join(
-        f"{chosen[role]}::{_NUMBERS.get(role, 'VARCHAR')} AS {column(role)}"
-        for role in roles or chosen
-    )
+    kinds = {role: _NUMBERS.get(role, "VARCHAR") for role in roles or chosen}
+    if roles is None and _as_they_are(connection, kinds, chosen):
+        # Of large tables a copy would be a good part of the import.
+        for role in kinds:
+            if chosen[role] != column(role):
+                connection.execute(
+                    f"ALTER TABLE rows RENAME COLUMN {chosen[role]} TO {column(role)}"
+                )
+        connection.execute(f"ALTER TABLE rows RENAME TO {into}")
+        return found
+    values = ", ".join(f"{chosen[role]}::{kind} AS {column(role)}" for role, kind in kinds.items())
     make = f"CREATE TABLE {into} AS" if roles is None else f"INSERT INTO {into}"
     connection.execute(f"{make} SELECT {values} FROM rows")
     connection.execute("DROP TABLE rows")
     return found
+
+
+def _as_they_are(
+    connection: DuckDBPyConnection, kinds: Mapping[str, str], chosen: Mapping[str, str]
+) -> bool:
+    """Whether the columns of `rows` are those that are wanted but for their names."""
+    types = {column(row[0]): row[1] for row in connection.execute("DESCRIBE rows").fetchall()}
+    names = [chosen[role] if chosen[role][0] == '"' else column(chosen[role]) for role in kinds]
+    wanted = dict(zip(names, kinds.values(), strict=True))
+    return types == wanted and len(wanted) == len(names)
 
 
 def _text(
@@ -180,7 +197,9 @@ def _parquet(
         else:
             shown, note = text_column(connection, path, match, plan.types[match.column])
             if match.role != "name":
-                filled = rf"coalesce(regexp_matches({shown}::VARCHAR, '\S'), false)"
+                # Nearly all ids begin with a letter or a digit, which is found out quickest.
+                of = f"{shown}::VARCHAR"
+                filled = rf"coalesce({of} BETWEEN '!' AND '~' OR regexp_matches({of}, '\S'), false)"
                 expect(connection, path, match, filled, "text or a number")
             chosen[match.role] = shown
             notes += [note] if note else []
