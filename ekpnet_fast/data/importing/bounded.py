@@ -104,8 +104,13 @@ def disk_needed(files: Sequence[Path]) -> int:
     """Bytes of disk that an import of such files may need, an estimate from above."""
     total = 0.0
     for path in files:
-        with path.open("rb") as file:
-            head = file.read(6)
+        if not path.is_file():
+            continue  # a pipe, of which nothing may be read twice
+        try:
+            with path.open("rb") as file:
+                head = file.read(6)
+        except OSError:
+            continue  # whoever reads it says why
         packed = head.startswith((b"PAR1", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
         total += path.stat().st_size * (_PACKED if packed else _TEXT)
     return int(total) + (64 << 20)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +324,31 @@ def test_too_little_disk_is_said_before_it_begins(folder, monkeypatch):
     with pytest.raises(ConfigError, match=r"found 0\.0 GB of free disk, expected 0\.1 GB"):
         import_bounded_dataset(folder / "out", "1GB", **shop_of(folder), on_stage=told.append)
     assert len(told) == 1 and told[0].startswith("needs up to 0.1 GB of disk at ")
+
+
+def test_disk_is_told_from_what_files_are(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"user,item\n" + b"x" * 990)
+    (tmp_path / "b").write_bytes(b"PAR1" + b"x" * 996)
+    os.mkfifo(tmp_path / "pipe")
+    rest = bounded.disk_needed([tmp_path / "pipe", tmp_path / "gone"])
+    assert bounded.disk_needed([tmp_path / "a.csv"]) - rest == 3000
+    assert bounded.disk_needed([tmp_path / "a.csv", tmp_path / "b"]) - rest == 11000
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no names of open files")
+def test_a_pipe_is_read(folder):
+    both(folder, **shop_of(folder))
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file:
+        file.write(shop.files()["kg.csv"])
+    try:
+        place = Path(f"/proc/self/fd/{reader}")
+        found = import_bounded_dataset(folder / "piped", "1GB", **shop_of(folder, kg=place))
+    finally:
+        os.close(reader)
+    assert found.counts["triples"] == len(shop.triples())
+    piped, other = (load_dataset(str(folder / name)) for name in ("piped", "inside/out"))
+    expect_equal(dataclasses.replace(piped, source=other.source), other)
 
 
 # ---- the command ---------------------------------------------------------------------------------
