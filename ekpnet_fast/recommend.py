@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.command import (
@@ -23,9 +23,7 @@ from ekpnet_fast.terminal import guarded, json_text, make_console, say
 if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
     from rich.table import Table
 
-    from ekpnet_fast.recommender import Candidates, Id, Recommendations, Recommender
-
-AT_ONCE = 256  # users between two moves of the bar
+    from ekpnet_fast.recommender import Candidates, Recommendations, Recommender
 
 
 @guarded
@@ -46,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ekpnet_fast.recommend",
         description="The best items for a user or for a history, or lists for many users as"
-        " Parquet or CSV: user, rank, item, name, score.",
+        " Parquet or CSV: user, rank, item, name, score. Several processes share a folder, as"
+        " RANK and WORLD_SIZE say.",
     )
     add_run(parser)
     add_subject(parser)
@@ -67,8 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        metavar="FILE",
-        help="where lists for many users go, as .parquet or .csv",
+        metavar="PATH",
+        help="where lists for many users go: a .parquet or .csv file, or a folder of parts",
+    )
+    parser.add_argument(
+        "--shards",
+        type=int,
+        metavar="N",
+        help="parts of the users, each a file of the folder (default: one per 100,000 users, as"
+        " many for each process of WORLD_SIZE)",
     )
     parser.add_argument(
         "--threads",
@@ -106,10 +112,16 @@ def _check(options: argparse.Namespace) -> None:
     for flag in ("explain", "json"):
         if many and getattr(options, flag):
             raise ConfigError(f"--{flag}: found it with {chosen[0]}, expected one user or history")
-    if options.output is not None and options.output.suffix.lower() not in (".parquet", ".csv"):
+    if options.shards is not None and options.shards < 1:
+        raise ConfigError(f"--shards: found {options.shards}, expected a whole number from 1")
+    folder = options.output is not None and _is_folder(options.output)
+    if options.shards is not None and not folder:
+        raise ConfigError("--shards: found it without --output FOLDER, expected a folder of parts")
+    endings = (".parquet", ".csv")
+    if options.output is not None and not folder and options.output.suffix.lower() not in endings:
         raise ConfigError(
-            f"--output {options.output}: found {options.output.suffix or 'no ending'}, expected"
-            " a name that ends with .parquet or .csv"
+            f"--output {options.output}: found {options.output.suffix}, expected a name that ends"
+            " with .parquet or .csv, or a folder"
         )
     if options.output is not None and not options.output.resolve().parent.is_dir():
         raise ConfigError(f"--output {options.output}: found no such folder to write to")
@@ -187,71 +199,47 @@ def _table(best: Recommendations) -> Table:
 
 
 def _write(options: argparse.Namespace) -> None:
-    """Write lists for many users as Parquet or CSV; the file is whole or not there."""
-    from ekpnet_fast.data.formats.engine import write_table
-    from ekpnet_fast.storage.files import write_whole
+    """Write lists for many users: a file, or this process's parts in a folder."""
+    from ekpnet_fast.recommender import many
+    from ekpnet_fast.recommender.query import check_positive
 
-    set_threads(options.threads, default=None)
-    recommender = opened(options)
-    users: Sequence[Id] = (
-        [user for user in recommender.user_ids() if recommender.history(user)]
-        if options.all
-        else ids_of(options.users, "--users")
-    )
-    columns = _columns(recommender, _batches(recommender, users, options))
     path: Path = options.output
-    write_whole(path, lambda part: write_table(part, columns))
-    say(f"Written to {path}: {len(users):,} lists, {len(columns['rank'][1]):,} rows")
-
-
-def _batches(
-    recommender: Recommender, users: Sequence[Id], options: argparse.Namespace
-) -> Iterator[list[Recommendations]]:
-    from rich.progress import track
-
-    console = make_console(stderr=True)
-    blocks = [users[first : first + AT_ONCE] for first in range(0, len(users), AT_ONCE)]
-    only = _filter(options)
-    for block in track(
-        blocks, "recommending", console=console, disable=not console.is_terminal, transient=True
-    ):
-        yield recommender.recommend_batch(
-            users=block,
-            k=options.k,
-            exclude_seen=not options.include_seen,
-            filter_items=only,
-            candidates=options.candidates,
+    share = many.my_share()
+    whole = not _is_folder(path)
+    if whole and share.world > 1:
+        raise ConfigError(
+            f"--output {path}: found a file for WORLD_SIZE {share.world}, expected a folder, in"
+            " which each process has its parts"
         )
+    k = check_positive(options.k)
+    set_threads(options.threads, default=None)
+    if options.device != "cpu":
+        many.take_gpu()
+    recommender = opened(options)
+    users = None if options.all else ids_of(options.users, "--users")
+    lists = many.Lists(
+        many.numbers_of(recommender, users),
+        k,
+        exclude_seen=not options.include_seen,
+        items=_filter(options),
+        candidates=options.candidates,
+    )
+    if whole:
+        rows = many.write_file(recommender, lists, path)
+        say(f"Written to {path}: {len(lists.users):,} lists, {rows:,} rows")
+        return
+    facts = many.identity(options.run, lists, everybody=options.all)
+    done = many.write_parts(recommender, lists, path, facts, share, options.shards)
+    there = f", {len(done.found):,} were there" if done.found else ""
+    say(
+        f"Written to {path}: {len(done.parts):,} of {done.shards:,} parts{there};"
+        f" {done.lists:,} lists, {done.rows:,} rows"
+    )
 
 
-def _columns(
-    recommender: Recommender, batches: Iterator[list[Recommendations]]
-) -> dict[str, tuple[str, Sequence[Any]]]:
-    """Types and columns of the file; ids are numbers where all are."""
-    rows = [
-        (best.user, rank, item.item, item.name, item.score)
-        for lists in batches
-        for best in lists
-        if best.user is not None
-        for rank, item in enumerate(best, 1)
-    ]
-    users, ranks, items, names, scores = zip(*rows, strict=True) if rows else ((),) * 5
-    user, item = _kind(recommender.user_ids()), _kind(recommender.item_ids())
-    return {
-        "user": (user, _as(user, users)),
-        "rank": ("INTEGER", ranks),
-        "item": (item, _as(item, items)),
-        "name": ("VARCHAR", names),
-        "score": ("FLOAT", scores),
-    }
-
-
-def _as(kind: str, ids: Sequence[Id]) -> Sequence[Id]:
-    return [str(each) if kind == "VARCHAR" else int(each) for each in ids]
-
-
-def _kind(ids: Sequence[Id]) -> str:
-    return "BIGINT" if all(isinstance(given, int) for given in ids) else "VARCHAR"
+def _is_folder(path: Path) -> bool:
+    """Whether lists go to a folder of parts."""
+    return path.is_dir() or not path.suffix
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,12 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     for table, roles in TABLES.items():
         for role in roles:
             columns.add_argument(role.flag, metavar="COLUMN", help=f"{role.name}, in --{table}")
+    large = parser.add_argument_group("tables that do not fit into memory")
+    large.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="bound, such as 4GB: tables are on disk beside the folder (text and Parquet only)",
+    )
     checks = parser.add_argument_group("what counts")
     checks.add_argument("--threshold", type=float, help="smallest rating that is a positive")
     checks.add_argument(
@@ -127,7 +134,11 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _import(options: argparse.Namespace) -> int:
     with needs_engine():
-        from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
+        from ekpnet_fast.data.importing.importer import (
+            UnfitDataError,
+            import_bounded_dataset,
+            import_dataset,
+        )
     out = options.out
     if out is None and len(options.kg) > 1:
         out = options.kg.pop()  # --kg takes all words that follow it, the folder too
@@ -140,10 +151,25 @@ def _import(options: argparse.Namespace) -> int:
     values.pop("out")
     if values["header"] is not None:
         values["header"] = values["header"] == "yes"
+    values["columns"] = {key: value for key, value in columns.items() if value}
+    memory = values.pop("memory")
     try:
-        done = import_dataset(
-            out, columns={key: value for key, value in columns.items() if value}, **values
-        )
+        if memory is None:
+            done = import_dataset(out, **values)
+            dataset = done.dataset
+            report, note = done.report, dataset.notes[0]
+            counts: Mapping[str, int] = {
+                "users": dataset.num_users,
+                "items": dataset.num_items,
+                "entities": dataset.num_entities,
+                "relations": dataset.num_relations,
+                "triples": dataset.num_triples,
+            }
+        else:
+            if values.pop("lenient") or values.pop("language") != "en":
+                raise ConfigError("--memory: found it with an option for RDF, expected neither")
+            bounded = import_bounded_dataset(out, memory, on_stage=_tell_stage, **values)
+            report, note, counts = bounded.report, bounded.notes[0], bounded.counts
     except UnfitDataError as error:
         _print_import(error.report)
         for stop in error.report.stops:
@@ -152,18 +178,18 @@ def _import(options: argparse.Namespace) -> int:
             return 2
         print("nothing was written; --force imports it all the same", file=sys.stderr)
         return 1
-    _print_import(done.report)
-    for stop in done.report.stops:
+    _print_import(report)
+    for stop in report.stops:
         say(f"forced: {stop.message}")
-    dataset = done.dataset
-    say(f"{dataset.notes[0]}; times and weights play no part in training")
-    say(
-        f"written to {out}: {dataset.num_users:,} users, {dataset.num_items:,} items,"
-        f" {dataset.num_entities:,} entities, {dataset.num_relations:,} relations,"
-        f" {dataset.num_triples:,} triples"
-    )
+    say(f"{note}; times and weights play no part in training")
+    say(f"written to {out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
     return 0
+
+
+def _tell_stage(stage: str) -> None:
+    """Say what a long import does next, and when."""
+    print(visible(f"{time.strftime('%H:%M:%S')} {stage}"), file=sys.stderr, flush=True)
 
 
 def _print_import(report: ImportReport) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import ekpnet_fast
 from ekpnet_fast import cli, doctor, explain, recommend
-from ekpnet_fast.recommender import Recommender, topk
+from ekpnet_fast.recommender import Recommender, many, topk
 from support import parquet
 from support.cinema import fitted
 from support.numbered import fitted_to_numbers, numbered_dataset
@@ -140,7 +140,7 @@ def test_only_some_items(command, folder, tmp_path):
 
 
 def test_lists_for_everybody(command, folder, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(recommend, "AT_ONCE", 3)
+    monkeypatch.setattr(many, "AT_ONCE", 3)
     path = tmp_path / "lists.parquet"
     code, out, err = command(recommend.main, folder, "--all", "-k", "2", "--output", path)
     assert (code, err) == (0, "")

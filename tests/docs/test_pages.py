@@ -44,7 +44,8 @@ PARSED_ONLY = ("serve", "experiments", "refresh")  # a server, minutes of traini
 MADE = {
     "README.md": ("runs/first",),
     "docs/data.md": ("shop", "shop-recbole"),
-    "docs/recommending.md": ("runs/first", "lists.parquet", "why.svg", "model.onnx"),
+    "docs/scaling.md": ("shop/dataset.json", "lists"),
+    "docs/recommending.md": ("runs/first", "lists.parquet", "lists", "why.svg", "model.onnx"),
 }
 OF_OTHERS = {"--no-build-isolation", "--no-deps"}  # options of pip
 

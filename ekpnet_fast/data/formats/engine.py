@@ -25,10 +25,21 @@ from ekpnet_fast.native.cpus import choose_threads
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["coded", "column", "first_line", "literal", "session", "write_table"]
+__all__ = [
+    "bounded_session",
+    "coded",
+    "column",
+    "copy_rows",
+    "first_line",
+    "join_tables",
+    "literal",
+    "session",
+    "write_table",
+]
 
 
 _open = threading.local()
+_LEAST = 512 << 20  # bytes for each thread of a bounded session
 
 
 @contextmanager
@@ -40,19 +51,48 @@ def session() -> Iterator[DuckDBPyConnection]:
     if outer is not None:
         yield outer
         return
-    with duckdb.connect(
-        config={
-            "threads": choose_threads().count,
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "temp_directory": os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}"),
-        }
-    ) as connection:
+    spill = os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}")
+    with duckdb.connect(config=_config(choose_threads().count, spill)) as connection:
         _open.connection = connection
         try:
             yield connection
         finally:
             _open.connection = None
+
+
+@contextmanager
+def bounded_session(folder: Path, memory: int) -> Iterator[DuckDBPyConnection]:
+    """Context of a database on disk that holds no more than so many bytes in memory.
+
+    Args:
+        folder: for the database and what does not fit into memory.
+        memory: bytes.
+    """
+    import duckdb
+
+    threads = max(1, min(choose_threads().count, memory // _LEAST))
+    config = {
+        **_config(threads, str(folder / "spill")),
+        # The engine counts its own pages only: the rest is for rows on their way, and Python.
+        "memory_limit": f"{memory * 3 // 4 // 2**20}MiB",
+        "max_temp_directory_size": "1000TiB",  # all that is free
+    }
+    outer = getattr(_open, "connection", None)
+    with duckdb.connect(str(folder / "import.duckdb"), config=config) as connection:
+        _open.connection = connection
+        try:
+            yield connection
+        finally:
+            _open.connection = outer
+
+
+def _config(threads: int, spill: str) -> dict[str, Any]:
+    return {
+        "threads": threads,
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "temp_directory": spill,
+    }
 
 
 def literal(value: str) -> str:
@@ -113,25 +153,55 @@ def write_table(
     Raises:
         OSError: it cannot be written.
     """
-    import duckdb
-
     arrays = {}
     for name, (_, values) in columns.items():
         arrays[name] = values if isinstance(values, np.ndarray) else _objects(values)
     chosen = ", ".join(f"{column(n)}::{kind} AS {column(n)}" for n, (kind, _) in columns.items())
-    form = "FORMAT csv, HEADER" if path.suffix.lower() == ".csv" else "FORMAT parquet"
-    # Opened here, because the engine would take some names for more than a name.
-    with path.open("wb") as file, session() as connection:
+    with session() as connection:
         connection.register("written", arrays)
         try:
+            copy_rows(connection, f"SELECT {chosen} FROM written", path)
+        finally:
+            connection.unregister("written")
+
+
+def join_tables(path: Path, parts: Sequence[Path], metadata: Mapping[str, str]) -> None:
+    """Write the rows of Parquet files, in order, as one, or as CSV where the name ends so.
+
+    Args:
+        path: the file, which is replaced.
+        parts: files with the same columns, whose names are no patterns.
+        metadata: texts by name, which a Parquet file keeps beside its rows.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    names = ", ".join(literal(str(part)) for part in parts)
+    with session() as connection:
+        copy_rows(connection, f"SELECT * FROM read_parquet([{names}])", path, metadata)
+
+
+def copy_rows(
+    connection: DuckDBPyConnection,
+    select: str,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the rows of a statement; raises OSError."""
+    import duckdb
+
+    form = "FORMAT csv, HEADER"
+    if path.suffix.lower() != ".csv":
+        pairs = ", ".join(f"{column(k)}: {literal(v)}" for k, v in (metadata or {}).items())
+        form = "FORMAT parquet" + (f", KV_METADATA {{{pairs}}}" if pairs else "")
+    # Opened here, because the engine would take some names for more than a name.
+    with path.open("wb") as file:
+        try:
             connection.execute(
-                f"COPY (SELECT {chosen} FROM written) TO {literal(place(file))}"
-                f" ({form}, USE_TMP_FILE false)"
+                f"COPY ({select}) TO {literal(place(file))} ({form}, USE_TMP_FILE false)"
             )
         except duckdb.IOException as error:
             raise OSError(0, first_line(error)) from None
-        finally:
-            connection.unregister("written")
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

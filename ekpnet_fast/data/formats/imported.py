@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, quote, reaso
 from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
 from ekpnet_fast.storage.seals import check_files, seal_files, sealed, text_hash
 
-__all__ = ["expect_free", "has_imported", "load_imported", "read_ids", "write_imported"]
+__all__ = [
+    "expect_free",
+    "has_imported",
+    "load_imported",
+    "read_ids",
+    "write_folder",
+    "write_imported",
+]
 
 MANIFEST = "dataset.json"
 FORMAT, VERSION = "ekpnet_fast.dataset", 2
@@ -78,35 +86,48 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
     Raises:
         ConfigError: the folder is taken, or cannot be written.
     """
+
+    def write(part: Path) -> dict[str, Any]:
+        with session():
+            threshold = _write_tables(dataset, part)
+        return {
+            "name": dataset.name,
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "entities": dataset.num_entities,
+            "relations": dataset.num_relations,
+            "threshold": threshold,
+            "source": dataset.source,
+            "notes": list(dataset.notes),
+            **report,
+        }
+
+    write_folder(out, write, overwrite=overwrite)
+
+
+def write_folder(out: Path, write: Callable[[Path], Mapping[str, Any]], *, overwrite: bool) -> None:
+    """Write a folder of an import; it is whole or not there.
+
+    Args:
+        out: the folder.
+        write: writes the Parquet files into the folder that it is given; returns what else the
+            manifest says.
+        overwrite: replace such a folder.
+
+    Raises:
+        ConfigError: the folder is taken, or cannot be written.
+    """
     expect_free(out, overwrite=overwrite)
     try:
         with replaced_folder(place_of(out), FILES.__contains__) as part:
-            _write(dataset, part, report)
+            manifest = {"format": FORMAT, "version": VERSION, **write(part)}
+            manifest["sealed"] = seal_files(part, FILES[:-1])
+            text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
+            (part / MANIFEST).write_bytes(text.encode("utf-8", errors="replace"))
     except EkpnetError:
         raise
     except Exception as error:  # of the system, or of the library that writes
         raise ConfigError(f"{out} cannot be written ({reason(error)})") from error
-
-
-def _write(dataset: Dataset, part: Path, report: dict[str, Any]) -> None:
-    with session():
-        threshold = _write_tables(dataset, part)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": dataset.name,
-        "users": dataset.num_users,
-        "items": dataset.num_items,
-        "entities": dataset.num_entities,
-        "relations": dataset.num_relations,
-        "threshold": threshold,
-        "source": dataset.source,
-        "notes": list(dataset.notes),
-        **report,
-    }
-    manifest["sealed"] = seal_files(part, FILES[:-1])
-    text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
-    (part / MANIFEST).write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def load_imported(folder: Path, name: str) -> Dataset:

@@ -16,7 +16,14 @@ from ekpnet_fast.errors import DataError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["load_parquet", "parquet_types", "read_arrays", "read_names", "write_names"]
+__all__ = [
+    "load_parquet",
+    "parquet_types",
+    "read_arrays",
+    "read_metadata",
+    "read_names",
+    "write_names",
+]
 
 
 @contextmanager
@@ -74,6 +81,25 @@ def read_arrays(path: Path, expected: str) -> dict[str, Any]:
             f"SELECT * FROM {_scan(place(file))}"
         ).fetchnumpy()
     return found
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Texts by name that a Parquet file keeps beside its rows.
+
+    Raises:
+        DataError: no Parquet file, or a damaged one.
+    """
+    with (
+        path.open("rb") as file,
+        session() as connection,
+        _told(path, "a damaged file", "a Parquet file"),
+    ):
+        found = connection.execute(
+            f"SELECT key, value FROM parquet_kv_metadata({literal(place(file))})"
+        ).fetchall()
+    return {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in found
+    }
 
 
 def read_names(path: Path, expected: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -35,6 +35,7 @@ __all__ = [
     "guess_separator",
     "line_of",
     "load_array",
+    "load_text",
     "long_fields",
     "read_first_line",
     "read_lines",
@@ -125,19 +126,13 @@ def read_text(
     text: PlainText, columns: Sequence[Column], form: Form, keep: Sequence[str] | None = None
 ) -> Frame:
     """Read a text table that is open; see `read_table`."""
-    kept = [c for c in columns if keep is None or c.name in keep]
     with session() as connection:
-        cleaned = _load(connection, text, columns, kept, form)
-        if not cleaned and _first_misfit(connection, columns, kept):
-            # It may be a line of nothing but separators that are blanks.
-            _load(connection, text, columns, kept, form, clean=True)
-        if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
-            names = ", ".join(column.name for column in kept)
-            raise DataError.at(text.path, None, "no rows", f"rows of {names}")
-        _check(connection, text, columns, kept, form)
+        places = load_text(connection, text, columns, form, keep)
         texts, numbers = {}, {}
-        for column in kept:
-            name = _name(columns, column)
+        for column in columns:
+            name = places.get(column.name)
+            if name is None:
+                continue
             if column.kind == "str":
                 texts[column.name] = coded(connection, "rows", name)
             else:
@@ -145,6 +140,30 @@ def read_text(
                 found = connection.execute(f"SELECT {name}::{kind} AS value FROM rows").fetchnumpy()
                 numbers[column.name] = np.ascontiguousarray(found["value"])
         return Frame(texts, numbers)
+
+
+def load_text(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    form: Form,
+    keep: Sequence[str] | None = None,
+) -> dict[str, str]:
+    """Make the table `rows` of a text table that is open, each value checked; see `read_table`.
+
+    Returns:
+        Name in SQL of each column that is kept: texts, numbers too, empty ones null.
+    """
+    kept = [c for c in columns if keep is None or c.name in keep]
+    cleaned = _load(connection, text, columns, kept, form)
+    if not cleaned and _first_misfit(connection, columns, kept):
+        # It may be a line of nothing but separators that are blanks.
+        _load(connection, text, columns, kept, form, clean=True)
+    if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
+        names = ", ".join(column.name for column in kept)
+        raise DataError.at(text.path, None, "no rows", f"rows of {names}")
+    _check(connection, text, columns, kept, form)
+    return {column.name: _name(columns, column) for column in kept}
 
 
 def _load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,16 @@ from ekpnet_fast.data.stats import Finding, check
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import quote
 
-__all__ = ["Stop", "examine", "why_unlinked"]
+__all__ = [
+    "FEWEST_POSITIVES",
+    "HUB_SHARE",
+    "LOWEST_SHARE",
+    "Stop",
+    "examine",
+    "samples",
+    "what_would_match",
+    "why_unlinked",
+]
 
 HUB_SHARE = 0.05  # of the triples; an entity with more is a hub
 FEWEST_POSITIVES = 10  # fewer cannot be split 6:2:2 with both labels in every part
@@ -82,7 +91,7 @@ def examine(
     ]
     stops: list[Stop] = []
     if not in_graph.any():
-        stops.append(Stop(why_unlinked(dataset, interactions, kg, links), False))
+        stops.append(Stop(why_unlinked(dataset.item_ids or (), interactions, kg, links), False))
     elif len(items):
         share = float(in_graph[items].mean())
         if share < LOWEST_SHARE:
@@ -98,10 +107,8 @@ def examine(
     return tuple(finding for finding in findings if finding.count), tuple(stops)
 
 
-def why_unlinked(dataset: Dataset, interactions: Sheet, kg: Sheet, links: Sheet | None) -> str:
+def why_unlinked(items: Sequence[str], interactions: Sheet, kg: Sheet, links: Sheet | None) -> str:
     """Message about where the way from items to triples breaks, with the remedy."""
-    assert dataset.item_ids is not None
-    items = dataset.item_ids
     entities = list(dict.fromkeys((*kg.frame.texts["head"].seen(), *kg.frame.texts["tail"].seen())))
     left: Sequence[str]
     right: Sequence[str]
@@ -115,13 +122,13 @@ def why_unlinked(dataset: Dataset, interactions: Sheet, kg: Sheet, links: Sheet 
     else:
         where, left, right = links.path, links.frame.texts["entity"].seen(), entities
         what, hint = "linked entity in the triples", ""
-    change = _what_would_match(left, right)
+    change = what_would_match(left, right)
     if change:
         hint = f"; they match with {change}"
     elif _match({*interactions.frame.texts["user"].seen()}, {*right}):
         hint = "; the users match, so the columns of users and items may be exchanged"
     return (
-        f"{where}: found no {what} ({_samples(left)} on one side, {_samples(right)} on the"
+        f"{where}: found no {what} ({samples(left)} on one side, {samples(right)} on the"
         f" other), expected some{hint}"
     )
 
@@ -172,11 +179,11 @@ def _link_findings(assembled: Assembled, links: Sheet | None) -> list[Finding]:
     unlinked = [item for item in item_ids if item not in tied]
     unknown = [item for item in linked.items if item not in known]
     return [
-        Finding("items without a link", len(unlinked), f"such as {_samples(unlinked)}"),
+        Finding("items without a link", len(unlinked), f"such as {samples(unlinked)}"),
         Finding(
             "links of unknown items",
             len(unknown),
-            f"such as {_samples(unknown)}; their entities stay ordinary ones",
+            f"such as {samples(unknown)}; their entities stay ordinary ones",
         ),
         Finding(
             "items that share an entity",
@@ -259,12 +266,12 @@ def _strangers(
             column = interactions.frame.texts[table[:-1]].seen()
         if not {*ids} & {*column}:
             where = "the triples" if table == "entities" else "the interactions"
-            change = _what_would_match(list(ids), column)
+            change = what_would_match(list(ids), column)
             hint = f"; they match with {change}" if change else ""
             stops.append(
                 Stop(
-                    f"{path}: found no id of --{table} in {where} ({_samples(list(ids))} on one"
-                    f" side, {_samples(column)} on the other), expected some{hint}",
+                    f"{path}: found no id of --{table} in {where} ({samples(list(ids))} on one"
+                    f" side, {samples(column)} on the other), expected some{hint}",
                     True,
                 )
             )
@@ -318,7 +325,7 @@ _CHANGES: tuple[tuple[str, Callable[[str], str]], ...] = (
 )
 
 
-def _what_would_match(left: Iterable[str], right: Iterable[str]) -> str:
+def what_would_match(left: Collection[str], right: Collection[str]) -> str:
     """Change of ids that makes the two sides meet, or ""."""
     for words, change in _CHANGES:
         if _match({change(text) for text in left}, {change(text) for text in right}):
@@ -332,5 +339,6 @@ def _match(left: Collection[str], right: Collection[str]) -> bool:
     return len(small & large) > len(small) / 4
 
 
-def _samples(ids: Sequence[str]) -> str:
+def samples(ids: Sequence[str]) -> str:
+    """First ids in words."""
     return ", ".join(quote(text) for text in ids[:2])

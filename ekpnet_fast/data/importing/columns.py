@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ekpnet_fast.errors import DataError
 
-__all__ = ["TABLES", "Match", "Role", "match_columns", "plain"]
+__all__ = ["TABLES", "Match", "Role", "match_columns", "plain", "unused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +175,17 @@ def match_columns(
 def plain(name: str) -> str:
     """A name in lower case, without marks."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def unused(matches: Sequence[Match], names: Sequence[str], skip: Sequence[str]) -> tuple[str, ...]:
+    """Notes of columns that are not used, and of those whose role is not wanted."""
+    reasons = {"time": "the split is random, so times are not used"}
+    known = {match.column for match in matches}
+    others = [name for name in names if name not in known]
+    notes = [f"columns not used: {', '.join(others)}"] if others else []
+    return tuple(notes) + tuple(
+        f"column {match.column} ({match.role}), dropped:"
+        f" {reasons.get(match.role, 'another column decides what is a positive')}"
+        for match in matches
+        if match.role in (*skip, "time")
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,7 +34,14 @@ Names: TypeAlias = Mapping[str, str | None]
 Files: TypeAlias = str | Path | Sequence[str | Path]
 """A file of a table, a folder of such, or several."""
 
-__all__ = ["ImportReport", "Imported", "UnfitDataError", "import_dataset"]
+__all__ = [
+    "BoundedImported",
+    "ImportReport",
+    "Imported",
+    "UnfitDataError",
+    "import_bounded_dataset",
+    "import_dataset",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,88 @@ class Imported:
 
     dataset: Dataset
     report: ImportReport
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedImported:
+    """Data set imported within a bound of memory, which is not in it, with the report.
+
+    Attributes:
+        counts: of users, items, entities, relations and triples.
+        notes: of the data set; the first says what a positive is.
+        report: of the import.
+    """
+
+    counts: Mapping[str, int]
+    notes: tuple[str, ...]
+    report: ImportReport
+
+
+def import_bounded_dataset(
+    out: str | Path,
+    memory: str,
+    *,
+    interactions: Files,
+    kg: Files,
+    links: Files | None = None,
+    users: Files | None = None,
+    items: Files | None = None,
+    entities: Files | None = None,
+    columns: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    header: bool | None = None,
+    linked_only: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> BoundedImported:
+    """Import as `import_dataset` does, within a bound of memory, text tables and Parquet only.
+
+    Args:
+        out: the folder to write; beside it is what does not fit into memory.
+        memory: such as "4GB".
+        interactions, kg, links, users, items, entities, columns, threshold, separator, encoding,
+            header, linked_only, force, overwrite: as `import_dataset` takes them.
+        on_stage: called with what is done next, in words.
+
+    Raises:
+        ConfigError, UnfitDataError, DataError: as `import_dataset`; too little disk or memory.
+    """
+    from ekpnet_fast.data.importing.bounded import Request, bytes_of, import_bounded
+
+    out, bound = Path(out), bytes_of(memory)
+    expect_free(out, overwrite=overwrite)
+    told = _told(columns or {})
+    wishes = _wishes(separator, encoding, header)
+    files: dict[str, list[Path]] = {}
+    for table, given in (
+        ("interactions", interactions),
+        ("kg", kg),
+        ("links", links),
+        ("users", users),
+        ("items", items),
+        ("entities", entities),
+    ):
+        if given is not None:
+            files[table] = [Path(path) for path in _several(table, given)]
+        elif told[table]:
+            raise ConfigError(f"{_flag(table, told)}: found it without a file of --{table}")
+    _expect_one_of(threshold, told)
+
+    def check(
+        read: tuple[dict[str, Any], ...], findings: tuple[Finding, ...], stops: tuple[Stop, ...]
+    ) -> ImportReport:
+        report = ImportReport(read, findings, stops)
+        _expect_fit(report, force=force)
+        return report
+
+    request = Request(files, told, wishes, threshold, linked_only, bound)
+    done, report = import_bounded(
+        request, out, check, overwrite=overwrite, tell=on_stage or (lambda stage: None)
+    )
+    return BoundedImported(done.counts, done.notes, report)
 
 
 def import_dataset(
@@ -135,18 +224,10 @@ def import_dataset(
     out = Path(out)
     expect_free(out, overwrite=overwrite)
     told = _told(columns or {})
-    wishes = Wishes(
-        None if separator is None else check_separator(separator),
-        check_encoding(encoding),
-        header,
-        language,
-        lenient,
-    )
+    wishes = replace(_wishes(separator, encoding, header), language=language, lenient=lenient)
 
     def read(table: str, files: Files, skip: Sequence[str] = ()) -> list[Reading]:
-        paths = [files] if isinstance(files, str | Path) else files
-        if not paths:
-            raise ConfigError(f"{table}: found no file, expected one or more")
+        paths = _several(table, files)
         with session():
             return [
                 read_source(path, table, told[table], skip=skip, wishes=wishes, constants=constants)
@@ -154,8 +235,7 @@ def import_dataset(
                 for path, constants in files_of(Path(given), table)
             ]
 
-    if threshold is not None and "label" in told["interactions"]:
-        raise ConfigError("--threshold: found it with --label, expected one of the two")
+    _expect_one_of(threshold, told)
     click_files = read("interactions", interactions, [] if threshold is None else ["label"])
     clicks = join_readings(click_files)
     threshold = _threshold(clicks, threshold)
@@ -200,10 +280,32 @@ def import_dataset(
     }
     findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, given)
     report = ImportReport(tuple(_as_dict(reading) for reading in readings), findings, stops)
-    if any(not stop.forceable for stop in stops) or (stops and not force):
-        raise UnfitDataError(report)
+    _expect_fit(report, force=force)
     write_imported(dataset, out, report.as_dict(), overwrite=overwrite)
     return Imported(dataset, report)
+
+
+def _wishes(separator: str | None, encoding: str, header: bool | None) -> Wishes:
+    checked = None if separator is None else check_separator(separator)
+    return Wishes(checked, check_encoding(encoding), header)
+
+
+def _several(table: str, files: Files) -> Sequence[str | Path]:
+    paths = [files] if isinstance(files, str | Path) else files
+    if not paths:
+        raise ConfigError(f"{table}: found no file, expected one or more")
+    return paths
+
+
+def _expect_one_of(threshold: float | None, told: Mapping[str, Mapping[str, str]]) -> None:
+    if threshold is not None and "label" in told["interactions"]:
+        raise ConfigError("--threshold: found it with --label, expected one of the two")
+
+
+def _expect_fit(report: ImportReport, *, force: bool) -> None:
+    """Raise UnfitDataError where the checks stop an import."""
+    if any(not stop.forceable for stop in report.stops) or (report.stops and not force):
+        raise UnfitDataError(report)
 
 
 def _told(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -7,33 +7,40 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 
-from ekpnet_fast.data.formats.engine import coded, column, session
+from ekpnet_fast.data.formats.engine import coded, session
 from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.graphs import graph_form, read_graph
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
-from ekpnet_fast.data.formats.opened import UTF8, Opened, as_text, expect_text, open_file
-from ekpnet_fast.data.formats.parquet import load_parquet, parquet_types
+from ekpnet_fast.data.formats.opened import UTF8, Opened, PlainText, as_text, expect_text, open_file
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_text
 from ekpnet_fast.data.formats.recbole import header_names
-from ekpnet_fast.data.importing.columns import Match, match_columns
+from ekpnet_fast.data.importing.columns import Match, match_columns, unused
 from ekpnet_fast.data.importing.sniff import Sniffed, find_form
+from ekpnet_fast.data.importing.typed import MISSING, number_column, plan_parquet, text_column
 from ekpnet_fast.errors import ConfigError, DataError, quote
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+__all__ = [
+    "ATOMIC",
+    "JSON_ENDINGS",
+    "Reading",
+    "TextPlan",
+    "Wishes",
+    "constant_number",
+    "ending",
+    "files_of",
+    "join_readings",
+    "plan_text",
+    "read_source",
+]
 
-__all__ = ["Reading", "Wishes", "files_of", "join_readings", "read_source"]
-
-_ATOMIC = (".inter", ".kg", ".link", ".user", ".item", ".entity")
+ATOMIC = (".inter", ".kg", ".link", ".user", ".item", ".entity")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_JSON = (".json", ".jsonl", ".ndjson")
-_DEFAULT = "__HIVE_DEFAULT_PARTITION__"
-_EXACT = {"FLOAT": 2**24, "DOUBLE": 2**53}  # whole numbers from here on are not told apart
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +161,24 @@ def read_source(
     """
     wishes = wishes or Wishes()
     with open_file(path) as opened:
-        suffix = _suffix(path)
+        suffix = ending(path)
         form = graph_form(path, opened.head) if opened.content == "text" else None
-        if form == "JSON-LD" or (form is not None and table == "kg" and suffix not in _ATOMIC):
+        if form == "JSON-LD" or (form is not None and table == "kg" and suffix not in ATOMIC):
             if table != "kg" or told:
                 raise ConfigError(f"{path}: {form} holds a knowledge graph, and has no columns")
             return _read_triples(opened, form, wishes)
-        if form is not None and suffix not in _ATOMIC:
+        if form is not None and suffix not in ATOMIC:
             raise ConfigError(f"{path}: {form} holds a knowledge graph, which --kg takes")
         if opened.content == "Parquet":
             return _read_parquet(opened, table, told, skip, constants or {})
         if suffix in (".parquet", ".pq") and opened.content == "text":
             raise DataError.about(path, None, "another file", "a Parquet file")
-        if opened.content == "text" and suffix in _JSON:
+        if opened.content == "text" and suffix in JSON_ENDINGS:
             return _read_json(opened, table, told, skip, wishes)
         return _read_text(opened, table, told, skip, suffix, wishes)
 
 
-def _suffix(path: Path) -> str:
+def ending(path: Path) -> str:
     """Ending of the name in lower case, that of packing left out."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in _PACKED), "")
@@ -202,38 +209,75 @@ def _read_text(
     suffix: str,
     wishes: Wishes,
 ) -> Reading:
-    path = opened.path
     with as_text(opened, wishes.encoding) as text:
-        if suffix in _ATOMIC:
-            found = (n_line for n_line in text.lines() if n_line[1].strip())
-            number, raw = next(found, (1, b""))
-            names = tuple(header_names(path, expect_text(path, number, raw)))
-            sniffed = Sniffed(Form("\t", header=True), names, ())
-            shown = "RecBole"
-        else:
-            sniffed = find_form(
-                text,
-                table,
-                list(told.values()),
-                suffix,
-                separator=wishes.separator,
-                header=wishes.header,
-            )
-            form = sniffed.form
-            shown = (
-                f"text, separator {form.separator!r}, {'with' if form.header else 'no'} header"
-                f"{', in quotes' if form.quoted and form.separator not in ',;|' else ''}"
-            )
-        names, form = sniffed.names, sniffed.form
-        matches = match_columns(path, table, names, told, header=form.header)
-        used = [match for match in matches if match.role not in (*skip, "time")]
-        roles = {match.index: match.role for match in used}
-        columns = [_column(name, roles.get(place)) for place, name in enumerate(names)]
-        frame = read_text(text, columns, form, [match.column for match in used])
-        notes = (*text.notes, *sniffed.notes, *_unused(matches, names, skip))
-    part = Part(path, len(frame), form, wishes.encoding)
+        plan = plan_text(text, table, told, skip, suffix, wishes)
+        used = plan.used
+        frame = read_text(text, plan.columns, plan.form, [match.column for match in used])
+    part = Part(opened.path, len(frame), plan.form, wishes.encoding)
     frame = frame.named({match.column: match.role for match in used})
-    return Reading(Sheet(path, frame, (part,)), matches, shown, notes=notes)
+    return Reading(Sheet(opened.path, frame, (part,)), plan.matches, plan.shown, notes=plan.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlan:
+    """How a text table is to be read.
+
+    Attributes:
+        form, columns: of the file.
+        matches, used: the role of each column, and of each that is wanted.
+        shown: the form in words.
+        notes: what was left out or changed.
+    """
+
+    form: Form
+    columns: Sequence[Column]
+    matches: tuple[Match, ...]
+    used: Sequence[Match]
+    shown: str
+    notes: tuple[str, ...]
+
+
+def plan_text(
+    text: PlainText,
+    table: str,
+    told: Mapping[str, str],
+    skip: Sequence[str],
+    suffix: str,
+    wishes: Wishes,
+) -> TextPlan:
+    """How a text table is to be read, by what the user says and by its first lines.
+
+    Raises:
+        DataError: no rows, or no columns for the table's roles.
+    """
+    path = text.path
+    if suffix in ATOMIC:
+        found = (n_line for n_line in text.lines() if n_line[1].strip())
+        number, raw = next(found, (1, b""))
+        names = tuple(header_names(path, expect_text(path, number, raw)))
+        sniffed = Sniffed(Form("\t", header=True), names, ())
+        shown = "RecBole"
+    else:
+        sniffed = find_form(
+            text,
+            table,
+            list(told.values()),
+            suffix,
+            separator=wishes.separator,
+            header=wishes.header,
+        )
+        form = sniffed.form
+        shown = (
+            f"text, separator {form.separator!r}, {'with' if form.header else 'no'} header"
+            f"{', in quotes' if form.quoted and form.separator not in ',;|' else ''}"
+        )
+    names, form = sniffed.names, sniffed.form
+    matches = match_columns(path, table, names, told, header=form.header)
+    used = [match for match in matches if match.role not in (*skip, "time")]
+    roles = {match.index: match.role for match in used}
+    columns = [_column(name, roles.get(place)) for place, name in enumerate(names)]
+    notes = (*text.notes, *sniffed.notes, *unused(matches, names, skip))
+    return TextPlan(form, columns, matches, used, shown, notes)
 
 
 def _column(name: str, role: str | None) -> Column:
@@ -255,111 +299,51 @@ def _read_parquet(
 ) -> Reading:
     path = opened.path
     with session() as connection:
-        types = parquet_types(connection, opened)
-        names = [*types, *(name for name in constants if name not in types)]
-        matches = match_columns(path, table, names, told, header=True)
-        used = [match for match in matches if match.role not in (*skip, "time")]
-        for match in used:
-            _expect_plain(path, match, types.get(match.column, "VARCHAR"))
-        stored = {match.column: match.role for match in used if match.column in types}
-        load_parquet(connection, opened, stored, "rows")
-        rows = connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]
-        if not rows:
-            raise DataError.about(path, None, "no rows", f"rows of {table}")
+        plan = plan_parquet(connection, opened, table, told, skip, constants)
         texts: dict[str, Texts] = {}
         numbers: dict[str, Any] = {}
-        notes = list(_unused(matches, names, skip))
-        for match in used:
-            if match.column not in types:
+        notes = list(plan.notes)
+        for match in plan.used:
+            graded = match.role in ("rating", "label")
+            if match.column not in plan.types:
                 value = constants[match.column]
-                if match.role in ("rating", "label"):
-                    number = _field(path, 1, match, _Digits(value))
+                if graded:
                     kind = np.float64 if match.role == "rating" else np.int32
-                    numbers[match.role] = np.full(rows, number, dtype=kind)
+                    number = constant_number(path, match, value)
+                    numbers[match.role] = np.full(plan.rows, number, dtype=kind)
                 else:
-                    there = -1 if value == _DEFAULT else 0
-                    texts[match.role] = Texts(np.full(rows, there, dtype=np.int32), [value])
-            elif match.role in ("rating", "label"):
-                numbers[match.role] = _numbers(connection, path, match, types[match.column])
+                    there = -1 if value == MISSING else 0
+                    texts[match.role] = Texts(np.full(plan.rows, there, dtype=np.int32), [value])
+            elif graded:
+                shown = number_column(connection, path, match, plan.types[match.column])
+                found = connection.execute(f"SELECT {shown} AS value FROM rows").fetchnumpy()
+                numbers[match.role] = np.ascontiguousarray(np.ma.getdata(found["value"]))
             else:
-                texts[match.role], note = _texts(connection, path, match, types[match.column])
+                shown, note = text_column(connection, path, match, plan.types[match.column])
+                texts[match.role] = coded(connection, "rows", shown)
+                _expect_filled(path, match, texts[match.role])
                 notes += [note] if note else []
-    frame = Frame(texts, numbers)
-    return Reading(Sheet(path, frame, (Part(path, rows),)), matches, "Parquet", notes=tuple(notes))
+    sheet = Sheet(path, Frame(texts, numbers), (Part(path, plan.rows),))
+    return Reading(sheet, plan.matches, "Parquet", notes=tuple(notes))
 
 
-def _expect_plain(path: Path, match: Match, kind: str) -> None:
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
-        expected = {"rating": "a finite number", "label": "0 or 1"}.get(
-            match.role, "text or a number"
-        )
-        raise DataError.about(path, None, f"column {match.column} of {kind}", expected)
+def constant_number(path: Path, match: Match, value: str) -> Any:
+    """Rating or label that the name of a folder says.
+
+    Raises:
+        DataError: no number.
+    """
+    return _field(path, 1, match, _Digits(value))
 
 
-def _texts(
-    connection: DuckDBPyConnection, path: Path, match: Match, kind: str
-) -> tuple[Texts, str]:
-    """A column of ids or names, and a note if it was changed."""
-    name, note, shown = match.column, "", column(match.role)
-    if kind in _EXACT or kind.startswith("DECIMAL"):
-        # pandas stores whole numbers beside missing ones as floats.
-        most = _EXACT.get(kind)
-        wrong = (
-            f"isfinite({shown}) AND {shown} = trunc({shown})"
-            if most
-            else f"{shown} = trunc({shown})"
-        )
-        _expect(connection, path, match, f"({wrong}) IS NOT FALSE", "ids, whole numbers or text")
-        if most:
-            where = f"coalesce(abs({shown}) < {most}, true)"
-            _expect(
-                connection,
-                path,
-                match,
-                where,
-                f"ids below {most:,}, from where {kind} cannot tell whole numbers apart: write them"
-                " as whole numbers or text",
-            )
-        shown = f"{shown}::HUGEINT"
-        note = f"column {name}: whole numbers held as {kind}, taken as such"
-    values = coded(connection, "rows", shown)
+def _expect_filled(path: Path, match: Match, values: Texts) -> None:
     if match.role != "name":
         empty = np.array([not text.strip() for text in values.distinct] + [True])
         bad = empty[values.codes]
         if bad.any():
             row = int(bad.argmax())
-            raise DataError.about(path, row + 1, f"{name} {values[row]!r}", "text or a number")
-    return values, note
-
-
-def _numbers(connection: DuckDBPyConnection, path: Path, match: Match, kind: str) -> Any:
-    """A column of ratings or labels."""
-    shown = column(match.role)
-    number = f"try_cast({shown} AS DOUBLE)"
-    if match.role == "rating":
-        good = f"isfinite({number})"
-        if kind == "VARCHAR":
-            good += f" AND NOT contains({shown}, '_')"
-        _expect(connection, path, match, f"({good}) IS TRUE", "a finite number")
-        wanted = "DOUBLE"
-    else:
-        _expect(connection, path, match, f"({number} IN (0, 1)) IS TRUE", LABEL.expected)
-        wanted, shown = "INTEGER", number
-    found = connection.execute(f"SELECT {shown}::{wanted} AS value FROM rows").fetchnumpy()
-    return np.ascontiguousarray(np.ma.getdata(found["value"]))
-
-
-def _expect(
-    connection: DuckDBPyConnection, path: Path, match: Match, good: str, expected: str
-) -> None:
-    """Raise DataError at the first row of which a condition in SQL is not true."""
-    row = connection.execute(f"SELECT min(rowid) FROM rows WHERE NOT ({good})").fetchall()[0][0]
-    if row is not None:
-        value = connection.execute(
-            f"SELECT {column(match.role)}::VARCHAR FROM rows WHERE rowid = {row}"
-        ).fetchall()[0][0]
-        shown = value if value is None else quote(str(value)).strip("'")
-        raise DataError.about(path, row + 1, f"{match.column} {shown}", expected)
+            found = f"{match.column} {values[row]!r}"
+            raise DataError.about(path, row + 1, found, "text or a number")
 
 
 def _read_json(
@@ -407,7 +391,7 @@ def _read_json(
             numbers["label"] = np.array(values, dtype=np.int32)
         else:
             texts[match.role] = Texts.of(values)
-    notes = (*text.notes, *_unused(matches, names, skip))
+    notes = (*text.notes, *unused(matches, names, skip))
     sheet = Sheet(path, Frame(texts, numbers), (Part(path, len(rows)),))
     return Reading(sheet, matches, "JSON", notes=notes)
 
@@ -441,16 +425,3 @@ def _field(path: Path, number: int, match: Match, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str) or not value.strip():
         raise DataError.about(path, number, f"{match.column} {shown}", "text or a whole number")
     return str(value)
-
-
-def _unused(matches: Sequence[Match], names: Sequence[str], skip: Sequence[str]) -> tuple[str, ...]:
-    reasons = {"time": "the split is random, so times are not used"}
-    known = {match.column for match in matches}
-    others = [name for name in names if name not in known]
-    notes = [f"columns not used: {', '.join(others)}"] if others else []
-    return tuple(notes) + tuple(
-        f"column {match.column} ({match.role}), dropped:"
-        f" {reasons.get(match.role, 'another column decides what is a positive')}"
-        for match in matches
-        if match.role in (*skip, "time")
-    )
