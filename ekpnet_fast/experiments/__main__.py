@@ -28,6 +28,7 @@ from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.experiments.tables_io import PROTOCOLS, write_statistics, write_table
 from ekpnet_fast.experiments.topk import BUDGET, run_topk
 from ekpnet_fast.experiments.topk import DATASETS as TOPK_DATASETS
+from ekpnet_fast.experiments.topk import PROTOCOLS as TOPK_PROTOCOLS
 from ekpnet_fast.experiments.topk import ROWS as TOPK_ROWS
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import plotting, run_folder
@@ -102,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument(
         "--protocol",
-        choices=[*PROTOCOLS, "fixed"],
-        help="default: ripplenet; of topk, which takes no other: fixed",
+        choices=[*PROTOCOLS, *TOPK_PROTOCOLS],
+        help=f"default: ripplenet; of topk, which takes {', '.join(TOPK_PROTOCOLS)}: fixed",
     )
     parser.add_argument(
         "--budget",

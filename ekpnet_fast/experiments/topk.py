@@ -25,7 +25,7 @@ from rich.console import Console
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, prepare
-from ekpnet_fast.data.splits import RANKING
+from ekpnet_fast.data.splits import TEMPORAL
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.evaluation import columns
 from ekpnet_fast.evaluation.ranking import ranking_task
@@ -41,8 +41,9 @@ from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage.files import write_text
 from ekpnet_fast.training.progress import Progress
 
-__all__ = ["BUDGET", "DATASETS", "ROWS", "BudgetRunner", "TopKPlan", "run_topk"]
+__all__ = ["BUDGET", "DATASETS", "PROTOCOLS", "ROWS", "BudgetRunner", "TopKPlan", "run_topk"]
 
+PROTOCOLS = ("fixed", *TEMPORAL)
 DATASETS = ("alibaba-ifashion", "last-fm-kgat")
 BUDGET = 3600.0  # seconds of a run
 GRACE = 20.0  # seconds that a run gets to stop by itself
@@ -84,11 +85,10 @@ class TopKPlan(Plan):
     def __init__(
         self, settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str] = ()
     ) -> None:
-        if settings.protocol not in RANKING or settings.protocol == "recbole":
-            expected = " or ".join(name for name in RANKING if name != "recbole")
+        if settings.protocol not in PROTOCOLS:
             raise ConfigError(
-                f"--protocol is {settings.protocol}, expected {expected}: topk ranks all items"
-                " on a split that is not drawn at random"
+                f"--protocol is {settings.protocol}, expected {' or '.join(PROTOCOLS)}: topk ranks"
+                " all items on a split that is not drawn at random"
             )
         super().__init__(settings, datasets)
         self.rows = [name for name in ROWS if not rows or name in rows]

@@ -110,7 +110,10 @@ def test_a_run_that_fails_is_told(command, here, split, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["topk", "--protocol", "recbole"], "--protocol is recbole, expected fixed"),
+        (
+            ["topk", "--protocol", "recbole"],
+            "--protocol is recbole, expected fixed or temporal or temporal_user",
+        ),
         (["table3", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
         (["plus", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
         (["topk", "--budget", "0"], "--budget is 0, expected seconds, more than 0"),
