@@ -106,7 +106,8 @@ class RunConfig:
             each epoch, ranking of all items, epoch chosen on MRR@10; "fixed" = train and test as
             the files of the data set say, for those that are split, whose default it is; validation
             too, or a part of train; negatives as under "recbole", ranking of all items, epoch
-            chosen on NDCG@20.
+            chosen on NDCG@20; "temporal" = as "fixed", but the last tenth of all positives by time
+            is test and the tenth before validation; "temporal_user" = each user's last tenths.
         refit: when the epochs are chosen, train anew for as many on train and validation together.
         folds: cut the train examples into so many folds, and compute each one's history, ripple
             set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
@@ -142,7 +143,7 @@ class RunConfig:
     data_root: Path | None = None
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
-    protocol: Literal["ripplenet", "recbole", "fixed"] = "ripplenet"
+    protocol: Literal["ripplenet", "recbole", "fixed", "temporal", "temporal_user"] = "ripplenet"
     refit: bool = False
     folds: int = 1
     seed: int = 0

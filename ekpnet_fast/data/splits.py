@@ -5,6 +5,8 @@
 each epoch (`ekpnet_fast.sampling.negatives`).
 "fixed": train and test as the files of the data set say, validation too or else drawn from train;
 negatives as under "recbole".
+"temporal": by time, at one moment for all, or, "temporal_user", each user's last positives;
+negatives as under "recbole" (see `temporal.py`).
 
 Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
 Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.
@@ -29,11 +31,13 @@ from ekpnet_fast.data.tables import (
     SplitCounts,
     validate,
 )
+from ekpnet_fast.data.temporal import at_a_moment, first_times, of_each_user
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = [
     "PROTOCOLS",
     "RANKING",
+    "TEMPORAL",
     "draw_negatives",
     "history_of",
     "items_of_ranks",
@@ -45,8 +49,10 @@ __all__ = [
     "with_validation",
 ]
 
-PROTOCOLS = ("ripplenet", "recbole", "fixed")
-RANKING = ("recbole", "fixed")
+TEMPORAL = ("temporal", "temporal_user")
+"""Protocols that split by time: what lies before the cut is all that test may know."""
+PROTOCOLS = ("ripplenet", "recbole", "fixed", *TEMPORAL)
+RANKING = ("recbole", "fixed", *TEMPORAL)
 """Protocols whose splits hold positives only: they measure lists, and training draws negatives."""
 
 HELD_OUT_USERS = 10_000  # of whom validation is drawn from train, at most
@@ -71,13 +77,15 @@ def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> Prepare
     """Split a data set and collect train histories.
 
     Raises:
-        ConfigError: a seed that is not a whole number from 0, an unknown protocol, or "fixed" for
-            data that are not split.
+        ConfigError: a seed that is not a whole number from 0, an unknown protocol, "fixed" for data
+            that are not split, or one by time for data without times.
         DataError: ids out of range, fewer than 5 rows, or no positive in a part that needs some.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}")
     ways = {"ripplenet": _prepare_rows, "recbole": _prepare_ratio, "fixed": _prepare_given}
+    if protocol in TEMPORAL:
+        return _prepare_by_time(dataset, seed, protocol)
     return ways[protocol](dataset, seed)
 
 
@@ -192,11 +200,58 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
                 " whom validation is held out"
             )
         held_out_users = len(sorted_distinct(valid // dataset.num_items))
-    parts = (
-        _positives(train, dataset.num_items),
-        _positives(valid, dataset.num_items),
-        _positives(test, dataset.num_items),
-    )
+    odd = {"held_out_users": held_out_users, "repeated": dataset.split.repeated}
+    return _of_positives(dataset, seed, "fixed", (train, valid, test), before, odd)
+
+
+def _prepare_by_time(dataset: Dataset, seed: int, protocol: str) -> PreparedData:
+    """Split the distinct positives by the first time of each.
+
+    "temporal": at two moments for all, before which eight and nine tenths lie. "temporal_user":
+    each user's last ones, as many as under "recbole".
+    """
+    random_stream(seed, SPLIT)  # refuses what is no seed; nothing is drawn
+    if dataset.times is None:
+        raise ConfigError(
+            f"protocol: found {protocol!r}, expected another one: {dataset.name} has no time for"
+            " every row"
+        )
+    validate(dataset)
+    keys, positive = _pair_keys(dataset)
+    keys, times = first_times(keys[positive], dataset.times[positive])
+    if len(keys) < 5:
+        raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
+    if protocol == "temporal":
+        split = at_a_moment(dataset.name, times)
+    else:
+        users = keys // dataset.num_items
+        train, valid, _ = ratio_counts(np.bincount(users, minlength=dataset.num_users))
+        split = of_each_user(users, times, train, valid)
+    parts = tuple(keys[split.part == part] for part in range(3))
+    odd = {"by_time": True, "valid_from": split.valid_from, "test_from": split.test_from}
+    return _of_positives(dataset, seed, protocol, parts, keys[split.part < 2], odd)
+
+
+def _of_positives(
+    dataset: Dataset,
+    seed: int,
+    protocol: str,
+    keys: tuple[Int64, ...],
+    before: Int64,
+    odd: dict[str, Any],
+) -> PreparedData:
+    """Prepared data of the positives of train, validation and test, which nothing is drawn for.
+
+    Args:
+        dataset: the data set.
+        seed: of the run.
+        protocol: its name.
+        keys: user * I + item of train, validation and test, each rising and distinct.
+        before: of train and validation together, rising.
+        odd: further fields of `SplitCounts`.
+    """
+    train, valid, test = keys
+    parts = tuple(_positives(part, dataset.num_items) for part in keys)
     indptr, history = history_of(parts[0], dataset.num_users, dataset.num_items)
     users, items = np.divmod(test, dataset.num_items)
     known_users, known_items = np.divmod(before, dataset.num_items)
@@ -205,12 +260,11 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
         train=len(train),
         valid=len(valid),
         test=len(test),
-        held_out_users=held_out_users,
         overlapping=int(np.count_nonzero(known)),
         unranked_users=_count_new(users[known], users[~known]),
-        repeated=dataset.split.repeated,
         new_users=_count_new(users, known_users),
         new_items=_count_new(items, known_items),
+        **{"held_out_users": 0, "repeated": 0, **odd},
     )
     return PreparedData(
         dataset=dataset,
@@ -224,7 +278,7 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
         dropped_users=0,
         dropped_examples=0,
         hash=_digest(dataset, int(seed), _positives(before, dataset.num_items), parts),
-        protocol="fixed",
+        protocol=protocol,
         counts=counts,
     )
 
@@ -428,9 +482,7 @@ def _positions_within(counts: Int64) -> Int64:
     return result
 
 
-def _digest(
-    dataset: Dataset, seed: int, rows: Examples, splits: tuple[Examples, Examples, Examples]
-) -> str:
+def _digest(dataset: Dataset, seed: int, rows: Examples, splits: tuple[Examples, ...]) -> str:
     """First 16 hex digits of a sha256 over counts, seed, rows, splits and triples.
 
     Little-endian bytes are hashed, and neither name nor path, so equal data give equal hashes.

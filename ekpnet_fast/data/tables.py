@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ekpnet_fast.data.temporal import shown_time
 from ekpnet_fast.errors import DataError
 
 __all__ = [
@@ -107,6 +108,8 @@ class Dataset:
     source: str = ""
     notes: tuple[str, ...] = ()
     split: GivenSplit | None = None  # of the rows or interactions, where the files make one
+    # [n], earliest of each row or interaction; where the files have one for each
+    times: NDArray[np.float64] | None = None
 
     @property
     def num_triples(self) -> int:
@@ -128,6 +131,9 @@ class SplitCounts:
         repeated: rows that repeat another one of their part; merged.
         new_users: users with positives in test and none in train or validation.
         new_items: items with positives in test and none in train or validation.
+        by_time: whether test is what comes last.
+        valid_from, test_from: times from which on positives are in validation and test, where all
+            users have the same; None otherwise.
     """
 
     train: int
@@ -139,14 +145,12 @@ class SplitCounts:
     repeated: int
     new_users: int
     new_items: int
+    by_time: bool = False
+    valid_from: float | None = None
+    test_from: float | None = None
 
     def words(self) -> tuple[str, ...]:
         """Lines for people: what validation is, then what is odd."""
-        held = (
-            f"{self.valid:,} positives of {self.held_out_users:,} users held out of train"
-            if self.held_out_users
-            else f"{self.valid:,} positives, given"
-        )
         counts = (
             (self.overlapping, "test positives are in train or validation too, never relevant"),
             (self.unranked_users, "users have no other test positives, left out of averages"),
@@ -156,9 +160,23 @@ class SplitCounts:
         )
         odd = tuple(f"{count:,} {what}" for count, what in counts if count)
         return (
-            f"train {self.train:,} positives; validation {held}; test {self.test:,} positives",
+            f"train {self.train:,} positives; validation {self._validation()};"
+            f" test {self.test:,} positives{self._from(self.test_from)}",
             *odd,
         )
+
+    def _validation(self) -> str:
+        if self.held_out_users:
+            return f"{self.valid:,} positives of {self.held_out_users:,} users held out of train"
+        if not self.by_time:
+            return f"{self.valid:,} positives, given"
+        return f"{self.valid:,} positives{self._from(self.valid_from)}"
+
+    def _from(self, time: float | None) -> str:
+        """Words for where a part of a split by time begins; none for another one."""
+        if not self.by_time:
+            return ""
+        return ", each user's last" if time is None else f" from {shown_time(time)} on"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +199,7 @@ class PreparedData:
     hash: str  # 16 hex digits
     missing_negatives: int = 0  # negatives that could not be drawn: too few items left
     protocol: str = "ripplenet"  # one of `splits.PROTOCOLS`
-    counts: SplitCounts | None = None  # under the protocol "fixed"
+    counts: SplitCounts | None = None  # under "fixed" and the protocols by time
 
 
 def validate(dataset: Dataset) -> None:
@@ -228,6 +246,12 @@ def validate(dataset: Dataset) -> None:
     if dataset.split is not None:
         pairs.append(("split.files", dataset.split.files, 8))
     _check_lengths(dataset.name, "rows", pairs)
+    times = dataset.times
+    if times is not None and (len(times) != len(pairs[0][1]) or not np.isfinite(times).all()):
+        raise DataError(
+            f"{dataset.name}: found {len(times)} times, {int(np.isfinite(times).sum())} of them"
+            f" finite, expected one for each of {len(pairs[0][1])} rows"
+        )
     for field, values, bound in columns + pairs:
         low, high = int(values.min(initial=0)), int(values.max(initial=bound - 1))
         if low < 0 or high >= bound:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+_LISTS_OF_20 = {
+    "Recall@20": "recall@20",
+    "NDCG@20": "ndcg@20",
+    "Hit@20": "hit@20",
+    "MRR@20": "mrr@20",
+    "MAP@20": "map@20",
+    "Precision@20": "precision@20",
+}
+
 COLUMNS = {
     "ripplenet": {
         "AUC": "auc",
@@ -21,18 +30,17 @@ COLUMNS = {
         "Hit@10": "hit@10",
         "Precision@10": "precision@10",
     },
-    "fixed": {
-        "Recall@20": "recall@20",
-        "NDCG@20": "ndcg@20",
-        "Hit@20": "hit@20",
-        "MRR@20": "mrr@20",
-        "MAP@20": "map@20",
-        "Precision@20": "precision@20",
-    },
+    **dict.fromkeys(("fixed", "temporal", "temporal_user"), _LISTS_OF_20),
 }
 """Metrics of a protocol by heading: of click prediction, and of lists at a K."""
 
-VALIDATED_BY = {"ripplenet": "auc", "recbole": "mrr@10", "fixed": "ndcg@20"}
+VALIDATED_BY = {
+    "ripplenet": "auc",
+    "recbole": "mrr@10",
+    "fixed": "ndcg@20",
+    "temporal": "ndcg@20",
+    "temporal_user": "ndcg@20",
+}
 """Metric on validation by which a protocol chooses epochs and options."""
 
 

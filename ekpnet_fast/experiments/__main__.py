@@ -26,6 +26,10 @@ from ekpnet_fast.experiments.plus import VARIANTS, run_plus
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.experiments.tables_io import PROTOCOLS, write_statistics, write_table
+from ekpnet_fast.experiments.topk import BUDGET, run_topk
+from ekpnet_fast.experiments.topk import DATASETS as TOPK_DATASETS
+from ekpnet_fast.experiments.topk import PROTOCOLS as TOPK_PROTOCOLS
+from ekpnet_fast.experiments.topk import ROWS as TOPK_ROWS
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import plotting, run_folder
 from ekpnet_fast.terminal import guarded, make_console
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+BESIDE = ("plus", "topk")
+"""Tables that are not the paper's."""
 PRESETS = sorted({"default", *(name for model in MODELS.values() for name in model.presets)})
 
 
@@ -47,10 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         user stopped it.
     """
     options = _parser().parse_args(arguments)
-    settings = _settings(options)
-    names = list(EXPERIMENTS) if "all" in options.names else list(dict.fromkeys(options.names))
+    names = list(dict.fromkeys(options.names))
+    if "all" in names:
+        names = [*EXPERIMENTS, *(name for name in names if name in BESIDE)]
     try:
-        return _run(names, settings, options.rows, make_console())
+        failed = 0
+        if "topk" in names:
+            names = [name for name in names if name != "topk"]
+            failed = _run_topk(options, make_console())
+        if names:
+            failed |= _run(names, _settings(options), options.rows, make_console())
+        return failed
     except KeyboardInterrupt:
         print("stopped; the finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
@@ -62,24 +75,43 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ekpnet_fast.experiments",
         description="Run what a table or figure of the paper needs and write it as Markdown, CSV"
         f" and SVG (Table 1 without a picture):\n\n{listed}\n  all\n\nBeside the paper:\n"
-        "  plus  EKPNet+, its parts and options (seeds from 10 on; no picture)",
+        "  plus  EKPNet+, its parts and options (seeds from 10 on; no picture)\n"
+        "  topk  all systems on data that come split, beside published numbers (no picture)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, "plus", "all"], help="see above"
+        "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, *BESIDE, "all"], help="see above"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of results and runs")
     parser.add_argument(
         "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
     )
     parser.add_argument("--seeds", type=int, help="runs per cell, seeds 0 .. N - 1 (default: 3)")
-    parser.add_argument("--datasets", nargs="+", help=f"default: {' '.join(DATASETS)}")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        help=f"default: {' '.join(DATASETS)}; of topk: {' '.join(TOPK_DATASETS)}",
+    )
     parser.add_argument("--models", nargs="+", default=[], help="rows beside item popularity")
     parser.add_argument(
-        "--rows", nargs="+", default=[], choices=list(VARIANTS), help="of plus; default: all"
+        "--rows",
+        nargs="+",
+        default=[],
+        choices=list(dict.fromkeys([*VARIANTS, *TOPK_ROWS])),
+        help="of plus and topk; default: all",
     )
     parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="ripplenet")
+    parser.add_argument(
+        "--protocol",
+        choices=[*PROTOCOLS, *TOPK_PROTOCOLS],
+        help=f"default: ripplenet; of topk, which takes {', '.join(TOPK_PROTOCOLS)}: fixed",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=BUDGET,
+        help="seconds of a run of topk, after which it is left out (default: %(default)s)",
+    )
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: what the process may use)"
     )
@@ -93,9 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _run_topk(options: argparse.Namespace, console: Console) -> int:
+    settings = _settings(options, TOPK_DATASETS, "fixed")
+    datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
+    return 1 if run_topk(settings, datasets, options.rows, options.budget, console) else 0
+
+
+def _settings(
+    options: argparse.Namespace,
+    datasets: Sequence[str] | None = None,
+    protocol: str = "ripplenet",
+) -> Settings:
+    """Settings of the command, by the data sets and the protocol of a table where none is said."""
     seeds = QUICK_SEEDS if options.quick else 3
-    datasets = tuple(options.datasets or (QUICK_DATASETS if options.quick else DATASETS))
+    datasets = datasets or (QUICK_DATASETS if options.quick else DATASETS)
+    datasets = tuple(options.datasets or datasets)
     if len(set(datasets)) < len(datasets):
         raise ConfigError(f"--datasets {' '.join(datasets)} names one twice, expected each once")
     return Settings(
@@ -105,7 +149,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         models=tuple(options.models),
         seeds=seeds if options.seeds is None else options.seeds,
         preset=options.preset,
-        protocol=options.protocol,
+        protocol=options.protocol or protocol,
         threads=options.threads,
         device=options.device,
         quick=options.quick,
@@ -113,6 +157,11 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console: Console) -> int:
+    if settings.protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"--protocol is {settings.protocol}, expected {' or '.join(PROTOCOLS)}: {names[0]} is"
+            " about splits that are drawn"
+        )
     # Looked for before the folder is made, so that a wrong name leaves nothing behind.
     datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
     failed = 0

@@ -1,6 +1,7 @@
 """Cache of finished runs in one folder, found by a hash of all that determines their numbers.
 
-`experiments.json`                       the folder's format, and the hashes of its data
+`experiments.json`                       the folder's format, the hashes of its data, and the runs
+                                         that were stopped when their budget was spent
 `lock`                                   held while a command works here
 `cells/DATA/MODEL-sSEED-WHAT-CODE/`      a run as `ekpnet_fast.train --output` leaves it: WHAT is a
                                          hash of data and options, CODE one of the package
@@ -137,6 +138,20 @@ class Store:
         what = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = f"{cell.model}-s{cell.seed}-{what}-{code_version()}"
         return self.root / CELLS / _plain(cell.dataset) / name
+
+    def spent(self, folder: Path) -> float | None:
+        """Seconds after which a cell's run was stopped, or None."""
+        found: float | None = self._marker.get("spent", {}).get(self._key(folder))
+        return found
+
+    def note_spent(self, folder: Path, seconds: float) -> None:
+        """Note that a cell's run was stopped after its budget of seconds."""
+        spent = {**self._marker.get("spent", {}), self._key(folder): seconds}
+        self._marker["spent"] = spent
+        _write_json(self.root / MARKER, self._marker)
+
+    def _key(self, folder: Path) -> str:
+        return str(folder.relative_to(self.root / CELLS))
 
     @staticmethod
     def load(folder: Path, cell: Cell, protocol: str, data_hash: str) -> dict[str, Any] | None:

@@ -110,7 +110,7 @@ class Runner:
         """Run a cell; returns a line about it."""
         folder = self.folder(cell)
         try:
-            runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), on_progress)
+            self.train(cell, folder, on_progress)
             metrics = self._load(folder, cell)
             assert metrics is not None
         except EkpnetError as error:
@@ -120,6 +120,10 @@ class Runner:
         first = reported(self.plan.settings.protocol)[0]
         score = columns.metric(first.key, metrics["test"], metrics["ranking"])
         return f"{cell}: {first.label} {score:.4f}, {metrics['seconds']['total']:.1f} s"
+
+    def train(self, cell: Cell, folder: Path, on_progress: Callable[[Progress], None]) -> None:
+        """Run a cell into a folder."""
+        runner.run(replace(self.plan.config(cell), output=folder, overwrite=True), on_progress)
 
     def _done(self) -> int:
         return sum(cell in self.found or cell in self.failures for cell in self._todo)

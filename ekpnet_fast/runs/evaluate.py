@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, PreparedData, load_dataset, prepare
-from ekpnet_fast.data.splits import RANKING, with_validation
+from ekpnet_fast.data.splits import RANKING, TEMPORAL, with_validation
 from ekpnet_fast.errors import DataError, TrainingError
 from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.evaluation.metrics import (
@@ -36,6 +36,7 @@ from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.places import moved
 from ekpnet_fast.runs.resolve import resolve, settle
 from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.pairs import TrainContext
 from ekpnet_fast.training.progress import Outcome
 
 
@@ -132,7 +133,12 @@ def _evaluate(
     backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)
     outcome.model.to(device)
-    ripple = build.sample_ripple_sets(config, graph, prepared).to(device)
+    model, seen = outcome.model, prepared
+    if config.protocol in TEMPORAL and model.new_users:
+        # All that is known of a user as test begins; what was fitted stays.
+        seen = with_validation(prepared)
+        model = model.with_context(TrainContext.of(seen, graph, config.seed))
+    ripple = build.sample_ripple_sets(config, graph, seen).to(device)
     found: dict[str, Any] = {
         "test": None,
         "popularity": None,
@@ -155,7 +161,7 @@ def _evaluate(
         found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
     if config.ranking:
         scorer = scoring.catalogue_scorer(
-            backend, outcome.model, ripple, prepared.dataset.num_items, stage=outcome.stage
+            backend, model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
         ks = tuple(sorted({*DEFAULT_KS, *config.ks}))
         found["ranking"] = report_ranking(scorer, prepared, ks, config.memory_mb)

@@ -15,14 +15,15 @@ The files, and the fields of `metrics.json`:
       auto                  options that followed from the data, by dotted name
       data_hash             of the prepared data (PreparedData.hash)
       users, dropped_users, dropped_examples   users of the data set; left out for an empty history
-      split                 under the protocol "fixed" train, valid, test (positives),
-                            held_out_users, overlapping, unranked_users, repeated, new_users,
-                            new_items (see ekpnet_fast.data.tables.SplitCounts), else null
+      split                 under the protocols "fixed", "temporal" and "temporal_user" train,
+                            valid, test (positives), held_out_users, overlapping, unranked_users,
+                            repeated, new_users, new_items, by_time, valid_from, test_from (see
+                            ekpnet_fast.data.tables.SplitCounts), else null
       epochs                a record per epoch: stage, epoch, loss and its terms bce, kg,
                             l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol
-                            "recbole") or valid_ndcg (at 20, protocol "fixed"; null in a stage
-                            without pairs), seconds, samples_per_second; none for a model without
-                            stages
+                            "recbole") or valid_ndcg (at 20, protocols "fixed" and by time; null
+                            in a stage without pairs), seconds, samples_per_second; none for a
+                            model without stages
       refit                 with --refit the epochs by stage and their records; else null
       test                  null under the protocols that rank, which have no negatives; else auc,
                             acc, auc_warm (examples of warm items), gauc

@@ -183,7 +183,7 @@ def _run(
         },
         "resumed": 0 if writer is None else writer.resumed,
         "samples_per_second": pairs / trained if trained else None,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mb": _peak_rss_mb(),
         "environment": {
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -216,6 +216,21 @@ def _check_signals(signals: Signals | None) -> None:
     """
     if signals is not None and signals.caught is not None:
         raise Interrupted(signals.caught, "while training again")
+
+
+def _peak_rss_mb() -> float:
+    """Largest resident memory of the process, MiB.
+
+    The counter of `getrusage` begins with that of the process that started this one.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _processor() -> str:

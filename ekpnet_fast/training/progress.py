@@ -35,7 +35,7 @@ class EpochRecord:
             two are NaN under the other protocols, and where the epoch was not validated, as in a
             stage without pairs.
         valid_mrr: MRR@10 of ranking all items on validation, under "recbole".
-        valid_ndcg: NDCG@20 of the same, under "fixed".
+        valid_ndcg: NDCG@20 of the same, under "fixed" and the protocols by time.
         seconds: training time, without evaluation.
         samples_per_second: training pairs, or triples, per second.
     """

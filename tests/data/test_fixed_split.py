@@ -76,6 +76,9 @@ def test_parts_are_as_given():
         "repeated": 3,
         "new_users": 1,  # 3
         "new_items": 2,  # 0 and 6
+        "by_time": False,
+        "valid_from": None,
+        "test_from": None,
     }
     assert data.counts.words() == (
         "train 4 positives; validation 2 positives, given; test 4 positives",

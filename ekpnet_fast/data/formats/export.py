@@ -24,7 +24,8 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     """Write ``NAME.inter``, ``.kg``, ``.link``, ``.user``, ``.item`` and ``.entity``.
 
     ``.inter`` holds labels where the data set has labelled rows, else ratings where it has any
-    (``rating:float``, 1 for a positive and 0 for the others where only that is known). ``.user``,
+    (``rating:float``, 1 for a positive and 0 for the others where only that is known), and times
+    where it has them. ``.user``,
     ``.item`` and ``.entity`` list all ids in the order of their numbers, with names where there are
     some; RecBole reads the first two on demand and the third not at all.
 
@@ -114,13 +115,15 @@ def _interactions(dataset: Dataset, users: Ids, items: Ids) -> dict[str, Sequenc
         columns["rating:float"] = _short(clicks.ratings)
     elif clicks is not None and not clicks.positive.all():
         columns["rating:float"] = list(map(str, clicks.positive.astype(np.int8).tolist()))
+    if dataset.times is not None:
+        columns["timestamp:float"] = _short(dataset.times)
     return columns
 
 
-def _short(ratings: NDArray[np.float64]) -> list[str]:
-    """Ratings as numbers, whole ones without a point."""
-    whole = (ratings == ratings.round()).all() and np.abs(ratings).max(initial=0) < 2**53
-    return list(map(str, (ratings.astype(np.int64) if whole else ratings).tolist()))
+def _short(values: NDArray[np.float64]) -> list[str]:
+    """Ratings or times as numbers, whole ones without a point."""
+    whole = (values == values.round()).all() and np.abs(values).max(initial=0) < 2**53
+    return list(map(str, (values.astype(np.int64) if whole else values).tolist()))
 
 
 def _links(items: Ids, entities: Ids) -> dict[str, Sequence[Any]]:

@@ -12,7 +12,7 @@ and not skipped, and draws come from a seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from ekpnet_fast.data.formats.parse import (
     read_table,
     read_text,
 )
+from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import INT32_MAX, Dataset
 from ekpnet_fast.errors import DataError
 
@@ -60,6 +61,7 @@ _RATING_FILES = (
     _RatingFile("BX-Book-Ratings.csv", ";", None),
     _RatingFile("user_artists.dat", "\t", None),
 )
+TIME = "column 4"  # of MovieLens' ratings
 _KG_FILES = (
     ("kg.txt",),
     ("kg_rehashed.txt",),
@@ -121,7 +123,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
             "at least one",
         )
     unlinked = {*item.seen()} - {*item_ids}
-    return Dataset(
+    dataset = Dataset(
         name=name,
         rows=None,
         interactions=clicks,
@@ -146,6 +148,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
             f"items whose entity an earlier item has, dropped: {links.shared}",
         ),
     )
+    return replace(dataset, times=pair_times(dataset, ratings, TIME, threshold))
 
 
 def _rating_file(folder: Path) -> tuple[Path, _RatingFile] | None:
@@ -180,7 +183,7 @@ def _read_ratings(path: Path, kind: _RatingFile) -> Frame:
         *(Column(f"column {n}", "str", optional=True) for n in range(4, len(fields) + 1)),
     ]
     header = len(fields) > 2 and not _is_number(fields[2])
-    wanted = ("user", "item", "rating")
+    wanted = ["user", "item", "rating"] + [TIME] * (len(fields) > 3)
     return read_table(path, columns, separator=kind.separator, header=header, keep=wanted)
 
 

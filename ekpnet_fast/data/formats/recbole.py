@@ -21,6 +21,7 @@ from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, numbered
 from ekpnet_fast.data.formats.parse import Column, Form, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, given_split
+from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import Dataset, GivenSplit
 from ekpnet_fast.errors import DataError
 
@@ -77,6 +78,8 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         threshold = default_threshold(stem)
     graded = "rating" in header and not labelled
     wanted = ["user_id", "item_id"] + ["label"] * labelled + ["rating"] * graded
+    if all("timestamp" in read_header(path) for path in inter_files.values()):
+        wanted.append("timestamp")
     sheets = {part: _sheet(path, wanted) for part, path in inter_files.items()}
     interactions = _joined(sheets)
     kg = _sheet(kg_file, ["head_id", "relation_id", "tail_id"])
@@ -97,6 +100,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
             f"items whose entity an earlier item has: {built.links.shared}",
         ),
         split=_split(built.dataset, sheets) if len(sheets) > 1 else None,
+        times=pair_times(built.dataset, interactions.frame, "timestamp", threshold),
     )
 
 
@@ -176,7 +180,11 @@ def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
     columns = [
         LABEL
         if name == "label" and name in wanted
-        else Column(name, "float" if name == "rating" else "str", optional=name not in wanted)
+        else Column(
+            name,
+            "float" if name == "rating" else "str",
+            optional=name not in wanted or name == "timestamp",
+        )
         for name in header
     ]
     form = Form("\t", header=True)

@@ -135,3 +135,15 @@ def test_command(data, tmp_path, capsys):
     assert main(["export", "synthetic", str(tmp_path / "y")]) == 0
     assert main(["export", "synthetic", str(tmp_path / "y")]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_times_are_kept(write):
+    inter = "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t7\nv\ti\t8.5\nu\tj\t9\n"
+    kg = "head_id:token\trelation_id:token\ttail_id:token\ne\tis\tf\n"
+    link = "item_id:token\tentity_id:token\ni\te\n"
+    data = load_dataset(str(write({"a.inter": inter, "a.kg": kg, "a.link": link})))
+    out = write({}) / "again"
+    export_recbole(data, out)
+    again = load_dataset(str(out))
+    assert (out / "again.inter").read_text().splitlines()[0].endswith("\ttimestamp:float")
+    assert sorted(again.times.tolist()) == [7, 8.5, 9]

@@ -185,3 +185,13 @@ def test_last_fm_raw_has_the_positives_of_its_final_files(data_root):
     prepared = prepare(raw, 0)
     rows = sum(map(len, (prepared.train, prepared.valid, prepared.test)))
     assert rows + prepared.dropped_examples == len(final.rows)
+
+
+def test_times_of_movielens(write):
+    ratings = "7::10::5::978\n5::20::3::979\n5::30::4::980\n7::20::3::981\n7::10::4::970\n"
+    data = load_dataset(str(write({**MOVIES, "ratings.dat": ratings})))
+    pairs = data.interactions
+    found = zip(pairs.users.tolist(), pairs.items.tolist(), data.times.tolist(), strict=True)
+    assert set(found) == {(0, 0, 970), (1, 1, 979), (1, 2, 980), (0, 1, 981)}
+    without = ratings.replace("::979", "::")
+    assert load_dataset(str(write({**MOVIES, "ratings.dat": without}))).times is None

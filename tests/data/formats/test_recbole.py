@@ -146,3 +146,36 @@ def test_movielens_100k(data_root):
     assert data.item_names[data.item_ids.index("1")] == "Toy Story"
     prepared = prepare(data, 3)
     assert prepared.missing_negatives == 0
+
+
+def times_of(data):
+    pairs = data.rows if data.rows is not None else data.interactions
+    users, items = pairs.users.tolist(), pairs.items.tolist()
+    return dict(zip(zip(users, items, strict=True), data.times.tolist(), strict=True))
+
+
+def test_times_are_the_earliest_of_a_positive(write):
+    again = INTER + "u2\ti7\t2\t0\nu2\ti7\t4\t1.5\nu1\ti5\t1\t0.5\n"
+    data = load_dataset(str(write({**FILES, "ml-t.inter": again})))
+    # The first row of (u2, i7) at 0 is no positive; (u1, i5) has none.
+    assert times_of(data) == {(0, 1): 1.5, (1, 0): 0.5, (1, 1): 3}
+    labels = INTER.replace("rating:float", "label:float").replace("\t3\t1\n", "\t0\t1\n")
+    labels = labels.replace("\t5\t2\n", "\t1\t2\n").replace("\t4\t3\n", "\t1\t3\n")
+    data = load_dataset(str(write({**FILES, "ml-t.inter": labels})))
+    assert times_of(data) == {(0, 0): 1, (1, 1): 2, (0, 1): 3, (2, 2): 4}
+
+
+@pytest.mark.parametrize(
+    "change", [("\t5\t2\n", "\t5\t\n"), ("\t2\n", "\tlate\n"), ("\t2\n", "\tnan\n")]
+)
+def test_without_a_time_in_every_row_there_are_none(write, change):
+    data = load_dataset(str(write({**FILES, "ml-t.inter": INTER.replace(*change)})))
+    assert data.times is None and len(data.interactions) == 3
+
+
+def test_split_files_have_times(write):
+    header = INTER.splitlines()[0]
+    parts = {"train": "u1\ti7\t4\t3\n", "test": "u2\ti7\t5\t2\n"}
+    files = {f"ml-t.{part}.inter": f"{header}\n{rows}" for part, rows in parts.items()}
+    data = load_dataset(str(write({"ml-t.kg": KG, "ml-t.link": LINK, **files})))
+    assert times_of(data) == {(0, 0): 3, (1, 0): 2}

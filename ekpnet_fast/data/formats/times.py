@@ -1,0 +1,73 @@
+"""Times of interactions, from the columns of their files."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.data.formats.frames import Frame, Texts
+from ekpnet_fast.data.formats.mapping import numbered
+from ekpnet_fast.data.tables import Dataset, Examples
+from ekpnet_fast.data.temporal import first_times
+
+__all__ = ["pair_times", "parsed_times"]
+
+
+def parsed_times(column: Texts) -> NDArray[np.float64] | None:
+    """Times [n] of a column of numbers, or of dates by ISO 8601, which become Unix seconds.
+
+    A date without a zone is taken for UTC. None where a row has no time, or one of another form.
+    """
+    if not len(column) or (column.codes < 0).any():
+        return None
+    try:
+        values = np.array(column.distinct, dtype=str).astype(np.float64)
+    except ValueError:
+        try:
+            values = np.array([_seconds(text) for text in column.distinct], dtype=np.float64)
+        except ValueError:
+            return None
+    times: NDArray[np.float64] = values[column.codes]
+    return times if np.isfinite(times).all() else None
+
+
+def _seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+    return zoned.timestamp()
+
+
+def pair_times(
+    dataset: Dataset, frame: Frame, time: str, threshold: float | None = None
+) -> NDArray[np.float64] | None:
+    """Time [n] of each row or interaction of a data set: the earliest of the file's rows.
+
+    Of a positive only its positive rows count. None where the file has no such column, or a row
+    without a time.
+
+    Args:
+        dataset: made of the file, with the ids of users and items.
+        frame: texts user and item and, if any, the time; and numbers rating.
+        time: name of that column.
+        threshold: smallest rating that is a positive.
+    """
+    times = parsed_times(frame.texts[time]) if time in frame.texts else None
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    if times is None or pairs is None or dataset.user_ids is None or dataset.item_ids is None:
+        return None
+    user = frame.texts["user"].index_in(numbered(dataset.user_ids)).astype(np.int64)
+    item = frame.texts["item"].index_in(numbered(dataset.item_ids))
+    positive = np.ones(len(user), dtype=np.bool_)
+    of_pairs = positive[:0]
+    if not isinstance(pairs, Examples):
+        of_pairs = pairs.positive
+        if threshold is not None:
+            positive = frame.numbers["rating"] >= threshold
+    known = (user >= 0) & (item >= 0)
+    codes = ((user * dataset.num_items + item) * 2 + positive)[known]
+    codes, earliest = first_times(codes, times[known])
+    wanted = (pairs.users.astype(np.int64) * dataset.num_items + pairs.items) * 2
+    wanted += of_pairs if len(of_pairs) else 1
+    return earliest[np.searchsorted(codes, wanted)]

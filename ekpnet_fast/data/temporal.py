@@ -1,0 +1,93 @@
+"""Splits by time: of all positives at one moment, or of each user's last ones."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ekpnet_fast.errors import DataError
+
+__all__ = ["TimeSplit", "at_a_moment", "first_times", "of_each_user", "shown_time"]
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+SHARE = 10  # one in so many positives goes to test, and one to validation
+# Unix seconds from 1980 to 2100, and the same in milliseconds, are shown as dates.
+_SECONDS = (315_532_800.0, 4_102_444_800.0)
+
+
+class TimeSplit(NamedTuple):
+    """Split by time.
+
+    Attributes:
+        part: [n] int8 of each positive: 0 train, 1 validation, 2 test.
+        valid_from, test_from: the moments from which on positives are in each; None where every
+            user has moments of their own.
+    """
+
+    part: NDArray[np.int8]
+    valid_from: float | None
+    test_from: float | None
+
+
+def first_times(keys: Int64, times: Float64) -> tuple[Int64, Float64]:
+    """Distinct keys, rising, and the earliest time of each."""
+    order = np.lexsort((times, keys))
+    keys, times = keys[order], times[order]
+    first = np.diff(keys, prepend=keys[:1] - 1) != 0
+    return keys[first], times[first]
+
+
+def at_a_moment(name: str, times: Float64) -> TimeSplit:
+    """Split [n] positives at two moments: a tenth is test, and a tenth before it validation.
+
+    All positives of one time are on the same side.
+
+    Args:
+        name: of the data set, for messages.
+        times: [n] of the positives.
+
+    Raises:
+        DataError: a part is empty, because too many positives have the same time.
+    """
+    rising, tenth = np.sort(times), max(len(times) // SHARE, 1)
+    # Without enough positives the moments are the first one's, and a part is empty.
+    moments = [float(rising[max(len(times) - n * tenth, 0)]) for n in (2, 1)]
+    part = np.searchsorted(moments, times, side="right").astype(np.int8)
+    for number, word in enumerate(("train", "validation", "test")):
+        if not (part == number).any():
+            raise DataError(
+                f"{name}: found no positive in {word}, expected some: the {len(times)} positives"
+                f" have {len(np.unique(times))} different times"
+            )
+    return TimeSplit(part, *moments)
+
+
+def of_each_user(users: Int64, times: Float64, train: Int64, valid: Int64) -> TimeSplit:
+    """Split [n] positives so that each user's last ones are test, and those before validation.
+
+    Args:
+        users: [n], rising.
+        times: [n]; of equal times the first row is earlier.
+        train, valid: [U] how many of each user's are train, and validation.
+    """
+    order = np.lexsort((times, users))
+    totals = np.bincount(users, minlength=len(train))
+    position = np.arange(len(users)) - np.repeat(np.cumsum(totals) - totals, totals)
+    part = np.zeros(len(users), dtype=np.int8)
+    ends = train[users], (train + valid)[users]
+    part[order] = (position >= ends[0]).astype(np.int8) + (position >= ends[1])
+    return TimeSplit(part, None, None)
+
+
+def shown_time(time: float) -> str:
+    """Text of a time: a date where it looks like Unix seconds or milliseconds, else the number."""
+    for unit in (1, 1000):
+        if _SECONDS[0] <= time / unit < _SECONDS[1]:
+            moment = datetime.fromtimestamp(time / unit, tz=timezone.utc)
+            return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{time:.15g}"
