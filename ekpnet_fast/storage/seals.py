@@ -85,8 +85,10 @@ def check_files(manifest: Path, seals: object, names: Iterable[str]) -> None:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON object with the hash of itself."""
-    return {**content, "sha256": text_hash(json.loads(json.dumps(content)))}
+    """JSON object with the hash of itself; what no text file can hold of a name becomes "?"."""
+    written = json.dumps(content, ensure_ascii=False).encode(errors="replace")
+    content = json.loads(written)
+    return {**content, "sha256": text_hash(content)}
 
 
 def read_json(path: Path, expected: str) -> dict[str, Any]:

@@ -213,9 +213,7 @@ def as_text(opened: Opened, encoding: str = UTF8) -> Iterator[PlainText]:
         if marked != UTF8:
             notes.append(f"read as {marked.upper()}, as its byte order mark says")
     if encoding == UTF8 and b"\0" in head[:_START]:
-        wide = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
-        found = f"zero bytes, as in {wide.upper()}"
-        raise DataError.about(path, 1, found, f"UTF-8 text; --encoding {wide} reads the other")
+        raise _zero_bytes(path, head[:_START])
     old_ends = b"\r" in head and b"\n" not in head
     if encoding == UTF8 and not old_ends:
         with opened.on_disk() as file:
@@ -243,6 +241,16 @@ def expect_text(path: Path, number: int, raw: bytes) -> str:
         raise DataError.at(
             path, number, raw, "UTF-8 text; --encoding says if it is another"
         ) from None
+
+
+def _zero_bytes(path: Path, head: bytes) -> DataError:
+    """Error of a text with zero bytes: at every other place they are those of UTF-16."""
+    first = head.index(0)
+    if head.count(0) > len(head) // 20 and 0 not in head[1 - first % 2 :: 2]:
+        wide = "utf-16-le" if first % 2 else "utf-16-be"
+        found = f"zero bytes, as in {wide.upper()}"
+        return DataError.about(path, 1, found, f"UTF-8 text; --encoding {wide} reads the other")
+    return DataError.about(path, head.count(b"\n", 0, first) + 1, "a zero byte", "UTF-8 text")
 
 
 def _whole_lines(head: bytes) -> bytes:

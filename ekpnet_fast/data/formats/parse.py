@@ -323,9 +323,10 @@ def _all_records(text: PlainText, form: Form) -> Iterator[tuple[int, list[str]]]
             except StopIteration:
                 return
             except csv.Error as error:
-                raise DataError.at(
-                    text.path, start, f"a row that is no CSV ({error})", "CSV"
-                ) from None
+                found, expected = f"a row that is no CSV ({error})", "CSV"
+                if "new-line" in str(error):
+                    found, expected = "a CR inside of a line", "line ends that are all of one kind"
+                raise DataError.about(text.path, start, found, expected) from None
             if any(field.strip() for field in fields) or len(fields) > 1:
                 yield start, fields
             start = form.skip + reader.line_num + 1

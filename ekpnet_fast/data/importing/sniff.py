@@ -20,6 +20,7 @@ _MARKS = ("::", "\t", ";", ",", "|")
 _MOST = 1000  # records that are looked at
 _FEWEST = 3  # values that a column must have to tell of a header
 _EXCEL = re.compile(r'"?sep=(.{1,4}?)"?', re.IGNORECASE)
+_ODD = {ord("\r"): " ", ord("\0"): " "}
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
@@ -202,7 +203,9 @@ def _records(lines: Sequence[str], mark: str, quoted: bool) -> list[list[str]]:
             rows = [[field.strip('"').replace('""', '"') for field in row] for row in rows]
         return rows
     with long_fields():
-        reader = csv.reader((line + "\n" for line in lines), delimiter=mark)
+        # A line's own CR, or in Python 3.10 a NUL, would end in an error without its line.
+        plain_lines = (line.translate(_ODD) + "\n" for line in lines)
+        reader = csv.reader(plain_lines, delimiter=mark)
         return list(islice((row for row in reader if any(f.strip() for f in row)), _MOST))
 
 

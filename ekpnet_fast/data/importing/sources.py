@@ -372,10 +372,11 @@ def _read_json(
                 raise DataError.about(
                     path, number, f"no JSON ({error})", "an object a line"
                 ) from None
+            _expect_unicode(path, number, raw, found)
             rows += enumerate(found, 1) if isinstance(found, list) else [(number, found)]
     for number, row in rows:
         if not isinstance(row, dict):
-            raise DataError.about(path, number, f"a {type(row).__name__}", "an object")
+            raise DataError.about(path, number, _KINDS.get(type(row), "null"), "an object")
     if not rows:
         raise DataError.about(path, None, "no rows", f"rows of {table}")
     names = list(dict.fromkeys(key for _, row in rows for key in row))
@@ -400,6 +401,20 @@ class _Digits(str):
     """Number as it is written."""
 
     __slots__ = ()
+
+
+_KINDS = {_Digits: "a number", str: "a text", bool: "a truth value", list: "a list"}
+
+
+def _expect_unicode(path: Path, number: int, raw: bytes, found: Any) -> None:
+    """Raise DataError for half of a surrogate pair: an escape can write it, no file can hold it."""
+    if rb"\ud" not in raw.lower():
+        return
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"half of a surrogate pair (\\u{ord(error.object[error.start]):04x})"
+        raise DataError.about(path, number, half, "Unicode text") from None
 
 
 def _field(path: Path, number: int, match: Match, value: Any) -> Any:

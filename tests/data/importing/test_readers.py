@@ -6,11 +6,13 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from contextlib import suppress
 
 import pytest
 from backports import zstd
 
+from ekpnet_fast.data import load_dataset
 from ekpnet_fast.data.__main__ import main
 from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError
@@ -136,6 +138,22 @@ def test_every_spelling_of_the_same_table(name, content, more, take):
     assert said(done.dataset) == set(ROWS)
     assert done.report.files[0]["rows"] == len(ROWS)
     assert done.dataset.num_items == 10 and done.dataset.num_users == 14
+
+
+@pytest.mark.parametrize("field", ["user", "\ud800"])
+def test_half_a_surrogate_pair_in_json(field, take):
+    rows = [{"user": "a", "item": f"b{n}", field: "\udc00"} for n in range(9)]
+    text = "\n".join(map(json.dumps, rows))
+    with pytest.raises(DataError, match=r"line 1: found half of a surrogate pair"):
+        take("buy.jsonl", text)
+
+
+def test_a_name_that_is_no_text(take, tmp_path):
+    """The report names the file, and can be read again."""
+    name = os.fsdecode(b"buy\xff.csv")
+    (tmp_path / name).write_text(PLAIN)
+    take(name)
+    assert load_dataset(str(tmp_path / "out0")).num_users == 14
 
 
 @pytest.mark.parametrize(
@@ -288,6 +306,8 @@ BAD = {
     "latin-1": (PLAIN.encode() + b"u\xe9,b1,1\n", {}, 58, "\\xe9", "--encoding"),
     "ascii": (PLAIN + "é,b1,1\n", {"encoding": "ascii"}, 58, "\\xc3", "ASCII text"),
     "utf-16 without mark": (PLAIN.encode("utf-16-le"), {}, 1, "zero bytes", "--encoding utf-16-le"),
+    "a zero byte": (PLAIN.replace("u3,", "u\0,", 1), {}, 14, "a zero byte", "UTF-8 text"),
+    "a CR in a line": (PLAIN.replace("u3,", "u\r,", 1), {}, 14, "a CR inside", "of one kind"),
     "half utf-16": (PLAIN.encode("utf-16")[:-1], {}, 57, "", "UTF-16"),
     "after blank lines": ("\n\n" + PLAIN + "\nu1,b1\n", {}, 61, "2 columns", "3 ("),
     "separators alone": (PLAIN + ",,\n", {}, 58, "user ''", "text"),
