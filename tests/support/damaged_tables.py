@@ -112,11 +112,12 @@ def folders() -> dict[str, dict[str, bytes]]:
 
 def imports(folder: Path) -> dict[str, tuple[str, bytes]]:
     """Files that `import_dataset` reads, by form: which table each is of, and its content."""
-    clicks = [(f"u{u}", f"b{i}", y) for u, i, y in ROWS]
+    space = "http://e.example/"  # in RDF every id is an IRI
+    clicks = [(f"u{u}", f"{space}b{i}", y) for u, i, y in ROWS]
     triples = [(f"b{h}", f"r{r}", f"t{t}") for h, r, t in TRIPLES]
+    edges = [(space + h, r, t) for h, r, t in triples]
     roles = ("user", "item", "label")
     text = table(clicks, ",", *roles)
-    space = "http://e.example/"
     nt = "".join(f"<{space}{h}> <{space}{r}> <{space}{t}> .\n" for h, r, t in triples)
     nt += f'<{space}b1> <http://www.w3.org/2000/01/rdf-schema#label> "One \\u00e9"@en .\n'
     quads = nt.replace(" .\n", f" <{space}g> .\n").encode()
@@ -131,8 +132,9 @@ def imports(folder: Path) -> dict[str, tuple[str, bytes]]:
         + "</rdf:RDF>\n"
     )
     types = {"user": "VARCHAR", "item": "VARCHAR", "label": "DOUBLE"}
-    whole = {"user": "BIGINT", "item": "DOUBLE", "label": "INTEGER"}
-    names = [(f"b{n}", f"Book, {n}") for n in range(10)]
+    whole = {"user": "DOUBLE", "item": "VARCHAR", "label": "INTEGER"}
+    floats = [(float(user[1:]), item, label) for user, item, label in clicks]
+    names = [(f"{space}b{n}", f"Book, {n}") for n in range(10)]
     return {
         "buy.csv": ("interactions", text),
         "buy.tsv": ("interactions", table(clicks, "\t", *roles)),
@@ -146,9 +148,9 @@ def imports(folder: Path) -> dict[str, tuple[str, bytes]]:
             json.dumps([dict(zip(roles, row, strict=True)) for row in clicks]).encode(),
         ),
         "buy.parquet": ("interactions", columnar(folder, types, clicks)),
-        "numbers.parquet": ("interactions", columnar(folder, whole, ROWS)),
+        "numbers.parquet": ("interactions", columnar(folder, whole, floats)),
         "utf-16.csv": ("interactions", text.decode().encode("utf-16")),
-        "kg.csv": ("kg", table(triples, ",", "head", "relation", "tail")),
+        "kg.csv": ("kg", table(edges, ",", "head", "relation", "tail")),
         "kg.nt": ("kg", nt.encode()),
         "kg.nt.gz": ("kg", gzip.compress(nt.encode())),
         "kg.nq.zst": ("kg", zstd.compress(quads)),
