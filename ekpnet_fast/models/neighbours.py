@@ -160,6 +160,15 @@ class ItemKNNOptions:
     item_power: float = 0.3
 
 
+def _nearest(clicks: Matrix, options: ItemKNNOptions, count: int) -> Matrix:
+    """Similarities S_ji [I, I] in row i, of the `count` items j most similar to each item i."""
+    counts = sums(clicks, 0)
+    by_user = inverse(sums(clicks, 1) ** options.user_power)
+    left = scaled(clicks, by_user, inverse(counts**options.item_power)).T.tocsr()
+    right = scaled(clicks, None, inverse(counts**options.history_power))
+    return _strongest(left, right, count)
+
+
 class ItemKNN(Neighbours):
     """Item neighbours: S_ji = G_ji d_j^-b d_i^-c with G = A^T D_u^-a A.
 
@@ -185,12 +194,8 @@ class ItemKNN(Neighbours):
 
     def similarities(self, clicks: Matrix) -> Matrix:
         """Matrix S [I, I] by the clicks [U, I]."""
-        options, counts = self.options, sums(clicks, 0)
-        by_user = inverse(sums(clicks, 1) ** options.user_power)
-        left = scaled(clicks, by_user, inverse(counts**options.history_power)).T.tocsr()
-        right = scaled(clicks, None, inverse(counts**options.item_power))
-        kept = neighbours_kept(SignalOptions(neighbours=options.neighbours), clicks.shape[1])
-        return _strongest(left, right, kept)
+        kept = neighbours_kept(SignalOptions(neighbours=self.options.neighbours), clicks.shape[1])
+        return _nearest(clicks, self.options, kept).T.tocsr()
 
 
 @dataclass(frozen=True)
@@ -281,14 +286,8 @@ class LocalRidge(Neighbours):
 
     def similarities(self, clicks: Matrix) -> Matrix:
         """Matrix S [I, I] by the clicks [U, I]."""
-        counts, I = sums(clicks, 0), clicks.shape[1]  # noqa: E741
-        knn = ItemKNNOptions()
-        # Rows are those of the items to explain.
-        left = scaled(
-            clicks, inverse(sums(clicks, 1) ** knn.user_power), inverse(counts**knn.item_power)
-        ).T.tocsr()
-        right = scaled(clicks, None, inverse(counts**knn.history_power))
-        near = rows_of(_strongest(left, right, min(self.options.neighbours, I)))
+        I = clicks.shape[1]  # noqa: E741
+        near = rows_of(_nearest(clicks, ItemKNNOptions(), min(self.options.neighbours, I)))
         most = min(I, max(GRAM // max(I, 1), self.options.neighbours))
         gram = ops.strongest_products(rows_of(clicks.T.tocsr()), rows_of(clicks), I, most)
         found = ops.local_ridge(gram, near.indptr, near.columns, self.options.weight)
