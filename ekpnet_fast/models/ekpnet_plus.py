@@ -1,4 +1,4 @@
-"""EKPNet+: EKPNet beside a monotone linear part, on cross-fitted histories."""
+"""EKPNet+: EKPNet beside a linear part, on cross-fitted histories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Defaults, Gradients, Presets
 from ekpnet_fast.models.ekpnet import EKPNet
-from ekpnet_fast.models.rules import Rules
+from ekpnet_fast.models.rules import Rules, by_measure
 from ekpnet_fast.models.wide.part import (
     AS_FITTED,
     LinearOptions,
@@ -35,7 +35,7 @@ class EKPNetPlus(EKPNet):
     """
 
     name = "ekpnet_plus"
-    summary = "EKPNet beside a monotone linear part, on cross-fitted histories"
+    summary = "EKPNet beside a linear part, on cross-fitted histories"
     Options = LinearOptions
     pair_inputs = ("linear",)
     resident = False
@@ -44,7 +44,8 @@ class EKPNetPlus(EKPNet):
     wide = True
     defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
     rules: ClassVar[Rules] = {
-        name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"
+        **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
+        "ekpnet_plus.objective": by_measure("click", "list"),
     }
     presets: ClassVar[Presets] = {}
 
@@ -55,7 +56,7 @@ class EKPNetPlus(EKPNet):
     @classmethod
     def check(cls, config: RunConfig) -> None:
         """Check the ranges of the options."""
-        check_signals(cls.name, config.options)
+        check_signals(cls.name, config.options, config.folds)
 
     def fit_features(self, training: TrainingExamples) -> None:
         """Fit the linear part."""

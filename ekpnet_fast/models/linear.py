@@ -11,6 +11,7 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Defaults, Model
+from ekpnet_fast.models.rules import Rules, by_measure
 from ekpnet_fast.models.wide.part import (
     AS_FITTED,
     LinearOptions,
@@ -24,23 +25,23 @@ from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
 
 class Linear(Model):
-    """Linear model: logit = bias + sum_f c_f(x_f), rising curves c_f of cross-fitted features.
+    """Linear model: logit = bias + sum_f c_f(x_f), curves c_f of cross-fitted features.
 
     The features x_f (see `wide/affinity.py`) are popularity, the clicks of neighbours in the graph,
     and affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the
     walk graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of
     Shen et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the
-    clicks of the item and no c_f falls, so the response to popularity is monotone. Examples of an
-    item that nobody else clicked are not fitted: the catalogue has only items with a click
-    somewhere, so that their labels reveal how the data were split. Below the fitted values a curve
-    goes on as its first piece.
+    clicks of the item; fitted to clicks no c_f falls, so that the response to popularity is
+    monotone, fitted to lists they may. Examples of an item that nobody else clicked are not fitted:
+    the catalogue has only items with a click somewhere, so that their labels reveal how the data
+    were split. Below the fitted values a curve goes on as its first piece.
 
     Attributes:
         linear: the features' weights.
     """
 
     name = "linear"
-    summary = "monotone linear model of co-clicks and matches in the graph; the start of EKPNet+"
+    summary = "linear model of co-clicks and matches in the graph; the start of EKPNet+"
     Options = LinearOptions
     pair_inputs = ("linear",)
     stages = ()
@@ -50,6 +51,7 @@ class Linear(Model):
     as_fitted = AS_FITTED
     wide = True
     defaults: ClassVar[Defaults] = {"folds": 5}
+    rules: ClassVar[Rules] = {"linear.objective": by_measure("click", "list")}
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
@@ -58,11 +60,11 @@ class Linear(Model):
     @classmethod
     def check(cls, config: RunConfig) -> None:
         """Check the ranges of the options."""
-        check_signals(cls.name, config.options)
+        check_signals(cls.name, config.options, config.folds)
 
     def fit_features(self, training: TrainingExamples) -> None:
         """Fit the weights."""
-        self.linear.fit(training)
+        self.linear.fit(training, trained=False)
 
     def fit(self, prepared: PreparedData) -> None:
         """Do nothing: `fit_features` has fitted the model."""

@@ -12,7 +12,16 @@ import numpy as np
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.splits import RANKING
 
-__all__ = ["DataFacts", "Rule", "Rules", "batch_size", "by_density", "if_dense", "walks_back"]
+__all__ = [
+    "DataFacts",
+    "Rule",
+    "Rules",
+    "batch_size",
+    "by_density",
+    "by_measure",
+    "if_dense",
+    "walks_back",
+]
 
 _LEAST_STEPS = 75  # of an epoch
 _BATCH_SIZES = (64, 4096)
@@ -29,11 +38,13 @@ class DataFacts:
         rows: training examples of an epoch.
         clicks_per_item: train positives over items.
         heads_per_tail: triples over the distinct entities that are a tail.
+        lists: whether the protocol measures lists, not single clicks.
     """
 
     rows: int
     clicks_per_item: float
     heads_per_tail: float
+    lists: bool = False
 
     @classmethod
     def of(cls, prepared: PreparedData) -> DataFacts:
@@ -46,6 +57,7 @@ class DataFacts:
             rows,
             len(prepared.history_items) / max(dataset.num_items, 1),
             len(dataset.tails) / max(tails, 1),
+            prepared.protocol in RANKING,
         )
 
 
@@ -89,3 +101,8 @@ def by_density(sparse: float, dense: float) -> Rule:
 def if_dense(sparse: Any, dense: Any) -> Rule:
     """Rule for a choice: `dense` from 16 train clicks per item on, else `sparse`."""
     return lambda facts: dense if facts.clicks_per_item >= _MANY_CLICKS else sparse
+
+
+def by_measure(click: Any, lists: Any) -> Rule:
+    """Rule for a choice: `lists` where the protocol measures lists, else `click`."""
+    return lambda facts: lists if facts.lists else click

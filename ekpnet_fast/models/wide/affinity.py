@@ -161,7 +161,7 @@ class Affinities:
         """Affinities with the curves that make logits of them."""
         alone = len(self.item_features)
         item_terms = curves(self.item_features, knots[:alone], weight[:alone]) + bias
-        needed = (weight[alone:] > 0).any(1)
+        needed = (weight[alone:] != 0).any(1)
         widths = knots.double().diff(dim=1)
         slopes = (weight.double() / torch.where(widths > 0, widths, torch.inf)).float()[alone:]
         given = ops.WideCurves(

@@ -1,10 +1,10 @@
-"""Wide part of EKPNet+: rising curves of signals, fitted to cross-fitted features."""
+"""Wide part of EKPNet+: curves of signals, fitted to cross-fitted features."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models.wide.affinity import Affinities, Curved, neighbours_kept
-from ekpnet_fast.models.wide.curves import fit_curves, quantiles
+from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
+from ekpnet_fast.models.wide.lists import (
+    CandidateRows,
+    candidate_rows,
+    fit_lists,
+    logistic_line,
+)
 from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
 from ekpnet_fast.models.wide.shares import PairShares, pair_shares
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
@@ -45,15 +51,19 @@ class LinearOptions(SignalOptions):
     """Options of the linear part: its features and their curves.
 
     Attributes:
+        objective: "click": curves that rise, fitted to clicks against drawn negatives; "list":
+            curves that may fall, fitted to clicks against what the signals put first. From the
+            protocol, if not set: "list" where lists are measured.
         pieces: of the response to each feature, which rises from quantile to quantile; 1 is a
             straight line.
     """
 
+    objective: Literal["click", "list"] = "click"
     pieces: int = 4
 
 
-def check_signals(model: str, options: LinearOptions) -> None:
-    """Refuse ranks and a regularisation that are out of range.
+def check_signals(model: str, options: LinearOptions, folds: int) -> None:
+    """Refuse ranks and a regularisation that are out of range, and lists without folds.
 
     Raises:
         ConfigError: names the option.
@@ -72,12 +82,19 @@ def check_signals(model: str, options: LinearOptions) -> None:
         )
     if not 1 <= options.pieces <= MAX_PIECES:
         raise ConfigError(f"--{model}.pieces is {options.pieces}, expected 1 to {MAX_PIECES}")
+    if options.objective == "list" and folds < 2:
+        raise ConfigError(
+            f"--{model}.objective is list with --folds {folds}, expected at least 2 folds: it is"
+            " fitted to clicks that are held out"
+        )
 
 
 class LinearPart(nn.Module):
-    """Linear part, bias + sum_fp w_fp r_fp(x_f), w_fp >= 0: rising curves of affinity features.
+    """Linear part, bias + sum_fp w_fp r_fp(x_f): curves of affinity features.
 
     r_fp is how far the p-th of P pieces between quantiles of x_f is passed (see `curves.py`).
+    Fitted to clicks, w_fp >= 0, so that the curves rise (`curves.py`); fitted to lists they may
+    fall (`lists.py`).
 
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
@@ -125,14 +142,19 @@ class LinearPart(nn.Module):
         self._of_rows: Tensor | None = None
         self._of_folds: list[Affinities] = []
 
-    def fit(self, training: TrainingExamples) -> None:
+    def fit(self, training: TrainingExamples, *, trained: bool = True) -> None:
         """Compute the training examples' features out of fold, and fit the weights to them.
 
         The affinities of a fold are made one fold after the other. Of many examples the weights
         are fitted to those of the first folds, `FITTED_ROWS` or a fold's.
 
+        Args:
+            training: the examples.
+            trained: whether something is trained on what is left over, for which the logits of all
+                examples are needed.
+
         Raises:
-            TrainingError: no item was clicked twice.
+            TrainingError: no item was clicked twice, or no held-out click is a candidate.
         """
         rows, F, redraw = training.rows, training.folds, training.redraw
         items = rows.items if redraw is None else redraw(1)
@@ -144,19 +166,27 @@ class LinearPart(nn.Module):
                 fold = _Fold(self, training, number, items)
                 if not fitted:
                     waiting.append(fold)
-                    at_hand = sum(fold.features.shape[1] for fold in waiting)
-                    if at_hand < FITTED_ROWS and number + 1 < F:
+                    at_hand = sum(fold.num_fitted for fold in waiting)
+                    if at_hand < self._enough and number + 1 < F:
                         continue
                     self._fit_weights(waiting, rows.labels)
                     fitted = True
                 else:
                     waiting = [fold]
+                if not trained:
+                    return
                 if logits is not None:
                     for fold in waiting:
                         logits[fold.at] = fold.logits(self)
                 else:
                     self._of_folds += [fold.affinities for fold in waiting]
         self._of_rows = logits
+
+    @property
+    def _enough(self) -> int:
+        """Number of rows to fit the weights to, where there are so many."""
+        # Of candidates a fold gives about `FITTED_ROWS`, and another one tells little more.
+        return FITTED_ROWS // 4 if self.options.objective == "list" else FITTED_ROWS
 
     def _fit_weights(self, folds: list[_Fold], labels: Tensor) -> None:
         found = torch.cat([fold.features for fold in folds], 1)
@@ -169,10 +199,28 @@ class LinearPart(nn.Module):
                 "no training row has an item with a click in another fold, expected some: every"
                 " item has a single click, from which no affinity follows"
             )
-        of_known = found[:, known]
+        of_known, labels = found[:, known], labels[known]
+        if self.options.objective == "list":
+            self._fit_lists(folds, of_known, labels)
+            return
         self.knots.copy_(quantiles(of_known, self.weight.shape[1]))
-        weight, bias = fit_curves(of_known, self.knots.cpu(), labels[known])
+        weight, bias = fit_curves(of_known, self.knots.cpu(), labels)
         self.weight.copy_(torch.from_numpy(weight))
+        self.bias.fill_(bias)
+
+    def _fit_lists(self, folds: list[_Fold], features: Tensor, labels: Tensor) -> None:
+        """Fit the weights to candidates, and slope and bias of their sum to the examples."""
+        rows = CandidateRows.joined([x.candidates for x in folds if x.candidates is not None])
+        if not len(rows):
+            raise TrainingError(
+                "no click that was held out is among its user's candidates, expected some: there"
+                " are too few clicks to fit a list to; --objective click needs fewer"
+            )
+        knots = quantiles(rows.features, self.weight.shape[1])
+        weight = torch.from_numpy(fit_lists(rows, knots))
+        slope, bias = logistic_line(curves(features, knots, weight), labels)
+        self.knots.copy_(knots)
+        self.weight.copy_(weight * (slope or 1.0))
         self.bias.fill_(bias)
 
     def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
@@ -276,11 +324,10 @@ class LinearPart(nn.Module):
             training: examples, whose items are numbers in the catalogue.
         """
         part = LinearPart(self.options, source).to(self.weight.device)
-        part.fit(training)
+        part.fit(training, trained=False)
         # Examples that are drawn by this share are cut to folds and have another one, so that it
         # would drift from refresh to refresh.
         part.clicked.copy_(self.clicked)
-        part._of_rows, part._of_folds = None, []  # no training follows
         return part
 
     def weights(self) -> dict[str, float]:
@@ -315,6 +362,7 @@ class _Fold:
         affinities: by these clicks.
         at: [n] int64, positions of its examples.
         sampled: [m] int64, those of them that have `features` [F, m].
+        candidates: of its users, with their clicks among these; for lists.
     """
 
     def __init__(
@@ -323,6 +371,7 @@ class _Fold:
         rows, F = training.rows, training.folds
         ids = torch.arange(number, len(training.histories), F)
         self.affinities = part.affinities
+        self.candidates: CandidateRows | None = None
         if F > 1:
             clicks = training.histories.of(ids)
             self.affinities = Affinities(clicks, part.knowledge, part.options, F / (F - 1))
@@ -330,12 +379,28 @@ class _Fold:
         self.at, self._ends = _places(rows.indptr, ids)
         self._histories = training.histories.of(ids)
         self._items = items[self.at]
-        every = max(1, -(-len(self.at) // FITTED_ROWS))
+        lists = part.options.objective == "list"
+        if lists:
+            self.candidates = candidate_rows(
+                self.affinities, self._histories, self._clicks(rows.labels), FITTED_ROWS
+            )
+        every = max(1, -(-len(self.at) // (FITTED_ROWS // 8 if lists else FITTED_ROWS)))
         chosen = torch.arange(0, len(self.at), every)
         self.sampled = self.at[chosen]
         self.features = self.affinities.features(
             self._histories, torch.searchsorted(chosen, self._ends), self._items[chosen]
         )
+
+    @property
+    def num_fitted(self) -> int:
+        """Number of rows that weights are fitted to."""
+        return len(self.candidates) if self.candidates is not None else self.features.shape[1]
+
+    def _clicks(self, labels: Tensor) -> Histories:
+        """Clicks among the examples of each (user, fold) pair."""
+        clicked = labels[self.at] == 1
+        before = torch.cat([self._ends.new_zeros(1), clicked.long().cumsum(0)])
+        return Histories(before[self._ends], self._items[clicked])
 
     def logits(self, part: LinearPart) -> Tensor:
         """Logits [n] of the examples."""
