@@ -12,6 +12,7 @@ import numpy as np
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.splits import with_validation
+from ekpnet_fast.models import MODELS
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop
@@ -46,7 +47,8 @@ def fit_run(
     """Train a run's model.
 
     With `--refit` an untrained model is then trained on train and validation together, each stage
-    for the epochs that were best on validation; no checkpoint is written of it.
+    for the epochs that were best on validation; no checkpoint is written of it. A model without
+    epochs is trained on them at once.
 
     Args:
         config: a resolved run.
@@ -59,6 +61,10 @@ def fit_run(
     Raises:
         TrainingError, Interrupted: as `loop.train`.
     """
+    if config.refit and not MODELS[config.model].stages:  # there are no epochs to choose
+        data = with_validation(prepared)
+        only = loop.train(config, data, graph, on_progress, writer, validate=False)
+        return Fitted(only, data, {"epochs": {}, "records": []})
     outcome = loop.train(config, prepared, graph, on_progress, writer)
     if not config.refit:
         return Fitted(outcome, prepared, None)
