@@ -57,7 +57,7 @@ def fitted():
     config = with_options("linear")
     model = build.build_model(config, prepared, graph)
     folds = Folds.cut(scoring.examples_by_user(prepared.train, prepared), 5, config.seed)
-    model.fit_features(TrainingExamples(folds.rows, folds.histories, 5))
+    model.linear.fit(TrainingExamples(folds.rows, folds.histories, 5))
     return model, prepared, graph, folds
 
 
@@ -98,7 +98,7 @@ def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
     model, prepared, graph, folds = fitted
     again = build.build_model(with_options("linear"), prepared, graph)
     items = folds.rows.items
-    again.fit_features(TrainingExamples(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    again.linear.fit(TrainingExamples(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
