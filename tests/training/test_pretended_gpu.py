@@ -32,12 +32,14 @@ def one_thread(threads):
 
 
 def cases():
-    """Models with the numbers of folds that they can have."""
-    return [
-        pytest.param(name, folds, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in TRAINED
-        for folds in ((1, 3) if MODELS[name].ripple or MODELS[name].history else (1,))
-    ]
+    """Models with the numbers of folds that they can have; of the slow ones the largest."""
+    found = []
+    for name in TRAINED:
+        folded = MODELS[name].ripple or MODELS[name].history
+        numbers = (1, 3) if folded and name in QUICK else (3 if folded else 1,)
+        marks = [] if name in QUICK else [pytest.mark.slow]
+        found += [pytest.param(name, folds, marks=marks) for folds in numbers]
+    return found
 
 
 def config_of(model, **changes):
