@@ -49,7 +49,11 @@ class CMakeBuild(build_ext):
         ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(NATIVE)], check=True)
-        subprocess.run(["cmake", "--install", str(NATIVE), "--prefix", package_dir], check=True)
+        places = [package_dir]
+        if self.editable_mode:  # setuptools itself copies the module there, not the libraries
+            places.append(ROOT / "ekpnet_fast")
+        for place in places:
+            subprocess.run(["cmake", "--install", str(NATIVE), "--prefix", place], check=True)
 
 
 def forget_configuration() -> None:
