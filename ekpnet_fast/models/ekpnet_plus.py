@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
@@ -39,6 +40,7 @@ class EKPNetPlus(EKPNet):
     Options = LinearOptions
     pair_inputs = ("linear",)
     resident = False
+    draws = 4
     as_fitted = AS_FITTED
     by_vector = False
     wide = True
@@ -46,6 +48,7 @@ class EKPNetPlus(EKPNet):
     rules: ClassVar[Rules] = {
         **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
         "ekpnet_plus.objective": by_measure("click", "list"),
+        "ekpnet_plus.p3alpha": by_measure(False, True),
     }
     presets: ClassVar[Presets] = {}
 
@@ -75,6 +78,12 @@ class EKPNetPlus(EKPNet):
     def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
         """Gradients of EKPNet, the linear part's logits added."""
         return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
+
+    def silent(self, stage: str) -> dict[str, Tensor]:
+        """The output layer of eq. 18, without which the linear part's logit is left."""
+        if stage != "train":
+            return {}
+        return {"w_out": torch.zeros_like(self.w_out), "b_out": torch.zeros_like(self.b_out)}
 
     def shares(self, history: Tensor, item: int) -> PairShares:
         """Shares in the wide part's logit."""

@@ -51,7 +51,10 @@ class Linear(Model):
     as_fitted = AS_FITTED
     wide = True
     defaults: ClassVar[Defaults] = {"folds": 5}
-    rules: ClassVar[Rules] = {"linear.objective": by_measure("click", "list")}
+    rules: ClassVar[Rules] = {
+        "linear.objective": by_measure("click", "list"),
+        "linear.p3alpha": by_measure(False, True),
+    }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)

@@ -270,6 +270,10 @@ class Affinities:
             made.append(Source.of_rows(_similar(A, counts, count)))
         if options.ridge > 0:
             made.append(Source.of_rows(_regressions(A, counts, options.ridge)))
+        if options.p3alpha:
+            to_user = scaled(A, None, inverse(counts)).T.tocsr()
+            to_item = scaled(A, inverse(sums(A, 1)), None)
+            made.append(Source.of_rows(product(rows_of(to_user), rows_of(to_item))))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
         return made

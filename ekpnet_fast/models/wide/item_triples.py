@@ -22,6 +22,7 @@ from ekpnet_fast.sampling.graph import Graph
 __all__ = ["ItemTripleFeatures"]
 
 MAX_ITEMS_PER_PAIR = 60  # a tail that fewer items share makes them alike
+ALIKE = 128  # items that one is walked to over a shared tail
 
 
 class ItemTripleFeatures:
@@ -36,6 +37,7 @@ class ItemTripleFeatures:
         weighed: [I, K] `match`, unscaled.
         pairs: [K] the number of each pair, relation * E + tail, rising.
         count: neighbours that an item keeps.
+        walked: of those alike.
     """
 
     def __init__(self, graph: Graph, num_items: int, count: int) -> None:
@@ -47,7 +49,7 @@ class ItemTripleFeatures:
         table = sparse(np.ones(len(heads)), heads, column, (num_items, len(known)))
         table.sum_duplicates()
         table.data[:] = 1
-        self.num_items, self.count = num_items, count
+        self.num_items, self.count, self.walked = num_items, count, min(count, ALIKE)
         degree = sums(table, 0)
         weighed = scaled(table, None, np.log(num_items / degree))
         self.match = unit_rows(weighed)
@@ -134,7 +136,7 @@ class ItemTripleFeatures:
     @cached_property
     def alike(self) -> ops.SparseRows:
         """Strongest entries of near near^T [I, I]."""
-        return products(self.near, self.count)
+        return products(self.near, self.walked)
 
     @cached_property
     def matches(self) -> ops.SparseRows:

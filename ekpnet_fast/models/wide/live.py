@@ -365,7 +365,7 @@ class _Splicing:
         products = self._products(near[:, columns].tocsr(), self.fitted.by_near, items)
         old = _matrix(fitted, self.before)
         old.resize((self.size, self.size))
-        alike = _strongest(_spliced(old, items, products), self.count)
+        alike = _strongest(_spliced(old, items, products), self.fitted.knowledge.walked)
         self.alike = alike
         reached = np.concatenate([old[items].indices, alike[items].indices]).astype(np.int64)
         reached = np.union1d(items, reached)
@@ -461,6 +461,7 @@ def source_names(options: SignalOptions) -> dict[str, int]:
         *(["far co-click"] if options.five_hop else []),
         *(["item kNN"] if options.knn else []),
         *(["ridge"] if options.ridge > 0 else []),
+        *(["P3alpha"] if options.p3alpha else []),
         *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),
     ]
     return {name: place for place, name in enumerate(names)}

@@ -42,6 +42,7 @@ _KINDS: dict[str, Kind] = {
     "EASE": "clicks",
     "item kNN": "clicks",
     "ridge": "clicks",
+    "P3alpha": "clicks",
     "joint": "joint",
     "KG-click-KG": "walk",
     "KG match": "match",

@@ -24,6 +24,8 @@ class SignalOptions:
         knn: similarity of items by their clicks, of popular ones larger than the cosine.
         ridge: regularisation of the regression of each item on those most clicked with it, which
             counts only once what several of them say; 0 leaves it out.
+        p3alpha: chance that a walk from the clicked item to one of its users, and on to a click of
+            theirs, ends at the item. If not set, only where lists are measured.
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
@@ -35,6 +37,7 @@ class SignalOptions:
     five_hop: bool = True
     knn: bool = True
     ridge: float = 100.0
+    p3alpha: bool = False
     relations: int = 4
 
     @property
@@ -50,6 +53,7 @@ class SignalOptions:
             *(["far co-click"] if self.five_hop else []),
             *(["item kNN"] if self.knn else []),
             *(["ridge"] if self.ridge > 0 else []),
+            *(["P3alpha"] if self.p3alpha else []),
             *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
         )
 

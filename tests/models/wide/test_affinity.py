@@ -18,7 +18,7 @@ from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0)
+ALL = SignalOptions(ease=20.0, p3alpha=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,7 @@ def dense_affinities(A, table, options):
         near = [j for j in range(ITEMS) if j != item and G[j, item] > 0]
         gram = A[:, near].T @ A[:, near] + options.ridge * np.eye(len(near))
         found["ridge"][near, item] = np.linalg.solve(gram, A[:, near].T @ A[:, item])
+    found["P3alpha"] = (safe(A.sum(0)) * A).T @ (safe(A.sum(1))[:, None] * A)
     for rank in range(1, options.relations + 1):
         own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
         own = own * safe(np.linalg.norm(own, axis=1))[:, None]
@@ -170,7 +171,7 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     every = found.features(histories, *every_pair(USERS)).T.view(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
         if name == "popularity" or name.startswith(
-            ("co-click", "low-pass", "EASE", "far", "item", "ridge")
+            ("co-click", "low-pass", "EASE", "far", "item", "ridge", "P3alpha")
         ):
             lowest = every[:, :, column].amin(1)
             assert (every[:, 0, column] <= lowest + 1e-3).all(), name
