@@ -152,7 +152,7 @@ def test_run(
     benchmark.pedantic(lambda: found.append(runner.run(config)), rounds=1)  # type: ignore[no-untyped-call]
     info = benchmark.extra_info
     info["samples_per_s"] = mean(x["samples_per_second"] for x in found)
-    info["epochs"] = mean(len(x["epochs"]) for x in found)
+    info["epochs"] = mean(sum(r["epoch"] > 0 for r in x["epochs"]) for x in found)
     info["auc"] = mean(x["test"]["auc"] for x in found)
     for part, seconds in found[-1]["seconds"].items():
         info[f"seconds_{part}"] = seconds

@@ -249,7 +249,7 @@ _TIMES: dict[str, Callable[[Metrics], float | None]] = {
     "seconds": lambda metrics: sum(_stages(metrics)),
     "first_stage": lambda metrics: _stage(metrics, 0),
     "second_stage": lambda metrics: _stage(metrics, 1),
-    "epochs": lambda metrics: len(metrics["epochs"]),
+    "epochs": lambda metrics: sum(record["epoch"] > 0 for record in metrics["epochs"]),
     "samples_per_second": lambda metrics: metrics["samples_per_second"],
     "total": lambda metrics: metrics["seconds"]["total"],
 }

@@ -87,6 +87,8 @@ class Model(nn.Module):
             a value.
         shared_sets: whether `gradients` takes groups of a user's pairs of several folds, which
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
+        draws: of negatives, where they are drawn, that epochs take in turn, so that `fit_features`
+            can see all examples; 0 for a new draw in each epoch.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
         live: whether the graph may change and grow after training, because predictions read it
@@ -114,6 +116,7 @@ class Model(nn.Module):
     pair_inputs: ClassVar[tuple[str, ...]] = ()
     resident: ClassVar[bool] = False
     shared_sets: ClassVar[bool] = False
+    draws: ClassVar[int] = 0
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     as_fitted: ClassVar[tuple[str, ...]] = ()
@@ -224,6 +227,15 @@ class Model(nn.Module):
     def dense_weights(self, stage: str) -> list[nn.Parameter]:
         """Parameters that a stage trains and lambda2 weighs: all but `relation_tables`."""
         return [p for name, p in self.named_parameters() if name not in self.relation_tables]
+
+    def silent(self, stage: str) -> dict[str, Tensor]:
+        """Parameters by name with which what a stage trains adds nothing to the logit.
+
+        They make the model's state before the first epoch one that can be chosen, as the best on
+        validation, and the one that is kept where there is no epoch. None, unless overridden: most
+        models have no answer before they are trained.
+        """
+        return {}
 
     def fit(self, prepared: PreparedData) -> None:
         """Compute a model that has no stages."""

@@ -58,10 +58,12 @@ class Display:
             )
             known = [f"  valid {name} {x:.4f}" for name, x in measures if not math.isnan(x)]
             valid = "".join(known)
-            self.console.print(
-                f"{progress.stage:8} {record.epoch:3}/{progress.epochs}  loss {record.loss:.4f}"
-                f"{valid}  {record.samples_per_second:,.0f} samples/s"
+            made = (
+                f"  loss {record.loss:.4f}{valid}  {record.samples_per_second:,.0f} samples/s"
+                if record.epoch
+                else f"{valid}  before it is trained"
             )
+            self.console.print(f"{progress.stage:8} {record.epoch:3}/{progress.epochs}{made}")
             if progress.warning is not None:
                 self.console.print(f"warning: {progress.warning}")
         if self._bar is None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
@@ -90,7 +89,8 @@ def chosen_epochs(records: Sequence[EpochRecord]) -> dict[str, int]:
     """Number of epochs of each stage that was best on validation; all of one without validation."""
     found = {}
     for stage in dict.fromkeys(record.stage for record in records):
-        values = np.array([record.valid for record in records if record.stage == stage])
-        known = np.flatnonzero(~np.isnan(values))
-        found[stage] = 1 + int(known[np.argmax(values[known])]) if len(known) else len(values)
+        of_stage = [record for record in records if record.stage == stage]
+        known = [record for record in of_stage if not math.isnan(record.valid)]
+        best = max(known, key=lambda record: record.valid) if known else of_stage[-1]
+        found[stage] = best.epoch
     return found

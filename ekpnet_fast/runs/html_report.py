@@ -181,7 +181,7 @@ def _training(epochs: Sequence[Mapping[str, Any]], drawn: Iterator[int]) -> list
     names = ["loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc", "valid_mrr", "valid_ndcg"]
     names = [n for n in names if any(_number(record[n]) is not None for record in epochs)]
     valid = [name for name in names if name.startswith("valid")]
-    x = np.arange(1, len(epochs) + 1)
+    x = np.arange(len(epochs)) + min(epochs[0]["epoch"], 1)
 
     def curves(chosen: Sequence[str]) -> dict[str, tuple[Any, Any]]:
         return {n: (x, [math.nan if r[n] is None else r[n] for r in epochs]) for n in chosen}

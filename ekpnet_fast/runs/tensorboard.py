@@ -46,7 +46,7 @@ def tracking(
         on_progress(progress)
         if progress.record is None:
             return
-        number += 1
+        number += progress.record.epoch > 0
         for name, value in asdict(progress.record).items():
             if name not in ("stage", "epoch") and math.isfinite(value):
                 writer.add_scalar(f"{progress.stage}/{name}", value, number)

@@ -198,7 +198,7 @@ class BatchStream:
                 histories=histories,
                 ids=owners[first:last],
                 folds=F,
-                rows=rows[pairs] if self.redraw is None else None,
+                rows=rows[pairs],
             )
             groups = None
             if shared is not None and shared_cuts is not None:

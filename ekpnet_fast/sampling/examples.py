@@ -45,9 +45,18 @@ class TrainingExamples:
         histories: [U], or [U * folds] of the (user, fold) pairs.
         folds: F.
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
+        draws: epochs 1 to `draws` have items of their own, which those after them have again.
     """
 
     rows: UserExamples
     histories: Histories
     folds: int = 1
     redraw: Callable[[int], Tensor] | None = None
+    draws: int = 1
+
+    @property
+    def items_by_draw(self) -> Tensor:
+        """Items [N, draws] int32 of the epochs' draws."""
+        if self.redraw is None:
+            return self.rows.items.unsqueeze(1)
+        return torch.stack([self.redraw(epoch) for epoch in range(1, self.draws + 1)], 1)

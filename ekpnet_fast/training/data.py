@@ -50,6 +50,8 @@ class TrainingData:
         if prepared.protocol in RANKING:
             redrawn = RedrawnNegatives(prepared, config.seed)
             self.redraw, self.examples = redrawn, redrawn.rows
+            if self._draws:
+                self.redraw = lambda epoch: redrawn((epoch - 1) % self._draws + 1)
         else:
             self.examples = UserExamples.from_examples(prepared.train, prepared.dataset.num_users)
         if config.folds > 1:
@@ -77,7 +79,9 @@ class TrainingData:
             histories = Histories(*history_tensors(self.prepared))
         else:
             histories = self.folds.histories
-        return TrainingExamples(self.examples, histories, self.config.folds, self.redraw)
+        return TrainingExamples(
+            self.examples, histories, self.config.folds, self.redraw, max(self._draws, 1)
+        )
 
     def stream(self, model: Model, name: str) -> BatchStream:
         """Mini-batches of a stage."""
@@ -102,6 +106,11 @@ class TrainingData:
     def ripple(self) -> RippleSets:
         """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
+
+    @property
+    def _draws(self) -> int:
+        """Draws of negatives that epochs take in turn; 0 for a new one in each."""
+        return MODELS[self.config.model].draws
 
     @property
     def _shared(self) -> bool:

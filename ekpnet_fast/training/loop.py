@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -57,6 +58,8 @@ def train(
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
+        if validation is not None:
+            stages.start(partial(validation.score, name))
         with (
             torch_on_one_thread() as threads,
             epochs_of(model, name, data, stream, numbers, backend, device, threads) as epochs,

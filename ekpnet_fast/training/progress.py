@@ -28,7 +28,7 @@ class EpochRecord:
 
     Attributes:
         stage: "pretrain" or "train".
-        epoch: from 1 within the stage.
+        epoch: from 1 within the stage; 0 for the model before it, which has only the measures.
         loss, bce, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
             per triple in a stage without pairs.
         valid_auc: AUC over the validation examples, under the protocol "ripplenet". It and the next

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.cpu_time import CpuWatch
 from ekpnet_fast.training.epochs import Passed
+from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.progress import (
     EpochRecord,
     Outcome,
@@ -63,7 +65,8 @@ class Stages:
         """Stages to run, the one in progress first."""
         names = self.outcome.model.stages
         first = names.index(self.at.stage) if self.at.stage else 0
-        return [name for name in names[first:] if self._options(name).epochs > 0]
+        model = self.outcome.model
+        return [name for name in names[first:] if self._options(name).epochs or model.silent(name)]
 
     def enter(self, name: str, stream: BatchStream) -> range:
         """Start a stage, or the rest of it; the run's epochs that are left to it, at most."""
@@ -76,6 +79,28 @@ class Stages:
         self._seconds_before = self.at.stage_seconds
         first = self.at.epochs_done + 1
         return range(first, first + self._stage.epochs - self.at.epoch)
+
+    def start(self, score: Callable[[], float]) -> None:
+        """Record what the model predicts before the stage's first epoch, where it says something.
+
+        Args:
+            score: the validation measure of the model's state.
+        """
+        at, model = self.at, self.outcome.model
+        silent = model.silent(at.stage)
+        if not silent or self._resumed or not self._validated or not self._stage.epochs:
+            return
+        drawn = {name: value.clone() for name, value in model.state_dict().items()}
+        self.best = {**drawn, **silent}
+        model.load_state_dict(self.best)
+        at.best, at.best_epoch = score(), 0
+        model.load_state_dict(drawn)
+        terms = dict.fromkeys(("loss", *TERMS), math.nan)
+        found = measured(self.config.protocol, at.best)
+        times = {"seconds": 0.0, "samples_per_second": 0.0}
+        record = EpochRecord(stage=at.stage, epoch=0, **terms, **found, **times)
+        self._notify(0, math.nan, 0.0, record)
+        self.outcome.records.append(record)
 
     def epochs(self, state: StepState) -> Iterator[int]:
         """Numbers of the run's epochs until the stage ends; its steps change `state`."""
@@ -123,8 +148,11 @@ class Stages:
 
     def leave(self) -> None:
         """Give the model the stage's best weights."""
+        model = self.outcome.model
+        if not self._stage.epochs:
+            self.best = {**model.state_dict(), **model.silent(self.at.stage)}
         if self.best:
-            self.outcome.model.load_state_dict(self.best)
+            model.load_state_dict(self.best)
         self.outcome.stage = self.at.stage
         self.outcome.seconds[self.at.stage] = self._seconds_so_far()
 

@@ -65,7 +65,7 @@ def metrics_of(*, auc, seconds=(2.0, 1.0), ranked=True, clicked=True, **more):
         "format": run_folder.RUN_FORMAT,
         "test": {"auc": auc, **clicks} if clicked else None,
         "ranking": lists if ranked else None,
-        "epochs": [{"stage": stage} for stage in stages for _ in range(2)],
+        "epochs": [{"stage": s, "epoch": n} for s in stages for n in (1, 2)],
         "seconds": {**dict(zip(stages, seconds, strict=True)), "total": sum(seconds) + 1},
         "samples_per_second": 1000.0,
         "environment": {

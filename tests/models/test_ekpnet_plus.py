@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.runs.display import weights_text
+from ekpnet_fast.runs.fit import fit_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.folds import Folds
@@ -93,22 +95,36 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_rows_that_are_redrawn_are_described_as_stored_ones(fitted):
-    """By folds in a batch, as where items differ by epoch, and from the table."""
+def test_epochs_take_the_draws_of_negatives_in_turn(fitted):
+    """Each draw is described as if it were the only one; the first is what is fitted to."""
     model, prepared, graph, folds = fitted
     again = build.build_model(with_options("linear"), prepared, graph)
-    items = folds.rows.items
-    again.linear.fit(TrainingExamples(folds.rows, folds.histories, 5, redraw=lambda epoch: items))
+    first = folds.rows.items
+    draws = [first, first.flip(0), (first + 1) % prepared.dataset.num_items]
+    again.linear.fit(
+        TrainingExamples(
+            folds.rows, folds.histories, 5, redraw=lambda epoch: draws[epoch - 1], draws=3
+        )
+    )
+    assert torch.equal(again.linear.weight, model.linear.weight)
     ids = torch.nonzero(folds.rows.indptr.diff()).squeeze(1)[:40]
     n = folds.rows.indptr.diff()[ids]
     indptr = torch.cat([n.new_zeros(1), n.cumsum(0)])
     rows = torch.cat([torch.arange(*folds.rows.indptr[i : i + 2].tolist()) for i in ids])
     request = PairRequest(
-        (ids // 5).int(), indptr, items[rows], 2, histories=folds.histories, ids=ids.int(), folds=5
-    )
-    stored = model.inputs(replace(request, rows=rows))["linear"]
-    assert torch.allclose(again.inputs(request)["linear"], stored, atol=1e-5)
-    assert torch.equal(again.linear.weight, model.linear.weight)
+        (ids // 5).int(), indptr, first[rows], 1, histories=folds.histories, ids=ids.int(),
+        folds=5, rows=rows,
+    )  # fmt: skip
+    for epoch in range(1, 8):
+        asked = replace(request, items=draws[(epoch - 1) % 3][rows], epoch=epoch)
+        found = again.inputs(asked)["linear"]
+        if epoch % 3 == 1:
+            assert torch.allclose(found, model.inputs(request)["linear"], atol=1e-5)
+        else:
+            assert not torch.allclose(found, model.inputs(request)["linear"], atol=1e-2)
+        if epoch > 3:
+            earlier = replace(asked, epoch=epoch - 3)
+            assert torch.equal(found, again.inputs(earlier)["linear"])
 
 
 @both
@@ -267,8 +283,42 @@ def test_straight_lines_train():
     prepared, graph = load()
     default = loop.train(with_options("ekpnet_plus"), prepared, graph)
     outcome = loop.train(with_options("ekpnet_plus", pieces=1), prepared, graph)
-    assert all(np.isfinite(record.loss) for record in outcome.records)
+    assert all(np.isfinite(record.loss) for record in outcome.records if record.epoch)
     assert outcome.records[-1].loss != default.records[-1].loss
+
+
+def test_the_wide_part_alone_is_kept_where_no_epoch_is_better():
+    """As with a stage of no epochs, and with what EKPNet learns made of no use to validation."""
+    prepared, graph = load()
+    config = with_options("ekpnet_plus")
+    config = replace(config, pretrain=replace(config.pretrain, epochs=0))
+    bad = replace(config, train=replace(config.train, lr=10.0))
+    outcome = loop.train(bad, prepared, graph)
+    first, *others = outcome.records
+    assert first.epoch == 0 and math.isnan(first.loss) and first.seconds == 0
+    assert max(record.valid for record in others) < first.valid
+    none = loop.train(replace(config, train=replace(config.train, epochs=0)), prepared, graph)
+    for found in (outcome, none):
+        model = found.model
+        assert found.stage == "train" and not model.w_out.any() and not model.b_out.any()
+        ripple = build.sample_ripple_sets(config, graph, prepared)
+        scorer = scoring.catalogue_scorer(ops, model, ripple, model.source.num_items, stage="train")
+        wide = scoring.catalogue_scorer(
+            ops, linear_alone(model, config, prepared, graph), ripple, model.source.num_items,
+            stage="",
+        )  # fmt: skip
+        users = np.arange(5, dtype=np.int32)
+        assert torch.equal(scorer(users), wide(users))
+    assert (
+        fit_run(replace(bad, refit=True), prepared, graph).outcome.model.w_out.any().item() is False
+    )
+
+
+def linear_alone(model, config, prepared, graph):
+    """The wide part of a model as a model of its own."""
+    other = build.build_model(with_options("linear"), prepared, graph)
+    other.linear.load_state_dict(model.linear.state_dict())
+    return other
 
 
 @both
@@ -309,7 +359,7 @@ def test_the_recbole_protocol_is_trained_with_folds(model):
     graph = Graph.from_dataset(dataset, inverse=True)
     outcome = loop.train(resolve(replace(with_options(model), protocol="recbole")), prepared, graph)
     assert max(outcome.model.weights_by_name().values()) > 0
-    assert all(np.isfinite(record.loss) for record in outcome.records)
+    assert all(np.isfinite(record.loss) for record in outcome.records if record.epoch)
     scorer = scoring.catalogue_scorer(
         ops, outcome.model, build.sample_ripple_sets(with_options(model), graph, prepared),
         dataset.num_items, stage=outcome.stage,

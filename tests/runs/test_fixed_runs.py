@@ -120,15 +120,16 @@ def test_a_signal_stops_training_again(folder):
     assert seen == ["refit", "refit"]
 
 
-def record(stage, valid):
-    return EpochRecord(stage, 1, 0, 0, 0, 0, 0, float("nan"), float("nan"), valid, 1, 1)
+def record(stage, epoch, valid):
+    return EpochRecord(stage, epoch, 0, 0, 0, 0, 0, float("nan"), float("nan"), valid, 1, 1)
 
 
 def test_epochs_chosen_are_the_first_best_of_each_stage():
     nan = float("nan")
-    records = [record("pretrain", nan), record("pretrain", nan)]
-    records += [record("train", x) for x in (0.1, 0.3, 0.2, 0.3)]
+    records = [record("pretrain", 1, nan), record("pretrain", 2, nan)]
+    records += [record("train", n, x) for n, x in enumerate((0.1, 0.3, 0.2, 0.3), 1)]
     assert chosen_epochs(records) == {"pretrain": 2, "train": 2}
+    assert chosen_epochs([record("train", 0, 0.4), *records])["train"] == 0
     assert chosen_epochs([]) == {}
 
 

@@ -138,9 +138,7 @@ class LinearPart(nn.Module):
         )
         self._fitted: FittedTriples | None = None
         self._followed: tuple[Graph, int, LinearPart] | None = None
-        # Of the training examples; by fold, where their items differ by epoch.
-        self._of_rows: Tensor | None = None
-        self._of_folds: list[Affinities] = []
+        self._of_rows: Tensor | None = None  # [N, draws] of the training examples
 
     def fit(self, training: TrainingExamples, *, trained: bool = True) -> None:
         """Compute the training examples' features out of fold, and fit the weights to them.
@@ -156,9 +154,8 @@ class LinearPart(nn.Module):
         Raises:
             TrainingError: no item was clicked twice, or no held-out click is a candidate.
         """
-        rows, F, redraw = training.rows, training.folds, training.redraw
-        items = rows.items if redraw is None else redraw(1)
-        logits = torch.empty(len(items)) if redraw is None else None
+        rows, F, items = training.rows, training.folds, training.items_by_draw
+        logits = torch.empty(items.shape)
         waiting: list[_Fold] = []  # those that the weights are fitted to
         fitted = False
         with torch_on_one_thread():
@@ -175,11 +172,9 @@ class LinearPart(nn.Module):
                     waiting = [fold]
                 if not trained:
                     return
-                if logits is not None:
-                    for fold in waiting:
-                        logits[fold.at] = fold.logits(self)
-                else:
-                    self._of_folds += [fold.affinities for fold in waiting]
+                for fold in waiting:
+                    logits[fold.at] = fold.logits(self, items)
+                waiting = []
         self._of_rows = logits
 
     @property
@@ -226,22 +221,13 @@ class LinearPart(nn.Module):
     def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
         """Logits [B] of a request whose groups have the histories `ids` [G]."""
         if request.rows is not None and self._of_rows is not None:
-            return self._of_rows[request.rows]
-        if request.folds == 1:
-            asked = self._numbered(histories.of(ids))
-            items = request.items if self._numbers is None else self._numbers[request.items.long()]
-            if self._asks_for_all_items(items, len(request.users), request.group_indptr):
-                return self._logits(self.affinities, asked).view(-1)
-            return self._logits(self.affinities, asked, request.group_indptr, items)
-        logits = torch.empty(len(request.items))
-        fold_of_group = ids % request.folds
-        for fold in range(request.folds):
-            groups = torch.nonzero(fold_of_group == fold).squeeze(1)
-            at, ends = _places(request.group_indptr, groups)
-            logits[at] = self._logits(
-                self._of_folds[fold], histories.of(ids[groups]), ends, request.items[at]
-            )
-        return logits
+            return self._of_rows[request.rows, (request.epoch - 1) % self._of_rows.shape[1]]
+        assert request.folds == 1, "affinities of folds are not kept"
+        asked = self._numbered(histories.of(ids))
+        items = request.items if self._numbers is None else self._numbers[request.items.long()]
+        if self._asks_for_all_items(items, len(request.users), request.group_indptr):
+            return self._logits(self.affinities, asked).view(-1)
+        return self._logits(self.affinities, asked, request.group_indptr, items)
 
     def _logits(
         self,
@@ -366,7 +352,11 @@ class _Fold:
     """
 
     def __init__(
-        self, part: LinearPart, training: TrainingExamples, number: int, items: Tensor
+        self,
+        part: LinearPart,
+        training: TrainingExamples,
+        number: int,
+        items: Tensor,  # [N, draws], of which features are those of the first
     ) -> None:
         rows, F = training.rows, training.folds
         ids = torch.arange(number, len(training.histories), F)
@@ -378,7 +368,7 @@ class _Fold:
         ids = ids[rows.indptr.diff()[ids] > 0]
         self.at, self._ends = _places(rows.indptr, ids)
         self._histories = training.histories.of(ids)
-        self._items = items[self.at]
+        self._items = items[self.at, 0]
         lists = part.options.objective == "list"
         if lists:
             self.candidates = candidate_rows(
@@ -402,9 +392,12 @@ class _Fold:
         before = torch.cat([self._ends.new_zeros(1), clicked.long().cumsum(0)])
         return Histories(before[self._ends], self._items[clicked])
 
-    def logits(self, part: LinearPart) -> Tensor:
-        """Logits [n] of the examples."""
-        return part._logits(self.affinities, self._histories, self._ends, self._items)
+    def logits(self, part: LinearPart, items: Tensor) -> Tensor:
+        """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
+        draws = items.shape[1]
+        asked = items[self.at].flatten()
+        found = part._logits(self.affinities, self._histories, self._ends * draws, asked)
+        return found.view(-1, draws)
 
 
 def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
