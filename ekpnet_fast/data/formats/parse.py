@@ -161,7 +161,7 @@ def load_text(
         _load(connection, text, columns, kept, form, clean=True)
     if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
         names = ", ".join(column.name for column in kept)
-        raise DataError.at(text.path, None, "no rows", f"rows of {names}")
+        raise DataError.about(text.path, None, "no rows", f"rows of {names}")
     _check(connection, text, columns, kept, form)
     return {column.name: _name(columns, column) for column in kept}
 
@@ -415,20 +415,22 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
             path, None, error.strerror or str(error) or "an error", "a file that can be read"
         ) from None
     except Exception:  # of what a header claims: a name, a syntax, a shape that is none
-        raise DataError.at(path, None, "no NumPy array", expected) from None
+        raise DataError.about(path, None, "no NumPy array", expected) from None
     if not isinstance(table, np.ndarray):
-        raise DataError.at(path, None, "an archive of arrays", expected)
+        raise DataError.about(path, None, "an archive of arrays", expected)
     if table.ndim != 2 or table.shape[1] != len(columns):
-        raise DataError.at(path, None, f"shape {list(table.shape)}", expected)
+        raise DataError.about(path, None, f"shape {list(table.shape)}", expected)
     if table.dtype.kind not in "iu":
-        raise DataError.at(path, None, f"dtype {table.dtype}", expected)
+        raise DataError.about(path, None, f"dtype {table.dtype}", expected)
     if len(table) == 0:
-        raise DataError.at(path, None, "no rows", expected)
+        raise DataError.about(path, None, "no rows", expected)
     result: list[Int32] = []
     for index, column in enumerate(columns):
         values = table[:, index]
         if int(values.min()) < 0 or int(values.max()) > column.maximum:
             row = int(np.argmax((values < 0) | (values > column.maximum)))
-            raise DataError.at(path, row + 1, f"{column.name} {values[row]}", _expectation(column))
+            raise DataError.about(
+                path, row + 1, f"{column.name} {values[row]}", _expectation(column)
+            )
         result.append(np.array(values, dtype=np.int32, order="C"))
     return result
