@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
@@ -127,6 +127,9 @@ def read_text(
 ) -> Frame:
     """Read a text table that is open; see `read_table`."""
     with session() as connection:
+        plain = _plain_numbers(connection, text, columns, form, keep)
+        if plain is not None:
+            return plain
         places = load_text(connection, text, columns, form, keep)
         texts, numbers = {}, {}
         for column in columns:
@@ -140,6 +143,40 @@ def read_text(
                 found = connection.execute(f"SELECT {name}::{kind} AS value FROM rows").fetchnumpy()
                 numbers[column.name] = np.ascontiguousarray(found["value"])
         return Frame(texts, numbers)
+
+
+def _plain_numbers(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    form: Form,
+    keep: Sequence[str] | None,
+) -> Frame | None:
+    """Frame of a table of nothing but digits and separators; None if it is another, or unfit.
+
+    Most files of numbers are such tables, of which no value has to be looked at as a text.
+    """
+    import duckdb
+
+    if form != Form(form.separator) or any(c.kind != "int" or c.optional for c in columns):
+        return None
+    plain = b"0123456789\n" + form.separator.encode()
+    text.file.seek(0)
+    while chunk := text.file.read(1 << 20):
+        if chunk.translate(None, plain):
+            return None
+    select = _read_csv(text.place, columns, form, "INTEGER", 1 << 21)
+    try:
+        found = connection.execute(f"SELECT * FROM {select}").fetchnumpy()
+    except duckdb.Error:
+        return None
+    numbers = {}
+    for column, values in zip(columns, found.values(), strict=True):
+        if not len(values) or np.ma.isMaskedArray(values) or values.max() > column.maximum:
+            return None
+        if keep is None or column.name in keep:
+            numbers[column.name] = np.ascontiguousarray(values)
+    return Frame({}, numbers)
 
 
 def load_text(
@@ -156,13 +193,16 @@ def load_text(
     """
     kept = [c for c in columns if keep is None or c.name in keep]
     cleaned = _load(connection, text, columns, kept, form)
-    if not cleaned and _first_misfit(connection, columns, kept):
+    misfit = _first_misfit(connection, columns, kept)
+    if misfit is not None and not cleaned:
         # It may be a line of nothing but separators that are blanks.
         _load(connection, text, columns, kept, form, clean=True)
+        misfit = _first_misfit(connection, columns, kept)
     if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
         names = ", ".join(column.name for column in kept)
         raise DataError.about(text.path, None, "no rows", f"rows of {names}")
-    _check(connection, text, columns, kept, form)
+    if misfit is not None:
+        _raise_misfit(connection, text, columns, kept, form, *misfit)
     return {column.name: _name(columns, column) for column in kept}
 
 
@@ -209,19 +249,26 @@ def _select(
     name: str, columns: Sequence[Column], kept: Sequence[Column], form: Form, longest: int
 ) -> str:
     """Statement that reads the rows."""
-    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(columns)))
     wanted = [_name(columns, column) for column in kept]
-    mark = "'\"'" if form.quoted else "''"
     # A blank line of a table of one column is a row of nothing.
     filled = (
         " WHERE " + " OR ".join(f"{n} IS NOT NULL" for n in wanted) if len(columns) == 1 else ""
     )
     return (
-        f"CREATE OR REPLACE TABLE rows AS SELECT {', '.join(wanted)} FROM read_csv({literal(name)},"
-        f" columns={{{types}}}, auto_detect=false, header=false, strict_mode=true,"
-        f" delim={literal(form.separator)}, quote={mark}, escape={mark}, nullstr='',"
-        f" compression='none', max_line_size={longest})"
+        f"CREATE OR REPLACE TABLE rows AS SELECT {', '.join(wanted)}"
+        f" FROM {_read_csv(name, columns, form, 'VARCHAR', longest)}"
         f"{filled}{f' OFFSET {int(form.header)}' if form.header else ''}"
+    )
+
+
+def _read_csv(name: str, columns: Sequence[Column], form: Form, kind: str, longest: int) -> str:
+    """Function in SQL that gives every record, with columns of one type."""
+    types = ", ".join(f"'c{place}': '{kind}'" for place in range(len(columns)))
+    mark = "'\"'" if form.quoted else "''"
+    return (
+        f"read_csv({literal(name)}, columns={{{types}}}, auto_detect=false, header=false,"
+        f" strict_mode=true, delim={literal(form.separator)}, quote={mark}, escape={mark},"
+        f" nullstr='', compression='none', max_line_size={longest})"
     )
 
 
@@ -229,18 +276,16 @@ def _name(columns: Sequence[Column], column: Column) -> str:
     return f"c{columns.index(column)}"
 
 
-def _check(
+def _raise_misfit(
     connection: DuckDBPyConnection,
     text: PlainText,
     columns: Sequence[Column],
     kept: Sequence[Column],
     form: Form,
-) -> None:
-    """Expect every value to fit its column; raises DataError at the first row that does not."""
-    found = _first_misfit(connection, columns, kept)
-    if found is None:
-        return
-    row, place = found
+    row: int,
+    place: int,
+) -> NoReturn:
+    """Raise DataError at a value that does not fit its column."""
     column = kept[place]
     name = _name(columns, column)
     value = connection.execute(f"SELECT {name} FROM rows WHERE rowid = {row}").fetchall()[0][0]
