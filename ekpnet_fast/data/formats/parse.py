@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
-from ekpnet_fast.data.formats.engine import coded, first_line, literal, session
+from ekpnet_fast.data.formats.engine import coded, csv_fault, literal, session
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.opened import UTF8, PlainText, expect_text, open_text, place
 from ekpnet_fast.data.tables import INT32_MAX, Int32
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 __all__ = [
+    "NUMBER",
     "Column",
     "Form",
     "Kind",
@@ -47,7 +48,7 @@ __all__ = [
 Kind = Literal["int", "float", "str"]
 
 _INTEGER = "[+]?[0-9]+"
-_NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
+NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
 _LONGEST = 1 << 30  # bytes of a line
 
 
@@ -201,6 +202,8 @@ def load_text(
     if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
         names = ", ".join(column.name for column in kept)
         raise DataError.about(text.path, None, "no rows", f"rows of {names}")
+    if form.header and len(kept) > 1:
+        _expect_one_header(connection, text, columns, kept, form)
     if misfit is not None:
         _raise_misfit(connection, text, columns, kept, form, *misfit)
     return {column.name: _name(columns, column) for column in kept}
@@ -236,8 +239,10 @@ def _load(
                     longest = _LONGEST
                 elif cleaned:
                     _raise_bad_record(text, columns, form)
+                    line, fault = csv_fault(error)
+                    number = None if line is None else line + form.skip
                     raise DataError.about(
-                        text.path, None, first_line(error), "a table that can be read"
+                        text.path, number, fault, "a table that can be read"
                     ) from None
                 else:
                     # It may be that blank lines hold blanks, or that line ends are mixed.
@@ -274,6 +279,28 @@ def _read_csv(name: str, columns: Sequence[Column], form: Form, kind: str, longe
 
 def _name(columns: Sequence[Column], column: Column) -> str:
     return f"c{columns.index(column)}"
+
+
+def _expect_one_header(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    kept: Sequence[Column],
+    form: Form,
+) -> None:
+    """Raise DataError at a row that is the header, as in files that were joined.
+
+    Its names would pass for ids.
+    """
+    _, names = next(_all_records(text, form))
+    places = [columns.index(column) for column in kept]
+    same = " AND ".join(f"c{place} = {literal(names[place])}" for place in places)
+    again = connection.execute(f"SELECT min(rowid) FROM rows WHERE {same}").fetchall()[0][0]
+    if again is not None:
+        line = next(line for row, (line, _) in enumerate(records(text, form)) if row == again)
+        raise DataError.about(
+            text.path, line, "the header once more", "rows; give each file by itself"
+        )
 
 
 def _raise_misfit(
@@ -319,7 +346,7 @@ def _misfit(column: Column, name: str) -> str:
         )
     else:
         wrong = (
-            f"(regexp_full_match(trim({name}), '{_NUMBER}') AND"
+            f"(regexp_full_match(trim({name}), '{NUMBER}') AND"
             f" isfinite(try_cast({name} AS DOUBLE))) IS NOT TRUE"
         )
     return f"NOT {empty} AND {wrong}" if column.optional else wrong
