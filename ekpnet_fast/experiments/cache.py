@@ -172,11 +172,11 @@ class Store:
         }
         for name, value in expected.items():
             if metrics.get(name) != value:
-                raise DataError.at(
+                raise DataError.about(
                     folder / run_folder.METRICS_FILE,
                     None,
                     f"{name} {metrics.get(name)!r}",
-                    f"{value!r}; remove the folder to run the cell again",
+                    f"{name} {value!r}; remove the folder to run the cell again",
                 )
         return metrics
 

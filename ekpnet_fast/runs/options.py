@@ -195,9 +195,20 @@ def _name(word: str) -> str:
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
-    """Words of the command line with fields' names; a bare `--report` means `--report true`."""
+    """Words of the command line with fields' names; a bare `--report` means `--report true`.
+
+    Raises:
+        ConfigError: a word that is no UTF-8, in which the options of a run are kept.
+    """
     words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     found: list[str] = []
+    for option, word in pairwise(["", *words]):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            name = _name(word) or _name(option)
+            place = f"--{name}" if name.isascii() and name else "options"
+            raise ConfigError(f"{place}: found {quote(word)}, expected text in UTF-8") from None
     for word, following in pairwise([*words, "--"]):
         found.append(word)
         if word in ("--report", "--overwrite", "--refit") and following.startswith("--"):

@@ -26,9 +26,9 @@ class Engine(Protocol):
         """Model, data set and sizes, as they are now; on the event loop, so it must be quick."""
 
     def together(self, request: schemas.RecommendRequest) -> tuple[Hashable, int]:
-        """Kind of requests that `recommend` takes at once, and how many at most; quick too."""
+        """Kind of requests that are answered at once, and how many at most; quick too."""
 
-    def recommend(
+    def recommend_together(
         self, requests: Sequence[schemas.RecommendRequest]
     ) -> Sequence[Mapping[str, Any] | Exception]:
         """List the best items for each: a `Recommendations`, or why there is none."""
@@ -81,7 +81,7 @@ class Answers:
     def _lists(self, requests: Sequence[schemas.RecommendRequest]) -> list[bytes | Exception]:
         return [
             found if isinstance(found, Exception) else _json(found)
-            for found in self._engine.recommend(requests)
+            for found in self._engine.recommend_together(requests)
         ]
 
     async def _alone(self, work: Callable[[], BaseModel | Mapping[str, Any]]) -> bytes:

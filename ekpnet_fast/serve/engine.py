@@ -72,17 +72,24 @@ class RecommenderEngine:
         )
 
     def together(self, request: schemas.RecommendRequest) -> tuple[Hashable, int]:
-        """Kind of requests that `recommend` answers at once, and how many of them; None alone."""
+        """Kind of requests that are answered at once, and how many of them; None alone."""
         if request.filter_items is not None:
             return None, 1
         state = self._recommender.state
         most = min(MOST_TOGETHER, state.scorer.groups_at_once(state.num_items))
         return (request.user is None, request.k, request.exclude_seen), most
 
-    def recommend(
+    def recommend(self, request: schemas.RecommendRequest) -> schemas.Recommendations:
+        """List the best items."""
+        (found,) = self.recommend_together([request])
+        if isinstance(found, Exception):
+            raise found
+        return schemas.Recommendations.model_validate(found)
+
+    def recommend_together(
         self, requests: Sequence[schemas.RecommendRequest]
     ) -> list[dict[str, Any] | Exception]:
-        """List the best items for each request; they are of one kind."""
+        """List the best items for each request; they are of one kind (`together`)."""
         state = self._recommender.state
         found: dict[int, dict[str, Any] | Exception] = {}
         queries: dict[int, Query] = {}

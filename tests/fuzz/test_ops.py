@@ -105,7 +105,9 @@ def hostile(draw: st.DrawFn, old: object) -> object:
     if kind == "value" and old.numel():
         new = old.clone()
         at = draw(st.integers(0, old.numel() - 1))
-        if old.is_floating_point():
+        if old.dtype == torch.bool:
+            new.view(-1)[at] ^= True
+        elif old.is_floating_point() or old.is_complex():
             # As a tensor: one of float32 takes a number beyond it only so, and as inf.
             new.view(-1)[at] = torch.tensor(draw(st.sampled_from(REALS)), dtype=torch.float64)
         else:

@@ -83,6 +83,18 @@ def test_compute_layer_without_torch(tmp_path, options):
     assert done.stdout.count("Passed") == 1 + len(build_info().isas_supported)
 
 
+@pytest.mark.slow
+def test_team_of_threads_has_no_race(tmp_path):
+    options = ("-DEKPNET_PYTHON_MODULES=OFF", "-DEKPNET_TESTS=ON", "-DEKPNET_SANITIZE=thread")
+    done = configure(tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    done = run([tool("cmake"), "--build", tmp_path, "--target", "test_team"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run([tool("ctest"), "--test-dir", tmp_path, "--output-on-failure", "-R", "^team$"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Passed" in done.stdout
+
+
 def test_cmake_refuses_another_word_for_cuda(tmp_path):
     done = configure(tmp_path, "-DEKPNET_PYTHON_MODULES=OFF", "-DEKPNET_CUDA=nonsense")
     assert done.returncode != 0

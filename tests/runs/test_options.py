@@ -124,6 +124,13 @@ def test_options_of_another_model_are_refused(tmp_path):
         resolve(RunConfig(model="popularity", options=3))
 
 
+def test_a_name_that_is_no_utf_8_is_refused():
+    expected = r"^--output: found 'run\\udcff', expected text in UTF-8$"
+    for words in (["--output", "run\udcff"], ["--output=run\udcff"]):
+        with pytest.raises(ConfigError, match=expected.replace("run", ".*run")):
+            parse_command(["--epochs", "1", *words])
+
+
 def test_an_unknown_model_is_refused():
     with pytest.raises(ConfigError, match=r"--model is 'ekp', expected one of popularity, .*"):
         resolve(RunConfig(model="ekp"))

@@ -25,9 +25,9 @@ class Delegate:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    def recommend(self, requests):
+    def recommend_together(self, requests):
         self._before()
-        return self._engine.recommend(requests)
+        return self._engine.recommend_together(requests)
 
 
 def refused(answer, status):

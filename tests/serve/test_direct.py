@@ -81,19 +81,22 @@ def test_lists_together_are_lists_alone(recommender, engine, key):
     if key == "history":
         values = [recommender.history(user) for user in values]
     requests = [schemas.RecommendRequest(**{key: value, "k": 4}) for value in values]
-    alone = [engine.recommend([request])[0] for request in requests]
-    assert engine.recommend(requests) == alone  # to the last bit of the scores
-    assert len({json.dumps(found) for found in alone}) > 2
+    alone = [engine.recommend(request) for request in requests]
+    together = engine.recommend_together(requests)
+    found = [schemas.Recommendations.model_validate(lists) for lists in together]
+    assert found == alone  # to the last bit of the scores
+    assert len({answer.model_dump_json() for answer in alone}) > 2
 
 
 def test_one_unknown_id_refuses_one_list(engine):
     histories = [["alien"], ["alein"], ["dune"]]
-    first, second, third = engine.recommend(
-        [schemas.RecommendRequest(history=history) for history in histories]
-    )
+    requests = [schemas.RecommendRequest(history=history) for history in histories]
+    first, second, third = engine.recommend_together(requests)
     assert (first["history"], third["history"]) == (["alien"], ["dune"])
     assert isinstance(second, EkpnetError)
     assert "history: item: found 'alein', expected one of 6 ids such as 'alien'" in str(second)
+    with pytest.raises(EkpnetError, match="found 'alein'"):
+        engine.recommend(requests[1])
 
 
 def test_kinds_of_requests_that_are_answered_together(engine):

@@ -138,11 +138,11 @@ def test_requests_end_with_the_graph_that_they_began_with(recommender, monkeypat
     monkeypatch.setattr(engine, "recommend_topk", rename)
     answering = RecommenderEngine(recommender)
     asked = [schemas.RecommendRequest(user=user, k=9) for user in ("ann", "bob")]
-    for found in answering.recommend(asked):
+    for found in answering.recommend_together(asked):
         names = {node["name"] for part in ("items", "clicked") for node in found[part]}
         assert found["items"] and found["clicked"] and "renamed" not in names
     monkeypatch.undo()
-    (found,) = answering.recommend(asked[:1])
+    (found,) = answering.recommend_together(asked[:1])
     assert {node["name"] for node in found["clicked"]} == {"renamed"}
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "coded",
     "column",
     "copy_rows",
+    "csv_fault",
     "first_line",
     "join_tables",
     "literal",
@@ -110,6 +111,14 @@ def first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or ["an error"])[0]
     line = re.sub(r" *'?\"?/(?:proc/self|dev)/fd/[0-9]+'?\"?", "", line)
     return re.sub(r"^(?:[A-Z][A-Za-z-]* )+Error: ", "", line)
+
+
+def csv_fault(error: Exception) -> tuple[int | None, str]:
+    """Line and fault that an error of the engine's CSV reader names; no line for another error."""
+    said = re.search(r"CSV Error on Line: (\d+)\nOriginal Line:.*\n(.+)", str(error))
+    if said is None:
+        return None, first_line(error)
+    return int(said[1]), said[2].strip(" .")
 
 
 def coded(connection: DuckDBPyConnection, table: str, expression: str) -> Texts:

@@ -128,7 +128,7 @@ def _relation_names(path: Path, count: int) -> tuple[str, ...] | None:
         return None
     names = tuple(line for line in read_lines(path) if line.strip())
     if len(names) != count:
-        raise DataError.at(path, None, f"{len(names)} names", f"{count}, one per relation")
+        raise DataError.about(path, None, f"{len(names)} names", f"{count}, one per relation")
     return names
 
 
@@ -201,7 +201,7 @@ def _check_contradictions(path: Path, rows: Examples) -> None:
     for row in positions.tolist():
         pair, label = int(pairs[row]), int(rows.labels[row])
         if first_label.setdefault(pair, label) != label:
-            raise DataError.at(
+            raise DataError.about(
                 path,
                 _line(path, row),
                 f"label {label} for user {rows.users[row]}, item {rows.items[row]}",

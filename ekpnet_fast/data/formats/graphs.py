@@ -118,7 +118,8 @@ def read_graph(
     """
     import pyoxigraph as ox
 
-    opened.file.seek(0)
+    marked = opened.head.startswith(codecs.BOM_UTF8)
+    opened.file.seek(len(codecs.BOM_UTF8) if marked else 0)
     stream: Any = opened.file
     if lenient:
         stream = io.BufferedReader(_Replaced(opened.file), 1 << 16)

@@ -26,7 +26,7 @@ from ekpnet_fast.data.formats.parse import read_lines
 from ekpnet_fast.data.formats.split import PARTS, given_split
 from ekpnet_fast.data.splits import sorted_distinct
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Interactions
-from ekpnet_fast.errors import DataError, quote
+from ekpnet_fast.errors import DataError, quote, reason
 
 __all__ = ["has_kgat", "load_kgat", "read_lists"]
 
@@ -129,7 +129,7 @@ def read_lists(path: Path) -> tuple[Int32, Int32, Int32]:
         items.append(values[~first])
         listed.append(owners)
     if not sum(map(len, listed)):
-        raise DataError.at(path, None, "no rows", "lines of a user and its items")
+        raise DataError.about(path, None, "no rows", "lines of a user and its items")
     return np.concatenate(users), np.concatenate(items), np.concatenate(listed)
 
 
@@ -163,7 +163,7 @@ def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield lines, text.removeprefix(b"\xef\xbb\xbf") if not lines else text
                 lines += text.count(b"\n")
     except OSError as error:
-        raise DataError.at(path, None, error.strerror or "an error", "a file to read") from None
+        raise DataError.about(path, None, f"nothing to read ({reason(error)})", "a file") from None
 
 
 def _numbers(path: Path, before: int, text: bytes) -> tuple[NDArray[np.int64], Int32, Int32]:

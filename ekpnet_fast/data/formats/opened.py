@@ -16,7 +16,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -270,8 +270,9 @@ def _recode(opened: Opened, encoding: str, copy: IO[bytes]) -> None:
         except UnicodeError as error:
             found: object = str(error)
             if isinstance(error, UnicodeDecodeError):
-                before = error.object[: error.start].decode(encoding, "replace")
-                line += before.count("\n") or before.count("\r")
+                with suppress(UnicodeError):  # of encodings that replace nothing, such as idna
+                    before = error.object[: error.start].decode(encoding, "replace")
+                    line += before.count("\n") or before.count("\r")
                 found = error.object[max(0, error.start - 20) : error.end + 20]
             raise DataError.at(opened.path, line, found, f"{encoding.upper()} text") from None
         if first and text:

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 
-from ekpnet_fast.data.formats.engine import coded, first_line, literal, session
+from ekpnet_fast.data.formats.engine import coded, csv_fault, literal, session
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.opened import UTF8, PlainText, expect_text, open_text, place
 from ekpnet_fast.data.tables import INT32_MAX, Int32
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 __all__ = [
+    "NUMBER",
     "Column",
     "Form",
     "Kind",
@@ -47,7 +48,7 @@ __all__ = [
 Kind = Literal["int", "float", "str"]
 
 _INTEGER = "[+]?[0-9]+"
-_NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
+NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
 _LONGEST = 1 << 30  # bytes of a line
 
 
@@ -127,6 +128,9 @@ def read_text(
 ) -> Frame:
     """Read a text table that is open; see `read_table`."""
     with session() as connection:
+        plain = _plain_numbers(connection, text, columns, form, keep)
+        if plain is not None:
+            return plain
         places = load_text(connection, text, columns, form, keep)
         texts, numbers = {}, {}
         for column in columns:
@@ -140,6 +144,40 @@ def read_text(
                 found = connection.execute(f"SELECT {name}::{kind} AS value FROM rows").fetchnumpy()
                 numbers[column.name] = np.ascontiguousarray(found["value"])
         return Frame(texts, numbers)
+
+
+def _plain_numbers(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    form: Form,
+    keep: Sequence[str] | None,
+) -> Frame | None:
+    """Frame of a table of nothing but digits and separators; None if it is another, or unfit.
+
+    Most files of numbers are such tables, of which no value has to be looked at as a text.
+    """
+    import duckdb
+
+    if form != Form(form.separator) or any(c.kind != "int" or c.optional for c in columns):
+        return None
+    plain = b"0123456789\n" + form.separator.encode()
+    text.file.seek(0)
+    while chunk := text.file.read(1 << 20):
+        if chunk.translate(None, plain):
+            return None
+    select = _read_csv(text.place, columns, form, "INTEGER", 1 << 21)
+    try:
+        found = connection.execute(f"SELECT * FROM {select}").fetchnumpy()
+    except duckdb.Error:
+        return None
+    numbers = {}
+    for column, values in zip(columns, found.values(), strict=True):
+        if not len(values) or np.ma.isMaskedArray(values) or values.max() > column.maximum:
+            return None
+        if keep is None or column.name in keep:
+            numbers[column.name] = np.ascontiguousarray(values)
+    return Frame({}, numbers)
 
 
 def load_text(
@@ -156,13 +194,18 @@ def load_text(
     """
     kept = [c for c in columns if keep is None or c.name in keep]
     cleaned = _load(connection, text, columns, kept, form)
-    if not cleaned and _first_misfit(connection, columns, kept):
+    misfit = _first_misfit(connection, columns, kept)
+    if misfit is not None and not cleaned:
         # It may be a line of nothing but separators that are blanks.
         _load(connection, text, columns, kept, form, clean=True)
+        misfit = _first_misfit(connection, columns, kept)
     if not connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
         names = ", ".join(column.name for column in kept)
-        raise DataError.at(text.path, None, "no rows", f"rows of {names}")
-    _check(connection, text, columns, kept, form)
+        raise DataError.about(text.path, None, "no rows", f"rows of {names}")
+    if form.header and len(kept) > 1:
+        _expect_one_header(connection, text, columns, kept, form)
+    if misfit is not None:
+        _raise_misfit(connection, text, columns, kept, form, *misfit)
     return {column.name: _name(columns, column) for column in kept}
 
 
@@ -196,8 +239,10 @@ def _load(
                     longest = _LONGEST
                 elif cleaned:
                     _raise_bad_record(text, columns, form)
+                    line, fault = csv_fault(error)
+                    number = None if line is None else line + form.skip
                     raise DataError.about(
-                        text.path, None, first_line(error), "a table that can be read"
+                        text.path, number, fault, "a table that can be read"
                     ) from None
                 else:
                     # It may be that blank lines hold blanks, or that line ends are mixed.
@@ -209,19 +254,26 @@ def _select(
     name: str, columns: Sequence[Column], kept: Sequence[Column], form: Form, longest: int
 ) -> str:
     """Statement that reads the rows."""
-    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(columns)))
     wanted = [_name(columns, column) for column in kept]
-    mark = "'\"'" if form.quoted else "''"
     # A blank line of a table of one column is a row of nothing.
     filled = (
         " WHERE " + " OR ".join(f"{n} IS NOT NULL" for n in wanted) if len(columns) == 1 else ""
     )
     return (
-        f"CREATE OR REPLACE TABLE rows AS SELECT {', '.join(wanted)} FROM read_csv({literal(name)},"
-        f" columns={{{types}}}, auto_detect=false, header=false, strict_mode=true,"
-        f" delim={literal(form.separator)}, quote={mark}, escape={mark}, nullstr='',"
-        f" compression='none', max_line_size={longest})"
+        f"CREATE OR REPLACE TABLE rows AS SELECT {', '.join(wanted)}"
+        f" FROM {_read_csv(name, columns, form, 'VARCHAR', longest)}"
         f"{filled}{f' OFFSET {int(form.header)}' if form.header else ''}"
+    )
+
+
+def _read_csv(name: str, columns: Sequence[Column], form: Form, kind: str, longest: int) -> str:
+    """Function in SQL that gives every record, with columns of one type."""
+    types = ", ".join(f"'c{place}': '{kind}'" for place in range(len(columns)))
+    mark = "'\"'" if form.quoted else "''"
+    return (
+        f"read_csv({literal(name)}, columns={{{types}}}, auto_detect=false, header=false,"
+        f" strict_mode=true, delim={literal(form.separator)}, quote={mark}, escape={mark},"
+        f" nullstr='', compression='none', max_line_size={longest})"
     )
 
 
@@ -229,18 +281,38 @@ def _name(columns: Sequence[Column], column: Column) -> str:
     return f"c{columns.index(column)}"
 
 
-def _check(
+def _expect_one_header(
     connection: DuckDBPyConnection,
     text: PlainText,
     columns: Sequence[Column],
     kept: Sequence[Column],
     form: Form,
 ) -> None:
-    """Expect every value to fit its column; raises DataError at the first row that does not."""
-    found = _first_misfit(connection, columns, kept)
-    if found is None:
-        return
-    row, place = found
+    """Raise DataError at a row that is the header, as in files that were joined.
+
+    Its names would pass for ids.
+    """
+    _, names = next(_all_records(text, form))
+    places = [columns.index(column) for column in kept]
+    same = " AND ".join(f"c{place} = {literal(names[place])}" for place in places)
+    again = connection.execute(f"SELECT min(rowid) FROM rows WHERE {same}").fetchall()[0][0]
+    if again is not None:
+        line = next(line for row, (line, _) in enumerate(records(text, form)) if row == again)
+        raise DataError.about(
+            text.path, line, "the header once more", "rows; give each file by itself"
+        )
+
+
+def _raise_misfit(
+    connection: DuckDBPyConnection,
+    text: PlainText,
+    columns: Sequence[Column],
+    kept: Sequence[Column],
+    form: Form,
+    row: int,
+    place: int,
+) -> NoReturn:
+    """Raise DataError at a value that does not fit its column."""
     column = kept[place]
     name = _name(columns, column)
     value = connection.execute(f"SELECT {name} FROM rows WHERE rowid = {row}").fetchall()[0][0]
@@ -274,7 +346,7 @@ def _misfit(column: Column, name: str) -> str:
         )
     else:
         wrong = (
-            f"(regexp_full_match(trim({name}), '{_NUMBER}') AND"
+            f"(regexp_full_match(trim({name}), '{NUMBER}') AND"
             f" isfinite(try_cast({name} AS DOUBLE))) IS NOT TRUE"
         )
     return f"NOT {empty} AND {wrong}" if column.optional else wrong
@@ -415,20 +487,22 @@ def load_array(path: Path, columns: Sequence[Column]) -> list[Int32]:
             path, None, error.strerror or str(error) or "an error", "a file that can be read"
         ) from None
     except Exception:  # of what a header claims: a name, a syntax, a shape that is none
-        raise DataError.at(path, None, "no NumPy array", expected) from None
+        raise DataError.about(path, None, "no NumPy array", expected) from None
     if not isinstance(table, np.ndarray):
-        raise DataError.at(path, None, "an archive of arrays", expected)
+        raise DataError.about(path, None, "an archive of arrays", expected)
     if table.ndim != 2 or table.shape[1] != len(columns):
-        raise DataError.at(path, None, f"shape {list(table.shape)}", expected)
+        raise DataError.about(path, None, f"shape {list(table.shape)}", expected)
     if table.dtype.kind not in "iu":
-        raise DataError.at(path, None, f"dtype {table.dtype}", expected)
+        raise DataError.about(path, None, f"dtype {table.dtype}", expected)
     if len(table) == 0:
-        raise DataError.at(path, None, "no rows", expected)
+        raise DataError.about(path, None, "no rows", expected)
     result: list[Int32] = []
     for index, column in enumerate(columns):
         values = table[:, index]
         if int(values.min()) < 0 or int(values.max()) > column.maximum:
             row = int(np.argmax((values < 0) | (values > column.maximum)))
-            raise DataError.at(path, row + 1, f"{column.name} {values[row]}", _expectation(column))
+            raise DataError.about(
+                path, row + 1, f"{column.name} {values[row]}", _expectation(column)
+            )
         result.append(np.array(values, dtype=np.int32, order="C"))
     return result

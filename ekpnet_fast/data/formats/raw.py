@@ -116,7 +116,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         user, item, ratings.numbers["rating"], threshold, item_ids
     )
     if not len(clicks):
-        raise DataError.at(
+        raise DataError.about(
             rating_path,
             None,
             f"no positive rating of the {len(item_ids)} items in {link_path.name}",
@@ -213,7 +213,7 @@ def _read_bx(path: Path) -> Frame:
     if len(codes) and not np.isfinite(ratings[codes[0]]):
         codes = codes[1:]  # the names of the columns
     if not len(codes):
-        raise DataError.at(path, None, "no rows", f"rows of {expected}")
+        raise DataError.about(path, None, "no rows", f"rows of {expected}")
     if not good[codes].all():
         row = int(np.argmin(good[codes])) + len(lines.codes) - len(codes)
         line = line_of(path, row, Form("\x01"), "latin-1")

@@ -71,9 +71,9 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     header = read_header(inter_file)
     labelled = "label" in header
     if labelled and threshold is not None:
-        raise DataError.at(inter_file, 1, "a label column", "none, because a threshold is given")
+        raise DataError.about(inter_file, 1, "a label column", "none beside a threshold")
     if "rating" not in header and threshold is not None:
-        raise DataError.at(inter_file, 1, "no rating column", "one, because a threshold is given")
+        raise DataError.about(inter_file, 1, "no rating column", "one for the threshold given")
     if "rating" in header and not labelled and threshold is None:
         threshold = default_threshold(stem)
     graded = "rating" in header and not labelled
@@ -176,7 +176,7 @@ def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
     header = read_header(path)
     missing = [name for name in wanted if name not in header]
     if missing:
-        raise DataError.at(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
+        raise DataError.about(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
     columns = [
         LABEL
         if name == "label" and name in wanted

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Sources", "examine_tables"]
 
 _LOOKED_AT = 100_000  # ids of each side, where it is told what would make them meet
-_BARE = (  # blanks and case left out
-    "lower(nfc_normalize(trim(regexp_replace(text, '\\s+', ' ', 'g'))))"
+_BARE = (  # blanks, case, what nobody sees, leading zeros and ".0" after digits left out
+    r"regexp_replace(lower(nfc_normalize(trim(regexp_replace(regexp_replace(text,"
+    r" '[\x{ad}\x{200b}-\x{200f}\x{2060}\x{feff}]', '', 'g'), '\s+', ' ', 'g')))),"
+    r" '^0*([0-9]+?)(?:[.]0*)?$', '\1')"
 )
 
 
@@ -244,7 +246,7 @@ def _alike(connection: DuckDBPyConnection) -> list[Finding]:
         ).fetchall()[0]
         findings.append(
             Finding(
-                f"{kind} that differ by blanks or case alone",
+                f"{kind} that differ by blanks, case or zeros alone",
                 int(count[0][0]),
                 f"such as {' and '.join(map(quote, pair))}; they are kept apart",
             )

@@ -297,7 +297,7 @@ def _alike(dataset: Dataset) -> list[Finding]:
             shown = " and ".join(map(quote, again[0]))
             findings.append(
                 Finding(
-                    f"{kind} that differ by blanks or case alone",
+                    f"{kind} that differ by blanks, case or zeros alone",
                     len(again),
                     f"such as {shown}; they are kept apart",
                 )
@@ -306,9 +306,16 @@ def _alike(dataset: Dataset) -> list[Finding]:
 
 
 def _bare(text: str) -> str:
-    if text.isascii():
-        return " ".join(text.lower().split())
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    """A text without case, blanks, what nobody sees, leading zeros, and ".0" after digits."""
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFC", text).casefold())
+    text = " ".join(text.lower().split())
+    number = _WHOLE.fullmatch(text)
+    return text if number is None else number[1]
+
+
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_WHOLE = re.compile("0*([0-9]+?)(?:[.]0*)?")
 
 
 _CHANGES: tuple[tuple[str, Callable[[str], str]], ...] = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ekpnet_fast.errors import DataError
+from ekpnet_fast.errors import DataError, quote
 
 __all__ = ["TABLES", "Match", "Role", "match_columns", "plain", "unused"]
 
@@ -116,11 +116,13 @@ def match_columns(
         header: the names come from the file; without, columns go by their place.
 
     Raises:
-        DataError: a column that is not there, twice there, or cannot be guessed; names the option.
+        DataError: a column that is not there, there twice, or cannot be guessed; names the option.
     """
     shown = ", ".join(names)
     line = 1 if header else None
+    known = {*told.values(), *(word for role in TABLES[table] for word in role.known)}
     twice = [name for place, name in enumerate(names) if name in names[:place]]
+    twice = [name for name in twice if {name, plain(name)} & known]  # others are not used
     if twice:
         raise DataError.about(path, line, f"column {twice[0]!r} twice", "distinct column names")
     matches: dict[str, Match] = {}
@@ -145,6 +147,14 @@ def match_columns(
             free = [k for k in role.known if k in words and words.index(k) not in taken]
             if role.name not in matches and free:
                 index = words.index(free[0])
+                alike = [name for name, word in zip(names, words, strict=True) if word == free[0]]
+                if len(alike) > 1:
+                    raise DataError.about(
+                        path,
+                        line,
+                        f"columns {' and '.join(map(quote, alike))}",
+                        f"one for {role.name}; say which: {role.flag} COLUMN",
+                    )
                 matches[role.name] = Match(role.name, index, names[index], "by its name")
     missing = [role for role in TABLES[table] if role.required and role.name not in matches]
     if missing and not matches:

@@ -15,10 +15,10 @@ from ekpnet_fast.data.formats.parse import load_text
 from ekpnet_fast.data.importing.columns import Match
 from ekpnet_fast.data.importing.sources import (
     ATOMIC,
-    JSON_ENDINGS,
     Wishes,
     constant_number,
     ending,
+    is_json,
     plan_text,
 )
 from ekpnet_fast.data.importing.typed import (
@@ -102,9 +102,7 @@ def load_file(
     with open_file(path) as opened:
         suffix = ending(path)
         form = graph_form(path, opened.head) if opened.content == "text" else None
-        if (form is not None and suffix not in ATOMIC) or (
-            opened.content == "text" and suffix in JSON_ENDINGS
-        ):
+        if (form is not None and suffix not in ATOMIC) or is_json(opened, suffix):
             raise ConfigError(
                 f"--memory: found {form or 'JSON'} in {path}, expected text tables or Parquet; the"
                 " others are read without it"

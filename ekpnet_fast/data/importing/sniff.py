@@ -20,6 +20,7 @@ _MARKS = ("::", "\t", ";", ",", "|")
 _MOST = 1000  # records that are looked at
 _FEWEST = 3  # values that a column must have to tell of a header
 _EXCEL = re.compile(r'"?sep=(.{1,4}?)"?', re.IGNORECASE)
+_COMMENTS = ("#", "%")
 _ODD = {ord("\r"): " ", ord("\0"): " "}
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 
@@ -102,9 +103,9 @@ def find_form(
     if comments and comments[-1] == skip - 1:
         above = _records([lines[skip - 1]], mark, quoted)[0]
         if len(above) == width and width > 1:
-            bare = [above[0].lstrip("# "), *above[1:]]
+            bare = [above[0].lstrip("#% "), *above[1:]]
             named = _names_columns(table, bare, rows, told)
-            if named or not above[0].startswith("# "):
+            if named or above[0][1:2] != " ":
                 skip, rows = skip - 1, [bare if named else above, *rows]
                 comments = comments[:-1]
     if len(rows[0]) != width:
@@ -118,7 +119,7 @@ def find_form(
         names = [name.strip() or place for name, place in zip(rows[0], names, strict=True)]
     notes = []
     if excel:
-        notes.append(f"line 'sep={excel}', left out")
+        notes.append(f"line {quote(f'sep={excel}')}, left out")
     if comments:
         shown = quote(lines[comments[0]])
         notes.append(f"{len(comments):,} lines of comments at the start, left out: {shown}")
@@ -129,10 +130,10 @@ def _leading(lines: Sequence[str]) -> tuple[int, str, list[int]]:
     """Number of lines before the first record, Excel's separator, and lines that are comments."""
     excel, comments, skip = "", [], 0
     for place, line in enumerate(lines):
-        said = _EXCEL.fullmatch(line.strip()) if not excel else None
+        said = _EXCEL.fullmatch(line.strip(" ")) if not excel else None
         if said:
             excel = said[1]
-        elif line.startswith("#"):
+        elif line.startswith(_COMMENTS):
             comments.append(place)
         elif line.strip():
             break

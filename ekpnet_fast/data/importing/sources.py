@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,22 +18,22 @@ from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.graphs import graph_form, read_graph
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
 from ekpnet_fast.data.formats.opened import UTF8, Opened, PlainText, as_text, expect_text, open_file
-from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_text
+from ekpnet_fast.data.formats.parse import NUMBER, Column, Form, Kind, read_text
 from ekpnet_fast.data.formats.recbole import header_names
 from ekpnet_fast.data.importing.columns import Match, match_columns, unused
 from ekpnet_fast.data.importing.sniff import Sniffed, find_form
 from ekpnet_fast.data.importing.typed import MISSING, number_column, plan_parquet, text_column
-from ekpnet_fast.errors import ConfigError, DataError, quote
+from ekpnet_fast.errors import ConfigError, DataError, quote, reason
 
 __all__ = [
     "ATOMIC",
-    "JSON_ENDINGS",
     "Reading",
     "TextPlan",
     "Wishes",
     "constant_number",
     "ending",
     "files_of",
+    "is_json",
     "join_readings",
     "plan_text",
     "read_source",
@@ -40,7 +41,8 @@ __all__ = [
 
 ATOMIC = (".inter", ".kg", ".link", ".user", ".item", ".entity")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+_JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+_LONGEST_OBJECT = 1 << 16  # bytes of a first line that is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,12 @@ def files_of(path: Path, table: str) -> list[tuple[Path, dict[str, str]]]:
     Raises:
         DataError: there is nothing of this name, or nothing in the folder.
     """
-    if not path.is_dir():
-        if not path.exists():
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise DataError.about(path, None, reason(error), f"a file of {table}") from None
+    if not folder:
+        if not there:
             raise DataError.about(path, None, "no such file", f"a file of {table}")
         return [(path, {})]
     found: list[tuple[Path, dict[str, str]]] = []
@@ -173,9 +179,22 @@ def read_source(
             return _read_parquet(opened, table, told, skip, constants or {})
         if suffix in (".parquet", ".pq") and opened.content == "text":
             raise DataError.about(path, None, "another file", "a Parquet file")
-        if opened.content == "text" and suffix in JSON_ENDINGS:
+        if is_json(opened, suffix):
             return _read_json(opened, table, told, skip, wishes)
         return _read_text(opened, table, told, skip, suffix, wishes)
+
+
+def is_json(opened: Opened, suffix: str) -> bool:
+    """Whether a file holds JSON, by its ending, or because its first line does."""
+    if opened.content != "text" or suffix in _JSON_ENDINGS:
+        return opened.content == "text"
+    head = opened.head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if re.match(rb'\[\s*\{\s*"', head):
+        return True
+    try:
+        return isinstance(json.loads(head[:_LONGEST_OBJECT].partition(b"\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def ending(path: Path) -> str:
@@ -364,13 +383,18 @@ def _read_json(
                 continue
             try:
                 found = json.loads(
-                    expect_text(path, number, raw), parse_int=_Digits, parse_float=_Digits
+                    expect_text(path, number, raw),
+                    parse_int=_Digits,
+                    parse_float=_Digits,
+                    object_pairs_hook=_object,
                 )
+            except DataError:
+                raise
+            except _TwiceError as error:
+                raise DataError.about(path, number, f"{error} twice", "distinct names") from None
             except (ValueError, RecursionError) as error:
-                if isinstance(error, DataError):
-                    raise
                 raise DataError.about(
-                    path, number, f"no JSON ({error})", "an object a line"
+                    path, number, f"no JSON ({reason(error)})", "an object a line"
                 ) from None
             _expect_unicode(path, number, raw, found)
             rows += enumerate(found, 1) if isinstance(found, list) else [(number, found)]
@@ -395,6 +419,19 @@ def _read_json(
     notes = (*text.notes, *unused(matches, names, skip))
     sheet = Sheet(path, Frame(texts, numbers), (Part(path, len(rows)),))
     return Reading(sheet, matches, "JSON", notes=notes)
+
+
+class _TwiceError(Exception):
+    """A name that an object has more than once."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Object of JSON, each of whose names has one value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(quote(next(name for name in names if names.count(name) > 1)))
+    return found
 
 
 class _Digits(str):
@@ -422,10 +459,8 @@ def _field(path: Path, number: int, match: Match, value: Any) -> Any:
     role, shown = match.role, "nothing" if value is None else quote(str(value))
     if role in ("rating", "label"):
         text = str(int(value)) if isinstance(value, bool) else value
-        try:
-            found = float(text) if isinstance(text, str) and "_" not in text else np.nan
-        except ValueError:
-            found = np.nan
+        plain = isinstance(text, str) and re.fullmatch(NUMBER, text.strip(" "))
+        found = float(text) if plain else np.nan
         if role == "label" and found not in (0, 1):
             raise DataError.about(path, number, f"{match.column} {shown}", LABEL.expected)
         if not np.isfinite(found):

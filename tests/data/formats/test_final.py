@@ -35,6 +35,7 @@ def table(text: str) -> np.ndarray:
         {"ratings_final.txt": RATINGS.replace("\t", "  "), "kg_final.txt": KG.replace("\t", ",")},
         {"ratings_final.npy": npy(table(RATINGS).astype(np.uint8)), "kg_final.txt": KG},
         {"ratings_final.txt": "\ufeff" + RATINGS, "kg_final.txt": "\ufeff" + KG + "\n"},
+        {"ratings_final.txt": RATINGS.replace("2", "+2"), "kg_final.txt": KG.replace("3", "003")},
     ],
     ids=[
         "text",
@@ -45,6 +46,7 @@ def table(text: str) -> np.ndarray:
         "padded, commas",
         "uint8",
         "byte order mark",
+        "signs and zeros",
     ],
 )
 def test_loads_every_spelling_of_the_same_data(files, write):

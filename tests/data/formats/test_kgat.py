@@ -125,7 +125,7 @@ def test_bad_files(file, content, line, found, expected, write):
 
 def test_a_missing_part_is_named(write):
     folder = write({"train.txt": TRAIN, "kg_final.txt": KG})
-    with pytest.raises(DataError, match=r"test\.txt: found 'No such file"):
+    with pytest.raises(DataError, match=r"test\.txt: found nothing to read \(No such file"):
         load_dataset(str(folder))
 
 

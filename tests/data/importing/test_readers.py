@@ -14,7 +14,11 @@ from backports import zstd
 
 from ekpnet_fast.data import load_dataset
 from ekpnet_fast.data.__main__ import main
-from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
+from ekpnet_fast.data.importing.importer import (
+    UnfitDataError,
+    import_bounded_dataset,
+    import_dataset,
+)
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError
 from support import parquet
 
@@ -92,6 +96,8 @@ SPELLINGS = {
     "utf-16-be, told": ("buy.csv", PLAIN.encode("utf-16-be"), {"encoding": "utf-16-be"}),
     "utf-32": ("buy.csv", PLAIN.encode("utf-32"), {}),
     "sep=": ("buy.csv", "sep=;\n" + lines(ROWS, ";"), {}),
+    "sep= a tab": ("buy.csv", "sep=\t\n" + lines(ROWS, "\t"), {}),
+    "comment of KONECT": ("out.buy", "% bip weighted\n% 56 14 10\n" + PLAIN, {}),
     "comment": ("buy.csv", '# from "here", today\n#\n' + PLAIN, {}),
     "comment that names": ("buy.csv", "# " + PLAIN, {}),
     "quotes": ("buy.csv", lines([(f'"{u}"', f'"{i}"', f'"{r}"') for u, i, r in ROWS]), {}),
@@ -116,6 +122,21 @@ SPELLINGS = {
     "json": (
         "buy.json",
         json.dumps([{"user": u, "item": i, "rating": r} for u, i, r in ROWS]),
+        {},
+    ),
+    "json lines by another name": (
+        "buy.csv",
+        "".join(json.dumps({"user": u, "item": i, "rating": f" {r}.0"}) + "\n" for u, i, r in ROWS),
+        {},
+    ),
+    "json over lines by another name": (
+        "buy",
+        json.dumps([{"user": u, "item": i, "rating": r} for u, i, r in ROWS], indent=1),
+        {},
+    ),
+    "other columns of one name": (
+        "buy.csv",
+        lines([(*row, 1, 2) for row in ROWS], header=("user", "item", "rating", "x", "x")),
         {},
     ),
     "long field": (
@@ -243,12 +264,30 @@ def test_ids_stay_as_they_are_written(take, tmp_path):
     assert said(take("b.jsonl", keyed, kg=tmp_path / "graph.csv").dataset) == set(rows)
 
 
-def test_ids_that_look_alike_are_told(take):
-    rows = [(u + " " * (n % 2), i, r) for n, (u, i, r) in enumerate(ROWS)]
-    done = take(content=lines(rows))
-    found = {f.name: f for f in done.report.findings}["users that differ by blanks or case alone"]
-    assert found.count == 14 and "'u0' and 'u0 '" in found.meaning
-    assert done.dataset.num_users == 28
+@pytest.mark.parametrize("memory", [None, "1GB"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("u", " "), ("u", "\u200b"), ("u", "\u00a0"), ("00", ""), ("", ".0")],
+    ids=["blank", "unseen", "hard blank", "zeros", "fraction"],
+)
+def test_ids_that_look_alike_are_told(before, after, memory, take, write, tmp_path):
+    take()
+    bare = "u" if before == "u" else ""
+    rows = [
+        (f"{before}{u[1:]}{after}" if n % 2 else bare + u[1:], i, r)
+        for n, (u, i, r) in enumerate(ROWS)
+    ]
+    write({"alike.csv": lines(rows)})
+    read, bound = (
+        (import_dataset, {}) if memory is None else (import_bounded_dataset, {"memory": memory})
+    )
+    done = read(
+        tmp_path / "alike", interactions=tmp_path / "alike.csv", kg=tmp_path / "kg.parquet", **bound
+    )
+    name = "users that differ by blanks, case or zeros alone"
+    found = {f.name: f for f in done.report.findings}[name]
+    first, second = f"{bare}0", f"{before}0{after}"
+    assert found.count == 14 and f"{first!r} and {second!r}" in found.meaning
 
 
 def test_names_of_strangers_stop(take, write, tmp_path):
@@ -292,6 +331,8 @@ def test_a_clash_is_said_of_its_file(take, write, tmp_path):
         take(interactions=[tmp_path / "a.csv", tmp_path / "b.csv"])
 
 
+CLICKS = lines([row[:2] for row in ROWS], header=("user", "item"))
+KEYED = "".join(json.dumps({"user": u, "item": i, "rating": r}) + "\n" for u, i, r in ROWS)
 BAD = {
     "short": (PLAIN + "u1,b1\n", {}, 58, "2 columns in 'u1,b1'", "3 (user, item, rating)"),
     "long": (PLAIN + "u1,b1,1,1\n", {}, 58, "4 columns", "3 (user"),
@@ -317,6 +358,10 @@ BAD = {
     "header alone": ("user,item,rating\n", {}, None, "no rows", "user, item"),
     "title above": ("My export\n" + PLAIN, {}, 1, "1 column in 'My export'", "3 as in the lines"),
     "twice": (PLAIN.replace("rating", "item", 1), {}, 1, "column 'item' twice", "distinct"),
+    "alike": (PLAIN.replace("rating", "User", 1), {}, 1, "columns 'user' and 'User'", "--user"),
+    "header again": (CLICKS + CLICKS, {}, 58, "the header once more", "each file by itself"),
+    "idna": ("é" + PLAIN, {"encoding": "idna"}, 1, "\\xc3\\xa9user", "IDNA text"),
+    "a quote that ends early": (PLAIN + '"u1"x,b1,1\n', {}, 58, "no CSV", "CSV"),
     "cut gzip": (gzip.compress(PLAIN.encode())[:-9], {}, None, "damaged gzip data", "can be read"),
     "gzip, one byte": (b"\x1f\x8b", {}, None, "damaged gzip data", "can be read"),
     "cut bzip2": (bz2.compress(PLAIN.encode())[:-9], {}, None, "damaged bzip2 data", "can be read"),
@@ -336,6 +381,32 @@ def test_what_cannot_be_read_is_said_with_its_line(content, more, line, found, e
     message = str(caught.value)
     assert f"bad.csv, line {line}: " in message if line else "bad.csv: " in message
     assert found in message and expected in message and len(message) < 500
+
+
+BAD_JSON = {
+    "a name twice": ('{"user": "u1", "user": "u2", "item": "b1"}', "'user' twice", "distinct"),
+    "other digits": (
+        '{"user": "u1", "item": "b1", "rating": "\u0661"}',
+        "rating '\u0661'",
+        "finite",
+    ),
+    "deep": ('{"user": ' + "[" * 100_000, "nested too deep", "an object a line"),
+    "a list": ('{"user": ["u1"], "item": "b1"}', "user \"['u1']\"", "text or a whole number"),
+    "a fraction": ('{"user": 1e5, "item": "b1"}', "user '1e5'", "text or a whole number"),
+}
+
+
+@pytest.mark.parametrize(("line", "found", "expected"), BAD_JSON.values(), ids=BAD_JSON.keys())
+def test_json_that_cannot_be_taken(line, found, expected, take):
+    with pytest.raises(DataError) as caught:
+        take("bad.jsonl", KEYED + line + "\n")
+    assert "bad.jsonl, line 57: found " in str(caught.value)
+    assert found in str(caught.value) and expected in str(caught.value)
+
+
+def test_a_name_that_is_too_long(take, tmp_path):
+    with pytest.raises(DataError, match="x: found File name too long, expected a file of"):
+        take(kg=tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
@@ -443,9 +514,11 @@ GRAPHS = {
     "bzip2": ("kg.nt.bz2", bz2.compress(NT.encode()), "N-Triples"),
     "zstd": ("kg.nt.zst", zstd.compress(NT.encode()), "N-Triples"),
     "gzip by another name": ("kg.nt", gzip.compress(NT.encode()), "N-Triples"),
+    "N-Triples with a byte order mark": ("kg.nt", "\ufeff" + NT, "N-Triples"),
     "N-Quads": ("kg.nq", NT.replace(" .", " <http://x/g> ."), "N-Quads"),
     "N-Quads as text": ("kg.txt", NT.replace(" .", " <http://x/g> ."), "N-Quads"),
     "Turtle": ("kg.ttl", TTL, "Turtle"),
+    "Turtle with a byte order mark": ("kg.txt", "\ufeff" + TTL, "Turtle"),
     "Turtle as text": ("kg.txt", TTL, "Turtle"),
     "TriG": ("kg.trig", TTL.replace("x:b0", "x:g { x:b0", 1) + "}", "TriG"),
     "RDF/XML": ("kg.rdf", XML, "RDF/XML"),
