@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.data import Examples, PreparedData
-from ekpnet_fast.data.splits import items_of_ranks
+from ekpnet_fast.data.negatives import items_of_ranks
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.examples import UserExamples
 

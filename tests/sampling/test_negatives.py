@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ekpnet_fast.data import Dataset, Examples, prepare
-from ekpnet_fast.data.splits import history_of
+from ekpnet_fast.data.pair_keys import history_of
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
