@@ -108,6 +108,8 @@ class RunConfig:
             too, or a part of train; negatives as under "recbole", ranking of all items, epoch
             chosen on NDCG@20; "temporal" = as "fixed", but the last tenth of all positives by time
             is test and the tenth before validation; "temporal_user" = each user's last tenths.
+        cut: where test begins under the protocol "temporal": a share of the positives below 1, a
+            time, or a date (ISO 8601, of UTC where no zone is said); a tenth before is validation.
         refit: when the epochs are chosen, train anew for as many on train and validation together.
         folds: cut the train examples into so many folds, and compute each one's history, ripple
             set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
@@ -144,6 +146,7 @@ class RunConfig:
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
     protocol: Literal["ripplenet", "recbole", "fixed", "temporal", "temporal_user"] = "ripplenet"
+    cut: float | str | None = None
     refit: bool = False
     folds: int = 1
     seed: int = 0

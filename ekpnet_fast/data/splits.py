@@ -38,7 +38,7 @@ from ekpnet_fast.data.tables import (
     SplitCounts,
     validate,
 )
-from ekpnet_fast.data.temporal import at_a_moment, first_times, of_each_user
+from ekpnet_fast.data.temporal import Cut, at_a_moment, first_times, of_each_user
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = [
@@ -59,19 +59,29 @@ RANKING = ("recbole", "fixed", *TEMPORAL)
 HELD_OUT_USERS = 10_000  # of whom validation is drawn from train, at most
 
 
-def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> PreparedData:
+def prepare(
+    dataset: Dataset, seed: int, protocol: str = "ripplenet", cut: Cut = None
+) -> PreparedData:
     """Split a data set and collect train histories.
+
+    Args:
+        dataset: the data set.
+        seed: of what is drawn.
+        protocol: one of `PROTOCOLS`.
+        cut: where test begins under "temporal": see `temporal.at_a_moment`.
 
     Raises:
         ConfigError: a seed that is not a whole number from 0, an unknown protocol, "fixed" for data
-            that are not split, or one by time for data without times.
+            that are not split, one by time for data without times, or a cut for another protocol.
         DataError: ids out of range, fewer than 5 rows, or no positive in a part that needs some.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}")
     ways = {"ripplenet": _prepare_rows, "recbole": _prepare_ratio, "fixed": _prepare_given}
+    if cut is not None and protocol != "temporal":
+        raise ConfigError(f"cut: found {cut!r} with protocol {protocol!r}, expected 'temporal'")
     if protocol in TEMPORAL:
-        return _prepare_by_time(dataset, seed, protocol)
+        return _prepare_by_time(dataset, seed, protocol, cut)
     return ways[protocol](dataset, seed)
 
 
@@ -190,11 +200,11 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
     return _ofpositives_of(dataset, seed, "fixed", (train, valid, test), before, odd)
 
 
-def _prepare_by_time(dataset: Dataset, seed: int, protocol: str) -> PreparedData:
+def _prepare_by_time(dataset: Dataset, seed: int, protocol: str, cut: Cut) -> PreparedData:
     """Split the distinct positives by the first time of each.
 
-    "temporal": at two moments for all, before which eight and nine tenths lie. "temporal_user":
-    each user's last ones, as many as under "recbole".
+    "temporal": at two moments for all, before which eight and nine tenths lie, or as the cut says.
+    "temporal_user": each user's last ones, as many as under "recbole".
     """
     random_stream(seed, SPLIT)  # refuses what is no seed; nothing is drawn
     if dataset.times is None:
@@ -208,7 +218,7 @@ def _prepare_by_time(dataset: Dataset, seed: int, protocol: str) -> PreparedData
     if len(keys) < 5:
         raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
     if protocol == "temporal":
-        split = at_a_moment(dataset.name, times)
+        split = at_a_moment(dataset.name, times, cut)
     else:
         users = keys // dataset.num_items
         train, valid, _ = ratio_counts(np.bincount(users, minlength=dataset.num_users))
