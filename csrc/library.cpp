@@ -122,8 +122,9 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       ") -> (Tensor dentity, Tensor drelation)");
 
   // The whole loss of EKPNet over a mini-batch (eq. 24) and its gradients, in one pass. Without the
-  // layers' parameters the prediction is that of eq. 15. The terms are bce, kg, weights, rows; the
-  // gradient of the touched rows lacks their decay, which row_adam_ adds.
+  // layers' parameters the prediction is that of eq. 15. The terms are pairs, kg, weights, rows;
+  // the gradient of the touched rows lacks their decay, which row_adam_ adds. loss 0 cross-entropy of
+  // each pair; 1 BPR, 2 sampled softmax of a user's positives against the negatives of their list.
   m.def(
       "ekpnet_gradients("
       "Tensor table, Tensor relation, Tensor W_e, Tensor b_e, "
@@ -133,7 +134,7 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor group_indptr, Tensor items, Tensor labels, Tensor? offset, "
       "Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, "
       "Tensor? slot_folds, Tensor? pair_folds, "
-      "int activation, float lambda1, float lambda2, float lambda3"
+      "int activation, int loss, float lambda1, float lambda2, float lambda3"
       ") -> ("
       "Tensor terms, "
       "Tensor dentity, Tensor drelation, Tensor dW_e, Tensor db_e, "

@@ -45,7 +45,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Sampling of ripple sets, or of KGCN's neighbours.
+    """Sampling of ripple sets, or of KGCN's neighbours, and of negatives.
 
     Attributes:
         inverse: walk each triple backwards too.
@@ -53,11 +53,15 @@ class SamplingConfig:
             as RippleNet and KGCN do.
         resample: draw anew each epoch, which keeps the model from learning one draw by heart;
             evaluation always uses the first draw.
+        negatives: per positive, under the protocols that rank.
+        negatives_by: whether all items are drawn alike as negatives, or by their train clicks.
     """
 
     inverse: bool = True
     padding: Literal["mask", "repeat"] = "mask"
     resample: bool = True
+    negatives: int = 1
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,13 @@ class StageConfig:
     """Stage of training (Algorithm 1 or 2, or another model's).
 
     The loss is eq. 24 summed over the mini-batch and divided by its number of pairs B:
-    (BCE + lambda1 / 2 KG + lambda2 / 2 |weights|^2 + lambda3 / 2 |touched rows|^2) / B.
+    (pairs + lambda1 / 2 KG + lambda2 / 2 |weights|^2 + lambda3 / 2 |touched rows|^2) / B.
     KG is the model's own term over triples, if it has one.
 
     Attributes:
+        loss: over pairs: "bce", the binary cross-entropy of each; or of a user's positives against
+            the negatives of the same mini-batch, at most 16 pairs at a time: "bpr", or "softmax",
+            the sampled one with correction by the probability of the draws.
         epochs: at most; 0 leaves the stage out.
         patience: stop after so many epochs without a better validation AUC.
         batch_size: B, pairs per mini-batch.
@@ -80,6 +87,7 @@ class StageConfig:
         triples: true triples per mini-batch in a KG term that draws them, and as many corrupted.
     """
 
+    loss: Literal["bce", "bpr", "softmax"] = "bce"
     epochs: int = 15
     patience: int = 3
     batch_size: int = 1024
@@ -108,6 +116,8 @@ class RunConfig:
             too, or a part of train; negatives as under "recbole", ranking of all items, epoch
             chosen on NDCG@20; "temporal" = as "fixed", but the last tenth of all positives by time
             is test and the tenth before validation; "temporal_user" = each user's last tenths.
+        cut: where test begins under the protocol "temporal": a share of the positives below 1, a
+            time, or a date (ISO 8601, of UTC where no zone is said); a tenth before is validation.
         refit: when the epochs are chosen, train anew for as many on train and validation together.
         folds: cut the train examples into so many folds, and compute each one's history, ripple
             set and statistics without its own fold's positives (cross-fitting); 1 uses them all.
@@ -144,6 +154,7 @@ class RunConfig:
     preset: Literal["default", "paper"] = "default"
     model: str = "ekpnet"
     protocol: Literal["ripplenet", "recbole", "fixed", "temporal", "temporal_user"] = "ripplenet"
+    cut: float | str | None = None
     refit: bool = False
     folds: int = 1
     seed: int = 0

@@ -76,7 +76,7 @@ Gradients ekpnet_gradients_cpu(
     const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
     const Tensor& triple_tails, const Tensor& triple_labels,
     const std::optional<Tensor>& slot_folds, const std::optional<Tensor>& pair_folds,
-    int64_t activation, double lambda1, double lambda2, double lambda3) {
+    int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
   return dispatch_float(table, "table", [&](auto zero) {
     using T = decltype(zero);
     const ScalarType dtype = table.scalar_type();
@@ -109,6 +109,9 @@ Gradients ekpnet_gradients_cpu(
       const Tensor z = empty({0, K}, dtype);
       args.layers = deep_score_args<T>(z, *weights, *biases, *w_out, *b_out, activation);
     }
+    STD_TORCH_CHECK(loss >= 0 && loss <= 2, "loss is ", loss,
+                    ", expected 0 (cross-entropy), 1 (bpr) or 2 (softmax)");
+    args.loss = static_cast<PairLoss>(loss);
     args.labels = data<T>(labels);
     args.offset = offset ? data<T>(*offset) : nullptr;
     args.pair_weight = static_cast<T>(1.0 / B);
@@ -144,9 +147,9 @@ Gradients ekpnet_gradients_cpu(
     sums.triple_chunks = lambda1 > 0 ? (triples + kTripleGrain - 1) / kTripleGrain : 0;
     sums.dtriple = mutable_data<T>(dtriple);
     std::vector<uint8_t> touched(chunks * R);
-    std::vector<double> bce(chunks), kg(sums.triple_chunks);
+    std::vector<double> of_pairs(chunks), kg(sums.triple_chunks);
     sums.touched = touched.data();
-    sums.bce = bce.data();
+    sums.pairs = of_pairs.data();
     sums.kg = kg.data();
     if (sums.triple_chunks == 0) args.triples.num_triples = 0;
 
@@ -187,7 +190,7 @@ Gradients ekpnet_gradients_cpu(
     Tensor terms = empty({4}, ScalarType::Double);
     double* term = mutable_data<double>(terms);
     std::fill(term, term + 4, 0.0);
-    for (double part : bce) term[0] += part / B;
+    for (double part : of_pairs) term[0] += part / B;
     for (double part : kg) term[1] += part * lambda1 / 2 / B;
     term[2] = add_decay(data<T>(W_e), D * D, lambda2 / B, mutable_data<T>(dW_e)) +
               add_decay(data<T>(b_e), D, lambda2 / B, mutable_data<T>(db_e));

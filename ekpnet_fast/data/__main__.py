@@ -157,7 +157,7 @@ def _import(options: argparse.Namespace) -> int:
         if memory is None:
             done = import_dataset(out, **values)
             dataset = done.dataset
-            report, note = done.report, dataset.notes[0]
+            report, notes = done.report, dataset.notes
             counts: Mapping[str, int] = {
                 "users": dataset.num_users,
                 "items": dataset.num_items,
@@ -169,7 +169,7 @@ def _import(options: argparse.Namespace) -> int:
             if values.pop("lenient") or values.pop("language") != "en":
                 raise ConfigError("--memory: found it with an option for RDF, expected neither")
             bounded = import_bounded_dataset(out, memory, on_stage=_tell_stage, **values)
-            report, note, counts = bounded.report, bounded.notes[0], bounded.counts
+            report, notes, counts = bounded.report, bounded.notes, bounded.counts
     except UnfitDataError as error:
         _print_import(error.report)
         for stop in error.report.stops:
@@ -181,7 +181,8 @@ def _import(options: argparse.Namespace) -> int:
     _print_import(report)
     for stop in report.stops:
         say(f"forced: {stop.message}")
-    say(f"{note}; times and weights play no part in training")
+    say(f"{notes[0]}; weights play no part in training")
+    say(notes[1])
     say(f"written to {out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
     return 0

@@ -1,4 +1,4 @@
-"""Negatives, splits and train histories: everything the protocols draw.
+"""Splits of a data set by each protocol.
 
 "ripplenet": as many negatives as positives per user, drawn once; all split 6:2:2 at random.
 "recbole": each user's positives split 8:1:1 at random; negatives are drawn in training, anew for
@@ -7,9 +7,6 @@ each epoch (`ekpnet_fast.sampling.negatives`).
 negatives as under "recbole".
 "temporal": by time, at one moment for all, or, "temporal_user", each user's last positives;
 negatives as under "recbole" (see `temporal.py`).
-
-Each kind of draw has a stream of its own, so that a change in one leaves the others as they were.
-Orders come from sorting raw 64-bit outputs of PCG64, which does not depend on the platform.
 """
 
 from __future__ import annotations
@@ -21,31 +18,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ekpnet_fast.data.negatives import label_rows
+from ekpnet_fast.data.pair_keys import (
+    Int64,
+    count_new,
+    history_of,
+    is_in_sorted,
+    pair_keys,
+    positions_within,
+    positives_of,
+    sorted_distinct,
+)
+from ekpnet_fast.data.streams import HELD_OUT, RATIO_SPLIT, SPLIT, random_stream
 from ekpnet_fast.data.tables import (
     Dataset,
     Examples,
     GivenSplit,
-    Int32,
-    Interactions,
     PreparedData,
     SplitCounts,
     validate,
 )
-from ekpnet_fast.data.temporal import at_a_moment, first_times, of_each_user
+from ekpnet_fast.data.temporal import Cut, at_a_moment, first_times, of_each_user
 from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = [
     "PROTOCOLS",
     "RANKING",
     "TEMPORAL",
-    "draw_negatives",
-    "history_of",
-    "items_of_ranks",
-    "label_rows",
     "prepare",
-    "random_stream",
     "ratio_counts",
-    "sorted_distinct",
     "with_validation",
 ]
 
@@ -57,35 +58,30 @@ RANKING = ("recbole", "fixed", *TEMPORAL)
 
 HELD_OUT_USERS = 10_000  # of whom validation is drawn from train, at most
 
-NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT, HELD_OUT, BOOTSTRAP = range(6)
 
-Int64 = NDArray[np.int64]
-
-
-def random_stream(seed: int, purpose: int) -> np.random.Generator:
-    """Random generator for one purpose of one seed.
-
-    Raises:
-        ConfigError: the seed is not a whole number from 0.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed: found {seed!r}, expected a whole number from 0")
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), purpose])))
-
-
-def prepare(dataset: Dataset, seed: int, protocol: str = "ripplenet") -> PreparedData:
+def prepare(
+    dataset: Dataset, seed: int, protocol: str = "ripplenet", cut: Cut = None
+) -> PreparedData:
     """Split a data set and collect train histories.
+
+    Args:
+        dataset: the data set.
+        seed: of what is drawn.
+        protocol: one of `PROTOCOLS`.
+        cut: where test begins under "temporal": see `temporal.at_a_moment`.
 
     Raises:
         ConfigError: a seed that is not a whole number from 0, an unknown protocol, "fixed" for data
-            that are not split, or one by time for data without times.
+            that are not split, one by time for data without times, or a cut for another protocol.
         DataError: ids out of range, fewer than 5 rows, or no positive in a part that needs some.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: found {protocol!r}, expected {' or '.join(PROTOCOLS)}")
     ways = {"ripplenet": _prepare_rows, "recbole": _prepare_ratio, "fixed": _prepare_given}
+    if cut is not None and protocol != "temporal":
+        raise ConfigError(f"cut: found {cut!r} with protocol {protocol!r}, expected 'temporal'")
     if protocol in TEMPORAL:
-        return _prepare_by_time(dataset, seed, protocol)
+        return _prepare_by_time(dataset, seed, protocol, cut)
     return ways[protocol](dataset, seed)
 
 
@@ -136,17 +132,17 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
     """
     stream = random_stream(seed, RATIO_SPLIT)
     validate(dataset)
-    keys, positive = _pair_keys(dataset)
+    keys, positive = pair_keys(dataset)
     keys = sorted_distinct(keys[positive])
     if len(keys) < 5:
         raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
     keys = keys[np.argsort(stream.bit_generator.random_raw(len(keys)), kind="stable")]
     keys = keys[np.argsort(keys // dataset.num_items, kind="stable")]
-    rows = _positives(keys, dataset.num_items)
+    rows = positives_of(keys, dataset.num_items)
     users = rows.users
     totals = np.bincount(users, minlength=dataset.num_users)
     train_count, valid_count, _ = ratio_counts(totals)
-    position = _positions_within(totals)
+    position = positions_within(totals)
     in_train = position < train_count[users]
     in_valid = ~in_train & (position < (train_count + valid_count)[users])
     train, valid, test = (rows.take(x) for x in (in_train, in_valid, ~in_train & ~in_valid))
@@ -180,7 +176,7 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
             " train.txt and test.txt, or by RecBole's *.train.inter and *.test.inter"
         )
     validate(dataset)
-    keys, positive = _pair_keys(dataset)
+    keys, positive = pair_keys(dataset)
     files = dataset.split.files
     train, valid, test = (
         sorted_distinct(keys[positive & (files & part > 0)])
@@ -201,14 +197,14 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
             )
         held_out_users = len(sorted_distinct(valid // dataset.num_items))
     odd = {"held_out_users": held_out_users, "repeated": dataset.split.repeated}
-    return _of_positives(dataset, seed, "fixed", (train, valid, test), before, odd)
+    return _ofpositives_of(dataset, seed, "fixed", (train, valid, test), before, odd)
 
 
-def _prepare_by_time(dataset: Dataset, seed: int, protocol: str) -> PreparedData:
+def _prepare_by_time(dataset: Dataset, seed: int, protocol: str, cut: Cut) -> PreparedData:
     """Split the distinct positives by the first time of each.
 
-    "temporal": at two moments for all, before which eight and nine tenths lie. "temporal_user":
-    each user's last ones, as many as under "recbole".
+    "temporal": at two moments for all, before which eight and nine tenths lie, or as the cut says.
+    "temporal_user": each user's last ones, as many as under "recbole".
     """
     random_stream(seed, SPLIT)  # refuses what is no seed; nothing is drawn
     if dataset.times is None:
@@ -217,22 +213,22 @@ def _prepare_by_time(dataset: Dataset, seed: int, protocol: str) -> PreparedData
             " every row"
         )
     validate(dataset)
-    keys, positive = _pair_keys(dataset)
+    keys, positive = pair_keys(dataset)
     keys, times = first_times(keys[positive], dataset.times[positive])
     if len(keys) < 5:
         raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
     if protocol == "temporal":
-        split = at_a_moment(dataset.name, times)
+        split = at_a_moment(dataset.name, times, cut)
     else:
         users = keys // dataset.num_items
         train, valid, _ = ratio_counts(np.bincount(users, minlength=dataset.num_users))
         split = of_each_user(users, times, train, valid)
     parts = tuple(keys[split.part == part] for part in range(3))
     odd = {"by_time": True, "valid_from": split.valid_from, "test_from": split.test_from}
-    return _of_positives(dataset, seed, protocol, parts, keys[split.part < 2], odd)
+    return _ofpositives_of(dataset, seed, protocol, parts, keys[split.part < 2], odd)
 
 
-def _of_positives(
+def _ofpositives_of(
     dataset: Dataset,
     seed: int,
     protocol: str,
@@ -251,19 +247,19 @@ def _of_positives(
         odd: further fields of `SplitCounts`.
     """
     train, valid, test = keys
-    parts = tuple(_positives(part, dataset.num_items) for part in keys)
+    parts = tuple(positives_of(part, dataset.num_items) for part in keys)
     indptr, history = history_of(parts[0], dataset.num_users, dataset.num_items)
     users, items = np.divmod(test, dataset.num_items)
     known_users, known_items = np.divmod(before, dataset.num_items)
-    known = _is_in_sorted(test, before)
+    known = is_in_sorted(test, before)
     counts = SplitCounts(
         train=len(train),
         valid=len(valid),
         test=len(test),
         overlapping=int(np.count_nonzero(known)),
-        unranked_users=_count_new(users[known], users[~known]),
-        new_users=_count_new(users, known_users),
-        new_items=_count_new(items, known_items),
+        unranked_users=count_new(users[known], users[~known]),
+        new_users=count_new(users, known_users),
+        new_items=count_new(items, known_items),
         **{"held_out_users": 0, "repeated": 0, **odd},
     )
     return PreparedData(
@@ -277,7 +273,7 @@ def _of_positives(
         history_items=history,
         dropped_users=0,
         dropped_examples=0,
-        hash=_digest(dataset, int(seed), _positives(before, dataset.num_items), parts),
+        hash=_digest(dataset, int(seed), positives_of(before, dataset.num_items), parts),
         protocol=protocol,
         counts=counts,
     )
@@ -294,7 +290,7 @@ def _held_out(stream: np.random.Generator, users: Int64) -> NDArray[np.bool_]:
     mine = np.flatnonzero(count[users])
     mine = mine[np.argsort(stream.bit_generator.random_raw(len(users))[mine], kind="stable")]
     mine = mine[np.argsort(users[mine], kind="stable")]
-    position = _positions_within(np.where(count, totals, 0))
+    position = positions_within(np.where(count, totals, 0))
     mask = np.zeros(len(users), dtype=np.bool_)
     mask[mine[position < count[users[mine]]]] = True
     return mask
@@ -311,25 +307,9 @@ def with_validation(prepared: PreparedData) -> PreparedData:
     )
     if prepared.protocol in RANKING:
         keys = train.users.astype(np.int64) * dataset.num_items + train.items
-        train = _positives(sorted_distinct(keys), dataset.num_items)
+        train = positives_of(sorted_distinct(keys), dataset.num_items)
     indptr, items = history_of(train, dataset.num_users, dataset.num_items)
     return replace(prepared, train=train, history_indptr=indptr, history_items=items)
-
-
-def _pair_keys(dataset: Dataset) -> tuple[Int64, NDArray[np.bool_]]:
-    """Keys user * I + item [n] of a data set's rows, and which of them are positives."""
-    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
-    assert pairs is not None
-    keys: Int64 = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
-    return keys, pairs.labels == 1 if isinstance(pairs, Examples) else pairs.positive
-
-
-def _positives(keys: Int64, num_items: int) -> Examples:
-    """Examples, all positive, of keys user * I + item [n]."""
-    users, items = np.divmod(keys, num_items)
-    return Examples(
-        users.astype(np.int32), items.astype(np.int32), np.ones(len(keys), dtype=np.int8)
-    )
 
 
 def ratio_counts(totals: Int64) -> tuple[Int64, Int64, Int64]:
@@ -346,140 +326,6 @@ def ratio_counts(totals: Int64) -> tuple[Int64, Int64, Int64]:
         extra.append((few & (train > 1)).astype(np.int64))
         train = train - extra[-1]
     return train, tenth + extra[1], tenth + extra[0]
-
-
-def history_of(rows: Examples, num_users: int, num_items: int) -> tuple[Int64, Int32]:
-    """Positives per user as a CSR table.
-
-    Returns:
-        indptr [U + 1] int64 and items [indptr[-1]] int32, sorted and distinct within a user.
-    """
-    positive = rows.labels == 1
-    keys = sorted_distinct(rows.users[positive].astype(np.int64) * num_items + rows.items[positive])
-    users = keys // num_items
-    indptr = np.zeros(num_users + 1, dtype=np.int64)
-    np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])
-    return indptr, (keys - users * num_items).astype(np.int32)
-
-
-def label_rows(dataset: Dataset, seed: int) -> tuple[Examples, int]:
-    """Examples of a data set: its own, or its positives with drawn negatives.
-
-    Returns:
-        The examples, and the number of negatives missing because users ran out of items.
-    """
-    if dataset.rows is not None:
-        return dataset.rows, 0
-    assert dataset.interactions is not None
-    clicks = dataset.interactions
-    users, items, missing = draw_negatives(
-        random_stream(seed, NEGATIVES), clicks, dataset.num_users, dataset.num_items
-    )
-    positive = clicks.positive
-    labels = np.zeros(int(positive.sum()) + len(users), dtype=np.int8)
-    labels[: len(labels) - len(users)] = 1
-    rows = Examples(
-        np.concatenate([clicks.users[positive], users]),
-        np.concatenate([clicks.items[positive], items]),
-        labels,
-    )
-    return rows, missing
-
-
-def draw_negatives(
-    stream: np.random.Generator, clicks: Interactions, num_users: int, num_items: int
-) -> tuple[Int32, Int32, int]:
-    """Draw for every user as many negatives as positives from the items never interacted with.
-
-    The draw is uniform without replacement. It happens on ranks among a user's free items; a rank
-    becomes an item by adding the number of consumed items in front of it.
-
-    Returns:
-        users [n] int32 and items [n] int32, sorted by both, and the number of negatives missing
-        because a user had fewer free items than positives.
-    """
-    seen = sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
-    seen_users = seen // num_items
-    seen_count = np.bincount(seen_users, minlength=num_users)
-    free = num_items - seen_count
-    wanted = np.bincount(clicks.users[clicks.positive], minlength=num_users)
-    count = np.minimum(wanted, free)
-    # A user who needs more than half of the free items draws those to leave out, because drawing
-    # nearly all of them by rejection would take very many rounds.
-    inverted = 2 * count > free
-    ranks = _distinct_ranks(stream, np.where(inverted, free - count, count), free, num_items)
-    if inverted.any():
-        owner = np.repeat(np.arange(num_users), np.where(inverted, free, 0))
-        every = owner * num_items + _positions_within(np.where(inverted, free, 0))
-        left_out = inverted[ranks // num_items]
-        taken = every[~_is_in_sorted(every, ranks[left_out])]
-        ranks = np.sort(np.concatenate([ranks[~left_out], taken]))
-    users = ranks // num_items
-    items = items_of_ranks(ranks, seen, seen_count, num_items)
-    return users.astype(np.int32), items.astype(np.int32), int((wanted - count).sum())
-
-
-def items_of_ranks(ranks: Int64, seen: Int64, seen_count: Int64, num_items: int) -> Int64:
-    """Items at ranks among those that a user has not consumed.
-
-    Args:
-        ranks: [n] user * I + rank, from 0, among the user's other items.
-        seen: [sum of seen_count] consumed items, user * I + item, sorted and distinct.
-        seen_count: [U].
-        num_items: I.
-    """
-    users = ranks // num_items
-    starts = np.cumsum(seen_count) - seen_count
-    before = seen - _positions_within(seen_count)
-    skipped = np.searchsorted(before, ranks, side="right") - starts[users]
-    items: Int64 = ranks - users * num_items + skipped
-    return items
-
-
-def _distinct_ranks(stream: np.random.Generator, count: Int64, free: Int64, stride: int) -> Int64:
-    """``count[u]`` distinct numbers below ``free[u]`` for every u, as sorted keys u*stride + rank.
-
-    Numbers already drawn are drawn again. At most half of a user's numbers are wanted, so every
-    round settles at least half of what is missing, on average.
-    """
-    missing = count.copy()
-    kept = np.empty(0, dtype=np.int64)
-    while True:
-        owner = np.repeat(np.arange(len(count)), missing)
-        if not len(owner):
-            return kept
-        rank = (stream.random(len(owner)) * free[owner]).astype(np.int64)
-        fresh = sorted_distinct(owner * stride + rank)
-        fresh = fresh[~_is_in_sorted(fresh, kept)]
-        missing -= np.bincount(fresh // stride, minlength=len(count))
-        kept = np.sort(np.concatenate([kept, fresh]), kind="stable")
-
-
-def sorted_distinct(keys: Int64) -> Int64:
-    """Distinct keys, rising; sorting them is faster than the hash table of `np.unique`."""
-    keys = np.sort(keys)
-    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
-
-
-def _is_in_sorted(values: Int64, table: Int64) -> NDArray[np.bool_]:
-    if not len(table):
-        return np.zeros(len(values), dtype=np.bool_)
-    found = np.searchsorted(table, values)
-    result: NDArray[np.bool_] = table[np.minimum(found, len(table) - 1)] == values
-    return result
-
-
-def _count_new(values: Int64, known: Int64) -> int:
-    """Number of distinct values that are not among others."""
-    found = sorted_distinct(values)
-    return len(found) - int(np.count_nonzero(_is_in_sorted(found, sorted_distinct(known))))
-
-
-def _positions_within(counts: Int64) -> Int64:
-    """Positions 0..counts[0]-1, 0..counts[1]-1 and so on, end to end."""
-    starts = np.cumsum(counts) - counts
-    result: Int64 = np.arange(int(counts.sum())) - np.repeat(starts, counts)
-    return result
 
 
 def _digest(dataset: Dataset, seed: int, rows: Examples, splits: tuple[Examples, ...]) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.errors import DataError
+from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["TimeSplit", "at_a_moment", "first_times", "of_each_user", "shown_time"]
+__all__ = ["Cut", "TimeSplit", "at_a_moment", "first_times", "of_each_user", "shown_time"]
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+Cut: TypeAlias = float | str | None
+"""Where test begins: a share of the positives, a time, or a date; None for a tenth of them."""
 
 SHARE = 10  # one in so many positives goes to test, and one to validation
 # Unix seconds from 1980 to 2100, and the same in milliseconds, are shown as dates.
@@ -42,29 +44,59 @@ def first_times(keys: Int64, times: Float64) -> tuple[Int64, Float64]:
     return keys[first], times[first]
 
 
-def at_a_moment(name: str, times: Float64) -> TimeSplit:
-    """Split [n] positives at two moments: a tenth is test, and a tenth before it validation.
+def at_a_moment(name: str, times: Float64, cut: Cut = None) -> TimeSplit:
+    """Split [n] positives at two moments: what comes last is test, a tenth before it validation.
 
     All positives of one time are on the same side.
 
     Args:
         name: of the data set, for messages.
         times: [n] of the positives.
+        cut: where test begins: the share of positives that is test, between 0 and 1; a time; or a
+            date by ISO 8601, of UTC where it says no zone. A tenth by default.
 
     Raises:
-        DataError: a part is empty, because too many positives have the same time.
+        ConfigError: a cut that is no number above 0, nor a date.
+        DataError: a part is empty, because too many positives have the same time, or lie on one
+            side of the cut.
     """
     rising, tenth = np.sort(times), max(len(times) // SHARE, 1)
+    moment, late = _cut_at(cut), tenth
+    if moment is not None and moment < 1:
+        late, moment = max(int(moment * len(times)), 1), None
+    if moment is not None:
+        late = len(times) - int(np.searchsorted(rising, moment))
     # Without enough positives the moments are the first one's, and a part is empty.
-    moments = [float(rising[max(len(times) - n * tenth, 0)]) for n in (2, 1)]
+    moments = [float(rising[max(len(times) - n, 0)]) for n in (late + tenth, max(late, 1))]
+    if moment is not None:
+        moments[1] = moment
     part = np.searchsorted(moments, times, side="right").astype(np.int8)
     for number, word in enumerate(("train", "validation", "test")):
         if not (part == number).any():
             raise DataError(
                 f"{name}: found no positive in {word}, expected some: the {len(times)} positives"
-                f" have {len(np.unique(times))} different times"
+                f" have {len(np.unique(times))} different times, from {shown_time(rising[0])} to"
+                f" {shown_time(rising[-1])}"
             )
     return TimeSplit(part, *moments)
+
+
+def _cut_at(cut: Cut) -> float | None:
+    """Number that a cut says; Unix seconds of a date."""
+    if cut is None:
+        return None
+    try:
+        if isinstance(cut, str):
+            moment = datetime.fromisoformat(cut.strip().replace("Z", "+00:00"))
+            zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
+            return zoned.timestamp()
+        if not isinstance(cut, bool) and 0 < cut < np.inf:
+            return float(cut)
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"cut: found {cut!r}, expected a share between 0 and 1, a time, or a date by ISO 8601"
+    )
 
 
 def of_each_user(users: Int64, times: Float64, train: Int64, valid: Int64) -> TimeSplit:

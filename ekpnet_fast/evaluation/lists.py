@@ -7,7 +7,7 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.splits import BOOTSTRAP, random_stream
+from ekpnet_fast.data.streams import BOOTSTRAP, random_stream
 
 __all__ = ["bootstrap_intervals", "list_metrics"]
 

@@ -53,7 +53,7 @@ class Gradients(NamedTuple):
     """Terms of the loss (eq. 24) per pair, and its gradients.
 
     Attributes:
-        terms: [4] float64: bce, kg, l2_weights, l2_rows.
+        terms: [4] float64: pairs, kg, l2_weights, l2_rows.
         rows: by table, that of the touched rows but for their decay.
         dense: of `relations()` and `dense_weights()`, in that order.
     """

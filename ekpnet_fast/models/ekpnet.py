@@ -190,7 +190,7 @@ class EKPNet(Model):
             batch.group_indptr,
             batch.items,
             batch.labels,
-            offset,
+            offset if batch.corrections is None else _sum(offset, batch.corrections),
             batch.triple_heads,
             batch.triple_relations,
             batch.triple_tails,
@@ -206,6 +206,7 @@ class EKPNet(Model):
             layers,
             given,
             activation=self.shape.activation,
+            loss=options.loss,
             lambda1=options.lambda1,
             lambda2=options.lambda2,
             lambda3=options.lambda3,
@@ -218,6 +219,10 @@ class EKPNet(Model):
         if stage == "train":
             dense += [self.weights, self.biases, self.w_out, self.b_out]
         return dense
+
+
+def _sum(offset: Tensor | None, corrections: Tensor) -> Tensor:
+    return corrections if offset is None else offset + corrections
 
 
 class EKPAtt(EKPNet):

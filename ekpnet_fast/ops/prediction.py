@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, library
 
 from ekpnet_fast.ops.arguments import RippleBatch
+from ekpnet_fast.ops.list_losses import LOSSES
 from ekpnet_fast.ops.torch_library import ekpnet
 
 # ---- the prediction layers ---------------------------------------------------------------------
@@ -147,6 +148,7 @@ def ekpnet_gradients(
     batch: RippleBatch,
     *,
     activation: str = "tanh",
+    loss: str = "bce",
     lambda1: float,
     lambda2: float,
     lambda3: float,
@@ -157,7 +159,10 @@ def ekpnet_gradients(
     hidden layer is written out. Without `layers` the prediction is that of eq. 15. With
     `batch.slot_folds` a pair attends to the slots that its fold sees, as if there were no others.
 
-    Returns terms [4] float64 (bce, kg, l2_weights, l2_rows, each weighted and divided by B); the
+    `loss` is one of LOSSES: the binary cross-entropy of each pair or, of the positives of each list
+    (`pair_lists`), BPR against its negatives or the sampled softmax (`list_losses.list_loss`).
+
+    Returns terms [4] float64 (pairs, kg, l2_weights, l2_rows, each weighted and divided by B); the
     gradient [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds;
     and the gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the
     layers' tensors (decay lambda2 / B). Sums are in a fixed order at any number of threads. On a
@@ -165,11 +170,13 @@ def ekpnet_gradients(
     """
     if activation not in ACTIVATIONS:
         raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
+    if loss not in LOSSES:
+        raise RuntimeError(f"loss is {loss!r}, expected one of {LOSSES}")
     terms, drows, *dense = ekpnet.ekpnet_gradients.default(
         *(table, relation, W_e, b_e),
         *((None,) * 4 if layers is None else layers),
         *batch,
-        *(ACTIVATIONS.index(activation), lambda1, lambda2, lambda3),
+        *(ACTIVATIONS.index(activation), LOSSES.index(loss), lambda1, lambda2, lambda3),
     )
     return terms, drows, dense[: 3 if layers is None else 7]
 

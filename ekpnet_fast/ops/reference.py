@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ekpnet_fast.ops.arguments import Propagation, RippleBatch
+from ekpnet_fast.ops.list_losses import list_loss, pair_lists
 
 
 def psi(rows: Tensor, relation: Tensor) -> Tensor:
@@ -121,6 +122,7 @@ def ekpnet_gradients(
     batch: RippleBatch,
     *,
     activation: str = "tanh",
+    loss: str = "bce",
     lambda1: float,
     lambda2: float,
     lambda3: float,
@@ -143,18 +145,21 @@ def ekpnet_gradients(
             logit = deep_score(z, weights, biases, w_out, b_out, activation)
         if offset is not None:
             logit = logit + offset
-        bce = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
+        if loss == "bce":
+            pairs = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
+        else:
+            pairs = list_loss(logit, labels, pair_lists(group_indptr), loss)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
         named = torch.zeros(len(relation), dtype=torch.bool)
         named[torch.cat([relations[valid], batch.triple_relations]).long()] = True
         terms = [
-            bce,
+            pairs,
             lambda1 / 2 * triple_loss(entity, relation, *triples),
             lambda2 / 2 * torch.stack([x.square().sum() for x in shared]).sum(),
             lambda3 / 2 * relation[named].square().sum(),
         ]
-        loss = torch.stack(terms).sum() / len(labels)
-        drows, *gradients = torch.autograd.grad(loss, [entity, *dense])
+        total = torch.stack(terms).sum() / len(labels)
+        drows, *gradients = torch.autograd.grad(total, [entity, *dense])
     values = torch.stack([x.detach() for x in terms]).double()
     values[3] += lambda3 / 2 * entity.detach().double().square().sum()
     return values / len(labels), drows, gradients

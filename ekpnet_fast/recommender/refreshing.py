@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ekpnet_fast.data import Examples
-from ekpnet_fast.data.splits import items_of_ranks
+from ekpnet_fast.data.negatives import items_of_ranks
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.recommender.answers import Change
 from ekpnet_fast.recommender.state import State

@@ -236,7 +236,7 @@ def _context_of_data(config: RunConfig) -> RunContext:
         synthetic=config.synthetic if config.dataset == "synthetic" else None,
         threshold=config.threshold,
     )
-    prepared = prepare(dataset, config.seed, config.protocol)
+    prepared = prepare(dataset, config.seed, config.protocol, config.cut)
     if config.refit:
         prepared = with_validation(prepared)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)

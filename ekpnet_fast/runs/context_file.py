@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.data.ids import Ids, id_maps
-from ekpnet_fast.data.splits import history_of
+from ekpnet_fast.data.pair_keys import history_of
 from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.runs.run_folder import CONTEXT_FILE

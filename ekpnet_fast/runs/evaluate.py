@@ -87,7 +87,7 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> Loaded:
     Raises:
         TrainingError: a data set that is too small to split.
     """
-    prepared = prepare(dataset, config.seed, config.protocol)
+    prepared = prepare(dataset, config.seed, config.protocol, config.cut)
     config = settle(config, prepared)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
     for name, examples in (("validation", prepared.valid), ("test", prepared.test)):

@@ -178,7 +178,7 @@ def _results(metrics: Mapping[str, Any]) -> str:
 
 
 def _training(epochs: Sequence[Mapping[str, Any]], drawn: Iterator[int]) -> list[str]:
-    names = ["loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc", "valid_mrr", "valid_ndcg"]
+    names = ["loss", "pairs", "kg", "l2_weights", "l2_rows", "valid_auc", "valid_mrr", "valid_ndcg"]
     names = [n for n in names if any(_number(record[n]) is not None for record in epochs)]
     valid = [name for name in names if name.startswith("valid")]
     x = np.arange(len(epochs)) + min(epochs[0]["epoch"], 1)

@@ -265,6 +265,7 @@ def _check(config: RunConfig) -> None:
         ("shape.slots", config.shape.slots, 1, 64),
         ("shape.layers", config.shape.layers, 1, 17),
         ("folds", config.folds, 1, 64),
+        ("sampling.negatives", config.sampling.negatives, 1, 1024),
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
@@ -293,6 +294,12 @@ def _check(config: RunConfig) -> None:
             ("lambda3", 0.0, float("inf")),
         ):
             limits.append((f"{name}.{option}", getattr(stage, option), low, high))
+        pairs = name in model.stages and model.plan(config, name).pairs
+        if stage.loss != "bce" and not pairs:
+            raise ConfigError(
+                f"--{name}.loss is {stage.loss}, expected bce: {config.model} has no such stage, or"
+                " learns from no pairs in it"
+            )
         if not 0 < stage.lr < float("inf"):
             raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
         triples = model.plan(config, name).triples if name in model.stages else "none"
@@ -306,6 +313,12 @@ def _check(config: RunConfig) -> None:
                 f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
                 " the KG term alone"
             )
+    drawn = (config.sampling.negatives, config.sampling.negatives_by)
+    if drawn != (1, "uniform") and config.protocol not in RANKING:
+        raise ConfigError(
+            f"--sampling.negatives is {drawn[0]}, by {drawn[1]}, expected 1, uniform: --protocol"
+            f" {config.protocol} draws them once"
+        )
     if config.folds > 1 and not (model.ripple or model.history):
         raise ConfigError(
             f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"

@@ -19,7 +19,7 @@ The files, and the fields of `metrics.json`:
                             valid, test (positives), held_out_users, overlapping, unranked_users,
                             repeated, new_users, new_items, by_time, valid_from, test_from (see
                             ekpnet_fast.data.tables.SplitCounts), else null
-      epochs                a record per epoch: stage, epoch, loss and its terms bce, kg,
+      epochs                a record per epoch: stage, epoch, loss and its terms pairs, kg,
                             l2_weights, l2_rows (per pair), valid_auc or valid_mrr (at 10, protocol
                             "recbole") or valid_ndcg (at 20, protocols "fixed" and by time; null
                             in a stage without pairs), seconds, samples_per_second; none for a

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast import ops
+from ekpnet_fast.ops.list_losses import pair_lists
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
@@ -75,6 +76,8 @@ class BatchStream:
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
         folds: those of `rows`, if they are by (user, fold) pair; ripple sets then are too.
         shared: the folds of a user share a ripple set; `group_size` then counts pairs of a user.
+        lists: whether batches have lists of pairs, as losses of lists need.
+        corrections: [I] float32, what is added to the logit of an item that is a negative.
     """
 
     def __init__(
@@ -91,7 +94,10 @@ class BatchStream:
         redraw: Callable[[int], Tensor] | None = None,
         folds: Folds | None = None,
         shared: bool = False,
+        lists: bool = False,
+        corrections: Tensor | None = None,
     ) -> None:
+        self.lists, self.corrections = lists, corrections
         self.graph = graph
         self.rows = rows
         self.batch_size = batch_size
@@ -257,6 +263,11 @@ class BatchStream:
             elif space == "item":
                 free_items = positions[:start]
             _put(inputs, of_space[space], positions[start:])
+        lists = corrections = None
+        if self.lists:
+            lists = pair_lists(request.group_indptr if groups is None else groups.indptr)
+        if self.corrections is not None:
+            corrections = self.corrections[request.items] * (labels == 0)
         num_relations = self.graph.num_relations
         named_relations = torch.cat([sets["relations"].flatten(), relations])
         mentions = named_relations.bincount(minlength=num_relations)
@@ -270,6 +281,8 @@ class BatchStream:
             free_items=free_items,
             inputs=inputs,
             labels=labels,
+            lists=lists,
+            corrections=corrections,
             triple_heads=extra[: len(heads)],
             triple_relations=relations,
             triple_tails=extra[len(heads) : 2 * len(heads)],

@@ -224,6 +224,9 @@ class Batch(Pairs):
         rows: [n] int32, entity ids of the touched rows; entity ids elsewhere are positions in it.
         touched: per space but "entity", [n] int32, ids of the touched rows.
         labels: [B] float32.
+        lists: [L + 1] int64, pairs of each list (`list_losses.pair_lists`); None without them.
+        corrections: [B] float32, added to the logits where the loss is a sampled softmax: minus
+            the logarithm of the probability that the pair was drawn, 0 for positives.
         slot_folds: [G, H, M] int64, bit k where pairs of fold k see the slot; None if all do.
         pair_folds: [B] int32, fold of each pair; with `slot_folds`.
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
@@ -241,6 +244,8 @@ class Batch(Pairs):
     triple_labels: Tensor
     relation_touched: Tensor
     touched: Mapping[str, Tensor] = field(default_factory=dict)
+    lists: Tensor | None = None
+    corrections: Tensor | None = None
     slot_folds: Tensor | None = None
     pair_folds: Tensor | None = None
     real: Tensor | None = None

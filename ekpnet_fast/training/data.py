@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
@@ -46,9 +48,17 @@ class TrainingData:
     def __init__(self, config: RunConfig, prepared: PreparedData, graph: Graph) -> None:
         self.config, self.prepared, self.graph = config, prepared, graph
         self.redraw: Callable[[int], Tensor] | None = None
+        self._chances = np.full(prepared.dataset.num_items, 1 / prepared.dataset.num_items)
         self.folds: Folds | None = None
         if prepared.protocol in RANKING:
-            redrawn = RedrawnNegatives(prepared, config.seed)
+            sampling = config.sampling
+            redrawn = RedrawnNegatives(
+                prepared,
+                config.seed,
+                sampling.negatives,
+                by_popularity=sampling.negatives_by == "popularity",
+            )
+            self._chances = redrawn.chances
             self.redraw, self.examples = redrawn, redrawn.rows
             if self._draws:
                 self.redraw = lambda epoch: redrawn((epoch - 1) % self._draws + 1)
@@ -100,6 +110,10 @@ class TrainingData:
             redraw=self.redraw,
             folds=self.folds,
             shared=self._shared,
+            lists=stage.loss != "bce",
+            corrections=torch.from_numpy(-np.log(self._chances)).float()
+            if stage.loss == "softmax"
+            else None,
         )
 
     @cached_property

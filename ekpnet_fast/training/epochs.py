@@ -38,12 +38,13 @@ class Passed(NamedTuple):
     whole: bool = False
 
 
-def is_resident(model: Model, data: TrainingData, device: torch.device) -> bool:
+def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    It does not know which slots a fold sees.
+    A replayed epoch does not know which slots a fold sees, and has no lists.
     """
-    return device.type == "cuda" and model.resident and data.folds is None
+    on_device = device.type == "cuda" and model.resident
+    return on_device and data.folds is None and loss == "bce"
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def epochs_of(
         threads: of the host that the stage may use.
     """
     stage: StageConfig = getattr(data.config, name)
-    if not is_resident(model, data, device):
+    if not is_resident(model, data, device, stage.loss):
         trainer = StageTrainer(model, stage, backend, name)
         ahead = device.type != "cpu" or threads > 1
         yield SteppedEpochs(trainer, data, stream, device, ahead)

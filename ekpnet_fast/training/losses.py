@@ -15,9 +15,10 @@ from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.ops.deterministic import UNSPLIT, fixed_order_sum
+from ekpnet_fast.ops.list_losses import list_loss
 from ekpnet_fast.sampling.pairs import Batch
 
-TERMS = ("bce", "kg", "l2_weights", "l2_rows")
+TERMS = ("pairs", "kg", "l2_weights", "l2_rows")
 _WEIGHT_OF = {"kg": "lambda1", "l2_weights": "lambda2", "l2_rows": "lambda3"}
 
 DIVERGED, DIVERGED_STEPS = 10.0, 20
@@ -72,7 +73,14 @@ def loss_terms(
     terms = {}
     if batch.num_pairs:
         logits = model.logits(backend, tables, batch, stage=name)
-        terms["bce"] = cross_entropy_sum(logits, batch.labels, batch.real) / size
+        if stage.loss == "bce":
+            pairs = cross_entropy_sum(logits, batch.labels, batch.real)
+        else:
+            if batch.corrections is not None:
+                logits = logits + batch.corrections
+            assert batch.lists is not None  # of a stage with such a loss
+            pairs = list_loss(logits, batch.labels, batch.lists, stage.loss)
+        terms["pairs"] = pairs / size
     if stage.lambda1 > 0:
         kg = model.kg_sum(backend, tables, batch, stage=name)
         if kg is not None:
@@ -121,10 +129,10 @@ class LossWatch:
         start: dict[str, float] = self.state["start"]
         if not start:
             start.update(terms)
-        if ("bce" in terms) != ("bce" in start):
+        if ("pairs" in terms) != ("pairs" in start):
             return
         loss = sum(terms.values())
-        started = max(sum(start.values()), math.log(2) if "bce" in start else 0.0)
+        started = max(sum(start.values()), math.log(2) if "pairs" in start else 0.0)
         if not loss > DIVERGED * started:
             self.state["above_since"] = 0
             return

@@ -29,7 +29,7 @@ class EpochRecord:
     Attributes:
         stage: "pretrain" or "train".
         epoch: from 1 within the stage; 0 for the model before it, which has only the measures.
-        loss, bce, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
+        loss, pairs, kg, l2_weights, l2_rows: the loss (eq. 24) and its weighted terms, per pair, or
             per triple in a stage without pairs.
         valid_auc: AUC over the validation examples, under the protocol "ripplenet". It and the next
             two are NaN under the other protocols, and where the epoch was not validated, as in a
@@ -43,7 +43,7 @@ class EpochRecord:
     stage: str
     epoch: int
     loss: float
-    bce: float
+    pairs: float
     kg: float
     l2_weights: float
     l2_rows: float

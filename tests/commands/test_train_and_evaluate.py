@@ -111,12 +111,12 @@ def test_metrics_json(finished):
     assert metrics["users"] == 60
     for record, stage in zip(metrics["epochs"], ("pretrain", "train"), strict=True):
         assert list(record) == [
-            *["stage", "epoch", "loss", "bce", "kg", "l2_weights", "l2_rows", "valid_auc"],
+            *["stage", "epoch", "loss", "pairs", "kg", "l2_weights", "l2_rows", "valid_auc"],
             *["valid_mrr", "valid_ndcg", "seconds", "samples_per_second"],
         ]
         assert (record["stage"], record["epoch"]) == (stage, 1)
         assert record["loss"] == pytest.approx(
-            sum(record[term] for term in ("bce", "kg", "l2_weights", "l2_rows"))
+            sum(record[term] for term in ("pairs", "kg", "l2_weights", "l2_rows"))
         )
     for name in ("test", "popularity"):
         assert list(metrics[name]) == ["auc", "acc", "auc_warm", "gauc"]

@@ -53,7 +53,7 @@ struct Results {
   Reals<T> dkey, dvalue, factors, ditem, drelation, dW_e, db_e;
   Reals<T> dweights, dbiases, dw_out, db_out, dtriple, dentity;
   std::vector<uint8_t> touched;
-  Reals<double> bce, kg;
+  Reals<double> pairs, kg;
 
   explicit Results(const PlainLoss& plain)
       : dkey(plain.attention.heads.size() * plain.attention.D, kUnset<T>),
@@ -70,7 +70,7 @@ struct Results {
         dtriple(plain.triples.K * plain.attention.D, kUnset<T>),
         dentity(plain.attention.entity.size(), kUnset<T>),
         touched(kChunks * plain.attention.R),
-        bce(kChunks, kUnset<double>),
+        pairs(kChunks, kUnset<double>),
         kg(kTripleChunks, kUnset<double>) {}
 
   EkpnetSums<T> sums() {
@@ -81,7 +81,7 @@ struct Results {
             kTripleChunks,
             dtriple.data(),
             touched.data(),
-            bce.data(),
+            pairs.data(),
             kg.data()};
   }
 };
@@ -124,7 +124,7 @@ void check_same_results(const Results<T>& found, const Results<T>& expected,
   same(&Results<T>::db_out, "db_out");
   same(&Results<T>::dtriple, "dtriple");
   same(&Results<T>::touched, "touched");
-  same(&Results<T>::bce, "bce");
+  same(&Results<T>::pairs, "pairs");
   same(&Results<T>::kg, "kg");
 }
 
@@ -147,7 +147,8 @@ void test(int D, int C, bool deep, bool folds, double tolerance, double grad_tol
   const Results<T> found = results<T>(plain, args, 1);
   check_same_results(results<T>(plain, args, 3), found, name);
 
-  check_close(sum_chunks(found.bce, kChunks), {plain.cross_entropy()}, tolerance, name + ", bce");
+  check_close(sum_chunks(found.pairs, kChunks), {plain.cross_entropy()}, tolerance,
+              name + ", pairs");
   check_close(sum_chunks(found.kg, kTripleChunks), {plain.triple_loss()}, tolerance, name + ", kg");
   std::vector<uint8_t> named(attention.R), touched(attention.R);
   for (int hop = 0; hop < attention.G * attention.H; ++hop)

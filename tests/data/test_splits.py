@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ekpnet_fast.data import Dataset, Examples, Interactions, load_dataset, prepare
-from ekpnet_fast.data.splits import draw_negatives, random_stream, ratio_counts
+from ekpnet_fast.data.negatives import draw_negatives
+from ekpnet_fast.data.splits import ratio_counts
+from ekpnet_fast.data.streams import random_stream
 from ekpnet_fast.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")

@@ -10,8 +10,7 @@ import pytest
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset, Examples, Interactions, load_dataset, prepare
-from ekpnet_fast.data.formats.frames import Texts
-from ekpnet_fast.data.formats.times import parsed_times
+from ekpnet_fast.data.formats.seconds import seconds_of
 from ekpnet_fast.data.splits import ratio_counts, with_validation
 from ekpnet_fast.data.tables import SplitCounts
 from ekpnet_fast.data.temporal import shown_time
@@ -74,6 +73,35 @@ def test_equal_times_are_on_one_side():
         prepare(dataset([(u % 6, u, 5) for u in range(20)]), 0, "temporal")
 
 
+@pytest.mark.parametrize(
+    ("cut", "valid", "test"),
+    [
+        (0.3, [(1, 6)], [(0, 7), (4, 2), (5, 8)]),
+        (75, [(1, 6)], [(0, 7), (4, 2), (5, 8)]),
+        ("1970-01-01T01:01:20+01:00", [(1, 6)], [(0, 7), (4, 2), (5, 8)]),
+        ("1970-01-01 00:01:31", [(4, 2)], [(5, 8)]),
+    ],
+)
+def test_a_cut_that_is_asked_for(cut, valid, test):
+    data = prepare(dataset(ROWS), 0, "temporal", cut)
+    assert (sorted(pairs(data.valid)), sorted(pairs(data.test))) == (valid, test)
+    assert data.counts.new_users == len({u for u, _ in test} - {0, 1, 2, 3, *[u for u, _ in valid]})
+
+
+@pytest.mark.parametrize("cut", [0, -1, float("nan"), True, "soon", "2020-13-01"])
+def test_refuses_a_cut_that_is_none(cut):
+    with pytest.raises(ConfigError, match=r"cut: found .* expected a share between 0 and 1"):
+        prepare(dataset(ROWS), 0, "temporal", cut)
+
+
+def test_refuses_a_cut_with_nothing_on_one_side():
+    for cut, word in ((5, "train"), (101, "test"), ("2020-01-01", "test"), (0.95, "train")):
+        with pytest.raises(DataError, match=f"no positive in {word}, .* from 10 to 100"):
+            prepare(dataset(ROWS), 0, "temporal", cut)
+    with pytest.raises(ConfigError, match=r"cut: found 0\.2 with protocol 'temporal_user'"):
+        prepare(dataset(ROWS), 0, "temporal_user", 0.2)
+
+
 def test_each_users_last_ones():
     stream = np.random.default_rng(0)
     rows = [
@@ -130,11 +158,12 @@ def test_needs_times(protocol):
 
 
 def test_times_of_texts():
-    assert parsed_times(Texts.of(["3", "1.5", "3"])).tolist() == [3, 1.5, 3]
-    dates = ["1970-01-02", "1970-01-01T00:00:10Z", "1970-01-01 01:00:00+01:00"]
-    assert parsed_times(Texts.of(dates)).tolist() == [86400, 10, 0]
-    for bad in (["1", None], ["1", "soon"], ["1", "inf"], ["1", "1970-01-01"], []):
-        assert parsed_times(Texts.of(bad)) is None
+    assert seconds_of(["3", " 1.5 ", "-2e3"]).tolist() == [3, 1.5, -2000]
+    dates = ["1970-01-02", "1970-01-01T00:00:10Z", "1970-01-01 01:00:00+01:00", "1970-01-01 00:01"]
+    assert seconds_of(dates).tolist() == [86400, 10, 0, 60]
+    for bad in (["1", None], ["1", "soon"], ["1", "inf"], ["1", "1970-01-01"], ["1", "1_0"]):
+        assert np.isnan(seconds_of(bad)).tolist() == [False, True]
+    assert np.isnan(seconds_of([None, "1970-02-30", "1"])).all() and len(seconds_of([])) == 0
 
 
 def test_times_are_shown_as_dates_where_they_look_like_some():

@@ -164,15 +164,15 @@ def test_a_failed_run_does_not_stop_the_others(command, here, fake_runs, monkeyp
 
     def failing(config, report):
         if config.model == "ekp_att" and config.seed == 0:
-            raise TrainingError("the loss term bce is nan")
+            raise TrainingError("the loss term pairs is nan")
         return fake(config, report)
 
     monkeypatch.setattr(runner, "run", failing)
     code, out, _ = command("table4", *options)
     assert code == 1
-    assert "small ekp_att, seed 0: failed: the loss term bce is nan" in out
+    assert "small ekp_att, seed 0: failed: the loss term pairs is nan" in out
     page = (output / "ripplenet" / "table4.quick.md").read_text()
-    assert "Failed and left out: small ekp_att, seed 0: the loss term bce is nan" in page
+    assert "Failed and left out: small ekp_att, seed 0: the loss term pairs is nan" in page
     assert len(cells_in(output)) == 2 * 5 - 1
     monkeypatch.setattr(runner, "run", fake)
     assert command("table4", *options)[0] == 0

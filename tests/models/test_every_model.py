@@ -135,8 +135,8 @@ def test_shapes_and_finite_loss(model, stage):
             logits = trainer.model.logits(ops, tables, batch, stage=stage)
             assert logits.shape == (batch.num_pairs,) and logits.dtype == torch.float32
         terms = trainer.step(batch)
-        assert set(terms) <= {"bce", "kg", "l2_weights", "l2_rows"}
-        assert ("bce" in terms) == (batch.num_pairs > 0)
+        assert set(terms) <= {"pairs", "kg", "l2_weights", "l2_rows"}
+        assert ("pairs" in terms) == (batch.num_pairs > 0)
         assert all(math.isfinite(value) for value in terms.values())
     for x in trainer.model.state_dict().values():
         assert x.isfinite().all()

@@ -159,7 +159,7 @@ def test_a_stage_of_triples_alone():
     )
     records = outcome.records
     assert [r.stage for r in records] == ["pretrain"] * 3
-    assert all(math.isnan(r.valid_auc) and r.bce == 0 for r in records)
+    assert all(math.isnan(r.valid_auc) and r.pairs == 0 for r in records)
     assert records[-1].kg < records[0].kg
     assert told[-1].total_pairs == told[-1].pairs == graph.num_triples
     for name in ("user", "item", "cross"):
@@ -186,7 +186,7 @@ def test_triples_apart(every):
     users = model.user.clone()
     for batch in stream.epoch(1, ripple):
         terms = trainer.step(batch)
-        assert ("bce" in terms, "kg" in terms) == (
+        assert ("pairs" in terms, "kg" in terms) == (
             (True, False) if batch.num_pairs else (False, True)
         )
         assert torch.equal(users, model.user) != (batch.num_pairs > 0)

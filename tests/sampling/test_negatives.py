@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ekpnet_fast.data import Dataset, Examples, prepare
-from ekpnet_fast.data.splits import history_of
+from ekpnet_fast.data.pair_keys import history_of
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
@@ -85,6 +85,23 @@ def test_draws_are_even():
     counts = torch.bincount(drawn.long(), minlength=6)
     assert counts[[1, 3]].tolist() == [0, 0]
     assert (counts[[0, 2, 4, 5]] - 1000).abs().max() < 5 * 1000**0.5
+
+
+def test_draws_by_popularity():
+    """Items are drawn by their train clicks plus one, those of the user's own train never."""
+    histories = [[0, 1], *[[2]] * 8, *[[3]] * 3]
+    redraw = RedrawnNegatives(all_in_train(histories, 6), seed=5, count=3, by_popularity=True)
+    assert torch.equal(
+        redraw.rows.indptr, torch.tensor([len(h) * 4 for h in [[], *histories]]).cumsum(0)
+    )
+    of_first = redraw.rows.labels[:8] == 0
+    drawn = torch.cat([redraw(epoch)[:8][of_first] for epoch in range(300)])
+    counts = torch.bincount(drawn.long(), minlength=6)
+    assert counts[[0, 1]].tolist() == [0, 0]
+    expected = torch.tensor([9.0, 4.0, 1.0, 1.0]) / 15 * len(drawn)
+    assert ((counts[2:] - expected).abs() < 5 * expected.sqrt()).all()
+    assert redraw.chances * 19 == pytest.approx([2, 2, 9, 4, 1, 1])
+    assert torch.equal(redraw(7), redraw(7)) and not torch.equal(redraw(7), redraw(8))
 
 
 def test_a_user_with_every_item_is_told():

@@ -47,7 +47,7 @@ def train_stepped(config, deep, epochs):
     trainer, stream, ripple = start(config, deep)
     found = []
     for number in range(1, epochs + 1):
-        sums = dict.fromkeys(("bce", "kg", "l2_weights", "l2_rows"), 0.0)
+        sums = dict.fromkeys(("pairs", "kg", "l2_weights", "l2_rows"), 0.0)
         for batch in stream.epoch(number, ripple):
             for term, value in trainer.step(batch).items():
                 sums[term] += value * batch.num_pairs
@@ -245,7 +245,7 @@ def test_loss_that_is_not_finite_is_named():
     trainer, ripple = start_resident(CONFIG, True)
     with torch.no_grad():
         trainer.model.b_out.fill_(torch.inf)
-    with pytest.raises(TrainingError, match=r"loss term bce is (nan|inf) in step 1 of the train"):
+    with pytest.raises(TrainingError, match=r"loss term pairs is (nan|inf) in step 1 of the train"):
         train_resident(trainer, ripple, 1)
 
 

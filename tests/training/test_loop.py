@@ -57,7 +57,7 @@ def test_native_and_reference_losses_agree(deep):
         trainer, stream, ripple = start(CONFIG, deep, backend)
         losses.append([trainer.step(batch) for batch in batches(stream, ripple, 20)])
     for native, plain in zip(*losses, strict=True):
-        assert native.keys() == plain.keys() == {"bce", "kg", "l2_weights", "l2_rows"}
+        assert native.keys() == plain.keys() == {"pairs", "kg", "l2_weights", "l2_rows"}
         assert native == pytest.approx(plain, rel=1e-4, abs=1e-7)
 
 
@@ -148,7 +148,7 @@ def test_variant(name):
     assert outcome.stage == ("train" if deep else "pretrain")
     losses = {}
     for record in outcome.records:
-        losses.setdefault(record.stage, []).append(record.bce)
+        losses.setdefault(record.stage, []).append(record.pairs)
     assert list(losses) == (["pretrain", "train"] if deep else ["pretrain"])
     for values in losses.values():
         assert values[-1] < values[0]
@@ -230,7 +230,7 @@ def by_definition(model, batch, ripple, stage, deep):
     norms += float(relation[sorted(seen_relations)].square().sum())
     B = batch.num_pairs
     terms = {
-        "bce": bce / B,
+        "pairs": bce / B,
         "kg": stage.lambda1 / 2 * kg / B,
         "l2_weights": stage.lambda2 / 2 * weights / B,
         "l2_rows": stage.lambda3 / 2 * norms / B,
@@ -264,7 +264,7 @@ def test_terms_without_weight_are_left_out():
     trainer, stream, ripple = start(replace(CONFIG, pretrain=stage), deep=False)
     (batch,) = batches(stream, ripple, 1)
     assert batch.triple_heads.numel() == 0
-    assert trainer.step(batch).keys() == {"bce"}
+    assert trainer.step(batch).keys() == {"pairs"}
 
 
 def test_gradient_of_a_step_is_that_of_the_whole_loss():
@@ -354,7 +354,7 @@ def test_second_stage_starts_from_the_best_of_the_first(monkeypatch):
     assert not torch.equal(started[0]["entity"], expected["entity"])
 
 
-@pytest.mark.parametrize(("term", "field"), [("bce", "entity"), ("l2_weights", "b_e")])
+@pytest.mark.parametrize(("term", "field"), [("pairs", "entity"), ("l2_weights", "b_e")])
 def test_loss_that_is_not_finite_names_term_and_step(term, field):
     trainer, stream, ripple = start(CONFIG, deep=False)
     ahead = batches(stream, ripple, 3)
@@ -384,7 +384,7 @@ def test_a_diverging_loss_is_told():
     stage = replace(STAGE, lr=3.0, epochs=20, patience=20)
     expected = (
         r"the loss diverges in the pretrain stage: since step \d+ it is above 10 times its start of"
-        r" 0\.\d+, in step \d+ it is \d.*, of which the term bce is \d.*, at first 0\.\d+; a"
+        r" 0\.\d+, in step \d+ it is \d.*, of which the term pairs is \d.*, at first 0\.\d+; a"
         r" smaller lr \(now 3\.0\) usually helps"
     )
     with pytest.raises(TrainingError, match=expected):
@@ -393,20 +393,20 @@ def test_a_diverging_loss_is_told():
 
 def test_what_counts_as_diverging():
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train")
-    start = {"bce": 0.5, "kg": 0.1}
+    start = {"pairs": 0.5, "kg": 0.1}
     watch.check(start, 1)
     limit = 10 * math.log(2)  # of the two, the larger start
     for number in range(2, 60):  # at the limit, or above it now and then
-        watch.check({"bce": limit * (1.5 if number % 20 else 1.0), "kg": 0.0}, number)
+        watch.check({"pairs": limit * (1.5 if number % 20 else 1.0), "kg": 0.0}, number)
     # What is above it goes on above it in another watch; batches of triples do not interrupt.
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
-    watch.check({"bce": 0.5, "kg": 0.1}, 60)
+    watch.check({"pairs": 0.5, "kg": 0.1}, 60)
     for number in range(61, 80):
-        watch.check({"bce": 0.5, "kg": 7.0 + number}, number)
+        watch.check({"pairs": 0.5, "kg": 7.0 + number}, number)
         watch.check({"kg": 0.1}, number)
     watch = losses.LossWatch(replace(STAGE, lambda1=0.5), "train", watch.state)
     with pytest.raises(TrainingError) as caught:
-        watch.check({"bce": 0.5, "kg": 7.0 + 80}, 80)
+        watch.check({"pairs": 0.5, "kg": 7.0 + 80}, 80)
     assert str(caught.value) == (
         "the loss diverges in the train stage: since step 61 it is above 10 times its start of"
         " 0.6931, in step 80 it is 87.5, of which the term kg is 87, at first 0.1; a smaller lr"
@@ -459,7 +459,7 @@ def test_reports():
             assert done == sorted(done) and done[-1] == pairs == mine[0].total_pairs
             assert mine[-1].record is not None and mine[-1].epochs == 2
     for record in outcome.records:
-        parts = record.bce + record.kg + record.l2_weights + record.l2_rows
+        parts = record.pairs + record.kg + record.l2_weights + record.l2_rows
         assert record.loss == pytest.approx(parts)
         assert record.samples_per_second == pytest.approx(pairs / record.seconds)
 

@@ -125,6 +125,19 @@ def test_trains_as_on_the_cpu(model, folds):
         assert ours.valid == pytest.approx(theirs.valid, abs=5e-3, nan_ok=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "folds"), [("bpr", 1), ("softmax", 3)])
+def test_lists_are_learned_as_on_the_cpu(loss, folds):
+    stages = {name: replace(getattr(CONFIG, name), loss=loss) for name in ("pretrain", "train")}
+    config = config_of("ekpnet", folds=folds, **stages)
+    data = load(config)
+    expected = loop.train(replace(config, device="cpu"), *data)
+    with pretended_gpu():
+        found = loop.train(replace(config, device="cuda"), *data)
+    for ours, theirs in zip(found.records, expected.records, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+
+
 @pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
 def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(deep):
     states = []

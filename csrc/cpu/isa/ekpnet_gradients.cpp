@@ -5,56 +5,14 @@
 #include "cpu/isa/group_worker.h"
 #include "cpu/isa/isa_kernels.h"
 #include "cpu/isa/layer_stack.h"
+#include "cpu/isa/pair_losses.h"
 #include "cpu/isa/scatter_rows.h"
 #include "cpu/isa/triple_score.h"
 
 namespace ekpnet {
 namespace {
 
-static_assert(kGroupBlock <= kLayerBlock);
-
-// log(1 + e) for 0 < e <= 1.
-template <class T, class V>
-inline V log_one_plus(V e) {
-  if constexpr (sizeof(T) == 4) {
-    // 2 artanh(s) with s = e / (2 + e) <= 1 / 3, by its series.
-    const V s = e / (e + 2.0f), t = s * s;
-    V p = t * (1 / 15.0f) + 1 / 13.0f;
-    p = p * t + 1 / 11.0f;
-    p = p * t + 1 / 9.0f;
-    p = p * t + 1 / 7.0f;
-    p = p * t + 1 / 5.0f;
-    p = p * t + 1 / 3.0f;
-    p = p * t + 1.0f;
-    return p * (s + s);
-  } else {
-    V y{};
-    for (unsigned i = 0; i < sizeof(V) / sizeof(T); ++i) y[i] = __builtin_log1p(e[i]);
-    return y;
-  }
-}
-
-// Cross-entropy of P logits plus their offsets, if any, summed; their gradient replaces them.
-// `logit` has room for whole vectors.
-template <class T>
-double cross_entropy(int64_t P, const T* labels, const T* offset, T weight, T* logit) {
-  using V = Vector<T>;
-  constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
-  T losses[kGroupBlock + kLanes], y[kGroupBlock + kLanes];
-  for (int64_t i = 0; i < round_up(P, kLanes); ++i) y[i] = i < P ? labels[i] : T(0);
-  for (int64_t i = P; i < round_up(P, kLanes); ++i) logit[i] = T(0);
-  if (offset != nullptr)
-    for (int64_t i = 0; i < P; ++i) logit[i] += offset[i];
-  for (int64_t i = 0; i < P; i += kLanes) {
-    const V x = load<V>(logit + i), label = load<V>(y + i), one = V{} + T(1);
-    const V e = exp_nonpositive<T>(x < V{} ? x : -x);
-    store(losses + i, (x < V{} ? V{} : x) - x * label + log_one_plus<T>(e));
-    store(logit + i, ((x < V{} ? e : one) / (one + e) - label) * weight);
-  }
-  double total = 0;
-  for (int64_t i = 0; i < P; ++i) total += losses[i];
-  return total;
-}
+static_assert(kGroupBlock <= kLayerBlock && kGroupBlock == kListPairs);
 
 template <class T, int kWidthBytes, int kWidth>
 int64_t workspace_of(const EkpnetArgs<T>& args) {
@@ -79,21 +37,26 @@ void run_group_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64
   for (int64_t g = a.num_groups * chunk / chunks; g < last; ++g) {
     worker.build_tiles(g, true);
     worker.clear_group_gradients();
-    const int64_t stop = a.group_indptr[g + 1];
-    for (int64_t begin = a.group_indptr[g]; begin < stop; begin += kGroupBlock) {
-      const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
+    const int64_t first = a.group_indptr[g], pairs = a.group_indptr[g + 1] - first;
+    const int64_t blocks = (pairs + kGroupBlock - 1) / kGroupBlock;
+    for (int64_t block = 0; block < blocks; ++block) {
+      // Lists are cut evenly, so that few are without a negative; other pairs into whole blocks.
+      const bool whole = args.loss == PairLoss::kCrossEntropy;
+      const int64_t from = whole ? block * kGroupBlock : list_begin(pairs, blocks, block);
+      const int64_t to = whole ? from + kGroupBlock : list_begin(pairs, blocks, block + 1);
+      const int64_t begin = first + from, P = (to < pairs ? to : pairs) - from;
       const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
       T* ditem = sums.attention.ditem + begin * D;
       if (args.deep) {
         worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
         stack.propagate(P);
         stack.write_logits(P, logit);
-        loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+        loss += pair_loss(args.loss, P, args.labels + begin, offset, args.pair_weight, logit);
         const T* dz = stack.propagate_backward(P, logit);
         worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
       } else {
         worker.propagate(g, begin, P, nullptr, 0, logit);
-        loss += cross_entropy(P, args.labels + begin, offset, args.pair_weight, logit);
+        loss += pair_loss(args.loss, P, args.labels + begin, offset, args.pair_weight, logit);
         worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
       }
     }
@@ -102,7 +65,7 @@ void run_group_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64
       for (int64_t m = 0; m < a.counts[hop]; ++m)
         sums.touched[chunk * R + a.relations[hop * a.slots + m]] = 1;
   }
-  sums.bce[chunk] = loss;
+  sums.pairs[chunk] = loss;
   worker.write_shared_gradients(sums.attention, chunk);
   if (args.deep) stack.write_gradients(sums.layers, chunk);
 }

@@ -10,6 +10,12 @@
 
 namespace ekpnet {
 
+// Loss of a pair alone, or of the positives of a list against its negatives.
+enum class PairLoss : int { kCrossEntropy = 0, kBpr = 1, kSoftmax = 2 };
+
+// Pairs of a list at most: those of a group are cut evenly into as few lists as that allows.
+constexpr int64_t kListPairs = 16;
+
 // A mini-batch and the parameters. `entity` of both parts are the rows that it touches.
 template <class T>
 struct EkpnetArgs {
@@ -19,9 +25,10 @@ struct EkpnetArgs {
   const T* labels;          // [B]
   const T* offset;          // [B], added to the logits; null for none
   TripleLossArgs<T> triples;
-  T pair_weight;    // of a pair's cross-entropy
+  T pair_weight;    // of a pair's loss
   T triple_weight;  // of a triple's loss (22)
   SlotFolds folds = {};
+  PairLoss loss = PairLoss::kCrossEntropy;
 };
 
 // Sums over pairs are made per chunk of groups, those over triples per chunk of triples; chunks are
@@ -33,7 +40,7 @@ struct EkpnetSums {
   int64_t triple_chunks;
   T* dtriple;        // [K, D], gradient of v_h + v_r - v_t
   uint8_t* touched;  // [chunks, R], zeroed by the caller: 1 where a slot names the relation
-  double* bce;       // [chunks], cross-entropy
+  double* pairs;     // [chunks], loss of the pairs
   double* kg;        // [triple_chunks], translation loss
 };
 

@@ -3,7 +3,8 @@
 ``dataset.json``          format, version, name, counts, threshold, the report of the import, and
                           size and SHA-256 of the other files and of itself, which reading checks.
 ``interactions.parquet``  user, item (Int32) and label (Int8), or positive (Boolean) and, where
-                          there are ratings, rating (Float64).
+                          there are ratings, rating (Float64); time (Float64) where all rows have
+                          one.
 ``triples.parquet``       head, relation, tail (Int32).
 ``users.parquet``, ``items.parquet``, ``entities.parquet``, ``relations.parquet``
                           id and name (String) of number 0, 1, 2, ... in this order; names are null
@@ -183,6 +184,7 @@ def _load(folder: Path, name: str) -> Dataset:
         relation_names=ids.relations.names or ids.relations.ids,
         source=manifest["source"],
         notes=tuple(manifest["notes"]),
+        times=_column(pairs_path, pairs, "time", np.float64) if "time" in pairs else None,
     )
 
 
@@ -223,6 +225,8 @@ def _write_tables(dataset: Dataset, folder: Path) -> float | None:
         if clicks.ratings is not None:
             pairs["rating"] = ("DOUBLE", clicks.ratings)
         users, items = clicks.users, clicks.items
+    if dataset.times is not None:
+        pairs["time"] = ("DOUBLE", dataset.times)
     write_table(
         folder / "interactions.parquet",
         {"user": ("INTEGER", users), "item": ("INTEGER", items), **pairs},

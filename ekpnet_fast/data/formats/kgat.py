@@ -24,7 +24,7 @@ from ekpnet_fast.data.formats.final import (
 )
 from ekpnet_fast.data.formats.parse import read_lines
 from ekpnet_fast.data.formats.split import PARTS, given_split
-from ekpnet_fast.data.splits import sorted_distinct
+from ekpnet_fast.data.pair_keys import sorted_distinct
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Interactions
 from ekpnet_fast.errors import DataError, quote, reason
 

@@ -56,7 +56,8 @@ class Sheet:
     Attributes:
         path: the file, the first of several.
         frame: its columns, named by their roles: texts user, item; head, relation, tail; item,
-            entity; id, name; numbers rating (float64) and label (int32).
+            entity; id, name; numbers rating, time (float64, NaN
+            where there is none) and label (int32).
         parts: the files in order.
         places: [n] the row of the files that each row was, where some were left out.
     """

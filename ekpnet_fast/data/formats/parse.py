@@ -22,6 +22,7 @@ import numpy as np
 from ekpnet_fast.data.formats.engine import coded, csv_fault, literal, session
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.opened import UTF8, PlainText, expect_text, open_text, place
+from ekpnet_fast.data.formats.seconds import seconds_in_rows
 from ekpnet_fast.data.tables import INT32_MAX, Int32
 from ekpnet_fast.errors import DataError, quote
 
@@ -45,7 +46,7 @@ __all__ = [
     "records",
 ]
 
-Kind = Literal["int", "float", "str"]
+Kind = Literal["int", "float", "str", "time"]
 
 _INTEGER = "[+]?[0-9]+"
 NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
@@ -59,7 +60,7 @@ class Column:
     Attributes:
         name: name in messages and in the frame.
         kind: "int" is a whole number 0..maximum held as int32; "float" a finite number; "str" any
-            non-empty text.
+            non-empty text; "time" a number or a date, NaN where it is neither.
         maximum: largest allowed integer.
         expected: the expectation in error messages; by default made from kind and maximum.
         optional: the field may be empty.
@@ -141,7 +142,10 @@ def read_text(
                 texts[column.name] = coded(connection, "rows", name)
             else:
                 kind = "INTEGER" if column.kind == "int" else "DOUBLE"
-                found = connection.execute(f"SELECT {name}::{kind} AS value FROM rows").fetchnumpy()
+                value = f"{name}::{kind}"
+                if column.kind == "time":
+                    value = f"coalesce({seconds_in_rows(connection, name)}, 'nan')"
+                found = connection.execute(f"SELECT {value} AS value FROM rows").fetchnumpy()
                 numbers[column.name] = np.ascontiguousarray(found["value"])
         return Frame(texts, numbers)
 
@@ -335,6 +339,8 @@ def _first_misfit(
 def _misfit(column: Column, name: str) -> str:
     """Condition in SQL that a field does not fit its column."""
     empty = f"({name} IS NULL OR trim({name}, ' \t') = '')"
+    if column.kind == "time":
+        return "false"
     if column.kind == "str":
         return "false" if column.optional else empty
     if column.kind == "int":

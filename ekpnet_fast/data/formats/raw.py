@@ -180,7 +180,10 @@ def _read_ratings(path: Path, kind: _RatingFile) -> Frame:
         Column("user", "str"),
         Column("item", "str"),
         Column("rating", "float"),
-        *(Column(f"column {n}", "str", optional=True) for n in range(4, len(fields) + 1)),
+        *(
+            Column(f"column {n}", "time" if n == 4 else "str", optional=True)
+            for n in range(4, len(fields) + 1)
+        ),
     ]
     header = len(fields) > 2 and not _is_number(fields[2])
     wanted = ["user", "item", "rating"] + [TIME] * (len(fields) > 3)

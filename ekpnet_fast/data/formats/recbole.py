@@ -19,7 +19,7 @@ import numpy as np
 from ekpnet_fast.data.formats.assemble import assemble
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, numbered
-from ekpnet_fast.data.formats.parse import Column, Form, read_first_line, read_table
+from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, given_split
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import Dataset, GivenSplit
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
+_COLUMN_KINDS: dict[str, Kind] = {"rating": "float", "timestamp": "time"}
 _DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
 
 
@@ -182,8 +183,8 @@ def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
         if name == "label" and name in wanted
         else Column(
             name,
-            "float" if name == "rating" else "str",
-            optional=name not in wanted or name == "timestamp",
+            _COLUMN_KINDS.get(name, "str"),
+            optional=name not in wanted,
         )
         for name in header
     ]

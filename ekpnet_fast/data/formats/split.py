@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.splits import sorted_distinct
+from ekpnet_fast.data.pair_keys import sorted_distinct
 from ekpnet_fast.data.tables import GivenSplit
 
 __all__ = ["PARTS", "given_split"]

@@ -1,42 +1,16 @@
-"""Times of interactions, from the columns of their files."""
+"""Times of a data set's pairs, from those of a file's rows."""
 
 from __future__ import annotations
-
-from datetime import datetime, timezone
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.frames import Frame, Texts
+from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import numbered
 from ekpnet_fast.data.tables import Dataset, Examples
 from ekpnet_fast.data.temporal import first_times
 
-__all__ = ["pair_times", "parsed_times"]
-
-
-def parsed_times(column: Texts) -> NDArray[np.float64] | None:
-    """Times [n] of a column of numbers, or of dates by ISO 8601, which become Unix seconds.
-
-    A date without a zone is taken for UTC. None where a row has no time, or one of another form.
-    """
-    if not len(column) or (column.codes < 0).any():
-        return None
-    try:
-        values = np.array(column.distinct, dtype=str).astype(np.float64)
-    except ValueError:
-        try:
-            values = np.array([_seconds(text) for text in column.distinct], dtype=np.float64)
-        except ValueError:
-            return None
-    times: NDArray[np.float64] = values[column.codes]
-    return times if np.isfinite(times).all() else None
-
-
-def _seconds(text: str) -> float:
-    moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-    return zoned.timestamp()
+__all__ = ["pair_times"]
 
 
 def pair_times(
@@ -49,13 +23,15 @@ def pair_times(
 
     Args:
         dataset: made of the file, with the ids of users and items.
-        frame: texts user and item and, if any, the time; and numbers rating.
+        frame: texts user and item; and numbers rating and, if any, the time.
         time: name of that column.
         threshold: smallest rating that is a positive.
     """
-    times = parsed_times(frame.texts[time]) if time in frame.texts else None
+    times = frame.numbers.get(time)
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
-    if times is None or pairs is None or dataset.user_ids is None or dataset.item_ids is None:
+    if times is None or np.isnan(times).any() or pairs is None:
+        return None
+    if dataset.user_ids is None or dataset.item_ids is None:
         return None
     user = frame.texts["user"].index_in(numbered(dataset.user_ids)).astype(np.int64)
     item = frame.texts["item"].index_in(numbered(dataset.item_ids))

@@ -21,7 +21,7 @@ from ekpnet_fast.data.formats.mapping import Sheet
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.importing import statements
 from ekpnet_fast.data.importing.bounded_checks import Sources, examine_tables
-from ekpnet_fast.data.importing.checks import Stop
+from ekpnet_fast.data.importing.checks import NO_TIME, Stop, times_note
 from ekpnet_fast.data.importing.loading import Loaded, load_file
 from ekpnet_fast.data.importing.sources import Wishes, files_of
 from ekpnet_fast.data.stats import Finding
@@ -200,6 +200,7 @@ class _Work:
         self._loaded: dict[str, list[Loaded]] = {}
         self._threshold = request.threshold
         self._more: tuple[str, ...] = ()
+        self._timed = False
 
     def _ask(self, select: str) -> tuple[Any, ...]:
         found: tuple[Any, ...] = self._connection.execute(select).fetchall()[0]
@@ -227,7 +228,7 @@ class _Work:
                         table,
                         request.told[table],
                         into=into,
-                        roles=done[0].roles if done else None,
+                        roles=done[-1].roles if done else None,
                         skip=skip,
                         wishes=request.wishes,
                         constants=constants,
@@ -236,6 +237,7 @@ class _Work:
             self._loaded[table] = done
             if table == "interactions":
                 self._choose_threshold()
+                self._expect_times()
         for table in ("users", "items", "entities"):
             if table in self._files:
                 roles = self._loaded[table][0].roles
@@ -268,6 +270,14 @@ class _Work:
                 f"columns {shown}",
                 "one of ratings for --threshold: --rating COLUMN",
             )
+
+    def _expect_times(self) -> None:
+        """Raise where a row has no time, and the user says which column has them."""
+        if not self._with_times or "time" not in self._request.told["interactions"]:
+            return
+        row = self._ask("SELECT min(rowid) FROM interactions WHERE time IS NULL")[0]
+        if row is not None:
+            raise self._error("interactions", row, *NO_TIME)
 
     def _leave_out(self) -> None:
         """Keep the rows of known items only."""
@@ -302,12 +312,17 @@ class _Work:
     def _graded(self) -> bool:
         return "rating" in self._loaded["interactions"][0].roles and not self._labelled
 
+    @property
+    def _with_times(self) -> bool:
+        return "time" in self._loaded["interactions"][-1].roles
+
     def sources(self) -> Sources:
         """Paths, and what is asked for."""
         return Sources(
             {table: several[0].part.path for table, several in self._loaded.items()},
             graded=self._graded,
             labelled=self._labelled,
+            with_times=self._with_times,
             threshold=self._threshold,
         )
 
@@ -330,11 +345,14 @@ class _Work:
                 path, None, f"ratings up to {high:g}", f"some >= {self._threshold:g}"
             )
         self._tell("numbering interactions")
+        if self._with_times:
+            self._timed = self._ask("SELECT count(*) = count(time) FROM interactions")[0]
+        time = "time" if self._timed else "NULL::DOUBLE"
         if self._labelled:
-            self._do(statements.LABELLED_PAIRS)
+            self._do(statements.LABELLED_PAIRS.format(time=time))
         else:
             rating = "rating" if self._graded else "NULL::DOUBLE"
-            self._do(statements.PAIRS.format(rating=rating))
+            self._do(statements.PAIRS.format(rating=rating, time=time, positive=positive))
         self._tell("numbering entities")
         self._do(statements.ENTITY_TEXTS)
         if "links" in self._files:
@@ -413,7 +431,7 @@ class _Work:
         positives = "label = 1" if self._labelled else "every interaction"
         if self._threshold is not None:
             positives = f"rating >= {self._threshold:g}"
-        notes = [f"positives: {positives}"]
+        notes = [f"positives: {positives}", self._times()]
         notes += [note for each in self.loaded() for note in each.notes]
         counts = self.counts()
         return {
@@ -424,12 +442,20 @@ class _Work:
             "notes": [*notes, *self._more],
         }
 
+    def _times(self) -> str:
+        low = high = None
+        if self._timed:
+            low, high = self._ask("SELECT min(time), max(time) FROM pair")
+        return times_note(low, high)
+
     def write(self, folder: Path) -> None:
         """Write the Parquet files of the data set."""
         label = "label"
         if not self._labelled:
             positive = "true" if self._threshold is None else f"rating >= {self._threshold!r}"
             label = f"{positive} AS positive" + (", rating" if self._graded else "")
+        if self._timed:
+            label += ", time"
         items = "SELECT rowid AS number, text FROM item_number"
         named = "SELECT {} FROM ({}) a LEFT JOIN {} b ON a.text = b.id{} ORDER BY a.number"
         id_name = "text AS id, nullif(name, '') AS name"

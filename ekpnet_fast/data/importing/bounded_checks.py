@@ -21,6 +21,7 @@ from ekpnet_fast.data.importing.checks import (
     samples,
     what_would_match,
     why_unlinked,
+    without_times,
 )
 from ekpnet_fast.data.stats import Finding
 from ekpnet_fast.errors import quote
@@ -43,7 +44,7 @@ class Sources:
 
     Args:
         paths: the first file of each table.
-        graded, labelled: whether interactions have ratings, or labels.
+        graded, labelled, with_times: whether interactions have ratings, labels, or times.
         threshold: smallest rating that is a positive.
     """
 
@@ -53,11 +54,13 @@ class Sources:
         *,
         graded: bool,
         labelled: bool,
+        with_times: bool,
         threshold: float | None,
     ) -> None:
         self.paths = paths
         self.graded = graded
         self.labelled = labelled
+        self.with_times = with_times
         self.threshold = threshold
 
     @property
@@ -148,6 +151,11 @@ def _row_findings(connection: DuckDBPyConnection, sources: Sources) -> list[Find
         ' (SELECT count(*) FROM pair), (SELECT count(DISTINCT "user") FROM interactions)'
         " - (SELECT count(*) FROM user_number)"
     ).fetchall()[0]
+    untimed = 0
+    if sources.with_times:
+        untimed = connection.execute(
+            "SELECT count(*) FROM interactions WHERE time IS NULL"
+        ).fetchall()[0][0]
     graded = sources.graded
     findings = [
         Finding(
@@ -160,6 +168,7 @@ def _row_findings(connection: DuckDBPyConnection, sources: Sources) -> list[Find
             dropped,
             "left out: there is nothing to learn or to test",
         ),
+        without_times(untimed),
     ]
     if graded and sources.threshold is None:
         count, low, high = connection.execute(

@@ -16,22 +16,43 @@ from ekpnet_fast.data.formats.assemble import Assembled
 from ekpnet_fast.data.formats.mapping import Sheet
 from ekpnet_fast.data.stats import Finding, check
 from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.data.temporal import shown_time
 from ekpnet_fast.errors import quote
 
 __all__ = [
     "FEWEST_POSITIVES",
     "HUB_SHARE",
     "LOWEST_SHARE",
+    "NO_TIME",
     "Stop",
     "examine",
     "samples",
+    "times_note",
     "what_would_match",
     "why_unlinked",
+    "without_times",
 ]
 
 HUB_SHARE = 0.05  # of the triples; an entity with more is a hub
 FEWEST_POSITIVES = 10  # fewer cannot be split 6:2:2 with both labels in every part
 LOWEST_SHARE = 0.1  # below, an import stops unless forced
+
+
+NO_TIME = "a row without a time", "a number or a date by ISO 8601, like that of the first row"
+
+
+def times_note(low: float | None, high: float | None) -> str:
+    """Note of a data set about the times of its pairs, from the earliest to the latest."""
+    if low is None or high is None:
+        return "times: none"
+    return f"times: {shown_time(low)} to {shown_time(high)}"
+
+
+def without_times(count: int) -> Finding:
+    """Finding about rows of a column of times that have none."""
+    return Finding(
+        "rows without a time", count, "so times are not kept, and no split can be by time"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +177,7 @@ def _row_findings(assembled: Assembled, interactions: Sheet) -> list[Finding]:
             assembled.dropped_users,
             "left out: there is nothing to learn or to test",
         ),
+        without_times(int(np.isnan(frame.numbers.get("time", np.zeros(0))).sum())),
     ]
     if graded and dataset.interactions is not None and dataset.interactions.threshold is None:
         ratings = frame.numbers["rating"]

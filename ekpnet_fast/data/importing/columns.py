@@ -189,13 +189,11 @@ def plain(name: str) -> str:
 
 def unused(matches: Sequence[Match], names: Sequence[str], skip: Sequence[str]) -> tuple[str, ...]:
     """Notes of columns that are not used, and of those whose role is not wanted."""
-    reasons = {"time": "the split is random, so times are not used"}
     known = {match.column for match in matches}
     others = [name for name in names if name not in known]
     notes = [f"columns not used: {', '.join(others)}"] if others else []
     return tuple(notes) + tuple(
-        f"column {match.column} ({match.role}), dropped:"
-        f" {reasons.get(match.role, 'another column decides what is a positive')}"
+        f"column {match.column} ({match.role}), dropped: another column decides what is a positive"
         for match in matches
-        if match.role in (*skip, "time")
+        if match.role in skip
     )

@@ -14,7 +14,8 @@ from ekpnet_fast.data.formats.engine import session
 from ekpnet_fast.data.formats.imported import expect_free, write_imported
 from ekpnet_fast.data.formats.opened import check_encoding
 from ekpnet_fast.data.formats.recbole import default_threshold
-from ekpnet_fast.data.importing.checks import Stop, examine
+from ekpnet_fast.data.formats.times import pair_times
+from ekpnet_fast.data.importing.checks import NO_TIME, Stop, examine, times_note
 from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.importing.sniff import check_separator
 from ekpnet_fast.data.importing.sources import (
@@ -193,8 +194,8 @@ def import_dataset(
 
     Args:
         out: the folder to write.
-        interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating; as every
-            table one file, several, or a folder of such.
+        interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating, and time;
+            as every table one file, several, or a folder of such.
         kg: head, relation, tail; RDF (N-Triples, N-Quads, Turtle, TriG, RDF/XML, JSON-LD) has names
             as well.
         links: item, entity; without it an item is the entity of the same id.
@@ -254,6 +255,7 @@ def import_dataset(
 
     graph_sheet = join_readings(graphs).sheet
     link_sheet = join_readings(optional["links"]).sheet if "links" in optional else None
+    _expect_times(clicks, told["interactions"])
     if linked_only:
         known = (
             [graph_sheet.frame.texts[end] for end in ("head", "tail")]
@@ -272,6 +274,8 @@ def import_dataset(
     )
     readings = [*click_files, *graphs, *(r for several in optional.values() for r in several)]
     notes = tuple(note for note in clicks.notes if note not in click_files[0].notes)
+    times = pair_times(assembled.dataset, clicks.sheet.frame, "time", threshold)
+    assembled = replace(assembled, dataset=replace(assembled.dataset, times=times))
     dataset = _described(assembled, named, graphs, readings, threshold, notes)
     given = {
         table: (optional[table][0].sheet.path, names)
@@ -341,6 +345,13 @@ def _threshold(clicks: Reading, threshold: float | None) -> float | None:
     return threshold
 
 
+def _expect_times(clicks: Reading, told: Mapping[str, str]) -> None:
+    """Raise where a row has no time, and the user says which column has them."""
+    times = clicks.sheet.frame.numbers.get("time")
+    if times is not None and "time" in told and np.isnan(times).any():
+        raise clicks.sheet.error(int(np.isnan(times).argmax()), *NO_TIME)
+
+
 def _linked(clicks: Reading, known: Mapping[str, None]) -> Reading:
     """Rows of known items."""
     frame = clicks.sheet.frame
@@ -395,7 +406,10 @@ def _described(
     positives = "label = 1" if labelled else "every interaction"
     if threshold is not None:
         positives = f"rating >= {threshold:g}"
-    notes = (f"positives: {positives}", *(n for r in readings for n in r.notes), *more)
+    times = dataset.times
+    ends = (None, None) if times is None else (float(times.min()), float(times.max()))
+    read = (note for reading in readings for note in reading.notes)
+    notes = (f"positives: {positives}", times_note(*ends), *read, *more)
     return replace(
         dataset,
         relation_ids=dataset.relation_names,

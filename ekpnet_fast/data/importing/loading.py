@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ekpnet_fast.data.formats.graphs import graph_form
 from ekpnet_fast.data.formats.mapping import Part
 from ekpnet_fast.data.formats.opened import Opened, as_text, open_file
 from ekpnet_fast.data.formats.parse import load_text
+from ekpnet_fast.data.formats.seconds import seconds_in_rows, seconds_of
 from ekpnet_fast.data.importing.columns import Match
 from ekpnet_fast.data.importing.sources import (
     ATOMIC,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load_file"]
 
-_NUMBERS = {"rating": "DOUBLE", "label": "INTEGER"}  # the other roles are texts
+_NUMBERS = {"rating": "DOUBLE", "label": "INTEGER", "time": "DOUBLE"}  # the other roles are texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,11 @@ def load_file(
             found, chosen = _parquet(connection, opened, table, told, skip, constants)
         else:
             found, chosen = _text(connection, opened, table, told, skip, suffix, wishes)
+    if roles is not None and "time" in roles and "time" not in chosen:
+        chosen["time"] = "NULL"
+    elif roles is not None and "time" in chosen and "time" not in roles:
+        connection.execute(f'ALTER TABLE {into} ADD COLUMN "time" DOUBLE')
+        roles = (*roles, "time")
     if roles is not None and {*roles} != {*chosen}:
         raise DataError.about(
             path,
@@ -134,7 +140,7 @@ def load_file(
     make = f"CREATE TABLE {into} AS" if roles is None else f"INSERT INTO {into}"
     connection.execute(f"{make} SELECT {values} FROM rows")
     connection.execute("DROP TABLE rows")
-    return found
+    return replace(found, roles=tuple(kinds))
 
 
 def _as_they_are(
@@ -164,6 +170,8 @@ def _text(
     rows = connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]
     part = Part(opened.path, rows, plan.form, wishes.encoding)
     chosen = {match.role: names[match.column] for match in plan.used}
+    if "time" in chosen:
+        chosen["time"] = seconds_in_rows(connection, chosen["time"])
     return Loaded(part, plan.matches, tuple(chosen), plan.shown, plan.notes), chosen
 
 
@@ -182,7 +190,9 @@ def _parquet(
     for match in plan.used:
         if match.column not in plan.types:
             value = constants[match.column]
-            if match.role in _NUMBERS:
+            if match.role == "time":
+                chosen["time"] = f"nullif('{seconds_of([value])[0]}'::DOUBLE, 'nan')"
+            elif match.role in _NUMBERS:
                 chosen[match.role] = str(constant_number(path, match, value))
             elif value != MISSING:
                 chosen[match.role] = literal(value)
@@ -190,6 +200,9 @@ def _parquet(
                 chosen[match.role] = "NULL"
             else:
                 raise DataError.about(path, 1, f"{match.column} None", "text or a number")
+        elif match.role == "time":
+            kind = plan.types[match.column]
+            chosen["time"] = seconds_in_rows(connection, column(match.role), kind)
         elif match.role in _NUMBERS:
             chosen[match.role] = number_column(connection, path, match, plan.types[match.column])
         else:

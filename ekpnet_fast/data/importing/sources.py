@@ -13,13 +13,14 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from ekpnet_fast.data.formats.engine import coded, session
+from ekpnet_fast.data.formats.engine import coded, column, session
 from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.graphs import graph_form, read_graph
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
 from ekpnet_fast.data.formats.opened import UTF8, Opened, PlainText, as_text, expect_text, open_file
 from ekpnet_fast.data.formats.parse import NUMBER, Column, Form, Kind, read_text
 from ekpnet_fast.data.formats.recbole import header_names
+from ekpnet_fast.data.formats.seconds import seconds_in_rows, seconds_of
 from ekpnet_fast.data.importing.columns import Match, match_columns, unused
 from ekpnet_fast.data.importing.sniff import Sniffed, find_form
 from ekpnet_fast.data.importing.typed import MISSING, number_column, plan_parquet, text_column
@@ -128,6 +129,9 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     first = readings[0]
     if len(readings) == 1:
         return first
+    if any("time" in reading.sheet.frame for reading in readings):
+        readings = [_with_times(reading) for reading in readings]
+        first = readings[0]
     for other in readings[1:]:
         found, expected = other.sheet.frame.columns, first.sheet.frame.columns
         if {*found} != {*expected}:
@@ -140,6 +144,16 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     frame = Frame.stack([reading.sheet.frame for reading in readings])
     parts = tuple(part for reading in readings for part in reading.sheet.parts)
     return replace(first, sheet=Sheet(first.sheet.path, frame, parts))
+
+
+def _with_times(reading: Reading) -> Reading:
+    """Reading with a column of times, of which its rows have none where it has no such column."""
+    sheet, frame = reading.sheet, reading.sheet.frame
+    if "time" in frame:
+        return reading
+    times = np.full(len(frame), np.nan)
+    frame = Frame(frame.texts, {**frame.numbers, "time": times})
+    return replace(reading, sheet=replace(sheet, frame=frame))
 
 
 def read_source(
@@ -292,7 +306,7 @@ def plan_text(
         )
     names, form = sniffed.names, sniffed.form
     matches = match_columns(path, table, names, told, header=form.header)
-    used = [match for match in matches if match.role not in (*skip, "time")]
+    used = [match for match in matches if match.role not in skip]
     roles = {match.index: match.role for match in used}
     columns = [_column(name, roles.get(place)) for place, name in enumerate(names)]
     notes = (*text.notes, *sniffed.notes, *unused(matches, names, skip))
@@ -302,8 +316,8 @@ def plan_text(
 def _column(name: str, role: str | None) -> Column:
     if role == "label":
         return Column(name, LABEL.kind, LABEL.maximum, LABEL.expected)
-    kind: Kind = "float" if role == "rating" else "str"
-    return Column(name, kind, optional=role in (None, "name"))
+    kinds: dict[str | None, Kind] = {"rating": "float", "time": "time"}
+    return Column(name, kinds.get(role, "str"), optional=role in (None, "name"))
 
 
 # ---- Parquet and JSON, whose values have types -------------------------------------------------
@@ -326,13 +340,20 @@ def _read_parquet(
             graded = match.role in ("rating", "label")
             if match.column not in plan.types:
                 value = constants[match.column]
-                if graded:
+                if match.role == "time":
+                    numbers["time"] = np.full(plan.rows, seconds_of([value])[0])
+                elif graded:
                     kind = np.float64 if match.role == "rating" else np.int32
                     number = constant_number(path, match, value)
                     numbers[match.role] = np.full(plan.rows, number, dtype=kind)
                 else:
                     there = -1 if value == MISSING else 0
                     texts[match.role] = Texts(np.full(plan.rows, there, dtype=np.int32), [value])
+            elif match.role == "time":
+                shown = seconds_in_rows(connection, column("time"), plan.types[match.column])
+                shown = f"coalesce({shown}, 'nan')"
+                found = connection.execute(f"SELECT {shown} AS value FROM rows").fetchnumpy()
+                numbers["time"] = np.ascontiguousarray(found["value"])
             elif graded:
                 shown = number_column(connection, path, match, plan.types[match.column])
                 found = connection.execute(f"SELECT {shown} AS value FROM rows").fetchnumpy()
@@ -405,10 +426,14 @@ def _read_json(
         raise DataError.about(path, None, "no rows", f"rows of {table}")
     names = list(dict.fromkeys(key for _, row in rows for key in row))
     matches = match_columns(path, table, names, told, header=True)
-    used = [match for match in matches if match.role not in (*skip, "time")]
+    used = [match for match in matches if match.role not in skip]
     texts: dict[str, Texts] = {}
     numbers: dict[str, Any] = {}
     for match in used:
+        if match.role == "time":
+            given = [row.get(match.column) for _, row in rows]
+            numbers["time"] = seconds_of([v if isinstance(v, str) else None for v in given])
+            continue
         values = [_field(path, number, match, row.get(match.column)) for number, row in rows]
         if match.role == "rating":
             numbers["rating"] = np.array(values, dtype=np.float64)

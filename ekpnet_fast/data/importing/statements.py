@@ -3,7 +3,7 @@
 They are DuckDB's, and use of it only `rowid`, the place of a row in its table. Every table that a
 statement makes in an order is numbered by that order. What is read:
 
-    interactions (user, item [, label | , rating])   kg (head, relation, tail)
+    interactions (user, item [, label | , rating] [, time])   kg (head, relation, tail)
     links (item, entity)   users, items, entities (id [, name]), each id once
 
 and what is made: `user_number`, `item_number`, `relation_number` (text in order), `entity_number`
@@ -55,10 +55,13 @@ LEFT JOIN (SELECT id, rowid AS given FROM users) ON id = text
 ORDER BY given NULLS LAST, place
 """
 
+# Of a pair the best rating and the earliest time, of a positive that of its positive rows.
 PAIRS = """
 CREATE TABLE pair AS
-SELECT "user", item, max(rating) AS rating FROM (
-    SELECT u.rowid::INTEGER AS "user", n.rowid::INTEGER AS item, {rating} AS rating
+SELECT "user", item, max(rating) AS rating,
+    coalesce(min(time) FILTER (positive), min(time)) AS time FROM (
+    SELECT u.rowid::INTEGER AS "user", n.rowid::INTEGER AS item, {rating} AS rating,
+        {time} AS time, {positive} AS positive
     FROM interactions i
         JOIN user_number u ON i."user" = u.text JOIN item_number n ON i.item = n.text)
 GROUP BY "user", item ORDER BY "user", item
@@ -66,9 +69,9 @@ GROUP BY "user", item ORDER BY "user", item
 
 LABELLED_PAIRS = """
 CREATE TABLE pair AS
-SELECT "user", item, label FROM (
+SELECT "user", item, label, time FROM (
     SELECT u.rowid::INTEGER AS "user", n.rowid::INTEGER AS item,
-        min(i.label)::TINYINT AS label, min(i.rowid) AS place
+        min(i.label)::TINYINT AS label, min({time}) AS time, min(i.rowid) AS place
     FROM interactions i
         JOIN user_number u ON i."user" = u.text JOIN item_number n ON i.item = n.text
     GROUP BY u.rowid, n.rowid)

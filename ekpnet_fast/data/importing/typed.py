@@ -58,9 +58,10 @@ def plan_parquet(
     types = parquet_types(connection, opened)
     names = [*types, *(name for name in constants if name not in types)]
     matches = match_columns(path, table, names, told, header=True)
-    used = [match for match in matches if match.role not in (*skip, "time")]
+    used = [match for match in matches if match.role not in skip]
     for match in used:
-        _expect_plain(path, match, types.get(match.column, "VARCHAR"))
+        if match.role != "time":  # of which a row may have none
+            _expect_plain(path, match, types.get(match.column, "VARCHAR"))
     stored = {match.column: match.role for match in used if match.column in types}
     load_parquet(connection, opened, stored, "rows")
     rows = connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]

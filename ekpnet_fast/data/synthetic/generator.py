@@ -27,7 +27,8 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.splits import SYNTHETIC, draw_negatives, random_stream
+from ekpnet_fast.data.negatives import draw_negatives
+from ekpnet_fast.data.streams import SYNTHETIC, random_stream
 from ekpnet_fast.data.synthetic.clicks import draw_positives
 from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.synthetic.graph import LATENT_UNIT, SyntheticGraph, make_graph

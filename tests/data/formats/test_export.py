@@ -46,9 +46,9 @@ def test_files(data, tmp_path):
     out = tmp_path / "x"
     export_recbole(data, out)
     lines = (out / "x.inter").read_text().splitlines()
-    assert lines[0] == "user_id:token\titem_id:token\trating:float"
+    assert lines[0] == "user_id:token\titem_id:token\trating:float\ttimestamp:float"
     found = {tuple(line.split("\t")) for line in lines[1:]}
-    assert found == {(u, i, str(stars)) for u, i, stars in shop.purchases()}
+    assert found == {(u, i, str(stars), "7") for u, i, stars in shop.purchases()}
     links = [tuple(line.split("\t")) for line in (out / "x.link").read_text().splitlines()]
     assert links == [("item_id:token", "entity_id:token"), *shop.links()]
     facts = [tuple(line.split("\t")) for line in (out / "x.kg").read_text().splitlines()[1:]]

@@ -1,0 +1,109 @@
+"""Negatives that are drawn once, for data sets that bring none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ekpnet_fast.data.pair_keys import (
+    Int64,
+    is_in_sorted,
+    positions_within,
+    sorted_distinct,
+)
+from ekpnet_fast.data.streams import NEGATIVES, random_stream
+from ekpnet_fast.data.tables import Dataset, Examples, Int32, Interactions
+
+__all__ = ["draw_negatives", "items_of_ranks", "label_rows"]
+
+
+def label_rows(dataset: Dataset, seed: int) -> tuple[Examples, int]:
+    """Examples of a data set: its own, or its positives with drawn negatives.
+
+    Returns:
+        The examples, and the number of negatives missing because users ran out of items.
+    """
+    if dataset.rows is not None:
+        return dataset.rows, 0
+    assert dataset.interactions is not None
+    clicks = dataset.interactions
+    users, items, missing = draw_negatives(
+        random_stream(seed, NEGATIVES), clicks, dataset.num_users, dataset.num_items
+    )
+    positive = clicks.positive
+    labels = np.zeros(int(positive.sum()) + len(users), dtype=np.int8)
+    labels[: len(labels) - len(users)] = 1
+    rows = Examples(
+        np.concatenate([clicks.users[positive], users]),
+        np.concatenate([clicks.items[positive], items]),
+        labels,
+    )
+    return rows, missing
+
+
+def draw_negatives(
+    stream: np.random.Generator, clicks: Interactions, num_users: int, num_items: int
+) -> tuple[Int32, Int32, int]:
+    """Draw for every user as many negatives as positives from the items never interacted with.
+
+    The draw is uniform without replacement. It happens on ranks among a user's free items; a rank
+    becomes an item by adding the number of consumed items in front of it.
+
+    Returns:
+        users [n] int32 and items [n] int32, sorted by both, and the number of negatives missing
+        because a user had fewer free items than positives.
+    """
+    seen = sorted_distinct(clicks.users.astype(np.int64) * num_items + clicks.items)
+    seen_users = seen // num_items
+    seen_count = np.bincount(seen_users, minlength=num_users)
+    free = num_items - seen_count
+    wanted = np.bincount(clicks.users[clicks.positive], minlength=num_users)
+    count = np.minimum(wanted, free)
+    # A user who needs more than half of the free items draws those to leave out, because drawing
+    # nearly all of them by rejection would take very many rounds.
+    inverted = 2 * count > free
+    ranks = _distinct_ranks(stream, np.where(inverted, free - count, count), free, num_items)
+    if inverted.any():
+        owner = np.repeat(np.arange(num_users), np.where(inverted, free, 0))
+        every = owner * num_items + positions_within(np.where(inverted, free, 0))
+        left_out = inverted[ranks // num_items]
+        taken = every[~is_in_sorted(every, ranks[left_out])]
+        ranks = np.sort(np.concatenate([ranks[~left_out], taken]))
+    users = ranks // num_items
+    items = items_of_ranks(ranks, seen, seen_count, num_items)
+    return users.astype(np.int32), items.astype(np.int32), int((wanted - count).sum())
+
+
+def items_of_ranks(ranks: Int64, seen: Int64, seen_count: Int64, num_items: int) -> Int64:
+    """Items at ranks among those that a user has not consumed.
+
+    Args:
+        ranks: [n] user * I + rank, from 0, among the user's other items.
+        seen: [sum of seen_count] consumed items, user * I + item, sorted and distinct.
+        seen_count: [U].
+        num_items: I.
+    """
+    users = ranks // num_items
+    starts = np.cumsum(seen_count) - seen_count
+    before = seen - positions_within(seen_count)
+    skipped = np.searchsorted(before, ranks, side="right") - starts[users]
+    items: Int64 = ranks - users * num_items + skipped
+    return items
+
+
+def _distinct_ranks(stream: np.random.Generator, count: Int64, free: Int64, stride: int) -> Int64:
+    """``count[u]`` distinct numbers below ``free[u]`` for every u, as sorted keys u*stride + rank.
+
+    Numbers already drawn are drawn again. At most half of a user's numbers are wanted, so every
+    round settles at least half of what is missing, on average.
+    """
+    missing = count.copy()
+    kept = np.empty(0, dtype=np.int64)
+    while True:
+        owner = np.repeat(np.arange(len(count)), missing)
+        if not len(owner):
+            return kept
+        rank = (stream.random(len(owner)) * free[owner]).astype(np.int64)
+        fresh = sorted_distinct(owner * stride + rank)
+        fresh = fresh[~is_in_sorted(fresh, kept)]
+        missing -= np.bincount(fresh // stride, minlength=len(count))
+        kept = np.sort(np.concatenate([kept, fresh]), kind="stable")

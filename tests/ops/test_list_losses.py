@@ -1,0 +1,130 @@
+"""Losses of lists: plain torch against loops, and the fused pass against plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ekpnet_fast import ops
+from ekpnet_fast.ops import reference
+from ekpnet_fast.ops.list_losses import LIST_PAIRS, list_loss, pair_lists
+from support.contracts import (
+    ISAS,
+    assert_accurate,
+    assert_same_bits_for_any_thread_count,
+)
+from support.devices import under_isa
+from support.loss_problems import (
+    NAMES,
+    SIZES,
+    found_by,
+    in_float64,
+    loss_problem,
+    with_folds,
+)
+
+losses = pytest.mark.parametrize("loss", ["bpr", "softmax"])
+hidden = pytest.mark.parametrize("hidden", [None, 2], ids=["match", "deep"])
+
+
+def test_groups_are_cut_evenly():
+    indptr = torch.tensor([0, 0, 1, 17, 34, 34, 81])
+    lists = pair_lists(indptr)
+    assert lists.diff().tolist() == [1, 16, 8, 9, 15, 16, 16]
+    assert lists[0] == 0 and lists[-1] == 81 and lists.diff().max() <= LIST_PAIRS
+    assert pair_lists(torch.tensor([0])).tolist() == [0]
+
+
+def by_loops(logits, labels, lists, loss):
+    total = 0.0
+    for begin, end in zip(lists[:-1].tolist(), lists[1:].tolist(), strict=True):
+        mine = list(zip(logits.tolist()[begin:end], labels.tolist()[begin:end], strict=True))
+        negatives = [x for x, label in mine if label == 0]
+        for positive in [x for x, label in mine if label == 1] if negatives else []:
+            if loss == "bpr":
+                each = [math.log1p(math.exp(negative - positive)) for negative in negatives]
+                total += sum(each) / len(negatives)
+            else:
+                rest = sum(math.exp(negative) for negative in negatives) / len(negatives)
+                total += math.log(math.exp(positive) + rest) - positive
+    return total
+
+
+@losses
+def test_list_loss_is_what_it_says(loss):
+    draw = torch.Generator().manual_seed(0)
+    lists = pair_lists(torch.tensor([0, 1, 3, 40, 56, 60]))
+    logits = 3 * torch.randn(60, generator=draw, dtype=torch.float64)
+    labels = torch.randint(2, (60,), generator=draw).double()
+    labels[56:] = 1  # a list without a negative
+    found = list_loss(logits, labels, lists, loss)
+    assert float(found) == pytest.approx(by_loops(logits, labels, lists, loss), rel=1e-12)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: list_loss(x, labels, lists, loss), logits)
+    list_loss(logits, labels, lists, loss).backward()
+    assert (logits.grad[56:] == 0).all()
+    assert float(list_loss(logits.detach()[:3], torch.ones(3), torch.tensor([0, 3]), loss)) == 0
+
+
+# ---- the fused pass ------------------------------------------------------------------------------
+
+
+@losses
+@hidden
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_float64_equals_the_specification(size, hidden, folds, loss):
+    problem = loss_problem(**SIZES[size], hidden=hidden, dtype=torch.float64)
+    problem[5] = problem[5]._replace(offset=torch.randn_like(problem[5].labels))
+    problem = with_folds(problem) if folds else problem
+    found, expected = (found_by(m, problem, loss=loss) for m in (ops, reference))
+    for name, x, y in zip(NAMES, found, expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    if size != "smallest":
+        assert found[0][0] > 0
+
+
+def results_of_all(device, problems):
+    return [
+        found_by(ops, problem, loss=loss) for problem in problems for loss in ("bpr", "softmax")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+def test_float32_is_as_accurate_as_eager_with_every_instruction_set(isa, tmp_path):
+    problems = [loss_problem(**size) for size in SIZES.values()]
+    plain = [[*model, tuple(batch)] for *model, batch in problems]  # as torch.load allows
+    found = iter(under_isa(isa, tmp_path, results_of_all, plain))
+    for problem in problems:
+        for loss in ("bpr", "softmax"):
+            native, eager = next(found), found_by(reference, problem, loss=loss)
+            exact = found_by(reference, in_float64(problem), loss=loss)
+            torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
+            assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@losses
+def test_same_bits_for_any_thread_count(loss):
+    problem = loss_problem(
+        pairs=3000, groups=150, hops=2, slots=16, width=8, rows=2000, triples=400, hidden=2
+    )
+    assert_same_bits_for_any_thread_count(lambda: found_by(ops, problem, loss=loss))
+
+
+@losses
+def test_extreme_logits(loss):
+    problem = loss_problem(**SIZES["usual"])
+    problem[4][2].mul_(1000)
+    exact = found_by(reference, in_float64(problem), loss=loss)
+    found = found_by(ops, problem, loss=loss)
+    assert exact[0][0] > 20
+    torch.testing.assert_close(found[0], exact[0], rtol=1e-5, atol=0)
+    assert all(x.isfinite().all() for x in found)
+
+
+def test_refuses_another_loss():
+    with pytest.raises(RuntimeError, match=r"loss is 'hinge', expected one of \('bce', 'bpr'"):
+        found_by(ops, loss_problem(**SIZES["smallest"]), loss="hinge")

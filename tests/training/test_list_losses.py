@@ -1,0 +1,97 @@
+"""Training by losses of lists: every kind of model, backends, folds, threads, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ekpnet_fast import ops
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.ops import reference
+from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.data import TrainingData
+from ekpnet_fast.training.step import StageTrainer
+from support.small_training import CONFIG, load
+
+losses = pytest.mark.parametrize("loss", ["bpr", "softmax"])
+
+
+def by(loss, config=CONFIG, **changes):
+    """Options of stages that learn by a loss."""
+    config = replace(config, **changes)
+    names = MODELS[config.model].stages
+    return replace(config, **{name: replace(getattr(config, name), loss=loss) for name in names})
+
+
+def trained(config):
+    config = resolve(replace(config, ranking=config.protocol != "ripplenet"))
+    return loop.train(config, *load(config))
+
+
+@losses
+@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize("name", ["pretrain", "train"])
+def test_native_and_reference_losses_agree(name, folds, loss):
+    config = by(loss, folds=folds, protocol="recbole")
+    values = []
+    for backend in (ops, reference):
+        prepared, graph = load(config)
+        data = TrainingData(config, prepared, graph)
+        model = build.build_model(config, prepared, graph)
+        trainer = StageTrainer(model, getattr(config, name), backend, name)
+        batches = list(data.stream(model, name).epoch(1, data.ripple_sets(1)))
+        values.append([trainer.step(batch) for batch in batches])
+    for native, plain in zip(*values, strict=True):
+        assert native == pytest.approx(plain, rel=1e-4, abs=1e-7)
+    assert values[0][0]["pairs"] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        ("mf", "bpr"),
+        ("ekpnet", "softmax"),
+        *(
+            pytest.param(model, loss, marks=pytest.mark.slow)
+            for model, loss in (("cke", "softmax"), ("ripplenet", "bpr"), ("kgcn", "softmax"))
+        ),
+    ],
+)
+def test_models_learn_the_same_bits_with_any_threads(model, loss, threads):
+    config = by(loss, model=model, protocol="recbole")
+    config = replace(config, sampling=replace(config.sampling, negatives=3))
+    found = []
+    for count in (1, 2):
+        threads(count)
+        found.append(trained(config))
+    states = [outcome.model.state_dict() for outcome in found]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    first, *_, last = [r.pairs for r in found[0].records if r.stage == found[0].records[-1].stage]
+    assert last < first and found[0].records[-1].valid_mrr > 0
+
+
+def test_negatives_that_are_given_make_lists_too():
+    assert trained(by("softmax")).records[-1].valid_auc > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "linear", "train.loss": "bpr"}, "--train.loss is bpr, expected bce: linear has"),
+        ({"model": "mf", "pretrain.loss": "bpr"}, "--pretrain.loss is bpr, expected bce: mf has"),
+        ({"sampling.negatives": 3}, "--sampling.negatives is 3, by uniform, expected 1, uniform"),
+        ({"train.loss": "hinge"}, "hinge"),
+    ],
+)
+def test_refusals(options, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve(options)
+
+
+def test_default_is_cross_entropy():
+    assert RunConfig().train.loss == RunConfig().pretrain.loss == "bce"
