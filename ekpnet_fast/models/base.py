@@ -214,10 +214,18 @@ class Model(nn.Module):
         """
         return None
 
-    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
+    def gradients(
+        self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
+    ) -> Gradients | None:
         """Loss and gradients by a native op for the CPU; None where there is none.
 
         Without it they follow from `logits` and `kg_sum`, with which it must agree.
+
+        Args:
+            tables: those that `batch.rows_of` names rows of.
+            batch: in terms of the rows that it touches.
+            options: of the stage.
+            stage: its name.
         """
         return None
 

@@ -22,7 +22,6 @@ def test_steps_and_state_have_the_bits_of_torchs_fused_adam():
     adam, reference = DenseAdam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01, fused=True)
     draw = torch.Generator().manual_seed(2)
     for number in range(5):
-        adam.zero_grad()
         reference.zero_grad()
         for at, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             if at == 1 and number < 2:
