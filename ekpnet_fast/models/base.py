@@ -87,6 +87,8 @@ class Model(nn.Module):
             a value.
         shared_sets: whether `gradients` takes groups of a user's pairs of several folds, which
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
+        uncut: why a mini-batch cannot be computed in parts, as words after the model's name: its
+            loss is no sum over pairs and triples. "" where it can.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
         live: whether the graph may change and grow after training, because predictions read it
@@ -114,6 +116,7 @@ class Model(nn.Module):
     pair_inputs: ClassVar[tuple[str, ...]] = ()
     resident: ClassVar[bool] = False
     shared_sets: ClassVar[bool] = False
+    uncut: ClassVar[str] = ""
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     as_fitted: ClassVar[tuple[str, ...]] = ()
