@@ -1,10 +1,10 @@
 """Shards of row-sparse tables, and the way of rows to the mini-batches that touch them.
 
-A table of n rows is cut into P shards. Row i is at position p = a i mod n, with a constant a that
-has no divisor in common with n, in shard p mod P: so popular rows, whose ids are often neighbours
-or multiples of something, are spread. Each of W processes has P / W shards, of the tables and of
-their moments. A sum over rows is made shard by shard, and the shards' sums are added in order:
-neither a sum nor a shard depends on W.
+A table of n rows is cut into P shards. Row i is at position p = a i mod n, in shard p P // n. The
+constant a has no divisor in common with n and is near n times the golden ratio, so that popular
+rows, whose ids are often neighbours or multiples of something, are spread. Each of W processes has
+P / W shards, of the tables and of their moments. A sum over rows is made shard by shard, and the
+shards' sums are added in order: neither a sum nor a shard depends on W.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ class Sharding:
         self.count, self.shards, self.world = count, shards, world
         self.held = held_by(world.rank, world.size, shards)
         self._each = len(self.held)
+        self._modulus = max(count, 1)
         factor = max(1, round(count * _GOLDEN))
         while math.gcd(factor, count) > 1:
             factor += 1
         self._factor = factor
-        # First row of each shard among those of its process.
-        starts = [0] * shards
-        for shard in range(shards):
-            if shard % self._each:
-                starts[shard] = starts[shard - 1] + self.rows_of(shard - 1)
-        self._starts = torch.tensor(starts)
+        # First position of each shard, and of the first shard of its process.
+        self._firsts = [-(-count * shard // shards) for shard in range(shards + 1)]
+        firsts = torch.tensor(self._firsts[:-1])
+        self._bases = firsts[:: self._each].repeat_interleave(self._each)
+        self._starts = firsts - self._bases
 
     def rows_of(self, shard: int) -> int:
         """Number of rows of a shard."""
-        return (self.count - shard + self.shards - 1) // self.shards
+        return self._firsts[shard + 1] - self._firsts[shard]
 
     def ids_of(self, shard: int) -> Tensor:
         """Ids [rows_of(shard)] int64 of a shard's rows, in their order."""
-        positions = torch.arange(shard, self.count, self.shards)
-        return positions * pow(self._factor, -1, max(self.count, 1)) % max(self.count, 1)
+        positions = torch.arange(*self._firsts[shard : shard + 2])
+        return positions * pow(self._factor, -1, self._modulus) % self._modulus
 
     def places(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Shard, and row among all rows of the process that has it, of ids [n]; int64."""
-        positions = ids.long() * self._factor % max(self.count, 1)
-        shards = positions % self.shards
-        return shards, self._starts[shards] + positions // self.shards
+        positions = ids.long() * self._factor % self._modulus
+        shards = positions * self.shards // self._modulus
+        return shards, positions - self._bases[shards]
 
     def held_shards(self, rows: Tensor) -> Tensor:
         """Shard of each of the rows [n] of this process, from 0 for its first one."""
