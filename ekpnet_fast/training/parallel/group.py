@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ekpnet_fast.errors import TrainingError, reason
-from ekpnet_fast.training.parallel.world import World
+from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 
 __all__ = ["Group"]
 
@@ -105,8 +105,14 @@ class Group(World):
         try:
             yield
         except (RuntimeError, ValueError) as error:
+            said = str(error).lower()
+            if "timed out" in said or "timeout" in said:
+                why = f"has not answered for {self._seconds:g} s ({WAIT_VARIABLE})"
+            elif "peer" in said or "connection" in said:
+                why = "has ended"
+            else:
+                why = f"cannot be reached ({reason(error)})"
             raise TrainingError(
-                f"process {self.rank} of {self.size}: another process has ended, or has not"
-                f" answered for {self._seconds:g} s ({reason(error)}); start all of them again,"
-                " with --resume where the run has an --output"
+                f"process {self.rank} of {self.size}: another process {why}; start all of them"
+                " again, with --resume where the run has an --output"
             ) from error

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.native.processes import rank_and_size
-from ekpnet_fast.training.parallel.world import World
+from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 
 if TYPE_CHECKING:
     from ekpnet_fast.training.parallel.group import Group
 
-__all__ = ["WAIT_VARIABLE", "Launch"]
+__all__ = ["Launch"]
 
-WAIT_VARIABLE = "EKPNET_WAIT"
 _WAIT = 1800.0  # seconds; the first process alone validates, and the others wait for it
 
 

@@ -7,7 +7,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
-__all__ = ["World"]
+__all__ = ["WAIT_VARIABLE", "World"]
+
+WAIT_VARIABLE = "EKPNET_WAIT"  # seconds that processes wait for each other, at most
 
 Value = TypeVar("Value")
 
