@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,14 +112,19 @@ class Route:
         shards, rows = sharding.places(torch.cat(list(wanted)))
         part = torch.repeat_interleave(torch.arange(each), torch.tensor(self._lengths))
         keys = shards // each * each + part  # owner, then part
-        self._order = torch.argsort(keys, stable=True)
+        # NumPy sorts bytes in one pass.
+        order = np.argsort(keys.to(torch.uint8).numpy(), kind="stable")
+        self._order = torch.from_numpy(order)
+        self._back = torch.empty_like(self._order)
+        self._back[self._order] = torch.arange(len(order))
         asked = keys.bincount(minlength=sharding.shards).view(world.size, each)
         ones = [1] * world.size
         given = world.exchange(asked, ones, ones)  # [W, P / W] rows that each part asks of this one
         self._asked, self._given = asked.sum(1).tolist(), given.sum(1).tolist()
         self._given_parts: list[int] = given.flatten().tolist()
-        ids = world.exchange(rows[self._order].int(), self._asked, self._given)
-        self.touched, self._positions = ops.localize(ids)
+        self._ids = world.exchange(rows[self._order].int(), self._asked, self._given)
+        self.touched, positions = ops.localize(self._ids)
+        self._positions = torch.split(positions, self._given_parts)
 
     def fetch(self, table: Tensor) -> list[Tensor]:
         """Rows [n, ...] that each part touches.
@@ -126,11 +132,10 @@ class Route:
         Args:
             table: those rows that this process has.
         """
-        own = table.index_select(0, self.touched).index_select(0, self._positions)
-        came = self._world.exchange(own, self._given, self._asked)
-        rows = torch.empty_like(came)
-        rows[self._order] = came
-        return list(torch.split(rows, self._lengths))
+        came = self._world.exchange(table.index_select(0, self._ids), self._given, self._asked)
+        if self._world.size > 1:
+            came = came.index_select(0, self._back)
+        return list(torch.split(came, self._lengths))
 
     def give_back(self, grads: Sequence[Tensor]) -> Tensor:
         """Gradients [u, ...] of the touched rows of this process, summed in the order of the parts.
@@ -138,15 +143,12 @@ class Route:
         Args:
             grads: [P / W] gradients [n, ...] of the rows that each part touches.
         """
-        came = self._world.exchange(
-            torch.cat(list(grads)).index_select(0, self._order), self._asked, self._given
-        )
-        total = came.new_zeros(len(self.touched), *came.shape[1:])
-        parts = zip(
-            torch.split(self._positions, self._given_parts),
-            torch.split(came, self._given_parts),
-            strict=True,
-        )
-        for positions, grad in parts:  # distinct within a part
-            total.index_copy_(0, positions.long(), total.index_select(0, positions) + grad)
+        parts = grads
+        if self._world.size > 1:
+            by_owner = torch.cat(list(grads)).index_select(0, self._order)
+            came = self._world.exchange(by_owner, self._asked, self._given)
+            parts = torch.split(came, self._given_parts)
+        total = grads[0].new_zeros(len(self.touched), *grads[0].shape[1:])
+        for positions, grad in zip(self._positions, parts, strict=True):
+            total.index_add_(0, positions, grad)  # in any order, because a part names a row once
         return total

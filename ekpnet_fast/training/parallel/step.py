@@ -127,8 +127,11 @@ class PartsTrainer:
         with torch.no_grad():  # results of native ops ask for gradients of their own
             return _Part(
                 {term: value * weight for term, value in terms.items()},
-                {name: grad * weight for name, grad in rows.items()},
-                [None if p.grad is None else p.grad * weight for p in self.state.dense],
+                {name: grad.detach().mul_(weight) for name, grad in rows.items()},
+                [
+                    None if p.grad is None else p.grad.detach().mul_(weight)
+                    for p in self.state.dense
+                ],
             )
 
     def _norms(self, routes: Mapping[str, Route]) -> Tensor:
@@ -141,10 +144,11 @@ class PartsTrainer:
             if name in model.undecayed:
                 continue
             touched = routes[space].touched
-            squares = model.table(name).index_select(0, touched).square().flatten(1).sum(1)
+            rows = model.table(name).index_select(0, touched).flatten(1).numpy()
+            squares = np.einsum("nk,nk->n", rows, rows)
             shards = self._shardings[space].held_shards(touched)
             # Rows of a shard come in the order of the parts that touch them, and are added in it.
-            found = np.bincount(shards, weights=squares.numpy(), minlength=len(self.mine))
+            found = np.bincount(shards, weights=squares, minlength=len(self.mine))
             norms[:, at] = torch.from_numpy(found)
         return norms
 
