@@ -100,6 +100,19 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Work that processes may share.
+
+    Attributes:
+        parts: P, parts that each mini-batch is cut into, 1 to 64, whose gradients are added in
+            their order; as many processes as divide P may share them, with the same result. 1
+            computes a mini-batch in one piece, in one process.
+    """
+
+    parts: int = 1
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Configuration of a run: data, model, the two stages, where and how.
 
@@ -142,6 +155,7 @@ class RunConfig:
         sampling: how ripple sets, or neighbours, are drawn.
         pretrain: stage one of a model that has two; EKPNet's predicts by eq. 15.
         train: the other stage; EKPNet's predicts by eq. 18.
+        parallel: how mini-batches are cut for several processes.
         synthetic: sizes of the synthetic data set.
         options: those that only this model has, an instance of its `Options`; None: the defaults.
             In files and on the command line the group has the model's name.
@@ -177,6 +191,7 @@ class RunConfig:
     train: StageConfig = field(
         default_factory=lambda: StageConfig(epochs=10, lr=5e-3, lambda1=0.001)
     )
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     options: Any = None
     auto: tuple[str, ...] = ()

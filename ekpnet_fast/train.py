@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ekpnet_fast.terminal import guarded, make_console
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # imported where Ctrl-C is told on one line, because it takes
 
     from ekpnet_fast.runs import tune
     from ekpnet_fast.runs.options import Command
+    from ekpnet_fast.training.parallel.launch import Launch
+    from ekpnet_fast.training.progress import Progress
 
 
 @guarded
@@ -22,9 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     It is 2 for an error that the user can mend, 128 + N for a run that signal N stopped.
     """
-    from ekpnet_fast.data.tables import SplitCounts
-    from ekpnet_fast.native.cpus import Threads
-    from ekpnet_fast.runs.display import Display, result_table, weights_text
+    from ekpnet_fast.training.parallel.launch import Launch
+
+    with Launch() as launch:
+        return _train(arguments, launch)
+
+
+def _train(arguments: Sequence[str] | None, launch: Launch) -> int:
+    from ekpnet_fast.runs.display import Display
     from ekpnet_fast.runs.options import parse_command
     from ekpnet_fast.runs.runner import run
     from ekpnet_fast.training.signals import Interrupted, Signals
@@ -33,22 +41,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parse_command(arguments)
     config = command.config
     if command.tune is not None:
+        launch.alone("--tune")
         return _tune(command, command.tune, console)
+    world = launch.world(config.parallel.parts)
+    first = world.rank == 0
     try:
-        with Signals() as signals, Display(console) as display:
+        with Signals() as signals, Display(console) if first else nullcontext(_ignore) as display:
             metrics = run(
                 config,
                 display,
                 resume=command.resume,
                 signals=signals,
-                on_options=lambda options: _show_options(options, console),
+                on_options=lambda options: _show_options(options, console) if first else None,
+                world=world,
             )
     except Interrupted as stop:
         how = f"go on with --resume {config.output}"
         if config.output is None:
             how = "nothing of the run is kept, because it has no --output"
-        print(f"{stop}; {how}", file=sys.stderr)
+        if launch.tells():
+            print(f"{stop}; {how}", file=sys.stderr)
         return 128 + stop.signum
+    if first:
+        _show_result(metrics, console)
+        if config.output is not None:
+            console.print(f"Written to {config.output}")
+    return 0
+
+
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+def _show_result(metrics: dict[str, Any], console: Console) -> None:
+    """Print what came out of a run."""
+    from ekpnet_fast.data.tables import SplitCounts
+    from ekpnet_fast.native.cpus import Threads
+    from ekpnet_fast.runs.display import result_table, weights_text
+
     if metrics["split"] is not None:
         for line in SplitCounts(**metrics["split"]).words():
             console.print(line)
@@ -69,9 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"\n{seconds['total']:.1f} s ({parts}),{shown}"
         f" {Threads(environment['threads'], environment['threads_reason'])}, {environment['isa']}"
     )
-    if config.output is not None:
-        console.print(f"Written to {config.output}")
-    return 0
 
 
 def _show_options(options: Mapping[str, Any], console: Console) -> None:

@@ -89,6 +89,8 @@ class Model(nn.Module):
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
         draws: of negatives, where they are drawn, that epochs take in turn, so that `fit_features`
             can see all examples; 0 for a new draw in each epoch.
+        uncut: why a mini-batch cannot be computed in parts, as words after the model's name: its
+            loss is no sum over pairs and triples. "" where it can.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
         live: whether the graph may change and grow after training, because predictions read it
@@ -117,6 +119,7 @@ class Model(nn.Module):
     resident: ClassVar[bool] = False
     shared_sets: ClassVar[bool] = False
     draws: ClassVar[int] = 0
+    uncut: ClassVar[str] = ""
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     as_fitted: ClassVar[tuple[str, ...]] = ()
@@ -217,10 +220,18 @@ class Model(nn.Module):
         """
         return None
 
-    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
+    def gradients(
+        self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
+    ) -> Gradients | None:
         """Loss and gradients by a native op for the CPU; None where there is none.
 
         Without it they follow from `logits` and `kg_sum`, with which it must agree.
+
+        Args:
+            tables: those that `batch.rows_of` names rows of.
+            batch: in terms of the rows that it touches.
+            options: of the stage.
+            stage: its name.
         """
         return None
 

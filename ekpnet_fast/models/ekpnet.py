@@ -170,12 +170,20 @@ class EKPNet(Model):
         )
         return loss
 
-    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients | None:
+    def gradients(
+        self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
+    ) -> Gradients | None:
         """Loss (eq. 24) and its gradients in one pass."""
-        return self._gradients(batch, options, stage=stage)
+        return self._gradients(tables["entity"], batch, options, stage=stage)
 
     def _gradients(
-        self, batch: Batch, options: StageConfig, *, stage: str, offset: Tensor | None = None
+        self,
+        entity: Tensor,  # [E, C, D]
+        batch: Batch,
+        options: StageConfig,
+        *,
+        stage: str,
+        offset: Tensor | None = None,
     ) -> Gradients:
         """Loss and gradients, with `offset` [B] added to the logits."""
         layers = None
@@ -199,7 +207,7 @@ class EKPNet(Model):
             batch.pair_folds,
         )
         terms, drows, dense = ops.ekpnet_gradients(
-            self.entity,
+            entity,
             self.relation,
             self.W_e,
             self.b_e,

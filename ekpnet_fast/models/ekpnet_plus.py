@@ -75,9 +75,12 @@ class EKPNetPlus(EKPNet):
         """Logits [B]."""
         return pairs.inputs["linear"] + super().logits(backend, tables, pairs, stage=stage)
 
-    def gradients(self, batch: Batch, options: StageConfig, *, stage: str) -> Gradients:
+    def gradients(
+        self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
+    ) -> Gradients:
         """Gradients of EKPNet, the linear part's logits added."""
-        return self._gradients(batch, options, stage=stage, offset=batch.inputs["linear"])
+        offset = batch.inputs["linear"]
+        return self._gradients(tables["entity"], batch, options, stage=stage, offset=offset)
 
     def silent(self, stage: str) -> dict[str, Tensor]:
         """The output layer of eq. 18, without which the linear part's logit is left."""

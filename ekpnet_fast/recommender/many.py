@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from ekpnet_fast.errors import ConfigError, reason
+from ekpnet_fast.native.processes import rank_and_size
 from ekpnet_fast.recommender import store
 from ekpnet_fast.recommender.answers import Recommendations
 from ekpnet_fast.recommender.names import Id, Names
@@ -106,16 +107,7 @@ def my_share(environment: Mapping[str, str] | None = None) -> Share:
     Raises:
         ConfigError: one of the two alone, or no numbers that go together.
     """
-    variables = os.environ if environment is None else environment
-    rank, world = (variables.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    if not rank and not world:
-        return Share()
-    if rank.isdecimal() and world.isdecimal() and int(rank) < int(world):
-        return Share(int(rank), int(world))
-    raise ConfigError(
-        f"RANK, WORLD_SIZE: found {rank or 'nothing'!r} and {world or 'nothing'!r}, expected two"
-        " numbers, the first from 0 to the second less 1"
-    )
+    return Share(*rank_and_size(environment))
 
 
 def take_gpu() -> None:

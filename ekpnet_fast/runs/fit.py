@@ -15,6 +15,7 @@ from ekpnet_fast.models import MODELS
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop
+from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Progress, records_as_dicts
 
 __all__ = ["Fitted", "chosen_epochs", "fit_run"]
@@ -42,6 +43,7 @@ def fit_run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     writer: CheckpointWriter | None = None,
     check: Callable[[], None] = lambda: None,
+    world: World | None = None,
 ) -> Fitted:
     """Train a run's model.
 
@@ -56,6 +58,7 @@ def fit_run(
         on_progress: called after each batch and each epoch; the second training is stage "refit".
         writer: writes checkpoints of the first training.
         check: called after each batch of the second training; raises to stop it.
+        world: the processes that share the work, as for `loop.train`.
 
     Raises:
         TrainingError, Interrupted: as `loop.train`.
@@ -64,7 +67,7 @@ def fit_run(
         data = with_validation(prepared)
         only = loop.train(config, data, graph, on_progress, writer, validate=False)
         return Fitted(only, data, {"epochs": {}, "records": []})
-    outcome = loop.train(config, prepared, graph, on_progress, writer)
+    outcome = loop.train(config, prepared, graph, on_progress, writer, world=world)
     if not config.refit:
         return Fitted(outcome, prepared, None)
 
@@ -78,7 +81,8 @@ def fit_run(
     }
     data = with_validation(prepared)
     started = time.perf_counter()
-    last = loop.train(replace(config, **stages), data, graph, on_refit, validate=False)
+    again = replace(config, **stages)
+    last = loop.train(again, data, graph, on_refit, validate=False, world=world)
     refit = {"epochs": epochs, "records": records_as_dicts(last.records)}
     last.records = outcome.records
     last.seconds = {**outcome.seconds, "refit": time.perf_counter() - started}

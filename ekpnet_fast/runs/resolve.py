@@ -19,13 +19,13 @@ from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.datasets import is_split
 from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import ConfigError, EkpnetError, reason
-from ekpnet_fast.models import MODELS
+from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.rules import DataFacts
 from ekpnet_fast.native.cpus import MOST_THREADS
 from ekpnet_fast.runs import typed
 
 _STAGES = ("pretrain", "train")
-_GROUPS = ("shape", "sampling", *_STAGES, "synthetic")
+_GROUPS = ("shape", "sampling", *_STAGES, "parallel", "synthetic")
 
 
 def resolve(options: RunConfig | Mapping[str, Any]) -> RunConfig:
@@ -178,6 +178,10 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
     return replace(config, auto=tuple(name for name in ruled if not _is_given(name, given)))
 
 
+def _no_batches(model: type[Model]) -> str:
+    return "" if model.stages else "is not trained by mini-batches"
+
+
 def _is_given(option: str, given: Mapping[str, Any]) -> bool:
     """Whether an option is among those given, or is the epochs of a stage, which `epochs` sets."""
     return option in given or (option.endswith(".epochs") and given.get("epochs") is not None)
@@ -266,6 +270,7 @@ def _check(config: RunConfig) -> None:
         ("shape.layers", config.shape.layers, 1, 17),
         ("folds", config.folds, 1, 64),
         ("sampling.negatives", config.sampling.negatives, 1, 1024),
+        ("parallel.parts", config.parallel.parts, 1, 64),
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
@@ -323,6 +328,10 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(
             f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"
             " there is nothing to hide a row's own fold from"
+        )
+    if config.parallel.parts > 1 and (why := model.uncut or _no_batches(model)):
+        raise ConfigError(
+            f"--parallel.parts is {config.parallel.parts}, expected 1: {config.model} {why}"
         )
     for option, value, low, high in limits:
         if not low <= value <= high:

@@ -31,6 +31,7 @@ from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.storage.files import to_json
+from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Interrupted, Signals
 from ekpnet_fast.training.snapshot import TrainingSnapshot
@@ -44,6 +45,7 @@ def run(
     signals: Signals | None = None,
     warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     on_options: Callable[[Mapping[str, Any]], None] = lambda options: None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate; write the run's folder if `output` names one.
 
@@ -54,31 +56,49 @@ def run(
         signals: by which the run is stopped between two steps, with a checkpoint.
         warn: called with the place where a resumed run goes on, and with what of it is damaged.
         on_options: called before training with the options that followed from the data.
+        world: the processes that train together, of which the first one alone evaluates and writes;
+            None for this one alone.
 
     Returns:
-        The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`).
+        The content of `metrics.json` (see `ekpnet_fast.runs.run_folder`); nothing on all processes
+        but the first.
 
     Raises:
         EkpnetError: an option, the data, or training; says what was found and expected.
         Interrupted: a signal came.
     """
     config = resolve(options)
-    resolve_device(config.device)  # a device that cannot be used is an error before any work
+    world = world or World()
+    device = resolve_device(config.device)  # one that cannot be used is an error before any work
+    if config.parallel.parts > 1 and device.type != "cpu":
+        raise ConfigError(
+            f"--parallel.parts is {config.parallel.parts}, but --device {config.device} is a GPU;"
+            " expected --device cpu, where parts are computed"
+        )
     if config.report:
         html.check_available()
     if config.output is None:
         if resume:
             raise ConfigError("there is no --output, expected the folder of the run to resume")
-        return _run(config, on_progress, None, signals, warn, on_options)
+        return _run(config, on_progress, None, signals, warn, on_options, world)
+    if world.rank > 0:
+        number: int | None = world.share(None) if resume else None
+        start = None if number is None else checkpoint.read(config.output, number)
+        return _run(config, on_progress, start, signals, _ignore, on_options, world)
     with run_folder.open_output(config.output, overwrite=config.overwrite, resume=resume):
         start = None
         if resume:
             start = checkpoint.latest(config.output, warn)
+            world.share(None if start is None else start.number)
             if start is None:
                 warn(f"{config.output}: no checkpoint yet; starting from the beginning")
         else:
             run_folder.save_config(config.output, lasting(config))
-        return _run(config, on_progress, start, signals, warn, on_options)
+        return _run(config, on_progress, start, signals, warn, on_options, world)
+
+
+def _ignore(text: str) -> None:
+    pass
 
 
 def _check_start(
@@ -122,15 +142,20 @@ def _run(
     signals: Signals | None,
     warn: Callable[[str], None],
     on_options: Callable[[Mapping[str, Any]], None],
+    world: World,
 ) -> dict[str, Any]:
     watch = Stopwatch()
     config, prepared, graph = load(config, watch)
-    if config.output is not None and start is None:
+    writes = world.rank == 0
+    if config.output is not None and start is None and writes:
         run_folder.save_config(config.output, lasting(config))
     auto = from_data(config, prepared)
     on_options(auto)
     if start is not None:
         _check_start(start, config, prepared.hash, warn)
+    world.caught = caught = lambda: None if signals is None else signals.caught
+    # Processes that share the work stop after the same step.
+    stopped = caught if config.parallel.parts == 1 else lambda: world.stop
     every = 1 if config.checkpoint_every is None else config.checkpoint_every
     with ExitStack() as stack:
         writer = None
@@ -141,17 +166,20 @@ def _run(
                     {"config": config.as_dict(), "data_hash": prepared.hash},
                     every=every,
                     start=start,
-                    stopped=lambda: None if signals is None else signals.caught,
+                    stopped=stopped,
+                    first=writes,
                 )
             )
             if signals is not None:
                 stack.enter_context(signals.deferred())
-        if config.track is not None:
+        if config.track is not None and writes:
             first = 1 if start is None else TrainingSnapshot.of(start).position.epochs_done + 1
             on_progress = stack.enter_context(tracking(config.track, on_progress, first))
         fitted = fit_run(
-            config, prepared, graph, on_progress, writer, lambda: _check_signals(signals)
+            config, prepared, graph, on_progress, writer, lambda: _check_signals(signals), world
         )
+    if not writes:
+        return {}
     outcome, prepared = fitted.outcome, fitted.prepared
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
 from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, RippleSets
 
+Made = TypeVar("Made")
+Triples = tuple[Tensor, Tensor, Tensor]  # heads, relations, tails
 
-def _ahead(prepare: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
+
+def _ahead(prepare: Callable[[int], Made], numbers: range) -> Iterator[Made]:
     """Batches in turn, each prepared by another thread while the one before is in use."""
     with ThreadPoolExecutor(1) as pool:
-        waiting: Future[Batch] | None = None
+        waiting: Future[Made] | None = None
         for number in numbers:
             after = pool.submit(prepare, number)
             if waiting is not None:
@@ -59,6 +62,29 @@ class EpochOrder(NamedTuple):
     # shared_cuts[i] .. shared_cuts[i + 1]; None where each group has a set of its own.
     shared: SharedGroups | None = None
     shared_cuts: list[int] | None = None
+
+
+class StepParts(NamedTuple):
+    """Parts of a mini-batch that a process computes.
+
+    Attributes:
+        batches: the parts asked for, as batches of their own, without those that do not exist.
+        size: of the whole mini-batch: the divisor of its loss.
+        pairs: that the whole passes over, or true triples in a stage without pairs.
+    """
+
+    batches: list[Batch]
+    size: int
+    pairs: int
+
+
+class _PlannedEpoch(NamedTuple):
+    """Epoch whose mini-batches can be made, by number, whole or in parts."""
+
+    number: int
+    ripple: RippleSets | FoldRippleSets | LazyRippleSets
+    schedule: list[int | None]  # number of a batch of pairs, or None for one of triples
+    order: EpochOrder | None  # None in a stage without pairs
 
 
 class BatchStream:
@@ -148,7 +174,7 @@ class BatchStream:
             cuts,
         )
 
-    def draw_triples(self, epoch: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def draw_triples(self, epoch: int, batch: int) -> Triples:
         """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
         return ops.sample_triples(
             self.graph.indptr,
@@ -176,43 +202,120 @@ class BatchStream:
             ahead: prepare the next batch in a thread beside the current step: what of it one
                 thread does is then done while the others compute.
         """
-        if self.plan.pairs:
-            items, labels, indptr, owners, cuts, rows, shared, shared_cuts = self.order(epoch)
-            F, histories = 1, None
-            if self.folds is not None:
-                F, histories = self.folds.count, self.folds.histories
-            schedule = self._schedule(len(cuts) - 1)
-        else:
-            schedule = [None] * -(-self.graph.num_triples // self.triples)
+        planned = self._planned(epoch, ripple)
+        numbers = range(skip, len(planned.schedule))
 
         def prepare(number: int) -> Batch:
-            i, nothing = schedule[number], torch.zeros(0, dtype=torch.int32)
-            if i is None or self.plan.triples == "joined":
-                triples = self.draw_triples(epoch, number)
-            else:
-                triples = (nothing, nothing, nothing)
-            if i is None:
-                request = PairRequest(nothing, torch.zeros(1, dtype=torch.int64), nothing, epoch)
-                return self._batch(ripple, request, torch.zeros(0), triples)
-            first, last = cuts[i], cuts[i + 1]
-            pairs = slice(int(indptr[first]), int(indptr[last]))
-            request = PairRequest(
-                owners[first:last] // F,
-                indptr[first : last + 1] - indptr[first],
-                items[pairs],
-                epoch,
-                histories=histories,
-                ids=owners[first:last],
-                folds=F,
-                rows=rows[pairs],
-            )
-            groups = None
-            if shared is not None and shared_cuts is not None:
-                groups = shared.cut(shared_cuts[i], shared_cuts[i + 1])
-            return self._batch(ripple, request, labels[pairs], triples, groups)
+            return self._made(planned, number, range(1), 1).batches[0]
 
-        numbers = range(skip, len(schedule))
         yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
+
+    def steps(
+        self,
+        epoch: int,
+        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+        mine: range,
+        parts: int,
+        *,
+        skip: int = 0,
+        ahead: bool = False,
+    ) -> Iterator[StepParts]:
+        """Parts of the batches of an epoch; all of them together are the batches of `epoch`.
+
+        A batch is cut between two groups, into parts of about as many pairs each that have their
+        share of its triples, or into fewer parts if it has fewer groups.
+
+        Args:
+            epoch, ripple, skip, ahead: as for `epoch`.
+            mine: the parts to make.
+            parts: P, of a batch.
+        """
+        planned = self._planned(epoch, ripple)
+        numbers = range(skip, len(planned.schedule))
+
+        def prepare(number: int) -> StepParts:
+            return self._made(planned, number, mine, parts)
+
+        yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
+
+    def _planned(
+        self, epoch: int, ripple: RippleSets | FoldRippleSets | LazyRippleSets
+    ) -> _PlannedEpoch:
+        if not self.plan.pairs:
+            steps = -(-self.graph.num_triples // self.triples)
+            return _PlannedEpoch(epoch, ripple, [None] * steps, None)
+        order = self.order(epoch)
+        return _PlannedEpoch(epoch, ripple, self._schedule(len(order.cuts) - 1), order)
+
+    def _made(self, planned: _PlannedEpoch, number: int, mine: range, parts: int) -> StepParts:
+        """Some parts of a batch."""
+        i, order = planned.schedule[number], planned.order
+        nothing = torch.zeros(0, dtype=torch.int32)
+        triples = (nothing, nothing, nothing)
+        if i is None or self.plan.triples == "joined":
+            triples = self.draw_triples(planned.number, number)
+        if i is None or order is None:
+            count = min(parts, self.triples)
+            no_pairs = torch.zeros(1, dtype=torch.int64)
+            request = PairRequest(nothing, no_pairs, nothing, planned.number)
+            found = [
+                self._batch(planned.ripple, request, nothing.float(), _share(triples, k, count))
+                for k in mine
+                if k < count
+            ]
+            # The last batch of an epoch of triples draws as many as the others.
+            return StepParts(found, self.triples, 0 if self.plan.pairs else self.triples)
+        bounds = self._bounds(order, i, parts)
+        count = len(bounds) - 1
+        found = []
+        for k in mine:
+            if k >= count:
+                break
+            request, labels = self._pairs(planned.number, order, bounds[k], bounds[k + 1])
+            groups = None if order.shared is None else order.shared.cut(bounds[k], bounds[k + 1])
+            share = _share(triples, k, count)
+            found.append(self._batch(planned.ripple, request, labels, share, groups))
+        first, last = (int(order.group_indptr[at]) for at in order.cuts[i : i + 2])
+        return StepParts(found, last - first, last - first)
+
+    def _bounds(self, order: EpochOrder, i: int, parts: int) -> list[int]:
+        """First group of each part of batch i, and the end; of the groups that share sets."""
+        indptr, cuts = order.group_indptr, order.cuts
+        if order.shared is not None and order.shared_cuts is not None:
+            indptr, cuts = order.shared.indptr, order.shared_cuts
+        first, last = cuts[i], cuts[i + 1]
+        count = min(parts, last - first)
+        ends = indptr[first : last + 1].numpy()
+        shares = ends[0] + (ends[-1] - ends[0]) * np.arange(1, count) // count
+        bounds = [first]
+        for k, at in enumerate(np.searchsorted(ends, shares).tolist(), start=1):
+            # Every part gets a group, whatever their sizes.
+            bounds.append(min(max(first + at, bounds[-1] + 1), last - (count - k)))
+        return [*bounds, last]
+
+    def _pairs(
+        self, epoch: int, order: EpochOrder, first: int, last: int
+    ) -> tuple[PairRequest, Tensor]:
+        """Request of the pairs of some groups, of those that share sets; and their labels."""
+        indptr, F, histories = order.group_indptr, 1, None
+        if self.folds is not None:
+            F, histories = self.folds.count, self.folds.histories
+        if order.shared is not None:
+            shared = order.shared.indptr[[first, last]]
+            first, last = torch.searchsorted(indptr, shared).tolist()
+        pairs = slice(int(indptr[first]), int(indptr[last]))
+        owners = order.group_users[first:last]
+        request = PairRequest(
+            owners // F,
+            indptr[first : last + 1] - indptr[first],
+            order.items[pairs],
+            epoch,
+            histories=histories,
+            ids=owners,
+            folds=F,
+            rows=order.rows[pairs],
+        )
+        return request, order.labels[pairs]
 
     def _schedule(self, batches: int) -> list[int | None]:
         """Batches of pairs by number, and None for a batch of triples."""
@@ -237,7 +340,7 @@ class BatchStream:
         ripple: RippleSets | FoldRippleSets | LazyRippleSets,
         request: PairRequest,
         labels: Tensor,
-        triples: tuple[Tensor, Tensor, Tensor],
+        triples: Triples,
         groups: SharedGroups | None = None,
     ) -> Batch:
         heads, relations, tails = triples
@@ -289,6 +392,17 @@ class BatchStream:
             triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
             relation_touched=(mentions[:num_relations] > 0).float(),
         )
+
+
+def _share(triples: Triples, k: int, count: int) -> Triples:
+    """Share k of so many of the true triples, and of the corrupted ones behind them."""
+    true = len(triples[0]) // 2
+    first, last = true * k // count, true * (k + 1) // count
+    heads, relations, tails = (
+        torch.cat([x[first:last], x[true + first : true + last]]) if count > 1 else x
+        for x in triples
+    )
+    return heads, relations, tails
 
 
 _SETS = ("heads", "relations", "tails", "counts")

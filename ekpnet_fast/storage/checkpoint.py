@@ -3,7 +3,9 @@
 `checkpoint-N.safetensors`   tensors: `model.*`, `best.*` (the stage's best epoch so far),
                              `optimizer.*` (moments of the tables, Adam's state and step counts of
                              the rest), `rng.model` (the one generator that a model holds)
-`checkpoint-N.json`          written last: a hash of itself, and size and hash of the tensors, so
+`checkpoint-N-shard-K.safetensors`   the same of shard K of the tables, where a run is trained in
+                             parts; the process that has the shard writes it
+`checkpoint-N.json`          written last: a hash of itself, and size and hash of the others, so
                              that what is truncated or has rotted is found; the configuration, the
                              hash of the data, versions, epoch records, and the position of the run
 
@@ -36,11 +38,11 @@ from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import to_json, write_text, write_whole
 from ekpnet_fast.storage.seals import check_files, read_json, seal_files, text_hash
 
-__all__ = ["Checkpoint", "CheckpointWriter", "latest", "remove_all"]
+__all__ = ["Checkpoint", "CheckpointWriter", "latest", "read", "remove_all"]
 
 FORMAT = "ekpnet_fast.checkpoint"
 KEPT = 2
-_NAME = re.compile(r"checkpoint-(\d+)\.(json|safetensors)")
+_NAME = re.compile(r"checkpoint-(\d+)(-shard-\d+)?\.(json|safetensors)")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ class Checkpoint:
         found = self.tensors.items()
         return {name.removeprefix(start): x for name, x in found if name.startswith(start)}
 
+    def shard(self, number: int) -> dict[str, Tensor]:
+        """Tensors of a shard, by name.
+
+        Raises:
+            DataError: there is none, or it is not as it was written.
+        """
+        path = _shard(self.path.parent, self.number, number)
+        check_files(self.path, self.facts["tensors"], [path.name])
+        return tensor_file.read(path, "checkpoint", "a training run", checked=True)[0]
+
 
 class CheckpointWriter:
     """Writer of the checkpoints of a run into its folder; a context manager.
@@ -78,6 +90,8 @@ class CheckpointWriter:
         every: epochs from one checkpoint to the next; 0 for none but where the run is stopped.
         start: the checkpoint that the run goes on from.
         stopped: the signal that stops the run, None without one.
+        first: whether this process is the one that writes; another one of the same run writes
+            shards only.
     """
 
     def __init__(
@@ -88,8 +102,9 @@ class CheckpointWriter:
         every: int = 1,
         start: Checkpoint | None = None,
         stopped: Callable[[], int | None] = lambda: None,
+        first: bool = True,
     ) -> None:
-        self.folder = folder
+        self.folder, self._first = folder, first
         self.every = every
         self.start = start
         self.stopped = stopped
@@ -100,12 +115,11 @@ class CheckpointWriter:
         self._started = time.perf_counter()
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        if start is None:
-            remove_all(folder)
-        else:
+        if start is not None:
             self._next = start.number + 1
-            for damaged in [number for number in _numbers(folder) if number >= self._next]:
-                _remove(folder, damaged)
+        if first:
+            for other in [number for number in _numbers(folder, "*") if number >= self._next]:
+                _remove(folder, other)
 
     def __enter__(self) -> CheckpointWriter:
         """Return the writer itself."""
@@ -131,21 +145,42 @@ class CheckpointWriter:
         """Whether the end of an epoch, counted from 1, is to be saved."""
         return self.every > 0 and epoch % self.every == 0
 
-    def save(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def write_shard(self, number: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Write a shard of the next checkpoint; returns what `save` takes of it.
+
+        Args:
+            number: of the shard.
+            tensors: by name.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        return _write_tensors(_shard(self.folder, self._next, number), tensors)
+
+    def save(
+        self,
+        facts: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        shards: Mapping[str, Any] | None = None,
+    ) -> None:
         """Copy a state and start to write it.
 
         Args:
             facts: JSON-serialisable.
             tensors: by name; they may change once this returns.
+            shards: what `write_shard` gave of each shard, in any process.
 
         Raises:
             ConfigError: the checkpoint before this one could not be written.
         """
+        if not self._first:
+            self._next += 1
+            return
         self.finish()
         copies = {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
         added = {"elapsed": self.elapsed, "resumed": self.resumed}
         facts = {**self._identity, **facts, **added}
-        self._writing = self._pool.submit(self._write, self._next, facts, copies)
+        self._writing = self._pool.submit(self._write, self._next, facts, copies, shards or {})
         self._next += 1
 
     def finish(self) -> None:
@@ -158,15 +193,15 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def _write(self, number: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _write(
+        self,
+        number: int,
+        facts: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+        shards: Mapping[str, Any],
+    ) -> None:
         path = self.folder / f"checkpoint-{number}.safetensors"
-        found: dict[str, Any] = {}
-
-        def write(part: Path) -> None:
-            tensor_file.write(part, "checkpoint", tensors, {})
-            found.update(seal_files(part.parent, [part.name])[part.name])
-
-        write_whole(path, write)
+        found = {**_write_tensors(path, tensors), **shards}
         versions = {"format": FORMAT, "version": __version__, "torch": torch.__version__}
         content = to_json({**versions, "tensors": found, **facts})
         whole = {"sha256": text_hash(content), "checkpoint": content}
@@ -174,6 +209,15 @@ class CheckpointWriter:
         for old in _numbers(self.folder):
             if old <= number - KEPT:
                 _remove(self.folder, old)
+
+
+def read(folder: Path, number: int) -> Checkpoint:
+    """Checkpoint of a number, but for its shards, which are checked when they are read.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    return _read(folder / f"checkpoint-{number}.json", shards=False)
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -211,18 +255,38 @@ def remove_all(folder: Path) -> None:
             path.unlink()
 
 
-def _numbers(folder: Path) -> set[int]:
+def _numbers(folder: Path, kind: str = "json") -> set[int]:
     """Numbers of a folder's checkpoints; tensors without JSON are unfinished and do not count."""
-    found = (_NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*.json"))
+    found = (_NAME.fullmatch(path.name) for path in folder.glob(f"checkpoint-*.{kind}"))
     return {int(match[1]) for match in found if match}
 
 
 def _remove(folder: Path, number: int) -> None:
-    for kind in ("json", "safetensors"):  # without its JSON it is no checkpoint any more
-        (folder / f"checkpoint-{number}.{kind}").unlink(missing_ok=True)
+    # Without its JSON it is no checkpoint any more.
+    (folder / f"checkpoint-{number}.json").unlink(missing_ok=True)
+    for path in folder.glob(f"checkpoint-{number}*.safetensors"):
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[1]) == number:
+            path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Checkpoint:
+def _shard(folder: Path, number: int, shard: int) -> Path:
+    return folder / f"checkpoint-{number}-shard-{shard}.safetensors"
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors whole; returns the file's seal by its name."""
+    found: dict[str, Any] = {}
+
+    def write(part: Path) -> None:
+        tensor_file.write(part, "checkpoint", dict(tensors), {})
+        found.update(seal_files(part.parent, [part.name]))
+
+    write_whole(path, write)
+    return found
+
+
+def _read(path: Path, *, shards: bool = True) -> Checkpoint:
     """Checkpoint of which every byte is as it was written.
 
     Raises:
@@ -238,6 +302,8 @@ def _read(path: Path) -> Checkpoint:
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: found format {content.get('format')!r}, expected {FORMAT!r}")
     tensors = path.with_suffix(".safetensors")
-    check_files(path, {tensors.name: content.get("tensors")}, [tensors.name])
+    seals = content.get("tensors")
+    names = list(seals) if shards and isinstance(seals, dict) else []
+    check_files(path, seals, {tensors.name, *names})
     found, _ = tensor_file.read(tensors, "checkpoint", "a training run", checked=True)
     return Checkpoint(path, content, {name: x.clone() for name, x in found.items()})

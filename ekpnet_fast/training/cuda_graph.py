@@ -179,8 +179,8 @@ class ResidentTrainer:
             parameter.grad = gradient
         with torch.no_grad():
             self._record(terms, rows, batch, l2)
-            grads = {self._table: drows}
-            self.state.apply(self.backend, batch, grads, step=self._step_number, l2=l2)
+            touched, grads = {self._table: batch.rows}, {self._table: drows}
+            self.state.apply(self.backend, touched, grads, step=self._step_number, l2=l2)
         self._cursor.add_(1)
 
     def _record(self, terms: dict[str, Tensor], rows: Tensor, batch: Batch, l2: Tensor) -> None:

@@ -85,10 +85,7 @@ class TrainingData:
     @property
     def training_examples(self) -> TrainingExamples:
         """Examples and histories that a model fits its features to, before it is trained."""
-        if self.folds is None:
-            histories = Histories(*history_tensors(self.prepared))
-        else:
-            histories = self.folds.histories
+        histories = self._histories if self.folds is None else self.folds.histories
         return TrainingExamples(
             self.examples, histories, self.config.folds, self.redraw, max(self._draws, 1)
         )
@@ -121,6 +118,11 @@ class TrainingData:
         """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
+    @cached_property
+    def _histories(self) -> Histories:
+        """Train histories of the users."""
+        return Histories(*history_tensors(self.prepared))
+
     @property
     def _draws(self) -> int:
         """Draws of negatives that epochs take in turn; 0 for a new one in each."""
@@ -132,21 +134,28 @@ class TrainingData:
         shares = MODELS[self.config.model].shared_sets
         return self.folds is not None and shares and self.config.sampling.padding == "mask"
 
-    def ripple_sets(self, number: int) -> RippleSets | FoldRippleSets | LazyRippleSets:
-        """Ripple sets that the run's epoch of that number, from 1, trains on."""
+    def ripple_sets(
+        self, number: int, *, lazy: bool = False
+    ) -> RippleSets | FoldRippleSets | LazyRippleSets:
+        """Ripple sets that the run's epoch of that number, from 1, trains on.
+
+        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds.
+        """
         folds, shape = self.folds, self.config.shape
-        if folds is None:
+        ripple = MODELS[self.config.model].ripple
+        if folds is None and not (lazy and ripple):
             return self.user_ripple_sets(number)
-        if not MODELS[self.config.model].ripple:
+        if folds is not None and not ripple:
             return RippleSets.none(len(folds.histories))
         drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": self.config.seed}
         drawn["epoch"] = self._draw_of(number)
-        if self._shared:
+        if folds is not None and self._shared:
             return FoldRippleSets.sample(
                 self.graph, folds.clicks, folds.click_folds, folds.count, **drawn
             )
         repeat = self.config.sampling.padding == "repeat"
-        return LazyRippleSets(self.graph, folds.histories, repeat=repeat, **drawn)
+        histories = self._histories if folds is None else folds.histories
+        return LazyRippleSets(self.graph, histories, repeat=repeat, **drawn)
 
     def user_ripple_sets(self, number: int) -> RippleSets:
         """Ripple sets of the users for an epoch, where there are no folds."""

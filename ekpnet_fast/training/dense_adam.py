@@ -34,11 +34,6 @@ class DenseAdam:
         self.parameters, self.lr = list(parameters), lr
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters that have a gradient."""

@@ -17,10 +17,12 @@ from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
+from ekpnet_fast.training.parallel.step import PartsTrainer
+from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.state import StepState
 from ekpnet_fast.training.step import StageTrainer
 
-__all__ = ["Passed", "ResidentEpochs", "SteppedEpochs", "epochs_of"]
+__all__ = ["PartedEpochs", "Passed", "ResidentEpochs", "SteppedEpochs", "epochs_of"]
 
 
 class Passed(NamedTuple):
@@ -57,7 +59,8 @@ def epochs_of(
     backend: ModuleType,
     device: torch.device,
     threads: int,
-) -> Iterator[SteppedEpochs | ResidentEpochs]:
+    tables: SharedTables | None = None,
+) -> Iterator[SteppedEpochs | PartedEpochs | ResidentEpochs]:
     """Epochs of a stage.
 
     Args:
@@ -69,8 +72,13 @@ def epochs_of(
         backend: `ops` or `reference`.
         device: of the model.
         threads: of the host that the stage may use.
+        tables: those of the model, where mini-batches are computed in parts.
     """
     stage: StageConfig = getattr(data.config, name)
+    if tables is not None:
+        parted = PartsTrainer(model, stage, backend, name, tables)
+        yield PartedEpochs(parted, data, stream, threads > 1)
+        return
     if not is_resident(model, data, device, stage.loss):
         trainer = StageTrainer(model, stage, backend, name)
         ahead = device.type != "cpu" or threads > 1
@@ -112,6 +120,30 @@ class SteppedEpochs:
             sums = {term: value * batch.size for term, value in terms.items()}
             # The last batch of an epoch of triples draws as many as the others.
             yield Passed(sums, batch.num_pairs if self._stream.plan.pairs else batch.size)
+
+
+class PartedEpochs:
+    """Epochs of one stage by parts of mini-batches; `ahead` as in `SteppedEpochs`."""
+
+    def __init__(
+        self, trainer: PartsTrainer, data: TrainingData, stream: BatchStream, ahead: bool
+    ) -> None:
+        self._trainer, self._data, self._stream, self._ahead = trainer, data, stream, ahead
+
+    @property
+    def state(self) -> StepState:
+        """State of the optimizer."""
+        return self._trainer.state
+
+    def run(self, number: int, skip: int) -> Iterator[Passed]:
+        """Train on the run's epoch of that number, but for its first steps."""
+        trainer = self._trainer
+        ripple = self._data.ripple_sets(number, lazy=len(trainer.mine) < trainer.parts)
+        for step in self._stream.steps(
+            number, ripple, trainer.mine, trainer.parts, skip=skip, ahead=self._ahead
+        ):
+            terms = trainer.step(step)
+            yield Passed({term: value * step.size for term, value in terms.items()}, step.pairs)
 
 
 class ResidentEpochs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -20,6 +21,9 @@ from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.epochs import epochs_of
+from ekpnet_fast.training.parallel.saved import SharedWriter
+from ekpnet_fast.training.parallel.tables import SharedTables
+from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.progress import Outcome, Progress
 from ekpnet_fast.training.stages import Stages
 from ekpnet_fast.training.validation import Validation
@@ -33,6 +37,7 @@ def train(
     writer: CheckpointWriter | None = None,
     *,
     validate: bool = True,
+    world: World | None = None,
 ) -> Outcome:
     """Train the model's stages; of each, the weights that are best on validation are kept.
 
@@ -43,6 +48,8 @@ def train(
         on_progress: called after each batch and each epoch.
         writer: writes checkpoints, and has the one to go on from.
         validate: whether epochs are validated; without, each stage's last weights are kept.
+        world: the processes that share the parts of mini-batches. Each has a part of the model's
+            tables, and the first one alone validates and returns a whole model.
 
     Raises:
         TrainingError: no training examples, or a loss that is not finite or diverges.
@@ -50,11 +57,19 @@ def train(
     """
     _check_examples(prepared)
     device, backend = resolve_device(config.device), BACKENDS[config.backend]
+    world = world or World()
     data = TrainingData(config, prepared, graph)
-    outcome = _untrained(data, device)
-    model = outcome.model
-    stages = Stages(config, outcome, on_progress, writer, validate=validate)
-    validation = Validation(data, model, backend, device) if validate else None
+    outcome = _untrained(data, device, first=world.rank == 0)
+    model, tables = outcome.model, None
+    if config.parallel.parts > 1:
+        tables = SharedTables(model, world, config.parallel.parts)
+    shared: CheckpointWriter | SharedWriter | None = writer
+    if tables is not None and writer is not None:
+        shared = SharedWriter(writer, tables)
+    stages = Stages(config, outcome, on_progress, shared, validate=validate)
+    validation = None
+    if validate and world.rank == 0:
+        validation = Validation(data, model, backend, device)
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
@@ -62,16 +77,23 @@ def train(
             stages.start(partial(validation.score, name))
         with (
             torch_on_one_thread() as threads,
-            epochs_of(model, name, data, stream, numbers, backend, device, threads) as epochs,
+            epochs_of(
+                model, name, data, stream, numbers, backend, device, threads, tables
+            ) as epochs,
         ):
             for number in stages.epochs(epochs.state):
                 for passed in epochs.run(number, skip=stages.at.steps):
                     stages.add(passed)
                 valid = math.nan
-                if validation is not None and stream.plan.pairs:
-                    valid = validation.score(name)
+                if validate and stream.plan.pairs:
+                    with nullcontext() if tables is None else tables.whole():
+                        if validation is not None:
+                            valid = validation.score(name)
+                    valid = world.share(valid)
                 stages.end_epoch(valid)
         stages.leave()
+    if tables is not None:
+        tables.make_whole()
     if not model.stages:
         model.fit(prepared)
     return outcome
@@ -85,10 +107,11 @@ def _check_examples(prepared: PreparedData) -> None:
         )
 
 
-def _untrained(data: TrainingData, device: torch.device) -> Outcome:
+def _untrained(data: TrainingData, device: torch.device, *, first: bool) -> Outcome:
     """Outcome with an untrained model, its features fitted to the training examples."""
     started = time.perf_counter()
-    _ = data.ripple  # drawn here, so that its time counts as sampling
+    if first:
+        _ = data.ripple  # drawn here, so that its time counts as sampling
     model = build_model(data.config, data.prepared, data.graph).to(device)
     outcome = Outcome(model, stage="")
     outcome.seconds["sampling"] = time.perf_counter() - started

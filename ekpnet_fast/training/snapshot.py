@@ -12,6 +12,7 @@ from torch import Tensor
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.training.losses import TERMS
+from ekpnet_fast.training.parallel.saved import SharedWriter
 from ekpnet_fast.training.progress import EpochRecord, Outcome, Position, records_as_dicts
 
 __all__ = ["TrainingSnapshot"]
@@ -66,7 +67,10 @@ class TrainingSnapshot:
         outcome.seconds.update(checkpoint.facts["seconds"])
 
     def save(
-        self, writer: CheckpointWriter, outcome: Outcome, optimizer: Mapping[str, Tensor]
+        self,
+        writer: CheckpointWriter | SharedWriter,
+        outcome: Outcome,
+        optimizer: Mapping[str, Tensor],
     ) -> None:
         """Write it, with the outcome so far and the optimizer's state."""
         tensors = {

@@ -15,6 +15,7 @@ from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training.cpu_time import CpuWatch
 from ekpnet_fast.training.epochs import Passed
 from ekpnet_fast.training.losses import TERMS
+from ekpnet_fast.training.parallel.saved import SharedWriter
 from ekpnet_fast.training.progress import (
     EpochRecord,
     Outcome,
@@ -46,7 +47,7 @@ class Stages:
         config: RunConfig,
         outcome: Outcome,
         on_progress: Callable[[Progress], None],
-        writer: CheckpointWriter | None,
+        writer: CheckpointWriter | SharedWriter | None,
         *,
         validate: bool = True,
     ) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.training.dense_adam import DenseAdam
 from ekpnet_fast.training.losses import LossWatch
 
@@ -49,8 +48,8 @@ class StepState:
     def apply(
         self,
         backend: ModuleType,
-        batch: Batch,
-        grads: Mapping[str, Tensor],  # [n, ...] each, of the batch's rows of a table
+        rows: Mapping[str, Tensor],  # [n] int32, of each table that has a gradient
+        grads: Mapping[str, Tensor],  # [n, ...] of these rows
         *,
         step: int | Tensor,  # [] int64, from 1
         l2: float | Tensor,  # [] float64, decay of the rows
@@ -62,7 +61,7 @@ class StepState:
                 model.table(table),
                 self.m[table],
                 self.v[table],
-                batch.rows_of(model.tables[table]),
+                rows[table],
                 grad,
                 step=step,
                 lr=self.stage.lr,

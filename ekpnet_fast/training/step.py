@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
@@ -17,49 +18,50 @@ from ekpnet_fast.training.losses import TERMS, loss_terms
 from ekpnet_fast.training.state import StepState
 
 
-class StageTrainer:
-    """Trainer of one stage, a batch at a time.
+class LossGradients:
+    """Loss of mini-batches and its gradients.
 
     Args:
         model: the model.
         stage: the stage's options.
         backend: `ops` or `reference`.
         name: the stage's name.
-
-    Attributes:
-        state: of the optimizer.
     """
 
     def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
-        self.state = StepState(model, stage, name)
+        self.dense: list[nn.Parameter] = [*model.relations(), *model.dense_weights(name)]
         # Native ops that find gradients by themselves are the CPU's.
-        self.native = backend is ops and all(p.device.type == "cpu" for p in self.state.dense)
+        self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """Run one step; returns the terms of the loss before it.
+    def of(
+        self, tables: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Terms of the loss, and by table the gradients of the batch's rows but for their decay.
 
-        Raises:
-            TrainingError: the loss is not finite or diverges; names the term and the step.
+        Those of the dense parameters are left in `grad`.
+
+        Args:
+            tables: those that `batch.rows_of` names rows of.
+            batch: on their device.
         """
-        state, stage = self.state, self.stage
-        state.steps += 1
-        found = self.model.gradients(batch, stage, stage=self.name) if self.native else None
-        values, grads = self._by_autograd(batch) if found is None else self._taken(found)
-        state.watch.check(values, state.steps)
-        state.apply(self.backend, batch, grads, step=state.steps, l2=stage.lambda3 / batch.size)
-        return values
+        found = None
+        if self.native:
+            found = self.model.gradients(tables, batch, self.stage, stage=self.name)
+        return self._by_autograd(tables, batch) if found is None else self._taken(found)
 
-    def _by_autograd(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Terms of the loss, and by table the gradients of rows; those of the rest are set."""
+    def _by_autograd(
+        self, tables: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         stage, model = self.stage, self.model
         batch = batch.by_fold()
         rows = {
-            table: model.table(table).index_select(0, batch.rows_of(space)).requires_grad_()
+            table: tables[table].index_select(0, batch.rows_of(space)).requires_grad_()
             for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
-        self.state.adam.zero_grad()
+        for parameter in self.dense:
+            parameter.grad = None
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         read = {name: term.detach() for name, term in terms.items()}
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
@@ -78,8 +80,42 @@ class StageTrainer:
 
     def _taken(self, found: Gradients) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Terms and gradients as above, from the result of a native op."""
-        for parameter, gradient in zip(self.state.dense, found.dense, strict=True):
+        for parameter, gradient in zip(self.dense, found.dense, strict=True):
             parameter.grad = gradient
         weights = (1.0, self.stage.lambda1, self.stage.lambda2, self.stage.lambda3)
         terms = zip(TERMS, found.terms.tolist(), weights, strict=True)
         return {name: value for name, value, weight in terms if weight > 0}, found.rows
+
+
+class StageTrainer:
+    """Trainer of one stage, a batch at a time.
+
+    Args:
+        model: the model.
+        stage: the stage's options.
+        backend: `ops` or `reference`.
+        name: the stage's name.
+
+    Attributes:
+        state: of the optimizer.
+    """
+
+    def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
+        self.model, self.stage, self.backend, self.name = model, stage, backend, name
+        self.loss = LossGradients(model, stage, backend, name)
+        self.state = StepState(model, stage, name)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Run one step; returns the terms of the loss before it.
+
+        Raises:
+            TrainingError: the loss is not finite or diverges; names the term and the step.
+        """
+        state, tables = self.state, self.model.tables
+        state.steps += 1
+        values, grads = self.loss.of({name: self.model.table(name) for name in tables}, batch)
+        state.watch.check(values, state.steps)
+        rows = {name: batch.rows_of(tables[name]) for name in grads}
+        l2 = self.stage.lambda3 / batch.size
+        state.apply(self.backend, rows, grads, step=state.steps, l2=l2)
+        return values

@@ -1,0 +1,1 @@
+"""Training by parts of mini-batches, which several processes may share."""

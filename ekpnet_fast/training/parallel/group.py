@@ -1,0 +1,118 @@
+"""Group of processes that torchrun started, on `torch.distributed` with gloo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ekpnet_fast.errors import TrainingError, reason
+from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
+
+__all__ = ["Group"]
+
+Value = TypeVar("Value")
+
+
+class Group(World):
+    """World of several processes.
+
+    Args:
+        rank: number of this process.
+        size: W, number of processes.
+        seconds: that a process waits for another one, at most.
+
+    Raises:
+        TrainingError: the processes do not find each other.
+    """
+
+    def __init__(self, rank: int, size: int, seconds: float) -> None:
+        super().__init__()
+        self.rank, self.size, self._seconds = rank, size, seconds
+        with self._answered():
+            dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+
+    def leave(self) -> None:
+        """Leave the group; others that wait for this process end."""
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+    def first_to_tell(self) -> bool:
+        """Whether no other process has asked this before, as where all end by one cause."""
+        try:
+            told = dist.distributed_c10d._get_default_store().add("told", 1)
+        except RuntimeError:  # the process that had the store is gone
+            return True
+        return bool(told == 1)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
+        all_of_them = x.new_empty(self.size * len(x), *x.shape[1:])
+        with self._answered():
+            dist.all_gather(list(torch.split(all_of_them, len(x))), x.contiguous())
+        self.sent += (self.size - 1) * x.nbytes
+        return all_of_them
+
+    def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Rows that the processes send to this one, by rank."""
+        came = x.new_empty(sum(received), *x.shape[1:])
+        with self._answered():
+            dist.all_to_all_single(came, x.contiguous(), list(received), list(sent))
+        if len(x):
+            self.sent += (len(x) - sent[self.rank]) * x[0].nbytes
+        return came
+
+    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one."""
+        if self.rank > 0:
+            with self._answered():
+                dist.send(x.contiguous(), 0)
+            self.sent += x.nbytes
+            return
+        yield x
+        for rank in range(1, self.size):
+            came = x.new_empty(rows[rank], *x.shape[1:])
+            with self._answered():
+                dist.recv(came, rank)
+            yield came
+
+    def share(self, value: Value) -> Value:
+        """Value of the first process, everywhere."""
+        values: list[Any] = [value if self.rank == 0 else None]
+        with self._answered():
+            dist.broadcast_object_list(values, 0)
+        return cast(Value, values[0])
+
+    def values(self, value: Value) -> list[Value]:
+        """Values of the processes by rank, everywhere."""
+        values: list[Any] = [None] * self.size
+        with self._answered():
+            dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Context of waiting for the other processes.
+
+        Raises:
+            TrainingError: one of them does not answer.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            said = str(error).lower()
+            if "timed out" in said or "timeout" in said:
+                why = f"has not answered for {self._seconds:g} s ({WAIT_VARIABLE})"
+            elif "peer" in said or "connection" in said:
+                why = "has ended"
+            else:
+                why = f"cannot be reached ({reason(error)})"
+            raise TrainingError(
+                f"process {self.rank} of {self.size}: another process {why}; start all of them"
+                " again, with --resume where the run has an --output"
+            ) from error

@@ -1,0 +1,65 @@
+"""World: the processes that train together, as one of them sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+__all__ = ["WAIT_VARIABLE", "World"]
+
+WAIT_VARIABLE = "EKPNET_WAIT"  # seconds that processes wait for each other, at most
+
+Value = TypeVar("Value")
+
+
+class World:
+    """World of one process; `group.Group` is one of several.
+
+    All processes call its methods in the same order, or they wait for each other in vain.
+
+    Attributes:
+        rank: number of this process.
+        size: W, number of processes.
+        sent: bytes that this process has sent to others, without what the transport adds.
+        caught: gives the signal that this process has caught, None without one.
+        stop: signal that one of the processes had caught at the last step, None without one.
+    """
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.caught: Callable[[], int | None] = lambda: None
+        self.stop: int | None = None
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
+        return x
+
+    def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Rows that the processes send to this one, by rank.
+
+        Args:
+            x: [n, ...] rows to send, by the rank that gets them.
+            sent: [W] rows for each process.
+            received: [W] rows from each process.
+        """
+        return x
+
+    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one.
+
+        On the others there are none.
+        """
+        yield x
+
+    def share(self, value: Value) -> Value:
+        """Value of the first process, everywhere."""
+        return value
+
+    def values(self, value: Value) -> list[Value]:
+        """Values of the processes by rank, everywhere."""
+        return [value]

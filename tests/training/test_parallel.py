@@ -1,0 +1,285 @@
+"""Training by parts of mini-batches, alone and together."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ekpnet_fast import train as command
+from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig, StageConfig
+from ekpnet_fast.data import SyntheticConfig, make_synthetic
+from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.models import MODELS
+from ekpnet_fast.models.build import build_model
+from ekpnet_fast.runs.evaluate import prepare_run
+from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training import loop
+from ekpnet_fast.training.data import TrainingData
+from ekpnet_fast.training.parallel.shards import Route, Sharding
+from ekpnet_fast.training.parallel.world import World
+from ekpnet_fast.training.signals import Interrupted
+from support.thread_worlds import run_together
+
+STAGE = StageConfig(
+    epochs=1, batch_size=128, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
+    triples=30,
+)  # fmt: skip
+CONFIG = RunConfig(
+    shape=ModelConfig(width=6, hops=2, slots=8, layers=3),
+    pretrain=STAGE,
+    train=STAGE,
+    synthetic=SyntheticConfig(
+        users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
+    ),
+    ranking=False,
+)
+QUICK = ("ekpnet", "mf", "cke", "ripplenet")
+PARTED = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, kind in MODELS.items()
+    if kind.stages and not kind.uncut
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+def load(parts=4, **changes):
+    config = resolve(replace(CONFIG, parallel=ParallelConfig(parts), **changes))
+    return prepare_run(config, make_synthetic(config.synthetic))
+
+
+def assert_same(ours, theirs):
+    """The same weights and the same records but for times."""
+    a, b = ours.model.state_dict(), theirs.model.state_dict()
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+    timeless = {"seconds": 0.0, "samples_per_second": 0.0}
+    records = [[repr(replace(r, **timeless)) for r in found.records] for found in (ours, theirs)]
+    assert records[0] == records[1]
+
+
+# ---- parts of mini-batches -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "folds"), [("ekpnet", 1), ("ekpnet", 3), ("ripp_mkr", 1), ("wide_deep", 1)]
+)
+def test_parts_make_up_the_mini_batches(model, folds):
+    config, prepared, graph = load(model=model, folds=folds)
+    data = TrainingData(config, prepared, graph)
+    kind = MODELS[model]
+    for stage in kind.stages:
+        stream = data.stream(build_model(config, prepared, graph), stage)
+        ripple = data.ripple_sets(1)
+        whole = list(stream.epoch(1, ripple))
+        steps = list(stream.steps(1, ripple, range(4), 4))
+        halves = [list(stream.steps(1, ripple, mine, 4)) for mine in (range(2), range(2, 4))]
+        assert len(steps) == len(whole)
+        for batch, step, first, second in zip(whole, steps, *halves, strict=True):
+            assert step.size == batch.size == first.size
+            assert sum(part.size for part in step.batches) == batch.size
+            assert len(first.batches) + len(second.batches) == len(step.batches) <= 4
+            for part, same in zip(step.batches, first.batches + second.batches, strict=True):
+                assert torch.equal(part.rows, same.rows) and torch.equal(part.items, same.items)
+            assert torch.equal(torch.cat([part.labels for part in step.batches]), batch.labels)
+            items = [part.rows[part.items.long()] for part in step.batches]
+            assert torch.equal(torch.cat(items), batch.rows[batch.items.long()])
+            groups = [part.group_indptr.diff() for part in step.batches]
+            assert torch.equal(torch.cat(groups), batch.group_indptr.diff())
+            for label in (0, 1):
+                triples = [
+                    part.rows[part.triple_heads[part.triple_labels == label].long()]
+                    for part in step.batches
+                ]
+                mine = batch.rows[batch.triple_heads[batch.triple_labels == label].long()]
+                assert torch.equal(torch.cat(triples), mine)
+
+
+@pytest.mark.parametrize("model", PARTED)
+def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
+    whole, parted = load(1, model=model), load(4, model=model)
+    plain, alone = loop.train(*whole), loop.train(*parted)
+    for ours, theirs in zip(alone.records, plain.records, strict=True):
+        for term in ("bce", "kg", "l2_weights", "l2_rows"):
+            assert getattr(ours, term) == pytest.approx(getattr(theirs, term), rel=1e-4, abs=1e-7)
+    for size in (2, 4) if model in QUICK else (2,):
+        together = run_together(size, lambda world: loop.train(*parted, world=world))
+        assert_same(together[0], alone)
+        assert all(len(found.records) == len(alone.records) for found in together)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folds": 3},
+        {"folds": 3, "model": "ripplenet"},
+        {"protocol": "recbole", "ranking": True},
+        {"backend": "reference"},
+        {"train": replace(STAGE, batch_size=16, group_size=16), "threads": 2},
+    ],
+    ids=["shared folds", "folds", "drawn negatives", "reference", "fewer groups than parts"],
+)
+def test_bits_are_those_of_one_process(changes):
+    parted = load(4, **changes)
+    alone = loop.train(*parted)
+    assert_same(run_together(2, lambda world: loop.train(*parted, world=world))[0], alone)
+
+
+def test_refusals():
+    for model, why in (("kcan", "other items of the same mini-batch"), ("item_knn", "not trained")):
+        with pytest.raises(ConfigError, match=f"parallel.parts is 4, expected 1: {model} .*{why}"):
+            load(4, model=model)
+    for parts in (0, 65):
+        with pytest.raises(ConfigError, match=f"parallel.parts is {parts}, expected 1 to 64"):
+            load(parts)
+
+
+# ---- shards --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7, 64, 1000])
+def test_shards_are_even_and_whole_again(count):
+    table = torch.randn(count, 3)
+
+    def work(world):
+        sharding = Sharding(count, 4, world)
+        mine = sharding.mine(table)
+        shards, rows = sharding.places(torch.arange(count))
+        held = torch.tensor([int(shard) in sharding.held for shard in shards], dtype=torch.bool)
+        assert torch.equal(mine[rows[held]], table[held])
+        assert torch.equal(
+            sharding.held_shards(rows[held]) + sharding.held.start, shards[held].long()
+        )
+        return sharding.whole(mine), shards.bincount(minlength=4)
+
+    for size in (1, 2, 4):
+        (whole, loads), *others = run_together(size, work)
+        assert torch.equal(whole, table)
+        assert all(table is None for table, _ in others)
+        assert int(loads.max() - loads.min()) <= 1
+    # Popular rows are often the first ones, or multiples of something.
+    for ids in (torch.arange(0, count, 4), torch.arange(count // 4)):
+        loads = Sharding(count, 4, World()).places(ids)[0].bincount(minlength=4)
+        assert count < 64 or int(loads.max()) <= 1.25 * len(ids) / 4
+
+
+def test_bytes_are_those_of_the_formula():
+    """4 for an id, and the row and its gradient, of every row that another process has."""
+    draw = torch.Generator().manual_seed(0)
+    wanted = [torch.randperm(50, generator=draw)[:n].int() for n in (20, 30, 0, 7)]
+    table = torch.randn(50, 2, 3)
+
+    def work(world):
+        sharding = Sharding(50, 4, world)
+        parts = [wanted[k] for k in sharding.held]
+        route = Route(sharding, parts)
+        counts = world.sent
+        rows = route.fetch(sharding.mine(table))
+        for ids, found in zip(parts, rows, strict=True):
+            assert torch.equal(found, table[ids.long()])
+        route.give_back(rows)
+        owner = sharding.places(torch.cat(parts))[0] // len(parts)
+        return world.sent, int((owner != world.rank).sum()), counts
+
+    found = run_together(2, work)
+    remote = sum(rows for _, rows, _ in found)
+    for_counts = 2 * 2 * 8  # each of two processes tells the other what its two parts ask for
+    assert sum(sent for sent, _, _ in found) == remote * (4 + 2 * table[0].nbytes) + for_counts
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+def train_until_stopped(folder, data, size, polls):
+    """Outcome of a run that goes on from its last checkpoint; None where it was stopped again."""
+    start = checkpoint.latest(folder, pytest.fail)
+
+    def work(world):
+        left = iter(range(polls))
+        mine = start if world.rank == 0 or start is None else checkpoint.read(folder, start.number)
+        with CheckpointWriter(
+            folder,
+            {},
+            start=mine,
+            stopped=lambda: signal.SIGTERM if next(left, polls) == polls - 1 else None,
+            first=world.rank == 0,
+        ) as writer:
+            try:
+                return loop.train(*data, writer=writer, world=world)
+            except Interrupted:
+                return None
+
+    return run_together(size, work)[0]
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_processes(tmp_path):
+    two = replace(STAGE, epochs=2)
+    data = load(4, pretrain=two, train=two)
+    undisturbed = loop.train(*data)
+    for size in (2, 1, 4):
+        assert train_until_stopped(tmp_path, data, size, 7) is None
+    assert_same(train_until_stopped(tmp_path, data, 2, 1000), undisturbed)
+
+
+def test_a_damaged_or_missing_shard_is_told(tmp_path):
+    data = load(4)
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    number = checkpoint.latest(tmp_path, pytest.fail).number
+    path = tmp_path / f"checkpoint-{number}-shard-3.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard-3.safetensors: damaged"):
+        checkpoint.read(tmp_path, number).shard(3)
+    with pytest.raises(DataError, match=r"no checkpoint is whole.*shard-3.safetensors: damaged"):
+        checkpoint.latest(tmp_path, pytest.fail)
+    path.unlink()
+    with pytest.raises(DataError, match=r"shard-3.safetensors: no such file"):
+        checkpoint.latest(tmp_path, pytest.fail)
+    checkpoint.remove_all(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        ([], {"WORLD_SIZE": ""}, "RANK, WORLD_SIZE: found '0' and 'nothing'"),
+        ([], {}, "--parallel.parts is 1, expected a multiple of 2, the number of processes"),
+        (["--parallel.parts", "2"], {}, "MASTER_ADDR is not set, but WORLD_SIZE is 2"),
+        (["--tune", "3", "--output", "x"], {}, "--tune: found 2 processes (WORLD_SIZE)"),
+        (
+            ["--parallel.parts", "2"],
+            {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "EKPNET_WAIT": "soon"},
+            "EKPNET_WAIT is 'soon', expected seconds above 0",
+        ),
+    ],
+)
+def test_errors_before_the_processes_meet_are_told_by_the_first(
+    words, variables, message, monkeypatch, capsys
+):
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2", **variables}.items():
+            monkeypatch.setenv(name, value)
+        said = ""
+        try:
+            code = command.main(words)
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr().err
+        assert code == 2
+        if rank == "0":
+            assert message in said and said.count("\n") == 1
+        elif "WORLD_SIZE" not in variables:
+            assert said == ""
