@@ -73,8 +73,9 @@ def train(
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
-        if validation is not None:
-            stages.start(partial(validation.score, name))
+        score = partial(_scored, validation, tables, world, name)
+        if validate:
+            stages.start(score)
         with (
             torch_on_one_thread() as threads,
             epochs_of(
@@ -86,10 +87,7 @@ def train(
                     stages.add(passed)
                 valid = math.nan
                 if validate and stream.plan.pairs:
-                    with nullcontext() if tables is None else tables.whole():
-                        if validation is not None:
-                            valid = validation.score(name)
-                    valid = world.share(valid)
+                    valid = score()
                 stages.end_epoch(valid)
         stages.leave()
     if tables is not None:
@@ -97,6 +95,14 @@ def train(
     if not model.stages:
         model.fit(prepared)
     return outcome
+
+
+def _scored(
+    validation: Validation | None, tables: SharedTables | None, world: World, stage: str
+) -> float:
+    """Validation measure of a stage's prediction, everywhere; all processes ask for it."""
+    with nullcontext() if tables is None else tables.whole():
+        return world.share(math.nan if validation is None else validation.score(stage))
 
 
 def _check_examples(prepared: PreparedData) -> None:

@@ -20,6 +20,7 @@ from ekpnet_fast.models import Model
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.batches import StepParts
 from ekpnet_fast.sampling.pairs import Batch
+from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.parallel.shards import Route
 from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.parallel.world import World
@@ -263,4 +264,4 @@ class _Report:
         return torch.zeros(length + self._relations + 2 + 4)
 
 
-_TERMS = ("bce", "kg")
+_TERMS = TERMS[:2]  # those that are sums over pairs and triples
