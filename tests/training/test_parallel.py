@@ -104,13 +104,22 @@ def test_parts_make_up_the_mini_batches(model, folds):
                 assert torch.equal(torch.cat(triples), mine)
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_lists_are_cut_by_no_part(loss):
+    stages = {name: replace(STAGE, loss=loss) for name in ("pretrain", "train")}
+    plain, alone = (loop.train(*load(parts, **stages)) for parts in (1, 4))
+    for ours, theirs in zip(alone.records, plain.records, strict=True):
+        assert ours.pairs == pytest.approx(theirs.pairs, rel=1e-4)
+
+
 @pytest.mark.parametrize("model", PARTED)
 def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
     whole, parted = load(1, model=model), load(4, model=model)
     plain, alone = loop.train(*whole), loop.train(*parted)
     for ours, theirs in zip(alone.records, plain.records, strict=True):
-        for term in ("bce", "kg", "l2_weights", "l2_rows"):
+        for term in ("pairs", "kg", "l2_weights", "l2_rows"):
             assert getattr(ours, term) == pytest.approx(getattr(theirs, term), rel=1e-4, abs=1e-7)
+    assert alone.records[0].pairs > 0
     for size in (2, 4) if model in QUICK else (2,):
         together = run_together(size, lambda world: loop.train(*parted, world=world))
         assert_same(together[0], alone)

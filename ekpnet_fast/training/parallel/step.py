@@ -263,4 +263,4 @@ class _Report:
         return torch.zeros(length + self._relations + 2 + 4)
 
 
-_TERMS = ("bce", "kg")
+_TERMS = ("pairs", "kg")
