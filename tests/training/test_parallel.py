@@ -104,6 +104,14 @@ def test_parts_make_up_the_mini_batches(model, folds):
                 assert torch.equal(torch.cat(triples), mine)
 
 
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_lists_are_cut_by_no_part(loss):
+    stages = {name: replace(STAGE, loss=loss) for name in ("pretrain", "train")}
+    plain, alone = (loop.train(*load(parts, **stages)) for parts in (1, 4))
+    for ours, theirs in zip(alone.records, plain.records, strict=True):
+        assert ours.pairs == pytest.approx(theirs.pairs, rel=1e-4)
+
+
 @pytest.mark.parametrize("model", PARTED)
 def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
     whole, parted = load(1, model=model), load(4, model=model)
