@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
@@ -89,7 +90,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
         raise ConfigError("--resume beside --tune: a search goes on by its own command")
     if resumed is not None:
         return Command(_resumed(Path(resumed), words), resume=True)
-    if trials is not None and not trials.isdecimal():
+    if trials is not None and not re.fullmatch("[0-9]{1,9}", trials):
         raise ConfigError(f"--tune is {trials!r}, expected a number of trials")
     with fitting_values():
         options = _given(words)

@@ -124,6 +124,14 @@ def test_options_of_another_model_are_refused(tmp_path):
         resolve(RunConfig(model="popularity", options=3))
 
 
+def test_options_of_a_file_have_one_value():
+    for text, name in (("seed: 1\nseed: 2", "seed"), ("train: {lr: 1, lr: 2}", "lr")):
+        with pytest.raises(ConfigError, match=f"found '{name}' twice, expected it once"):
+            parse_command(["--config", text])
+    with pytest.raises(ConfigError, match="--tune is '9999"):
+        parse_command(["--tune", "9" * 5000])
+
+
 def test_a_name_that_is_no_utf_8_is_refused():
     expected = r"^--output: found 'run\\udcff', expected text in UTF-8$"
     for words in (["--output", "run\udcff"], ["--output=run\udcff"]):
