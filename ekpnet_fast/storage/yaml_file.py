@@ -66,13 +66,13 @@ def read_yaml(path: Path) -> Any:
     return _loaded(content, str(path))
 
 
-def check_yaml(text: str, place: str) -> None:
-    """Check that a text, which something else will load, is such YAML.
+def check_yaml(text: str, place: str) -> Any:
+    """Read YAML from a text, which something else will load.
 
     Raises:
         DataError: as `read_yaml`; names the place.
     """
-    _loaded(text.encode("utf-8", errors="replace"), place)
+    return _loaded(text.encode("utf-8", errors="replace"), place)
 
 
 def _loaded(content: bytes, place: str) -> Any:

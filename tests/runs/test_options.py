@@ -132,6 +132,25 @@ def test_options_of_a_file_have_one_value():
         parse_command(["--tune", "9" * 5000])
 
 
+@pytest.mark.parametrize("text", ["[1]", "x", "", "1: 2"])
+def test_a_file_holds_options_by_name(text, tmp_path):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"--config .*o\.yaml: found .*, expected a file of opt"):
+        parse_command(["--config", str(tmp_path / "o.yaml")])
+    with pytest.raises(
+        ConfigError, match=r"--config: found 'nowhere\.yaml', expected a file of opt"
+    ):
+        parse_command(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("option", ["output", "data-root", "config", "resume"])
+def test_an_empty_name_is_no_folder(option):
+    name = option.replace("-", "_")
+    for words in ([f"--{option}", ""], [f"--{option}="]):
+        with pytest.raises(ConfigError, match=f"--{name} is empty, expected a file or folder"):
+            parse_command(words)
+
+
 def test_a_name_that_is_no_utf_8_is_refused():
     expected = r"^--output: found 'run\\udcff', expected text in UTF-8$"
     for words in (["--output", "run\udcff"], ["--output=run\udcff"]):
