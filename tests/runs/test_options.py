@@ -137,9 +137,7 @@ def test_a_file_holds_options_by_name(text, tmp_path):
     (tmp_path / "o.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"--config .*o\.yaml: found .*, expected a file of opt"):
         parse_command(["--config", str(tmp_path / "o.yaml")])
-    with pytest.raises(
-        ConfigError, match=r"--config: found 'nowhere\.yaml', expected a file of opt"
-    ):
+    with pytest.raises(ConfigError, match=r"--config: found 'nowhere\.yaml', expected a"):
         parse_command(["--config", "nowhere.yaml"])
 
 
