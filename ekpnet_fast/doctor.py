@@ -20,7 +20,7 @@ from typing import Literal
 
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.native.cpus import choose_threads
-from ekpnet_fast.terminal import guarded, say
+from ekpnet_fast.terminal import guarded, path_argument, say
 
 __all__ = ["Check", "examine", "main"]
 
@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ekpnet_fast.doctor", description="What works here, and why not."
     )
-    parser.add_argument("--data-root", type=Path, help="of data sets (default: $EKPNET_DATA)")
+    parser.add_argument(
+        "--data-root", type=path_argument, help="of data sets (default: $EKPNET_DATA)"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
     checks = examine(options.data_root)

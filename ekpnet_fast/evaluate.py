@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from ekpnet_fast.terminal import guarded, make_console
+from ekpnet_fast.terminal import guarded, make_console, path_argument
 
 
 @guarded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 0 if the stored numbers were reproduced exactly, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m ekpnet_fast.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a finished run")
-    parser.add_argument("--data-root", type=Path, help="where the data sets are now")
+    parser.add_argument("run", type=path_argument, metavar="DIR", help="folder of a finished run")
+    parser.add_argument("--data-root", type=path_argument, help="where the data sets are now")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the run's option)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)

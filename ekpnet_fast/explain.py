@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
@@ -17,7 +16,7 @@ from ekpnet_fast.recommender.command import (
     set_threads,
 )
 from ekpnet_fast.storage.files import write_text
-from ekpnet_fast.terminal import guarded, json_text, say
+from ekpnet_fast.terminal import guarded, json_text, path_argument, say
 
 if TYPE_CHECKING:
     from ekpnet_fast.recommender import Fidelity
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add_subject(parser)
     parser.add_argument("--item", metavar="ID", help="the item")
     parser.add_argument("--top", type=int, default=5, help="reasons, at most (default: 5)")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw them")
+    parser.add_argument("--svg", type=path_argument, metavar="FILE", help="draw them")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--fidelity",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ekpnet_fast.recommender.command import add_run, opened
-from ekpnet_fast.terminal import guarded, say
+from ekpnet_fast.terminal import guarded, path_argument, say
 
 
 @guarded
@@ -20,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         " and items in, logits out.",
     )
     add_run(parser)
-    parser.add_argument("out", type=Path, metavar="FILE.onnx", help="the file to write")
+    parser.add_argument("out", type=path_argument, metavar="FILE.onnx", help="the file to write")
     options = parser.parse_args(arguments)
 
     difference = opened(options).export(options.out)

@@ -18,7 +18,7 @@ from ekpnet_fast.recommender.command import (
     opened,
     set_threads,
 )
-from ekpnet_fast.terminal import guarded, json_text, make_console, say
+from ekpnet_fast.terminal import guarded, json_text, make_console, path_argument, say
 
 if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
     from rich.table import Table
@@ -49,10 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run(parser)
     add_subject(parser)
-    parser.add_argument("--users", type=Path, metavar="FILE", help="users, an id a line")
+    parser.add_argument("--users", type=path_argument, metavar="FILE", help="users, an id a line")
     parser.add_argument("--all", action="store_true", help="all users with a history")
     parser.add_argument("-k", type=int, default=10, help="length of a list (default: 10)")
-    parser.add_argument("--items", type=Path, metavar="FILE", help="only these, an id a line")
+    parser.add_argument(
+        "--items", type=path_argument, metavar="FILE", help="only these, an id a line"
+    )
     add_candidates(parser)
     parser.add_argument(
         "--recall",
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         metavar="PATH",
         help="where lists for many users go: a .parquet or .csv file, or a folder of parts",
     )

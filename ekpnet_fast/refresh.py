@@ -6,11 +6,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.recommender.command import add_run, opened, set_threads
-from ekpnet_fast.terminal import guarded, say
+from ekpnet_fast.terminal import guarded, path_argument, say
 
 
 @guarded
@@ -28,7 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run(parser)
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="a new folder (the recommender's own)"
+        "--output",
+        type=path_argument,
+        metavar="FOLDER",
+        help="a new folder (the recommender's own)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (all that may be used)")
     return parser

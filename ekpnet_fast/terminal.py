@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import traceback
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ekpnet_fast.errors import EkpnetError, reason, visible
@@ -17,7 +19,7 @@ from ekpnet_fast.errors import EkpnetError, reason, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["TRACEBACK_VARIABLE", "guarded", "json_text", "make_console", "say"]
+__all__ = ["TRACEBACK_VARIABLE", "guarded", "json_text", "make_console", "path_argument", "say"]
 
 TRACEBACK_VARIABLE = "EKPNET_TRACEBACK"
 
@@ -88,6 +90,13 @@ def _ended(error: BaseException) -> int:
         f" {TRACEBACK_VARIABLE}=1 shows where it comes from"
     )
     return 1
+
+
+def path_argument(text: str) -> Path:
+    """Path that an argument names; an empty one would be the folder that the process works in."""
+    if not text:
+        raise ArgumentTypeError("found nothing, expected the name of a file or folder")
+    return Path(text)
 
 
 def say(text: str = "") -> None:

@@ -17,7 +17,7 @@ from ekpnet_fast.data.splits import prepare
 from ekpnet_fast.data.stats import PAPER_TABLE_1, check, describe
 from ekpnet_fast.data.tables import PreparedData
 from ekpnet_fast.errors import ConfigError, visible
-from ekpnet_fast.terminal import guarded, make_console, say
+from ekpnet_fast.terminal import guarded, make_console, path_argument, say
 
 if TYPE_CHECKING:  # at run time it needs the table engine, which only some commands need
     from ekpnet_fast.data.importing.importer import ImportReport
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_fetch(commands)
     export = commands.add_parser("export", help="write a data set as RecBole's atomic files")
     _add_data_set(export)
-    export.add_argument("out", type=Path, help="folder to write; its last part names the files")
+    export.add_argument(
+        "out", type=path_argument, help="folder to write; its last part names the files"
+    )
     export.add_argument("--overwrite", action="store_true", help="replace such files")
     export.set_defaults(command=_export)
     stats = commands.add_parser("stats", help="statistics and checks of a data set")
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_data_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="'synthetic', a folder under the data root, or a path")
     parser.add_argument(
-        "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
+        "--data-root",
+        type=path_argument,
+        help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})",
     )
     parser.add_argument(
         "--threshold", type=float, help="smallest rating that is a positive (raw and RecBole files)"
@@ -77,7 +81,9 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         allow_abbrev=False,
     )
     parser.set_defaults(command=_import)
-    parser.add_argument("out", type=Path, nargs="?", help="folder to write; --dataset takes it")
+    parser.add_argument(
+        "out", type=path_argument, nargs="?", help="folder to write; --dataset takes it"
+    )
     files = parser.add_argument_group(
         "files", "Any may be given several times, or be a folder of files of one table."
     )
@@ -91,7 +97,12 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     ):
         several = {"nargs": "+", "action": "extend"} if table == "kg" else {"action": "append"}
         files.add_argument(
-            f"--{table}", required=required, type=Path, metavar="FILE", help=words, **several
+            f"--{table}",
+            required=required,
+            type=path_argument,
+            metavar="FILE",
+            help=words,
+            **several,
         )
     files.add_argument("--separator", help="of text tables (default: found, and shown)")
     files.add_argument(
@@ -128,7 +139,9 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(command=_fetch)
     parser.add_argument("name", choices=sorted(REMOTES))
     parser.add_argument(
-        "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
+        "--data-root",
+        type=path_argument,
+        help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})",
     )
 
 

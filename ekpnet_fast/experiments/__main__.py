@@ -32,7 +32,7 @@ from ekpnet_fast.experiments.topk import PROTOCOLS as TOPK_PROTOCOLS
 from ekpnet_fast.experiments.topk import ROWS as TOPK_ROWS
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs import plotting, run_folder
-from ekpnet_fast.terminal import guarded, make_console
+from ekpnet_fast.terminal import guarded, make_console, path_argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,9 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "names", nargs="+", metavar="NAME", choices=[*EXPERIMENTS, *BESIDE, "all"], help="see above"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of results and runs")
     parser.add_argument(
-        "--data-root", type=Path, help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})"
+        "--output", type=path_argument, required=True, help="folder of results and runs"
+    )
+    parser.add_argument(
+        "--data-root",
+        type=path_argument,
+        help=f"folder of data sets (default: ${DATA_ROOT_VARIABLE})",
     )
     parser.add_argument("--seeds", type=int, help="runs per cell, seeds 0 .. N - 1 (default: 3)")
     parser.add_argument(

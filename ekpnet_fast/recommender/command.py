@@ -15,15 +15,21 @@ from ekpnet_fast.native.cpus import choose_threads
 if TYPE_CHECKING:
     from ekpnet_fast.recommender.query import Candidates
     from ekpnet_fast.recommender.recommender import Recommender
+from ekpnet_fast.terminal import path_argument
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options for the recommender and its device."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a run (train --output) or a recommender"
+        "run",
+        type=path_argument,
+        metavar="RUN",
+        help="folder of a run (train --output) or a recommender",
     )
     parser.add_argument(
-        "--data-root", type=Path, help="where the data set of a run without its context is now"
+        "--data-root",
+        type=path_argument,
+        help="where the data set of a run without its context is now",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 

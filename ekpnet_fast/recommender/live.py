@@ -55,10 +55,16 @@ class LiveGraph:
         read: Callable[[], State],
         write: Callable[[State], None],
         changing: threading.Lock | None = None,
+        owner: object = None,
     ) -> None:
         self._read = read
         self._write = write
         self._lock = changing or threading.Lock()
+        self._owner = owner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle: the graph of a copy of its recommender."""
+        return operator.attrgetter("graph"), (self._owner,)
 
     @property
     def num_triples(self) -> int:

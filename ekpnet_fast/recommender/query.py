@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError, DataError, quote
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.state import QueryBatch, State
+
+T = TypeVar("T")
 
 ItemFilter: TypeAlias = Collection[Id] | Callable[[Id], bool]
 """The only items to choose from, or a function that says whether an item may be chosen."""
@@ -82,15 +84,27 @@ def parse_query(state: State, user: Id | None, history: Iterable[Id] | None) -> 
     return Query(state, items=items)
 
 
-def check_ids(ids: Iterable[Id], argument: str) -> Iterable[Id]:
-    """Check a collection of ids, which neither a text nor a number is.
+def check_ids(ids: Iterable[T], argument: str) -> Iterable[T]:
+    """Check a collection of ids, or of collections, which neither a text nor a number is.
 
     Raises:
         DataError: one id; names the argument.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+    several = isinstance(ids, Iterable) and getattr(ids, "ndim", 1) > 0
+    if isinstance(ids, str | bytes) or not several:
         raise DataError(f"{argument}: found {ids!r}, expected a list of ids")
     return ids
+
+
+def check_flag(value: bool, argument: str) -> bool:
+    """Check a truth value: a text such as "no" would count as true.
+
+    Raises:
+        ConfigError: anything else; names the argument.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{argument}: found {value!r}, expected True or False")
+    return bool(value)
 
 
 def check_positive(number: int, argument: str = "k") -> int:

@@ -30,6 +30,7 @@ from ekpnet_fast.recommender.query import (
     ItemFilter,
     Query,
     check_candidates,
+    check_flag,
     check_ids,
     check_positive,
     items_of,
@@ -70,7 +71,7 @@ class Recommender:
     def __init__(self, state: State) -> None:
         self._state = state
         self._changing = threading.Lock()
-        self._graph = LiveGraph(lambda: self._state, self._become, self._changing)
+        self._graph = LiveGraph(lambda: self._state, self._become, self._changing, self)
 
     def _become(self, state: State) -> None:
         _ = state.scorer  # what follows from a change is computed by whoever makes it
@@ -349,7 +350,8 @@ class Recommender:
         state = self._state
         query = parse_query(state, user, history)
         chosen, candidates = items_of(state, filter_items), check_candidates(candidates)
-        return recommend_topk([query], check_positive(k), exclude_seen, chosen, candidates)[0]
+        known = check_flag(exclude_seen, "exclude_seen")
+        return recommend_topk([query], check_positive(k), known, chosen, candidates)[0]
 
     def recommend_batch(
         self,
@@ -376,7 +378,8 @@ class Recommender:
         if users is not None and histories is not None:
             raise DataError("found users and histories, expected one of the two")
         if histories is not None:
-            queries = [parse_query(state, None, history) for history in histories]
+            several = check_ids(histories, "histories")
+            queries = [parse_query(state, None, history) for history in several]
         elif users is not None:
             queries = [parse_query(state, user, None) for user in check_ids(users, "users")]
         else:
@@ -384,11 +387,12 @@ class Recommender:
             queries = [Query(state, user=number) for number in some.tolist()]
         chosen, k = items_of(state, filter_items), check_positive(k)
         candidates = check_candidates(candidates)
+        known = check_flag(exclude_seen, "exclude_seen")
         found: list[Recommendations] = []
         step = state.scorer.groups_at_once(state.num_items)
         for first in range(0, len(queries), step):
             block = queries[first : first + step]
-            found += recommend_topk(block, k, exclude_seen, chosen, candidates)
+            found += recommend_topk(block, k, known, chosen, candidates)
         return found
 
     def prepare(self, candidates: Candidates = None) -> None:

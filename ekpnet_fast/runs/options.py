@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ from ekpnet_fast.runs.resolve import default_options, fitting_values, flat, reso
 from ekpnet_fast.runs.run_folder import read_config
 from ekpnet_fast.storage.yaml_file import check_yaml, read_yaml
 
+_PATHS = ("output", "data_root", "config", "resume", "tune_space")
 _NOT_OF_A_RUN = ("resume", "tune", "tune_space")
 
 
@@ -89,7 +91,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
         raise ConfigError("--resume beside --tune: a search goes on by its own command")
     if resumed is not None:
         return Command(_resumed(Path(resumed), words), resume=True)
-    if trials is not None and not trials.isdecimal():
+    if trials is not None and not re.fullmatch("[0-9]{1,9}", trials):
         raise ConfigError(f"--tune is {trials!r}, expected a number of trials")
     with fitting_values():
         options = _given(words)
@@ -180,9 +182,11 @@ def _check_config(value: str) -> None:
     try:
         path = Path(value)
         if path.exists():
-            read_yaml(path)
+            place, found = f"--config {path}", read_yaml(path)
         else:
-            check_yaml(value, "--config")
+            place, found = "--config", check_yaml(value, "--config")
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise ConfigError(f"{place}: found {quote(str(found))}, expected a file of options")
     except DataError as error:
         raise ConfigError(f"--config {str(error).removeprefix('--config: ')}") from error
     except (OSError, ValueError) as error:
@@ -209,6 +213,10 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
             name = _name(word) or _name(option)
             place = f"--{name}" if name.isascii() and name else "options"
             raise ConfigError(f"{place}: found {quote(word)}, expected text in UTF-8") from None
+        named, equals, value = word.partition("=")
+        path = _name(named) if equals else _name(option) if not word else ""
+        if path in _PATHS and not value:  # it would be the folder that the process works in
+            raise ConfigError(f"--{path} is empty, expected a file or folder")
     for word, following in pairwise([*words, "--"]):
         found.append(word)
         if word in ("--report", "--overwrite", "--refit") and following.startswith("--"):

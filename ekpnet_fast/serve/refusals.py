@@ -55,6 +55,8 @@ def add_refusals(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def failed(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path[:60]}: {error.detail}"
+        if error.status_code == 400:  # FastAPI's, of a body that Python's JSON cannot take
+            message = "body: found no JSON (not UTF-8, nested too deep, or too long a number)"
         return _problem(error.status_code, message, headers=error.headers)
 
     @app.exception_handler(Exception)

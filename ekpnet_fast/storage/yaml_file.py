@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ekpnet_fast.errors import DataError, reason
+from ekpnet_fast.errors import DataError, quote, reason
 
 __all__ = ["check_yaml", "read_yaml"]
 
@@ -16,7 +16,9 @@ DEEPEST = 32
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Loader without aliases, a few of which stand for gigabytes, and without deep nesting."""
+    """Loader without aliases, a few of which stand for gigabytes, deep nesting, and names that
+    stand for two values.
+    """
 
     _depth = 0
 
@@ -36,12 +38,22 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         finally:
             self._depth -= 1
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"found {quote(twice)} twice, expected it once", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        DataError: no such file, too large, no YAML, aliases, or values nested too deep.
+        DataError: no such file, too large, no YAML, aliases, a name with two values, or values
+            nested too deep.
     """
     if not path.is_file():
         found = "no plain file" if path.exists() else "no such file"
@@ -54,13 +66,13 @@ def read_yaml(path: Path) -> Any:
     return _loaded(content, str(path))
 
 
-def check_yaml(text: str, place: str) -> None:
-    """Check that a text, which something else will load, is such YAML.
+def check_yaml(text: str, place: str) -> Any:
+    """Read YAML from a text, which something else will load.
 
     Raises:
         DataError: as `read_yaml`; names the place.
     """
-    _loaded(text.encode("utf-8", errors="replace"), place)
+    return _loaded(text.encode("utf-8", errors="replace"), place)
 
 
 def _loaded(content: bytes, place: str) -> Any:

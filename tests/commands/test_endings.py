@@ -6,11 +6,13 @@ import errno
 import io
 import json
 import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
 
 import pytest
 
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, told, visible
-from ekpnet_fast.terminal import TRACEBACK_VARIABLE, guarded, json_text, make_console
+from ekpnet_fast.terminal import TRACEBACK_VARIABLE, guarded, json_text, make_console, path_argument
 
 
 class PanicError(BaseException):
@@ -54,6 +56,12 @@ def test_what_a_library_raises_about_a_file():
         raise PanicError("odd\nbacktrace")
     with pytest.raises(KeyboardInterrupt), told("f", "a graph"):
         raise KeyboardInterrupt
+
+
+def test_an_empty_name_is_no_path():
+    assert path_argument("a b\nc") == Path("a b\nc")
+    with pytest.raises(ArgumentTypeError, match="found nothing, expected the name of a file"):
+        path_argument("")
 
 
 def test_messages_are_short_and_hold_no_control_characters():

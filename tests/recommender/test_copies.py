@@ -30,6 +30,15 @@ def test_with_live_changes():
     assert len(again.item_ids()) == len(recommender.item_ids()) + 1
 
 
+def test_the_graph_is_copied_with_its_recommender():
+    recommender = fitted(epochs=1)
+    again = pickle.loads(pickle.dumps((recommender, recommender.graph)))
+    assert again[1] is again[0].graph
+    alone = copy.deepcopy(recommender.graph)
+    alone.add_items({"heat": [("genre", "m/drama")]})
+    assert alone.num_triples == recommender.graph.num_triples + 1
+
+
 def _asked(recommender: Recommender) -> object:
     return recommender.recommend("ann").to_dict()
 

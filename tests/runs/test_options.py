@@ -124,6 +124,31 @@ def test_options_of_another_model_are_refused(tmp_path):
         resolve(RunConfig(model="popularity", options=3))
 
 
+def test_options_of_a_file_have_one_value():
+    for text, name in (("seed: 1\nseed: 2", "seed"), ("train: {lr: 1, lr: 2}", "lr")):
+        with pytest.raises(ConfigError, match=f"found '{name}' twice, expected it once"):
+            parse_command(["--config", text])
+    with pytest.raises(ConfigError, match="--tune is '9999"):
+        parse_command(["--tune", "9" * 5000])
+
+
+@pytest.mark.parametrize("text", ["[1]", "x", "", "1: 2"])
+def test_a_file_holds_options_by_name(text, tmp_path):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"--config .*o\.yaml: found .*, expected a file of opt"):
+        parse_command(["--config", str(tmp_path / "o.yaml")])
+    with pytest.raises(ConfigError, match=r"--config: found 'nowhere\.yaml', expected a"):
+        parse_command(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("option", ["output", "data-root", "config", "resume"])
+def test_an_empty_name_is_no_folder(option):
+    name = option.replace("-", "_")
+    for words in ([f"--{option}", ""], [f"--{option}="]):
+        with pytest.raises(ConfigError, match=f"--{name} is empty, expected a file or folder"):
+            parse_command(words)
+
+
 def test_a_name_that_is_no_utf_8_is_refused():
     expected = r"^--output: found 'run\\udcff', expected text in UTF-8$"
     for words in (["--output", "run\udcff"], ["--output=run\udcff"]):

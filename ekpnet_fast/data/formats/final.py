@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -117,8 +118,10 @@ def read_names(path: Path, count: int) -> tuple[str, ...] | None:
         if not line.strip():
             continue
         key, tab, value = line.partition("\t")
-        if not tab or not key.isdecimal() or len(key) > 10 or int(key) >= count:
+        if not tab or not re.fullmatch("[0-9]{1,10}", key) or int(key) >= count:
             raise DataError.at(path, number, line, f"id from 0 to {count - 1}, tab, name")
+        if names[int(key)] not in ("", value):
+            raise DataError.at(path, number, line, f"one name of {key}, as in an earlier line")
         names[int(key)] = value
     return tuple(names)
 

@@ -9,6 +9,7 @@ item's id is its entity id. ``item_list.txt``, ``entity_list.txt``, ``relation_l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,7 @@ def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             while text := file.read(_CHUNK) + file.readline():
+                text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # of old Macs
                 yield lines, text.removeprefix(b"\xef\xbb\xbf") if not lines else text
                 lines += text.count(b"\n")
     except OSError as error:
@@ -226,7 +228,9 @@ def _read_ids(path: Path) -> dict[int, str]:
         # An original id may hold blanks; it is the first column.
         more = max(len(fields) - width, 0)
         key = fields[place + more] if len(fields) > place else ""
-        if not key.isdecimal() or int(key) >= INT32_MAX:
+        if not re.fullmatch("[0-9]{1,10}", key) or int(key) >= INT32_MAX:
             raise DataError.at(path, number, line, f"an original id and {ID}")
-        found[int(key)] = " ".join(fields[: 1 + more])
+        original = " ".join(fields[: 1 + more])
+        if found.setdefault(int(key), original) != original:
+            raise DataError.at(path, number, line, f"one original id of {key}")
     return found

@@ -99,6 +99,11 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
             f"users without positives, dropped: {built.dropped_users}",
             f"items without a link: {len(item_ids) - linked}",
             f"items whose entity an earlier item has: {built.links.shared}",
+            *(
+                f"{path.name}, not used: the data are split"
+                for path in _all(folder, ".inter")
+                if path not in inter_files.values()
+            ),
         ),
         split=_split(built.dataset, sheets) if len(sheets) > 1 else None,
         times=pair_times(built.dataset, interactions.frame, "timestamp", threshold),
@@ -168,6 +173,8 @@ def header_names(path: Path, line: str) -> list[str]:
         name, colon, kind = field.partition(":")
         if not colon or kind not in _TYPES:
             raise DataError.at(path, 1, field, f"name:type with a type of {', '.join(_TYPES)}")
+        if name in names:
+            raise DataError.about(path, 1, f"column {name!r} twice", "distinct column names")
         names.append(name)
     return names
 

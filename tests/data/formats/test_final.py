@@ -146,6 +146,8 @@ def test_bad_graph(content, line, found, expected, write):
     [
         ("item_names.txt", "0\tone\nx\ttwo\n", 2, "'x\\ttwo'"),
         ("item_names.txt", "0\tone\n7\ttwo\n", 2, "'7\\ttwo'"),
+        ("item_names.txt", "\u0660\tone\n", 1, "one"),
+        ("item_names.txt", "0\tone\n0\tone\n0\ttwo\n", 3, "'0\\ttwo'"),
         ("item_names.txt", b"0\tAm\xe9lie\n", 1, "\\xe9"),
         ("relations.txt", "one\n", None, "1 names"),
     ],

@@ -33,8 +33,9 @@ def parts(data):
         {**FILES, "train.txt": TRAIN.replace(" ", "\t"), "kg_final.txt": KG.replace(" ", "\t")},
         {**FILES, "train.txt": "\ufeff" + TRAIN, "test.txt": TEST.replace(" ", "  ")},
         {**FILES, "train.txt": "1 1\n0 3 2\n3\n0 0\n1 1\n"},
+        {**FILES, "train.txt": TRAIN.replace("\n", "\r"), "test.txt": TEST.replace("\n", "\r")},
     ],
-    ids=["plain", "crlf", "blanks", "tabs", "byte order mark", "users on several lines"],
+    ids=["plain", "crlf", "blanks", "tabs", "byte order mark", "users on several lines", "cr"],
 )
 def test_loads_every_spelling_of_the_same_data(files, write):
     data = load_dataset(str(write(files)))
@@ -108,6 +109,14 @@ BAD = {
     "triples": ("kg_final.txt", "0 0\n", 1, "2 columns", "3 (head, relation, tail)"),
     "header": ("item_list.txt", "id,name\n", 1, "'id,name'", "a header of org_id, remap_id"),
     "list": ("item_list.txt", "org_id remap_id\na b\n", 2, "'a b'", "an original id and"),
+    "digits": (
+        "item_list.txt",
+        f"org_id remap_id\na {'9' * 5000}\n",
+        2,
+        "'a 999",
+        "an original id",
+    ),
+    "twice": ("item_list.txt", "org_id remap_id\na 1\nb 1\n", 3, "'b 1'", "one original id of 1"),
 }
 
 

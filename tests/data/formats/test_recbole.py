@@ -55,6 +55,8 @@ def test_titles(write):
 
 BAD = {
     "no types": ("ml-t.inter", INTER.replace(":token", ""), 1, "'user_id'", "name:type"),
+    "twice": ("ml-t.inter", INTER.replace("timestamp", "rating"), 1, "column 'rating' twice", ""),
+    "header again": ("ml-t.kg", KG + KG, 4, "the header once more", "each file by itself"),
     "no item": ("ml-t.inter", INTER.replace("item_id", "thing"), 1, "no column item_id", "user_id"),
     "short": ("ml-t.inter", INTER + "u1\ti5\n", 6, "2 columns", "4 (user_id"),
     "rating": ("ml-t.inter", INTER + "u1\ti5\tx\t1\n", 6, "rating 'x'", "number"),
@@ -129,6 +131,12 @@ def test_labels_of_files_already_split(write):
         DataError, match=r"t\.test\.inter, line 3: found label 0 for user b, item 2"
     ):
         load_dataset(str(folder))
+
+
+def test_whole_file_beside_the_parts_is_not_used(write):
+    data = load_dataset(str(write({**SPLIT, "ml-t.inter": INTER})))
+    assert len(data.interactions) == 5
+    assert data.notes[-1] == "ml-t.inter, not used: the data are split"
 
 
 def test_split_files_need_a_test_part(write):
