@@ -55,6 +55,7 @@ class EKPNetPlus(EKPNet):
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.linear = LinearPart(self.options, source)
+        self._trained = any(getattr(config, stage).epochs > 0 for stage in self.stages)
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
@@ -63,7 +64,7 @@ class EKPNetPlus(EKPNet):
 
     def fit_features(self, training: TrainingExamples) -> None:
         """Fit the linear part."""
-        self.linear.fit(training)
+        self.linear.fit(training, trained=self._trained)
 
     def inputs(self, request: PairRequest) -> Inputs:
         """Compute linear [B], the linear part's logits."""

@@ -118,10 +118,10 @@ def _untrained(data: TrainingData, device: torch.device, *, first: bool) -> Outc
     started = time.perf_counter()
     if first:
         _ = data.ripple  # drawn here, so that its time counts as sampling
+    sampled = time.perf_counter()
     model = build_model(data.config, data.prepared, data.graph).to(device)
     outcome = Outcome(model, stage="")
-    outcome.seconds["sampling"] = time.perf_counter() - started
-    started = time.perf_counter()
     model.fit_features(data.training_examples)
-    outcome.seconds["fit_features"] = time.perf_counter() - started
+    outcome.seconds["sampling"] = sampled - started
+    outcome.seconds["fit_features"] = time.perf_counter() - sampled
     return outcome
