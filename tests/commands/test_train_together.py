@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from ekpnet_fast.runs import runner
+from ekpnet_fast.runs.options import parse_command
 from support.places import ROOT, SUPPORT
 from support.small_run import SMALL
 
@@ -68,22 +75,36 @@ def test_a_process_that_hangs_ends_the_others(runs):
 
 
 @pytest.mark.slow
-def test_torchrun(tmp_path):
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += ["-m", "ekpnet_fast.train", *OPTIONS, "--epochs", "1", "--output", str(tmp_path / "a")]
+def test_torchrun_starts_anew_what_was_killed(tmp_path):
+    words = [*OPTIONS, "--epochs", "20", "--train.patience", "20", "--pretrain.patience", "20"]
+    config = parse_command([*words, "--output", str(tmp_path / "undisturbed")]).config
+    runner.run(config)
+    disturbed = tmp_path / "disturbed"
+
+    def stop(progress):
+        if progress.record is not None and progress.record.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(replace(config, output=disturbed), stop)
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    program += ["--nproc-per-node", "2", "-m", "ekpnet_fast.train", "--resume", str(disturbed)]
     # Its processes are in sessions of their own: it ends them when it is told to end.
     with subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as torchrun:
         try:
-            said, errors = program.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            program.terminate()
+            deadline = time.monotonic() + 120
+            while not (disturbed / "checkpoint-4.json").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text()
+            os.kill(int(children.split()[-1]), signal.SIGKILL)
+            said, errors = torchrun.communicate(timeout=120)
+        except BaseException:
+            torchrun.terminate()
             raise
-    assert program.returncode == 0, errors
+    assert torchrun.returncode == 0, errors
     assert said.count("Written to") == 1
-    assert (tmp_path / "a" / "metrics.json").is_file()
+    assert errors.count("another process has ended") == 1
+    assert result(disturbed) == result(tmp_path / "undisturbed")

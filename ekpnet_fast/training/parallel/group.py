@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -34,8 +35,15 @@ class Group(World):
     def __init__(self, rank: int, size: int, seconds: float) -> None:
         super().__init__()
         self.rank, self.size, self._seconds = rank, size, seconds
+        timeout = timedelta(seconds=seconds)
+        # Processes that torchrun starts anew may find what those before them left in its store.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         with self._answered():
-            dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+            store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))  # type: ignore[attr-defined]
+            self._store = dist.PrefixStore(f"ekpnet/{attempt}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(
+                "gloo", store=self._store, rank=rank, world_size=size, timeout=timeout
+            )
 
     def leave(self) -> None:
         """Leave the group; others that wait for this process end."""
@@ -45,7 +53,7 @@ class Group(World):
     def first_to_tell(self) -> bool:
         """Whether no other process has asked this before, as where all end by one cause."""
         try:
-            told = dist.distributed_c10d._get_default_store().add("told", 1)
+            told = self._store.add("told", 1)
         except RuntimeError:  # the process that had the store is gone
             return True
         return bool(told == 1)
