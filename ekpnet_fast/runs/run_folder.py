@@ -41,7 +41,7 @@ The files, and the fields of `metrics.json`:
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process
       environment           torch, Python, processor, instruction set, threads and why so many,
-                            device
+                            device, and processes where several trained (peak_rss_mb is the first's)
       files                 size and SHA-256 of the other files: reading one checks it
       sha256                of all that is above
 """

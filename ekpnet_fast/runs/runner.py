@@ -220,6 +220,7 @@ def _run(
             "threads": torch.get_num_threads(),
             "threads_reason": choose_threads(config.threads).reason,
             "device": describe_device(resolve_device(config.device)),
+            **({"processes": world.size} if world.size > 1 else {}),
             **({"unused_gpu": unused} if unused and config.device == "auto" else {}),
         },
     }

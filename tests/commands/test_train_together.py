@@ -30,6 +30,7 @@ def result(folder):
     """The weights, and the metrics but for times."""
     metrics = json.loads((folder / "metrics.json").read_text())
     kept = {name: value for name, value in metrics.items() if name not in TIMES}
+    kept["environment"].pop("processes", None)
     for record in kept["epochs"]:
         record["seconds"] = record["samples_per_second"] = 0
     return (folder / "model.safetensors").read_bytes(), kept

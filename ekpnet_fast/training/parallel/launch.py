@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.native.processes import rank_and_size
+from ekpnet_fast.terminal import TRACEBACK_VARIABLE
 from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class Launch:
         trace: TracebackType | None,
     ) -> None:
         """Leave the group; end the process without a word where another one tells."""
-        quiet = error is not None and not isinstance(error, SystemExit) and not self.tells()
+        told = error is None or isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE)
+        quiet = not told and not self.tells()
         if self._group is not None:
             self._group.leave()
         if quiet:
