@@ -19,6 +19,7 @@ _NAMES = {
     "int": "a whole number",
     "NoneType": "null",
     "str": "text",
+    "tuple": "a list such as [10, 20]",
 }
 
 

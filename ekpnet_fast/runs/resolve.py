@@ -6,6 +6,7 @@ open, in `RunConfig.auto`; `settle` fills them in when the data are there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -284,6 +285,8 @@ def _check(config: RunConfig) -> None:
             )
     if config.report and config.output is None:
         raise ConfigError("--report is true but there is no --output, the folder it is written to")
+    if config.threshold is not None and not math.isfinite(config.threshold):
+        raise ConfigError(f"--threshold is {config.threshold}, expected a finite number")
     if config.threads is not None:
         limits.append(("threads", config.threads, 1, MOST_THREADS))
     for name in _STAGES:

@@ -149,6 +149,11 @@ def test_an_empty_name_is_no_folder(option):
             parse_command(words)
 
 
+def test_a_threshold_is_a_number():
+    with pytest.raises(ConfigError, match="--threshold is nan, expected a finite number"):
+        resolve({"threshold": float("nan")})
+
+
 def test_a_name_that_is_no_utf_8_is_refused():
     expected = r"^--output: found 'run\\udcff', expected text in UTF-8$"
     for words in (["--output", "run\udcff"], ["--output=run\udcff"]):

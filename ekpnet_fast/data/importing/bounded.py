@@ -95,7 +95,7 @@ def bytes_of(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]I?)?B?\s*", str(text).upper())
     found = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if found < LEAST_MEMORY:
+    if not LEAST_MEMORY <= found < 1 << 60:
         raise ConfigError(f"--memory: found {text!r}, expected such as 4GB, at least 256MiB")
     return found
 

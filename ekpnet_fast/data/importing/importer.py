@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,6 +303,8 @@ def _several(table: str, files: Files) -> Sequence[str | Path]:
 
 
 def _expect_one_of(threshold: float | None, told: Mapping[str, Mapping[str, str]]) -> None:
+    if threshold is not None and not math.isfinite(threshold):
+        raise ConfigError(f"--threshold: found {threshold}, expected a finite number")
     if threshold is not None and "label" in told["interactions"]:
         raise ConfigError("--threshold: found it with --label, expected one of the two")
 

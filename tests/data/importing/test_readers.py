@@ -414,6 +414,7 @@ def test_a_name_that_is_too_long(take, tmp_path):
     [
         *({"encoding": name} for name in ("utf8mb4", "hex", "rot13", "undefined", "", "a\0b")),
         *({"separator": mark} for mark in ("", '"', "\n", "12345", "\0")),
+        *({"threshold": value} for value in (float("nan"), float("inf"))),
     ],
     ids=repr,
 )
