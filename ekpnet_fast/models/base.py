@@ -83,8 +83,8 @@ class Model(nn.Module):
         pair_inputs: which of `inputs` have an entry per pair, [B], and cost less for many pairs
             at a time; of a model that has others too, none.
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
-            space "entity", no `inputs`, and steps that neither wait for the device nor depend on
-            a value.
+            space "entity", no `inputs` but `pair_inputs`, and steps that neither wait for the
+            device nor depend on a value.
         shared_sets: whether `gradients` takes groups of a user's pairs of several folds, which
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
         draws: of negatives, where they are drawn, that epochs take in turn, so that `fit_features`

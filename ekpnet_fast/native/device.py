@@ -31,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda":
         raise ConfigError(f"--device cuda: {reason}, or use --device cpu")
     if torch.cuda.is_available():
-        _say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
+        say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
     return torch.device("cpu")
 
 
@@ -41,7 +41,8 @@ def unused_gpu() -> str | None:
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Say something on stderr, the first time."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 

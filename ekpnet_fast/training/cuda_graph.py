@@ -1,9 +1,10 @@
 """CUDA-graph training: the epoch resides on the GPU, one captured step is replayed.
 
-Ripple sets, labelled pairs and triples of an epoch are copied to the device and put in terms of
-the rows that each batch touches, for many batches at once; a batch is the index that a counter on
-the device holds. All shapes are fixed (see `fixed_shapes`), so that one step, captured as a CUDA
-graph, is replayed for every batch, and the host does not wait for the device inside an epoch.
+Ripple sets, labelled pairs, the model's inputs and triples of an epoch are copied to the device
+and put in terms of the rows that each batch touches, for many batches at once; a batch is the index
+that a counter on the device holds. All shapes are fixed (see `fixed_shapes`), so that one step,
+captured as a CUDA graph, is replayed for every batch, and the host does not wait for the device
+inside an epoch.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Batch
-from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.training.fixed_shapes import BatchBuffer, HostEpoch, localize_batches
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
+from ekpnet_fast.training.fixed_shapes import INPUT, BatchBuffer, HostEpoch, localize_batches
 from ekpnet_fast.training.losses import TERMS, loss_terms
 from ekpnet_fast.training.state import StepState
 
@@ -77,11 +78,9 @@ class ResidentTrainer:
         """
         self.groups = host.group_users.shape[1]
         self._step_number.fill_(self.state.steps)
-        sets = RippleSets(
-            **{name: x.to(self.device, non_blocking=True) for name, x in vars(host.ripple).items()}
-        )
+        sets = host.ripple.each(lambda x: x.to(self.device, non_blocking=True))
         references = host.items.shape[1] + 2 * host.triple_heads.shape[1]
-        references += 2 * self.groups * sets.heads[0].numel()
+        references += 2 * self.groups * sets.slots
         at_once = max(1, REFERENCES_AT_ONCE // references)
         terms = [self._terms[:0]]
         for begin in range(skip, host.steps, at_once):
@@ -98,7 +97,14 @@ class ResidentTrainer:
         sums = (table.double() * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
 
-    def _load(self, host: HostEpoch, begin: int, end: int, sets: RippleSets, room: int = 0) -> None:
+    def _load(
+        self,
+        host: HostEpoch,
+        begin: int,
+        end: int,
+        sets: RippleSets | FoldRippleSets,
+        room: int = 0,
+    ) -> None:
         """Put batches of an epoch into the buffer that a captured step reads.
 
         A new buffer has room for more: epochs differ by some batches, and one that did not fit
@@ -107,6 +113,7 @@ class ResidentTrainer:
         fields = localize_batches(
             host.batches(begin, end, self.device),
             sets,
+            host.folds,
             self._rows.shape[0],
             self.stream.graph.num_relations,
         )
@@ -164,7 +171,9 @@ class ResidentTrainer:
         assert self._buffer is not None
         at: dict[str, Any] = {**self._buffer.at(self._cursor)}
         l2: Tensor = at.pop("l2")
-        return Batch(triple_labels=self._triple_labels, **at), l2
+        names = [name for name in at if name.startswith(INPUT)]
+        inputs = {name.removeprefix(INPUT): at.pop(name) for name in names}
+        return Batch(triple_labels=self._triple_labels, inputs=inputs, **at), l2
 
     def _step(self) -> None:
         """Run the step at the cursor; nothing in it waits for the device or depends on a value."""

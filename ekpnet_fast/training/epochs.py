@@ -14,6 +14,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
@@ -43,10 +44,11 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch does not know which slots a fold sees, and has no lists.
+    A replayed epoch has no lists. Where the folds of a user do not share a ripple set (repetition),
+    there may be too many sets to have all of them at once.
     """
     on_device = device.type == "cuda" and model.resident
-    return on_device and data.folds is None and loss == "bce"
+    return on_device and (data.folds is None or data.shared) and loss == "bce"
 
 
 @contextmanager
@@ -177,7 +179,8 @@ class ResidentEpochs:
         trainer, pin = self._trainer, self._trainer.device.type == "cuda"
 
         def prepare() -> HostEpoch:
-            ripple = self._data.user_ripple_sets(number)
+            ripple = self._data.ripple_sets(number)
+            assert not isinstance(ripple, LazyRippleSets)  # `is_resident`
             return HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number, groups, pin=pin)
 
         return self._pool.submit(prepare)

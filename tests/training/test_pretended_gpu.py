@@ -14,11 +14,12 @@ from benchmarks.gpu import __main__ as gpu_benchmark
 from ekpnet_fast import Recommender, ops
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.native import device
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop, step
 from support.contracts import assert_same_bits
 from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
-from support.small_training import CONFIG, load, start_resident, train_resident
+from support.small_training import CONFIG, PLUS, load, start_resident, train_resident
 
 # Per model, folds and stage. Of a step that is not captured they include those of its batch.
 COUNTS = Path(__file__).with_name("gpu_counts.json")
@@ -104,8 +105,9 @@ def test_capture_has_no_effect_and_its_replay_has():
 
 
 @pytest.mark.parametrize(("model", "folds"), cases())
-def test_trains_as_on_the_cpu(model, folds):
-    """With lists of all users after it."""
+def test_trains_as_on_the_cpu(model, folds, capfd):
+    """With lists of all users after it, of which is said what the host computes."""
+    device.say_once.cache_clear()
     config = config_of(model, folds=folds)
     data = load(config)
     expected = loop.train(replace(config, device="cpu"), *data)
@@ -118,6 +120,8 @@ def test_trains_as_on_the_cpu(model, folds):
         ranking.evaluate_ranking(score, data[0], (5,))
         state = found.model.state_dict()
         assert all(isinstance(x, GpuTensor) for x in state.values())
+    said = "the wide part's logit of every pair is computed on the CPU (1 threads)"
+    assert (said in capfd.readouterr().err) == MODELS[model].wide
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
@@ -138,12 +142,16 @@ def test_lists_are_learned_as_on_the_cpu(loss, folds):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
-def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(deep):
+@pytest.mark.parametrize(
+    ("config", "deep"),
+    [(CONFIG, False), (CONFIG, True), (PLUS, True)],
+    ids=["pretrain", "train", "plus"],
+)
+def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(config, deep):
     states = []
     for capture in (False, True):
         with pretended_gpu() as gpu:
-            trainer, ripple = start_resident(CONFIG, deep, device="cuda", capture=capture)
+            trainer, ripple = start_resident(config, deep, device="cuda", capture=capture)
             losses = train_resident(trainer, ripple, 2)
             tensors = [*trainer.model.state_dict().values(), *trainer.state.tensors().values()]
             states.append((losses, [x.cpu() for x in tensors]))
