@@ -71,8 +71,17 @@ struct alignas(sizeof(T) * 4 < 16 ? sizeof(T) * 4 : 16) Vec4 {
   T x[4];
 };
 
+// Only the emulated GPU checks; a GPU ends the launch by itself.
+template <class S>
+__device__ void check_vector([[maybe_unused]] const S* at) {
+#if !defined(__CUDACC__)
+  emulation::check_aligned(at, alignof(Vec4<S>));
+#endif
+}
+
 template <class S>
 __device__ Vec4<Compute<S>> load4(const S* from) {
+  check_vector(from);
   const Vec4<S> stored = *reinterpret_cast<const Vec4<S>*>(from);
   Vec4<Compute<S>> value;
 #pragma unroll
@@ -82,6 +91,7 @@ __device__ Vec4<Compute<S>> load4(const S* from) {
 
 template <class S>
 __device__ void store4(S* to, const Vec4<Compute<S>>& value) {
+  check_vector(to);
   Vec4<S> stored;
 #pragma unroll
   for (int j = 0; j < 4; ++j) stored.x[j] = from_compute<S>(value.x[j]);

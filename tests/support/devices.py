@@ -179,13 +179,12 @@ def under_isa(isa, directory, function, argument):
 
 
 def under_other_order(library, directory, function, argument):
-    """Call function(device, argument) in a process whose emulated GPU reverses thread order.
+    """Call function(device, argument) in a process whose emulated GPU draws other orders.
 
-    Between two barriers the order must not matter; where it does, threads race for memory.
+    Of blocks, and of threads between two barriers. They must not matter; where they do, threads
+    race for memory.
     """
-    return _elsewhere(
-        directory, function, argument, str(library), EKPNET_EMULATION_ORDER="backwards"
-    )[1]
+    return _elsewhere(directory, function, argument, str(library), EKPNET_EMULATION_SEED="2")[1]
 
 
 def _elsewhere(directory, function, argument, library, **changes):
