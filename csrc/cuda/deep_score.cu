@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "cuda/deep_score.h"
+#include "cuda/pair_loss.cuh"
 #include "cuda/products.cuh"
 
 namespace ekpnet {
@@ -101,6 +102,20 @@ struct DeepTile {
         });
     __syncthreads();
   }
+
+  // Calls store(i, logit) for every pair, from the activations of the last hidden layer.
+  template <class Store>
+  __device__ void logits(int count, const A* top, Store store) const {
+    constexpr int kLanes = 8;
+    for_rows<kLanes>(team(), plan.pairs, [&](int i, int lane) {
+      A sum = A(0);
+      if (i < count)
+        for (int k = lane; k < args.width; k += kLanes)
+          sum += top[i * plan.stride + k] * to_compute(args.w_out[k]);
+      sum = lane_sum<kLanes>(sum);
+      if (i < count && lane == 0) store(i, sum + to_compute(args.b_out[0]));
+    });
+  }
 };
 
 // Logits through all layers (eq. 17, 18). z [B, K], padded [L - 1, KP, KP], logit [B].
@@ -114,7 +129,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
   using A = Compute<S>;
   A* shared = reinterpret_cast<A*>(shared_memory());
   const DeepTile<S> tile{args, plan, padded, shared};
-  const int P = plan.pairs, K = static_cast<int>(args.width), stride = plan.stride;
+  const int P = plan.pairs, stride = plan.stride;
   A* x = plan.activations_shared ? shared + (plan.weights_shared ? plan.width * stride : 0)
                                  : activations + blockIdx.x * plan.activation_values;
   A* y = x + P * stride;
@@ -129,29 +144,24 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       y = swap;
     }
     __syncthreads();
-    constexpr int kLanes = 8;
-    for_rows<kLanes>(tile.team(), P, [&](int i, int lane) {
-      A sum = A(0);
-      if (i < count)
-        for (int k = lane; k < K; k += kLanes) sum += x[i * stride + k] * to_compute(args.w_out[k]);
-      sum = lane_sum<kLanes>(sum);
-      if (i < count && lane == 0)
-        logit[begin + i] = from_compute<S>(sum + to_compute(args.b_out[0]));
-    });
+    tile.logits(count, x, [&](int i, A sum) { logit[begin + i] = from_compute<S>(sum); });
     __syncthreads();
   }
 }
 
 // Gradient of the prediction layers; activations are recomputed, then the layers undone in reverse.
 // Writes dz [B, K] and per block the sums of DeepScoreGradsCuda; inputs as for the forward pass.
+// kLoss: the gradient of the logits is that of their cross-entropy, whose sum per block is written.
 // A block owns tiles of P pairs and its own sums in device memory, one thread to a place.
 // Accumulates in float (double for double), every sum in one fixed order.
-template <class S>
+template <bool kLoss, class S>
 __global__ void __launch_bounds__(kDeepThreads, 2)
     deep_score_backward_kernel(const DeepScoreArgs<S> args, const DeepScorePlan plan,
                                const Compute<S>* padded, Compute<S>* activations,
-                               const DeepScoreGradsCuda<S> grads) {
+                               const DeepScoreGradsCuda<S> grads, const PairLossArgs<S> loss,
+                               double* bce) {
   using A = Compute<S>;
+  __shared__ A dlogit[kMostDeepPairs], losses[kMostDeepPairs];
   A* shared = reinterpret_cast<A*>(shared_memory());
   const DeepTile<S> tile{args, plan, padded, shared};
   const Team team = tile.team();
@@ -164,6 +174,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
   A* const dweights = grads.dweights + static_cast<int64_t>(blockIdx.x) * hidden * K * K;
   A* const dbiases = grads.dbiases + static_cast<int64_t>(blockIdx.x) * hidden * K;
   A* const dw_out = grads.dw_out + static_cast<int64_t>(blockIdx.x) * K;
+  double total = 0;
   bool first = true;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * P; begin < args.num_pairs;
        begin += static_cast<int64_t>(gridDim.x) * P, first = false) {
@@ -173,18 +184,25 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       tile.hidden_layer(layer, act + layer * P * ds, act + (layer + 1) * P * ds);
     __syncthreads();
     const A* top = act + hidden * P * ds;
+    if constexpr (kLoss)
+      tile.logits(count, top, [&](int i, A x) {
+        losses[i] = pair_loss(loss, begin + i, x);
+        dlogit[i] = x;
+      });
+    else
+      for (int i = team.rank; i < count; i += team.size)
+        dlogit[i] = to_compute(grads.dlogit[begin + i]);
+    __syncthreads();
+    if (kLoss && team.rank == 0)
+      for (int i = 0; i < count; ++i) total += losses[i];
     for (int at = team.rank; at < P * KP; at += team.size) {
       const int i = at / KP, k = at % KP;
       const bool real = i < count && k < K;
-      dact[i * ds + k] =
-          real ? to_compute(grads.dlogit[begin + i]) * to_compute(args.w_out[k]) : A(0);
+      dact[i * ds + k] = real ? dlogit[i] * to_compute(args.w_out[k]) : A(0);
     }
     for (int k = team.rank; k <= K; k += team.size) {
       A sum = A(0);
-      for (int i = 0; i < count; ++i) {
-        const A d = to_compute(grads.dlogit[begin + i]);
-        sum += k < K ? d * top[i * ds + k] : d;
-      }
+      for (int i = 0; i < count; ++i) sum += k < K ? dlogit[i] * top[i * ds + k] : dlogit[i];
       A* to = k < K ? dw_out + k : grads.db_out + blockIdx.x;
       *to = first ? sum : *to + sum;
     }
@@ -225,6 +243,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       grads.dz[begin * K + at] = from_compute<S>(dact[at / K * ds + at % K]);
     __syncthreads();
   }
+  if (kLoss && team.rank == 0) bce[blockIdx.x] = total;
 }
 
 }  // namespace
@@ -250,8 +269,17 @@ template <class S>
 void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                 const Compute<S>* padded, Compute<S>* activations,
                                 const DeepScoreGradsCuda<S>& grads, cudaStream_t stream) {
-  launch(deep_score_backward_kernel<S>, plan.blocks, kDeepThreads, plan.shared_bytes, stream, args,
-         plan, padded, activations, grads);
+  launch(deep_score_backward_kernel<false, S>, plan.blocks, kDeepThreads, plan.shared_bytes, stream,
+         args, plan, padded, activations, grads, PairLossArgs<S>{}, static_cast<double*>(nullptr));
+}
+
+template <class S>
+void launch_deep_score_gradients(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
+                                 const Compute<S>* padded, Compute<S>* activations,
+                                 const DeepScoreGradsCuda<S>& grads, const PairLossArgs<S>& loss,
+                                 double* bce, cudaStream_t stream) {
+  launch(deep_score_backward_kernel<true, S>, plan.blocks, kDeepThreads, plan.shared_bytes, stream,
+         args, plan, padded, activations, grads, loss, bce);
 }
 
 #define EKPNET_INSTANTIATE(S)                                                                  \
@@ -264,6 +292,14 @@ void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePla
                                            const DeepScoreGradsCuda<S>&, cudaStream_t);
 EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(Bf16)
+EKPNET_INSTANTIATE(double)
+#undef EKPNET_INSTANTIATE
+
+#define EKPNET_INSTANTIATE(S)                                                              \
+  template void launch_deep_score_gradients(const DeepScoreArgs<S>&, const DeepScorePlan&, \
+                                            const S*, S*, const DeepScoreGradsCuda<S>&,    \
+                                            const PairLossArgs<S>&, double*, cudaStream_t);
+EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(double)
 #undef EKPNET_INSTANTIATE
 

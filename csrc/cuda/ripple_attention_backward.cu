@@ -101,8 +101,9 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         const int i = at / DP, d = at % DP;
         const bool real = i < count && d < D;
         const int64_t b = begin + i;
-        do_next[i * ds + d] = real ? to_compute(grads.dz[(b * (H + 1) + H) * D + d]) : A(0);
-        dxi[i * ds + d] = real ? to_compute(grads.dmatch[b]) * o[i * ds + d] : A(0);
+        do_next[i * ds + d] =
+            real && grads.dz ? to_compute(grads.dz[(b * (H + 1) + H) * D + d]) : A(0);
+        dxi[i * ds + d] = real && grads.dmatch ? to_compute(grads.dmatch[b]) * o[i * ds + d] : A(0);
       }
       team.sync();
       for (int p = H - 1; p >= 0; --p) {
@@ -133,7 +134,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
                                        const S* dz = grads.dz + ((begin + i) * (H + 1) + p) * D + d;
 #pragma unroll
                                        for (int j = 0; j < 4; ++j) {
-                                         if (i < count && d + j < D) sum.x[j] += to_compute(dz[j]);
+                                         if (grads.dz && i < count && d + j < D)
+                                           sum.x[j] += to_compute(dz[j]);
                                          both.x[j] = sum.x[j] + x.x[j];
                                        }
                                        store4(dxi + i * ds + d, sum);
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
       for_rows<F::kLanes>(team, count, [&](int i, int lane) {
         if (i >= count) return;
         F d = F::load(do_next + i * ds, lane, D);
-        d.add(to_compute(grads.dmatch[begin + i]), F::load(xi + i * ds, lane, D));
+        if (grads.dmatch) d.add(to_compute(grads.dmatch[begin + i]), F::load(xi + i * ds, lane, D));
         d.store(grads.ditem + (begin + i) * D, lane, D);
       });
       team.sync();

@@ -223,7 +223,7 @@ class Model(nn.Module):
     def gradients(
         self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
     ) -> Gradients | None:
-        """Loss and gradients by a native op for the CPU; None where there is none.
+        """Loss and gradients by a native op; None where there is none.
 
         Without it they follow from `logits` and `kg_sum`, with which it must agree.
 

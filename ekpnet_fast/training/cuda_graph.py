@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
@@ -65,7 +67,8 @@ class ResidentTrainer:
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
         self._buffer: BatchBuffer | None = None
-        self._terms = torch.zeros(0, len(TERMS), device=device)  # a row per batch in the buffer
+        # A row per batch in the buffer.
+        self._terms = torch.zeros(0, len(TERMS), dtype=torch.float64, device=device)
         self._step_as_graph: torch.cuda.CUDAGraph | None = None
         K = 2 * stream.triples
         self._triple_labels = (torch.arange(K, device=device) < stream.triples).to(torch.int8)
@@ -94,7 +97,7 @@ class ResidentTrainer:
         for row in table.tolist():
             self.state.steps += 1
             self.state.watch.check(dict(zip(TERMS, row, strict=True)), self.state.steps)
-        sums = (table.double() * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
+        sums = (table * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
 
     def _load(
@@ -120,7 +123,7 @@ class ResidentTrainer:
         if self._buffer is None or not self._buffer.fits(fields):
             self._step_as_graph = None  # it reads the old buffer
             self._buffer = BatchBuffer(fields, room)
-            self._terms = torch.zeros(self._buffer.capacity, len(TERMS), device=self.device)
+            self._terms = self._terms.new_zeros(self._buffer.capacity, len(TERMS))
         else:
             self._buffer.load(fields)
         self._cursor.zero_()
@@ -177,27 +180,37 @@ class ResidentTrainer:
 
     def _step(self) -> None:
         """Run the step at the cursor; nothing in it waits for the device or depends on a value."""
-        model, stage, dense = self.model, self.stage, self.state.dense
         batch, l2 = self._batch()
         self._step_number.add_(1)
-        rows = self._rows.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
-        terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=self.name)
-        loss = torch.stack(list(terms.values())).sum()
-        drows, *gradients = torch.autograd.grad(loss, [rows, *dense])
-        for parameter, gradient in zip(dense, gradients, strict=True):
+        found = self._gradients(batch, l2)
+        for parameter, gradient in zip(self.state.dense, found.dense, strict=True):
             parameter.grad = gradient
         with torch.no_grad():
-            self._record(terms, rows, batch, l2)
-            touched, grads = {self._table: batch.rows}, {self._table: drows}
-            self.state.apply(self.backend, touched, grads, step=self._step_number, l2=l2)
+            self._terms.index_copy_(0, self._cursor, found.terms.unsqueeze(0))
+            touched = {self._table: batch.rows}
+            self.state.apply(self.backend, touched, found.rows, step=self._step_number, l2=l2)
         self._cursor.add_(1)
 
-    def _record(self, terms: dict[str, Tensor], rows: Tensor, batch: Batch, l2: Tensor) -> None:
-        """Write the terms of the loss into the row of the batch."""
+    def _gradients(self, batch: Batch, l2: Tensor) -> Gradients:
+        """Terms of the loss and gradients, by a native op where there is one."""
+        model, stage, name = self.model, self.stage, self.name
+        if self.backend is ops:
+            found = model.gradients({self._table: self._rows}, batch, stage, stage=name)
+            if found is not None:
+                return found
+        rows = self._rows.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
+        terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=name)
+        loss = torch.stack(list(terms.values())).sum()
+        drows, *dense = torch.autograd.grad(loss, [rows, *self.state.dense])
+        with torch.no_grad():
+            return Gradients(self._values(terms, rows, batch, l2), {self._table: drows}, dense)
+
+    def _values(self, terms: dict[str, Tensor], rows: Tensor, batch: Batch, l2: Tensor) -> Tensor:
+        """Terms [4] float64 of the loss, with the decay of the rows."""
         values = {name: term.detach() for name, term in terms.items()}
+        zero = torch.zeros((), device=self.device)
         if self.stage.lambda3 > 0:
             norms = rows.square().sum((1, 2)).masked_fill(batch.rows < 0, 0.0)
-            values["l2_rows"] = values["l2_rows"] + norms.sum() * (l2 / 2).float()
-        zero = torch.zeros((), device=self.device)
-        record = torch.stack([values.get(name, zero) for name in TERMS])
-        self._terms.index_copy_(0, self._cursor, record.unsqueeze(0))
+            decay = norms.sum() * (l2 / 2).float()
+            values["l2_rows"] = values.get("l2_rows", zero) + decay
+        return torch.stack([values.get(name, zero) for name in TERMS]).double()

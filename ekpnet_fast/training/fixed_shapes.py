@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -116,7 +117,16 @@ class HostEpoch:
         return {name: x[begin:end].to(device, non_blocking=True) for name, x in fields.items()}
 
 
-def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
+class Localized(NamedTuple):
+    """Ids of S batches in terms of the rows that they name, and their order."""
+
+    rows: Tensor  # [S, N] int32, the distinct ids of each batch, rising, then -1
+    local: Tensor  # [S, N] int32, position of each id in the batch's rows, any for no entity
+    keys: Tensor  # [S, N] int32, these positions, rising; N for no entity
+    references: Tensor  # [S, N] int32, place of each key in the batch
+
+
+def localize_padded(ids: Tensor, num_entities: int) -> Localized:
     """Rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
 
     `ops.localize` does this for one batch on a CPU, in a shape that its ids decide.
@@ -124,23 +134,33 @@ def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
     Args:
         ids: [S, N] int32 entity ids of S batches; `num_entities` is no entity.
         num_entities: E.
-
-    Returns:
-        rows [S, N] int32: the distinct ids of each batch, rising, then -1; and [S, N] int32,
-        positions in the batch's rows, any position for no entity.
     """
-    S, N = ids.shape
-    batch = torch.arange(S, device=ids.device).unsqueeze(1)
-    # One sort for all batches: a batch's ids stay together.
-    keys, order = torch.sort((ids + batch * (num_entities + 1)).flatten())
-    values = (keys.view(S, N) - batch * (num_entities + 1)).int()
+    N = ids.shape[1]
+    values, references = sorted_by_batch(ids, num_entities)
     starts = torch.ones_like(values, dtype=torch.bool)
     torch.ne(values[:, 1:], values[:, :-1], out=starts[:, 1:])
     position = starts.cumsum(1) - 1
     # Every position of a run writes the same value.
     rows = torch.full_like(values, num_entities).scatter_(1, position, values)
-    local = torch.empty_like(position).scatter_(1, order.view(S, N) - batch * N, position)
-    return rows.masked_fill(rows == num_entities, -1), local.int()
+    local = torch.empty_like(position).scatter_(1, references, position)
+    return Localized(
+        rows.masked_fill(rows == num_entities, -1),
+        local.int(),
+        position.masked_fill(values == num_entities, N).int(),
+        references.int(),
+    )
+
+
+def sorted_by_batch(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Ids [S, N] int32 of S batches, stably sorted in each, and the place [S, N] int64 of each.
+
+    Ids are at most `limit`. One sort for all batches: a batch's ids stay together.
+    """
+    S, N = ids.shape
+    batch = torch.arange(S, device=ids.device).unsqueeze(1)
+    keys, order = torch.sort((ids + batch * (limit + 1)).flatten(), stable=True)
+    values = (keys.view(S, N) - batch * (limit + 1)).int()
+    return values, order.view(S, N) - batch * N
 
 
 def localize_batches(
@@ -176,11 +196,12 @@ def localize_batches(
         "triple_tails": at["triple_tails"],
     }
     ids = [x.flatten(1) for x in parts.values()]
-    rows, local = localize_padded(torch.cat(ids, 1), num_entities)
-    local_parts = torch.split(local, [x.shape[1] for x in ids], 1)
+    localized = localize_padded(torch.cat(ids, 1), num_entities)
+    local_parts = torch.split(localized.local, [x.shape[1] for x in ids], 1)
     named = [relations.masked_fill(masked, num_relations).flatten(1), at["triple_relations"]]
-    touched = torch.zeros(S, num_relations + 1, device=rows.device)
-    touched.scatter_(1, torch.cat(named, 1).long(), 1.0)
+    relation_keys, relation_references = sorted_by_batch(torch.cat(named, 1), num_relations)
+    touched = torch.zeros(S, num_relations + 1, device=masked.device)
+    touched.scatter_(1, relation_keys.long(), 1.0)
     found = {
         name: x.reshape(part.shape)
         for (name, part), x in zip(parts.items(), local_parts, strict=True)
@@ -189,7 +210,11 @@ def localize_batches(
     found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
     return {
         **found,
-        "rows": rows,
+        "rows": localized.rows,
+        "entity_keys": localized.keys,
+        "entity_references": localized.references,
+        "relation_keys": relation_keys,
+        "relation_references": relation_references.int(),
         "relations": relations.masked_fill(masked, 0),
         "counts": counts,
         "triple_relations": at["triple_relations"],

@@ -46,6 +46,7 @@ std::vector<unsigned char> shared;
 unsigned char* shared_begin;
 const std::function<void()>* body;
 int current, num_threads;
+int64_t launches;
 jmp_buf scheduler;
 
 uint64_t seed() {
@@ -205,6 +206,7 @@ void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<v
   const std::lock_guard<std::mutex> lock(one_launch);
   if (threads % 32 != 0 || threads > 1024) fail("blocks are whole warps of at most 1024 threads");
   if (shared_bytes > 163 * 1024) fail("more shared memory than an A100 gives a block");
+  ++launches;
   num_threads = threads;
   fibers.resize(threads);
   for (Fiber& fiber : fibers)
@@ -227,6 +229,9 @@ void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<v
 }  // namespace emulation
 
 using namespace emulation;
+
+// Launches so far, for tests that count them.
+extern "C" __attribute__((visibility("default"))) int64_t emulated_launches() { return launches; }
 
 void __syncthreads() {
   fibers[current].state = State::kAtBlockBarrier;
