@@ -43,7 +43,7 @@ __device__ void softmax_rows_backward(const Team& team, int P, int count, const 
       Vec4<A> d = load4(row + m);
 #pragma unroll
       for (int j = 0; j < 4; ++j) d.x[j] = a.x[j] * (d.x[j] - mean);
-      store4(row + m, d);
+      store4_shared(row + m, d);
     }
   });
 }
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         product_rows_rows<kRows, kD>(team, P, DP, DP, do_next, ds, tiles.W_e, ds, Zero<A>(),
                                      [&](int i, int d, const Vec4<A>& x) {
                                        const bool passes = !args.replace || slots == 0;
-                                       store4(do_prev + i * ds + d, passes ? x : Vec4<A>{});
+                                       store4_shared(do_prev + i * ds + d, passes ? x : Vec4<A>{});
                                        Vec4<A> sum = load4(dxi + i * ds + d), both;
                                        const S* dz = grads.dz + ((begin + i) * (H + 1) + p) * D + d;
 #pragma unroll
@@ -138,15 +138,15 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
                                            sum.x[j] += to_compute(dz[j]);
                                          both.x[j] = sum.x[j] + x.x[j];
                                        }
-                                       store4(dxi + i * ds + d, sum);
-                                       store4(drho + i * ds + d, both);
+                                       store4_shared(dxi + i * ds + d, sum);
+                                       store4_shared(drho + i * ds + d, both);
                                      });
         team.sync();
         if (slots > 0) {
           // eq. 6, 11: rho = alpha value
           product_rows_rows<kD>(
               team, P, MP, DP, drho, ds, tiles.value, ds, Zero<A>(),
-              [&](int i, int m, const Vec4<A>& x) { store4(dalpha + i * ms + m, x); });
+              [&](int i, int m, const Vec4<A>& x) { store4_shared(dalpha + i * ms + m, x); });
           product_cols_cols(team, MP, DP, P, alpha_p, ms, drho, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
           product_rows_cols<kRows, 0>(
               team, P, DP, MP, dalpha, ms, tiles.key, ds,
               [&](int i, int d) { return load4(do_prev + i * ds + d); },
-              [&](int i, int d, const Vec4<A>& x) { store4(do_prev + i * ds + d, x); });
+              [&](int i, int d, const Vec4<A>& x) { store4_shared(do_prev + i * ds + d, x); });
           product_cols_cols(team, MP, DP, P, dalpha, ms, o_p, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
