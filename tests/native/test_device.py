@@ -28,6 +28,8 @@ BUILT = ["sm_80", "sm_90", "compute_90"]
         (["sm_90a"], (9, 0), True),
         (["sm_90a"], (9, 1), False),
         (["sm_120"], (12, 0), True),
+        (["sm_100f", "compute_100f"], (10, 3), True),
+        (["sm_100f", "compute_100f"], (12, 0), False),
         ([], (9, 0), False),
     ],
 )
