@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu_benchmark
+from benchmarks.gpu import timing
 from ekpnet_fast import Recommender, ops
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import MODELS, build
@@ -228,8 +229,9 @@ def test_counts_of_a_step_are_those_of_the_table(model, folds, monkeypatch):
     assert found == table[f"{model}, {folds} folds"]
 
 
-def test_measurements(tmp_path):
+def test_measurements(tmp_path, monkeypatch):
     """All that `benchmarks/gpu.sh` measures runs; ops of the CPU do not take bfloat16."""
+    monkeypatch.setattr(timing, "CALLS", 2)
     output = tmp_path / "gpu.json"
     with pretended_gpu():
         gpu_benchmark.main(["--quick", "--output", str(output)])
