@@ -285,7 +285,11 @@ class CatalogueScorer:
 
     @cached_property
     def _items(self) -> Tensor:
-        return torch.arange(self.num_items, dtype=torch.int32, device=self.scorer.device)
+        return self._items_of_inputs.to(self.scorer.device)
+
+    @cached_property
+    def _items_of_inputs(self) -> Tensor:
+        return torch.arange(self.num_items, dtype=torch.int32)  # on the CPU
 
     def _parts(self, users: Int32) -> Iterator[tuple[slice, Inputs]]:
         """Users whose inputs are computed at a time, and these."""
@@ -301,7 +305,7 @@ class CatalogueScorer:
                 given = self.scorer.inputs(
                     UserGroups.of(self.ripple, users[part]),
                     torch.arange(count + 1) * num_items,
-                    self._items.repeat(count),
+                    self._items_of_inputs.repeat(count),
                 )
             yield part, given
 

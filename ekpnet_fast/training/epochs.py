@@ -89,8 +89,14 @@ def epochs_of(
     # The plain-torch specification waits for the device here and there.
     capture = device.type == "cuda" and backend is ops
     resident = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=_enter, initargs=(device,)) as pool:
         yield ResidentEpochs(resident, data, numbers, pool)
+
+
+def _enter(device: torch.device) -> None:
+    """Make the GPU the thread's, which else pins memory in the context of the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 class SteppedEpochs:
