@@ -125,6 +125,9 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   // layers' parameters the prediction is that of eq. 15. The terms are pairs, kg, weights, rows;
   // the gradient of the touched rows lacks their decay, which row_adam_ adds. loss 0 cross-entropy of
   // each pair; 1 BPR, 2 sampled softmax of a user's positives against the negatives of their list.
+  // A negative row is none. Pairs count by `real`, the divisor is `real_pairs`. Sorted references to
+  // rows, for a GPU, are [heads | tails | items | triple_heads | triple_tails] and [relations |
+  // triple_relations]; the key of a masked slot is n or R.
   m.def(
       "ekpnet_gradients("
       "Tensor table, Tensor relation, Tensor W_e, Tensor b_e, "
@@ -134,6 +137,9 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor group_indptr, Tensor items, Tensor labels, Tensor? offset, "
       "Tensor triple_heads, Tensor triple_relations, Tensor triple_tails, Tensor triple_labels, "
       "Tensor? slot_folds, Tensor? pair_folds, "
+      "Tensor? real, Tensor? real_pairs, "
+      "Tensor? entity_keys, Tensor? entity_references, "
+      "Tensor? relation_keys, Tensor? relation_references, "
       "int activation, int loss, float lambda1, float lambda2, float lambda3"
       ") -> ("
       "Tensor terms, "

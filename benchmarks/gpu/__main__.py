@@ -57,9 +57,12 @@ def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: b
         end_to_end = partial(training.end_to_end, w)
         parts.run(f"run, {w.name}", end_to_end, found["end_to_end"].append)
     for w in works:
-        parts.run(f"step, {w.name}", partial(training.step, w, 3), found["steps"].extend)
+        parts.run(
+            f"step, {w.name}", partial(training.step, w, 1 if quick else 3), found["steps"].extend
+        )
     for n in sizes:
-        work = partial(training.scale, device, n, 8 if quick else 64, power_law_graph)
+        width, users = (8, 300) if quick else (64, 6000)
+        work = partial(training.scale, device, n, width, power_law_graph, users)
         parts.run(f"step, {n} entities", work, found["scale"].append)
     for w in works:
         parts.run(f"ranking, {w.name}", partial(training.rank, w), found["ranking"].append)

@@ -239,10 +239,14 @@ def rank(work: Workload, k: int = 100) -> dict[str, Any]:
 
 
 def scale(
-    device: torch.device, num_entities: int, width: int, make_graph: Callable[..., Graph]
+    device: torch.device,
+    num_entities: int,
+    width: int,
+    make_graph: Callable[..., Graph],
+    users: int,
 ) -> dict[str, Any]:
     """Time a step over a table of so many entities; users click items spread evenly over it."""
-    users, items, clicks = 6000, 2500, 60
+    items, clicks = min(2500, num_entities), 60
     graph = make_graph(num_entities, 5 * num_entities, 12)
     draw = np.random.default_rng(0)
     owners = np.repeat(np.arange(users, dtype=np.int32), clicks)

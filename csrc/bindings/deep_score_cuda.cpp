@@ -1,9 +1,8 @@
 // CUDA binding of deep_score and its gradient.
+#include "bindings/deep_score_cuda.h"
+
 #include <tuple>
 
-#include "bindings/cuda_launch.h"
-#include "bindings/deep_score.h"
-#include "cuda/deep_score.h"
 #include "cuda/sum_parts.h"
 
 namespace ekpnet {
@@ -17,16 +16,6 @@ DeepScoreArgs<S> device_args(const Tensor& z, const Tensor& weights, const Tenso
   return deep_score_args<S>(z, weights, biases, w_out, b_out, activation);
 }
 
-// Padded weights, and activations where shared memory does not hold them.
-template <class S>
-struct DeepWorkspace {
-  Tensor padded, activations;
-
-  DeepWorkspace(const Tensor& z, const DeepScoreArgs<S>& args, const DeepScorePlan& plan)
-      : padded(empty_beside(z, {args.hidden, plan.width, plan.width}, kComputeDtype<S>)),
-        activations(empty_beside(z, {plan.blocks, plan.activation_values}, kComputeDtype<S>)) {}
-};
-
 // Keeps nothing: the activations of a block never leave the chip.
 std::tuple<Tensor, Tensor> deep_score_cuda(const Tensor& z, const Tensor& weights,
                                            const Tensor& biases, const Tensor& w_out,
@@ -39,12 +28,10 @@ std::tuple<Tensor, Tensor> deep_score_cuda(const Tensor& z, const Tensor& weight
     Tensor hidden = empty_beside(z, {0, args.hidden, args.width}, z.scalar_type());
     if (args.num_pairs == 0) return std::tuple(logit, hidden);
     const auto plan = plan_deep_score(args.num_pairs, args.width, args.hidden, sizeof(A), false);
-    const DeepWorkspace<S> workspace(z, args, plan);
     const OnDevice device(z);
-    launch_pad_weights(args, plan, mutable_data<A>(workspace.padded), device.stream);
-    launch_deep_score_forward(args, plan, data<A>(workspace.padded),
-                              mutable_data<A>(workspace.activations), mutable_data<S>(logit),
-                              device.stream);
+    const DeepWorkspace<S> workspace(z, args, plan, device.stream);
+    launch_deep_score_forward(args, plan, workspace.weights, mutable_data<A>(workspace.activations),
+                              mutable_data<S>(logit), device.stream);
     check_launch();
     return std::tuple(logit, hidden);
   });
@@ -67,7 +54,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deep_score_backward_cuda(
     Tensor dw_out = zeros_beside(z, {K}, dtype), db_out = zeros_beside(z, {1}, dtype);
     if (B == 0) return std::tuple(dz, dweights, dbiases, dw_out, db_out);
     const auto plan = plan_deep_score(B, K, args.hidden, sizeof(A), true);
-    const DeepWorkspace<S> workspace(z, args, plan);
     constexpr ScalarType kCompute = kComputeDtype<S>;
     Tensor dweights_blocks = empty_beside(z, {plan.blocks, hidden, K, K}, kCompute);
     Tensor dbiases_blocks = empty_beside(z, {plan.blocks, hidden, K}, kCompute);
@@ -80,8 +66,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deep_score_backward_cuda(
                                          mutable_data<A>(dw_out_blocks),
                                          mutable_data<A>(db_out_blocks)};
     const OnDevice device(z);
-    launch_pad_weights(args, plan, mutable_data<A>(workspace.padded), device.stream);
-    launch_deep_score_backward(args, plan, data<A>(workspace.padded),
+    const DeepWorkspace<S> workspace(z, args, plan, device.stream);
+    launch_deep_score_backward(args, plan, workspace.weights,
                                mutable_data<A>(workspace.activations), grads, device.stream);
     check_launch();
     const auto sum = [&](const A* blocks, int64_t n, const Tensor& out) {

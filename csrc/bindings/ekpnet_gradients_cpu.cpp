@@ -40,7 +40,10 @@ Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
   check_tensor(table, "table", table.scalar_type(), {-1, -1, -1});
   check_tensor(rows, "rows", ScalarType::Int, {-1});
   const int64_t n = rows.size(0), size = table.size(1) * table.size(2);
-  check_ids(data<int32_t>(rows), n, table.size(0), "rows", "rows of table");
+  const int32_t* ids = data<int32_t>(rows);
+  for (int64_t i = 0; i < n; ++i)
+    STD_TORCH_CHECK(ids[i] < table.size(0), "rows holds id ", ids[i], " at position ", i,
+                    ", expected below ", table.size(0), " (rows of table)");
   Tensor entity = empty({n, table.size(1), table.size(2)}, table.scalar_type());
   T* out = mutable_data<T>(entity);
   std::vector<double> parts((n + kRowGrain - 1) / kRowGrain);
@@ -76,6 +79,9 @@ Gradients ekpnet_gradients_cpu(
     const std::optional<Tensor>& offset, const Tensor& triple_heads, const Tensor& triple_relations,
     const Tensor& triple_tails, const Tensor& triple_labels,
     const std::optional<Tensor>& slot_folds, const std::optional<Tensor>& pair_folds,
+    const std::optional<Tensor>& real, const std::optional<Tensor>& real_pairs,
+    const std::optional<Tensor>& /*entity_keys*/, const std::optional<Tensor>& /*references*/,
+    const std::optional<Tensor>& /*relation_keys*/, const std::optional<Tensor>& /*references*/,
     int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
   return dispatch_float(table, "table", [&](auto zero) {
     using T = decltype(zero);
@@ -112,10 +118,20 @@ Gradients ekpnet_gradients_cpu(
     STD_TORCH_CHECK(loss >= 0 && loss <= 2, "loss is ", loss,
                     ", expected 0 (cross-entropy), 1 (bpr) or 2 (softmax)");
     args.loss = static_cast<PairLoss>(loss);
+    STD_TORCH_CHECK(real.has_value() == real_pairs.has_value(),
+                    "real and real_pairs must be given together");
+    if (real) {
+      check_tensor(*real, "real", dtype, {B});
+      check_tensor(*real_pairs, "real_pairs", dtype, {});
+      args.real = data<T>(*real);
+    }
+    const double size = real ? static_cast<double>(*data<T>(*real_pairs)) : B;
+    STD_TORCH_CHECK(!real || loss == 0, "real is given with loss ", loss,
+                    ", expected 0 (cross-entropy)");
     args.labels = data<T>(labels);
     args.offset = offset ? data<T>(*offset) : nullptr;
-    args.pair_weight = static_cast<T>(1.0 / B);
-    args.triple_weight = static_cast<T>(lambda1 / 2 / B);
+    args.pair_weight = static_cast<T>(1 / size);
+    args.triple_weight = static_cast<T>(lambda1 / 2 / size);
 
     const int64_t layers = args.deep ? args.layers.hidden : 0, width = args.deep ? K : 0;
     const int64_t shared = R * C * D + D * D + D + layers * (K * K + K) + width + args.deep;
@@ -190,20 +206,21 @@ Gradients ekpnet_gradients_cpu(
     Tensor terms = empty({4}, ScalarType::Double);
     double* term = mutable_data<double>(terms);
     std::fill(term, term + 4, 0.0);
-    for (double part : of_pairs) term[0] += part / B;
-    for (double part : kg) term[1] += part * lambda1 / 2 / B;
-    term[2] = add_decay(data<T>(W_e), D * D, lambda2 / B, mutable_data<T>(dW_e)) +
-              add_decay(data<T>(b_e), D, lambda2 / B, mutable_data<T>(db_e));
+    for (double part : of_pairs) term[0] += part / size;
+    for (double part : kg) term[1] += part * lambda1 / 2 / size;
+    term[2] = add_decay(data<T>(W_e), D * D, lambda2 / size, mutable_data<T>(dW_e)) +
+              add_decay(data<T>(b_e), D, lambda2 / size, mutable_data<T>(db_e));
     if (args.deep)
       term[2] +=
-          add_decay(args.layers.weights, layers * K * K, lambda2 / B, mutable_data<T>(dweights)) +
-          add_decay(args.layers.biases, layers * K, lambda2 / B, mutable_data<T>(dbiases)) +
-          add_decay(args.layers.w_out, K, lambda2 / B, mutable_data<T>(dw_out)) +
-          add_decay(args.layers.b_out, 1, lambda2 / B, mutable_data<T>(db_out));
-    term[3] = lambda3 / B / 2 * squares;
+          add_decay(args.layers.weights, layers * K * K, lambda2 / size,
+                    mutable_data<T>(dweights)) +
+          add_decay(args.layers.biases, layers * K, lambda2 / size, mutable_data<T>(dbiases)) +
+          add_decay(args.layers.w_out, K, lambda2 / size, mutable_data<T>(dw_out)) +
+          add_decay(args.layers.b_out, 1, lambda2 / size, mutable_data<T>(db_out));
+    term[3] = lambda3 / size / 2 * squares;
     for (int64_t r = 0; r < R; ++r)
       if (touched[r])
-        term[3] += add_decay(args.attention.relation + r * C * D, C * D, lambda3 / B,
+        term[3] += add_decay(args.attention.relation + r * C * D, C * D, lambda3 / size,
                              drelations + r * C * D);
     return Gradients(terms, dentity, drelation, dW_e, db_e, dweights, dbiases, dw_out, db_out);
   });

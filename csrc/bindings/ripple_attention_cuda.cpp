@@ -1,47 +1,14 @@
 // CUDA binding of ripple_attention and its gradient.
+#include "bindings/ripple_attention_cuda.h"
+
 #include <tuple>
 
-#include "bindings/cuda_launch.h"
 #include "bindings/cuda_sorting.h"
-#include "bindings/ripple_attention.h"
 #include "cuda/attention_sums.h"
 #include "cuda/sum_parts.h"
 
 namespace ekpnet {
 namespace {
-
-template <class S>
-AttentionArgs<S> device_args(const AttentionTensors& t) {
-  check_same_device(t.entity, "entity",
-                    {{&t.relation, "relation"},
-                     {&t.W_e, "W_e"},
-                     {&t.b_e, "b_e"},
-                     {&t.heads, "heads"},
-                     {&t.relations, "relations"},
-                     {&t.tails, "tails"},
-                     {&t.counts, "counts"},
-                     {&t.group_indptr, "group_indptr"},
-                     {&t.items, "items"}});
-  const auto args = attention_args<S>(t, t.entity.scalar_type());
-  STD_TORCH_CHECK(args.num_pairs == 0 || args.num_groups > 0, "items has ", args.num_pairs,
-                  " pairs, expected none because there are no groups");
-  STD_TORCH_CHECK(2 * args.num_groups * args.hops * args.slots + args.num_pairs < INT32_MAX,
-                  "the batch has ", args.num_groups, " groups of ", args.hops, " x ", args.slots,
-                  " slots and ", args.num_pairs, " pairs, expected below 2^31 references to rows");
-  if (args.width % 4 == 0) {
-    check_aligned<S>(t.entity, "entity");
-    check_aligned<S>(t.relation, "relation");
-  }
-  return args;
-}
-
-void check_plan(const AttentionPlan& plan, const Tensor& entity, const OnDevice& device) {
-  const int64_t bytes = plan.team_bytes * (kAttentionThreads / plan.team);
-  STD_TORCH_CHECK(bytes <= device.most_shared_bytes(), "the hops, slots and width need ", bytes,
-                  " bytes of shared memory in ", dtype_name(entity.scalar_type()),
-                  ", expected at most ", device.most_shared_bytes(),
-                  " on this GPU; use float32 or a smaller shape");
-}
 
 // Any of z, match, alpha may be null.
 template <class S>
@@ -65,7 +32,7 @@ std::tuple<Tensor, Tensor> ripple_attention_cuda(const Tensor& entity, const Ten
     using S = decltype(zero);
     const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
                                 tails,  counts,   group_indptr, items, replace};
-    const auto args = device_args<S>(t);
+    const auto args = attention_on_device<S>(t);
     Tensor z =
         empty_beside(entity, {args.num_pairs, (args.hops + 1) * args.width}, entity.scalar_type());
     Tensor match = empty_beside(entity, {args.num_pairs}, entity.scalar_type());
@@ -83,7 +50,7 @@ Tensor ripple_attention_weights_cuda(const Tensor& entity, const Tensor& relatio
     using S = decltype(zero);
     const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
                                 tails,  counts,   group_indptr, items, replace};
-    const auto args = device_args<S>(t);
+    const auto args = attention_on_device<S>(t);
     Tensor alpha =
         empty_beside(entity, {args.num_pairs, args.hops, args.slots}, entity.scalar_type());
     run_forward<S>(t, args, nullptr, nullptr, mutable_data<S>(alpha));
@@ -101,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     using A = Compute<S>;
     const AttentionTensors t = {entity, relation, W_e,          b_e,   heads,  relations,
                                 tails,  counts,   group_indptr, items, replace};
-    const auto args = device_args<S>(t);
+    const auto args = attention_on_device<S>(t);
     check_same_device(entity, "entity", {{&dz, "dz"}, {&dmatch, "dmatch"}});
     const ScalarType dtype = entity.scalar_type();
     const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;

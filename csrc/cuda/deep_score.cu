@@ -1,6 +1,8 @@
 #include <cmath>
+#include <type_traits>
 
 #include "cuda/deep_score.h"
+#include "cuda/pair_loss.cuh"
 #include "cuda/products.cuh"
 
 namespace ekpnet {
@@ -42,8 +44,9 @@ __global__ void pad_weights_kernel(const DeepScoreArgs<S> args, int KP, Compute<
   }
 }
 
-// What both passes do with a tile of pairs.
-template <class S>
+// What both passes do with a tile of pairs. kShared: weights and activations are in shared memory,
+// which makes the loads of their products loads from there.
+template <bool kShared, class S>
 struct DeepTile {
   using A = Compute<S>;
   const DeepScoreArgs<S>& args;
@@ -57,14 +60,21 @@ struct DeepTile {
   __device__ const A* layer_weights(int layer, int* stride) const {
     const int KP = plan.width;
     const A* from = padded + static_cast<int64_t>(layer) * KP * KP;
-    if (!plan.weights_shared) {
+    if (!kShared && !plan.weights_shared) {
       *stride = KP;
       return from;
     }
     for (int i = threadIdx.x; i < KP * KP / 4; i += kDeepThreads)
-      store4(weights + i / (KP / 4) * plan.stride + 4 * (i % (KP / 4)), load4(from + 4 * i));
+      store4_shared(weights + i / (KP / 4) * plan.stride + 4 * (i % (KP / 4)), load4(from + 4 * i));
     *stride = plan.stride;
     return weights;
+  }
+
+  __device__ static void store_activations(A* to, const Vec4<A>& value) {
+    if constexpr (kShared)
+      store4_shared(to, value);
+    else
+      store4(to, value);
   }
 
   // Rows of z into x [P, stride], 0 beyond the pairs and K.
@@ -97,9 +107,23 @@ struct DeepTile {
 #pragma unroll
           for (int j = 0; j < 4; ++j)
             value.x[j] = c + j < args.width ? activate(args.activation, sum.x[j]) : A(0);
-          store4(y + i * plan.stride + c, value);
+          store_activations(y + i * plan.stride + c, value);
         });
     __syncthreads();
+  }
+
+  // Calls store(i, logit) for every pair, from the activations of the last hidden layer.
+  template <class Store>
+  __device__ void logits(int count, const A* top, Store store) const {
+    constexpr int kLanes = 8;
+    for_rows<kLanes>(team(), plan.pairs, [&](int i, int lane) {
+      A sum = A(0);
+      if (i < count)
+        for (int k = lane; k < args.width; k += kLanes)
+          sum += top[i * plan.stride + k] * to_compute(args.w_out[k]);
+      sum = lane_sum<kLanes>(sum);
+      if (i < count && lane == 0) store(i, sum + to_compute(args.b_out[0]));
+    });
   }
 };
 
@@ -107,16 +131,16 @@ struct DeepTile {
 // A block owns tiles of P pairs; activations of two layers stay on chip (in device memory where K
 // is too large for that), weights come layer by layer.
 // Accumulates in float (double for double), every sum in one fixed order.
-template <class S>
+template <bool kShared, class S>
 __global__ void __launch_bounds__(kDeepThreads, 2)
     deep_score_forward_kernel(const DeepScoreArgs<S> args, const DeepScorePlan plan,
                               const Compute<S>* padded, Compute<S>* activations, S* logit) {
   using A = Compute<S>;
   A* shared = reinterpret_cast<A*>(shared_memory());
-  const DeepTile<S> tile{args, plan, padded, shared};
-  const int P = plan.pairs, K = static_cast<int>(args.width), stride = plan.stride;
-  A* x = plan.activations_shared ? shared + (plan.weights_shared ? plan.width * stride : 0)
-                                 : activations + blockIdx.x * plan.activation_values;
+  const DeepTile<kShared, S> tile{args, plan, padded, shared};
+  const int P = plan.pairs, stride = plan.stride;
+  A* x = shared + (kShared || plan.weights_shared ? plan.width * stride : 0);
+  if (!kShared && !plan.activations_shared) x = activations + blockIdx.x * plan.activation_values;
   A* y = x + P * stride;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * P; begin < args.num_pairs;
        begin += static_cast<int64_t>(gridDim.x) * P) {
@@ -129,41 +153,40 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       y = swap;
     }
     __syncthreads();
-    constexpr int kLanes = 8;
-    for_rows<kLanes>(tile.team(), P, [&](int i, int lane) {
-      A sum = A(0);
-      if (i < count)
-        for (int k = lane; k < K; k += kLanes) sum += x[i * stride + k] * to_compute(args.w_out[k]);
-      sum = lane_sum<kLanes>(sum);
-      if (i < count && lane == 0)
-        logit[begin + i] = from_compute<S>(sum + to_compute(args.b_out[0]));
-    });
+    tile.logits(count, x, [&](int i, A sum) { logit[begin + i] = from_compute<S>(sum); });
     __syncthreads();
   }
 }
 
 // Gradient of the prediction layers; activations are recomputed, then the layers undone in reverse.
 // Writes dz [B, K] and per block the sums of DeepScoreGradsCuda; inputs as for the forward pass.
+// kLoss: the gradient of the logits is that of their cross-entropy, whose sum per block is written.
 // A block owns tiles of P pairs and its own sums in device memory, one thread to a place.
 // Accumulates in float (double for double), every sum in one fixed order.
-template <class S>
+template <bool kShared, bool kLoss, class S>
 __global__ void __launch_bounds__(kDeepThreads, 2)
     deep_score_backward_kernel(const DeepScoreArgs<S> args, const DeepScorePlan plan,
                                const Compute<S>* padded, Compute<S>* activations,
-                               const DeepScoreGradsCuda<S> grads) {
+                               const DeepScoreGradsCuda<S> grads, const PairLossArgs<S> loss,
+                               double* bce) {
   using A = Compute<S>;
+  __shared__ A dlogit[kMostDeepPairs], losses[kMostDeepPairs];
   A* shared = reinterpret_cast<A*>(shared_memory());
-  const DeepTile<S> tile{args, plan, padded, shared};
+  const DeepTile<kShared, S> tile{args, plan, padded, shared};
   const Team team = tile.team();
   const int P = plan.pairs, K = static_cast<int>(args.width), KP = plan.width, ds = plan.stride;
   const int hidden = args.hidden;
-  A* next = shared + (plan.weights_shared ? KP * ds : 0);
-  A* const act = plan.activations_shared ? next : activations + blockIdx.x * plan.activation_values;
-  if (plan.activations_shared) next += (hidden + 1) * P * ds;
+  A* next = shared + (kShared || plan.weights_shared ? KP * ds : 0);
+  A* act = next;
+  if (kShared || plan.activations_shared)
+    next += (hidden + 1) * P * ds;
+  else
+    act = activations + blockIdx.x * plan.activation_values;
   A *dact = next, *dprev = next + P * ds;
   A* const dweights = grads.dweights + static_cast<int64_t>(blockIdx.x) * hidden * K * K;
   A* const dbiases = grads.dbiases + static_cast<int64_t>(blockIdx.x) * hidden * K;
   A* const dw_out = grads.dw_out + static_cast<int64_t>(blockIdx.x) * K;
+  double total = 0;
   bool first = true;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * P; begin < args.num_pairs;
        begin += static_cast<int64_t>(gridDim.x) * P, first = false) {
@@ -173,18 +196,25 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       tile.hidden_layer(layer, act + layer * P * ds, act + (layer + 1) * P * ds);
     __syncthreads();
     const A* top = act + hidden * P * ds;
+    if constexpr (kLoss)
+      tile.logits(count, top, [&](int i, A x) {
+        losses[i] = pair_loss(loss, begin + i, x);
+        dlogit[i] = x;
+      });
+    else
+      for (int i = team.rank; i < count; i += team.size)
+        dlogit[i] = to_compute(grads.dlogit[begin + i]);
+    __syncthreads();
+    if (kLoss && team.rank == 0)
+      for (int i = 0; i < count; ++i) total += losses[i];
     for (int at = team.rank; at < P * KP; at += team.size) {
       const int i = at / KP, k = at % KP;
       const bool real = i < count && k < K;
-      dact[i * ds + k] =
-          real ? to_compute(grads.dlogit[begin + i]) * to_compute(args.w_out[k]) : A(0);
+      dact[i * ds + k] = real ? dlogit[i] * to_compute(args.w_out[k]) : A(0);
     }
     for (int k = team.rank; k <= K; k += team.size) {
       A sum = A(0);
-      for (int i = 0; i < count; ++i) {
-        const A d = to_compute(grads.dlogit[begin + i]);
-        sum += k < K ? d * top[i * ds + k] : d;
-      }
+      for (int i = 0; i < count; ++i) sum += k < K ? dlogit[i] * top[i * ds + k] : dlogit[i];
       A* to = k < K ? dw_out + k : grads.db_out + blockIdx.x;
       *to = first ? sum : *to + sum;
     }
@@ -215,7 +245,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
                         });
       product_rows_rows<4, 0>(
           team, P, KP, KP, dact, ds, W, stride, Zero<A>(),
-          [&](int i, int c, const Vec4<A>& x) { store4(dprev + i * ds + c, x); });
+          [&](int i, int c, const Vec4<A>& x) { store4_shared(dprev + i * ds + c, x); });
       __syncthreads();
       A* swap = dact;
       dact = dprev;
@@ -225,6 +255,16 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
       grads.dz[begin * K + at] = from_compute<S>(dact[at / K * ds + at % K]);
     __syncthreads();
   }
+  if (kLoss && team.rank == 0) bce[blockIdx.x] = total;
+}
+
+// Calls f with whether all is in shared memory. Only float has kernels for that: float64 is there
+// to check gradients, and widths that bfloat16 is for do not fit.
+template <class S, class F>
+void with_memory(const DeepScorePlan& plan, F f) {
+  if constexpr (std::is_same_v<S, float>)
+    if (plan.weights_shared && plan.activations_shared) return f(std::true_type());
+  f(std::false_type());
 }
 
 }  // namespace
@@ -242,16 +282,32 @@ template <class S>
 void launch_deep_score_forward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                const Compute<S>* padded, Compute<S>* activations, S* logit,
                                cudaStream_t stream) {
-  launch(deep_score_forward_kernel<S>, plan.blocks, kDeepThreads, plan.shared_bytes, stream, args,
-         plan, padded, activations, logit);
+  with_memory<S>(plan, [&](auto shared) {
+    launch(deep_score_forward_kernel<decltype(shared)::value, S>, plan.blocks, kDeepThreads,
+           plan.shared_bytes, stream, args, plan, padded, activations, logit);
+  });
 }
 
 template <class S>
 void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                 const Compute<S>* padded, Compute<S>* activations,
                                 const DeepScoreGradsCuda<S>& grads, cudaStream_t stream) {
-  launch(deep_score_backward_kernel<S>, plan.blocks, kDeepThreads, plan.shared_bytes, stream, args,
-         plan, padded, activations, grads);
+  with_memory<S>(plan, [&](auto shared) {
+    launch(deep_score_backward_kernel<decltype(shared)::value, false, S>, plan.blocks, kDeepThreads,
+           plan.shared_bytes, stream, args, plan, padded, activations, grads, PairLossArgs<S>{},
+           static_cast<double*>(nullptr));
+  });
+}
+
+template <class S>
+void launch_deep_score_gradients(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
+                                 const Compute<S>* padded, Compute<S>* activations,
+                                 const DeepScoreGradsCuda<S>& grads, const PairLossArgs<S>& loss,
+                                 double* bce, cudaStream_t stream) {
+  with_memory<S>(plan, [&](auto shared) {
+    launch(deep_score_backward_kernel<decltype(shared)::value, true, S>, plan.blocks, kDeepThreads,
+           plan.shared_bytes, stream, args, plan, padded, activations, grads, loss, bce);
+  });
 }
 
 #define EKPNET_INSTANTIATE(S)                                                                  \
@@ -264,6 +320,14 @@ void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePla
                                            const DeepScoreGradsCuda<S>&, cudaStream_t);
 EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(Bf16)
+EKPNET_INSTANTIATE(double)
+#undef EKPNET_INSTANTIATE
+
+#define EKPNET_INSTANTIATE(S)                                                              \
+  template void launch_deep_score_gradients(const DeepScoreArgs<S>&, const DeepScorePlan&, \
+                                            const S*, S*, const DeepScoreGradsCuda<S>&,    \
+                                            const PairLossArgs<S>&, double*, cudaStream_t);
+EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(double)
 #undef EKPNET_INSTANTIATE
 

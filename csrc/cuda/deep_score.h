@@ -2,11 +2,13 @@
 #pragma once
 
 #include "common/deep_score_args.h"
+#include "cuda/pair_loss.h"
 #include "cuda/types.h"
 
 namespace ekpnet {
 
-constexpr int kDeepThreads = 128;  // of a block
+constexpr int kDeepThreads = 128;   // of a block
+constexpr int kMostDeepPairs = 32;  // P
 
 // How a pass is laid over blocks and memory; a function of the shapes alone.
 struct DeepScorePlan {
@@ -49,5 +51,13 @@ template <class S>
 void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                 const Compute<S>* padded, Compute<S>* activations,
                                 const DeepScoreGradsCuda<S>& grads, cudaStream_t stream);
+
+// The same where the gradient of the logits is that of their cross-entropy, and `grads.dlogit` is
+// not read; bce [blocks] are sums that add up to it.
+template <class S>
+void launch_deep_score_gradients(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
+                                 const Compute<S>* padded, Compute<S>* activations,
+                                 const DeepScoreGradsCuda<S>& grads, const PairLossArgs<S>& loss,
+                                 double* bce, cudaStream_t stream);
 
 }  // namespace ekpnet

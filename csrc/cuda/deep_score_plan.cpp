@@ -16,7 +16,7 @@ DeepScorePlan plan_deep_score(int64_t num_pairs, int64_t width, int hidden, int 
   // Forward two rows of activations per pair, backward those of every layer and two gradients.
   const int activation_rows = backward ? hidden + 1 : 2, gradient_rows = backward ? 2 : 0;
   plan.activations_shared = true;
-  for (plan.pairs = 32; plan.pairs > 4; plan.pairs /= 2)
+  for (plan.pairs = kMostDeepPairs; plan.pairs > 4; plan.pairs /= 2)
     if (weights + plan.pairs * (activation_rows + gradient_rows) * row <= kGoodBytes) break;
   plan.shared_bytes = weights + plan.pairs * (activation_rows + gradient_rows) * row;
   if (plan.shared_bytes > kGoodBytes) {

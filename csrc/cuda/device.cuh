@@ -71,8 +71,17 @@ struct alignas(sizeof(T) * 4 < 16 ? sizeof(T) * 4 : 16) Vec4 {
   T x[4];
 };
 
+// Only the emulated GPU checks; a GPU ends the launch by itself.
+template <class S>
+__device__ void check_vector([[maybe_unused]] const S* at) {
+#if !defined(__CUDACC__)
+  emulation::check_aligned(at, alignof(Vec4<S>));
+#endif
+}
+
 template <class S>
 __device__ Vec4<Compute<S>> load4(const S* from) {
+  check_vector(from);
   const Vec4<S> stored = *reinterpret_cast<const Vec4<S>*>(from);
   Vec4<Compute<S>> value;
 #pragma unroll
@@ -82,10 +91,32 @@ __device__ Vec4<Compute<S>> load4(const S* from) {
 
 template <class S>
 __device__ void store4(S* to, const Vec4<Compute<S>>& value) {
+  check_vector(to);
   Vec4<S> stored;
 #pragma unroll
   for (int j = 0; j < 4; ++j) stored.x[j] = from_compute<S>(value.x[j]);
   *reinterpret_cast<Vec4<S>*>(to) = stored;
+}
+
+// To shared memory, in one or two 16-byte accesses: nvcc makes four of what `store4` says, which
+// lie 16 bytes apart between lanes, so that each of them meets conflicts of banks.
+template <class A>
+__device__ void store4_shared(A* to, const Vec4<A>& value) {
+#if defined(__CUDA_ARCH__)
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (sizeof(A) == 4) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(value.x[0]),
+                 "f"(value.x[1]), "f"(value.x[2]), "f"(value.x[3])
+                 : "memory");
+  } else {
+    asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(at), "d"(value.x[0]), "d"(value.x[1])
+                 : "memory");
+    asm volatile("st.shared.v2.f64 [%0], {%1, %2};" ::"r"(at + 16), "d"(value.x[2]), "d"(value.x[3])
+                 : "memory");
+  }
+#else
+  store4(to, value);
+#endif
 }
 
 // Sum over aligned runs of `kLanes` lanes, in the same order in every lane; all lanes of the warp
@@ -169,6 +200,14 @@ struct Fragment {
       for (int j = 0; j < 4; ++j)
         if (at(lane, j) < limit) row[at(lane, j)] = from_compute<S>(x[j]);
     }
+  }
+
+  // The same to a row of values in shared memory.
+  __device__ void store_shared(T* row, int lane, int limit) const {
+    if constexpr (kD > 0)
+      store4_shared(row + 4 * lane, Vec4<T>{{x[0], x[1], x[2], x[3]}});
+    else
+      store(row, lane, limit);
   }
 
   __device__ void add(T scale, const Fragment& other) {

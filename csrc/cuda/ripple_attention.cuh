@@ -60,7 +60,7 @@ __device__ void load_items(const AttentionArgs<S>& args, const Team& team, int64
       const int64_t row = checked_id(args.items[begin + i], args.num_rows);
       v = F::load(args.entity + row * args.channels * D, lane, D);
     }
-    v.store(o + i * stride, lane, round_up4(D));
+    v.store_shared(o + i * stride, lane, round_up4(D));
   });
 }
 
@@ -101,7 +101,7 @@ __device__ void build_tile(const AttentionArgs<S>& args, const Team& team, int64
     } else {
       v.add(A(1), v_r);
     }
-    if (m < MP) v.store(tile + m * stride, lane, round_up4(D));
+    if (m < MP) v.store_shared(tile + m * stride, lane, round_up4(D));
   });
 }
 
@@ -143,7 +143,7 @@ __device__ void softmax_rows(const Team& team, int P, int count, A* alpha, int s
       if (m < count) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) e[q].x[j] *= scale;
-        store4(row + m, e[q]);
+        store4_shared(row + m, e[q]);
       }
     }
   });
@@ -192,8 +192,9 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
     build_tile<kD, true>(args, team, slot, count, tiles.key, ds);
     if (!plan.one_tile) build_tile<kD, false>(args, team, slot, count, tiles.value, ds);
     team.sync();
-    product_rows_rows<kD>(team, P, MP, DP, o, ds, tiles.key, ds, Zero<A>(),
-                          [&](int i, int m, const Vec4<A>& x) { store4(alpha + i * ms + m, x); });
+    product_rows_rows<kD>(
+        team, P, MP, DP, o, ds, tiles.key, ds, Zero<A>(),
+        [&](int i, int m, const Vec4<A>& x) { store4_shared(alpha + i * ms + m, x); });
     team.sync();
     softmax_rows(team, P, count, alpha, ms);
     if (plan.one_tile) build_tile<kD, false>(args, team, slot, count, tiles.value, ds);
@@ -207,8 +208,8 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
                                     sum.x[j] += rho.x[j];
                                     moved.x[j] = rho.x[j] + (args.replace ? A(0) : moved.x[j]);
                                   }
-                                  store4(xi + i * ds + d, sum);
-                                  store4(u + i * ds + d, moved);
+                                  store4_shared(xi + i * ds + d, sum);
+                                  store4_shared(u + i * ds + d, moved);
                                 });
   } else if (u != o) {
     for (int at = team.rank; at < P * DP; at += team.size)
@@ -223,7 +224,7 @@ __device__ void propagate_hop(const AttentionArgs<S>& args, const AttentionPlan&
         for (int j = 0; j < 4; ++j) b.x[j] = d + j < D ? to_compute(args.b_e[d + j]) : A(0);
         return b;
       },
-      [&](int i, int d, const Vec4<A>& x) { store4(o_next + i * ds + d, x); });
+      [&](int i, int d, const Vec4<A>& x) { store4_shared(o_next + i * ds + d, x); });
   team.sync();
 }
 

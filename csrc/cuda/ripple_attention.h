@@ -38,8 +38,8 @@ void launch_ripple_attention_forward(const AttentionArgs<S>& args, const Attenti
 template <class S>
 struct AttentionGradsCuda {
   using A = Compute<S>;
-  const S* dz;      // [B, (H + 1) D]
-  const S* dmatch;  // [B]
+  const S* dz;      // [B, (H + 1) D], null for 0
+  const S* dmatch;  // [B], null for 0
   A* dkey;          // [G, H, M, D], valid slots of groups with pairs
   A* dvalue;        // [G, H, M, D], likewise
   A* factors;       // [G, H, M, 4]: dkey . gamma_h, gamma_r . v_h, dvalue . gamma_t, gamma_r . v_t

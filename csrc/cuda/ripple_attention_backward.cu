@@ -43,7 +43,7 @@ __device__ void softmax_rows_backward(const Team& team, int P, int count, const 
       Vec4<A> d = load4(row + m);
 #pragma unroll
       for (int j = 0; j < 4; ++j) d.x[j] = a.x[j] * (d.x[j] - mean);
-      store4(row + m, d);
+      store4_shared(row + m, d);
     }
   });
 }
@@ -101,8 +101,9 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         const int i = at / DP, d = at % DP;
         const bool real = i < count && d < D;
         const int64_t b = begin + i;
-        do_next[i * ds + d] = real ? to_compute(grads.dz[(b * (H + 1) + H) * D + d]) : A(0);
-        dxi[i * ds + d] = real ? to_compute(grads.dmatch[b]) * o[i * ds + d] : A(0);
+        do_next[i * ds + d] =
+            real && grads.dz ? to_compute(grads.dz[(b * (H + 1) + H) * D + d]) : A(0);
+        dxi[i * ds + d] = real && grads.dmatch ? to_compute(grads.dmatch[b]) * o[i * ds + d] : A(0);
       }
       team.sync();
       for (int p = H - 1; p >= 0; --p) {
@@ -128,23 +129,24 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         product_rows_rows<kRows, kD>(team, P, DP, DP, do_next, ds, tiles.W_e, ds, Zero<A>(),
                                      [&](int i, int d, const Vec4<A>& x) {
                                        const bool passes = !args.replace || slots == 0;
-                                       store4(do_prev + i * ds + d, passes ? x : Vec4<A>{});
+                                       store4_shared(do_prev + i * ds + d, passes ? x : Vec4<A>{});
                                        Vec4<A> sum = load4(dxi + i * ds + d), both;
                                        const S* dz = grads.dz + ((begin + i) * (H + 1) + p) * D + d;
 #pragma unroll
                                        for (int j = 0; j < 4; ++j) {
-                                         if (i < count && d + j < D) sum.x[j] += to_compute(dz[j]);
+                                         if (grads.dz && i < count && d + j < D)
+                                           sum.x[j] += to_compute(dz[j]);
                                          both.x[j] = sum.x[j] + x.x[j];
                                        }
-                                       store4(dxi + i * ds + d, sum);
-                                       store4(drho + i * ds + d, both);
+                                       store4_shared(dxi + i * ds + d, sum);
+                                       store4_shared(drho + i * ds + d, both);
                                      });
         team.sync();
         if (slots > 0) {
           // eq. 6, 11: rho = alpha value
           product_rows_rows<kD>(
               team, P, MP, DP, drho, ds, tiles.value, ds, Zero<A>(),
-              [&](int i, int m, const Vec4<A>& x) { store4(dalpha + i * ms + m, x); });
+              [&](int i, int m, const Vec4<A>& x) { store4_shared(dalpha + i * ms + m, x); });
           product_cols_cols(team, MP, DP, P, alpha_p, ms, drho, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
           product_rows_cols<kRows, 0>(
               team, P, DP, MP, dalpha, ms, tiles.key, ds,
               [&](int i, int d) { return load4(do_prev + i * ds + d); },
-              [&](int i, int d, const Vec4<A>& x) { store4(do_prev + i * ds + d, x); });
+              [&](int i, int d, const Vec4<A>& x) { store4_shared(do_prev + i * ds + d, x); });
           product_cols_cols(team, MP, DP, P, dalpha, ms, o_p, ds, Zero<A>(),
                             [&](int m, int d, const Vec4<A>& x) {
                               if (m < slots)
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
       for_rows<F::kLanes>(team, count, [&](int i, int lane) {
         if (i >= count) return;
         F d = F::load(do_next + i * ds, lane, D);
-        d.add(to_compute(grads.dmatch[begin + i]), F::load(xi + i * ds, lane, D));
+        if (grads.dmatch) d.add(to_compute(grads.dmatch[begin + i]), F::load(xi + i * ds, lane, D));
         d.store(grads.ditem + (begin + i) * D, lane, D);
       });
       team.sync();

@@ -55,7 +55,7 @@ struct RowSum {
 // Sums within chunks. The lanes of a fragment own a chunk. `rows(reference, lane)` is the
 // RowSum of a reference.
 template <int kD, class S, class Rows>
-__global__ void __launch_bounds__(kSegmentThreads, 4)
+__global__ void __launch_bounds__(kSegmentThreads, sizeof(S) == 8 ? 2 : 4)
     segment_sum_kernel(const SegmentSumArgs<S> args, const Rows rows) {
   using A = Compute<S>;
   using Sum = RowSum<kD, A>;

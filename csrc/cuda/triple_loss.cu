@@ -1,18 +1,11 @@
-#include <cmath>
-
 #include "cuda/dispatch_width.cuh"
-#include "cuda/segment_sum.cuh"
 #include "cuda/triple_loss.h"
+#include "cuda/triple_rows.cuh"
 
 namespace ekpnet {
 namespace {
 
 constexpr int kThreads = 256;
-
-template <class A>
-__device__ A sigmoid(A x) {
-  return A(1) / (A(1) + std::exp(-x));
-}
 
 // Sums of || I - sigmoid(v_h + v_r - v_t) ||^2 (eq. 22) in parts [blocks].
 // entity [n, C, D], relation [R, C, D], of which channel 0 takes part; ids and labels [K].
@@ -57,34 +50,6 @@ __global__ void triple_references_kernel(const TripleLossArgs<S> args, int32_t* 
   }
 }
 
-// The gradient of one triple's term with respect to v_h and v_r; that of v_t is its negative.
-template <int kD, class S>
-struct TripleRows {
-  using A = Compute<S>;
-  using F = Fragment<kD, A>;
-  TripleLossArgs<S> args;
-  const S* grad;
-
-  // References from num_triples on are tails.
-  __device__ RowSum<kD, A> operator()(int64_t reference, int lane) const {
-    const int D = kD > 0 ? kD : args.width;
-    const int64_t row = static_cast<int64_t>(args.channels) * D;
-    const bool tail = reference >= args.num_triples;
-    const int64_t k = tail ? reference - args.num_triples : reference;
-    const F h = F::load(args.entity + args.heads[k] * row, lane, D);
-    const F r = F::load(args.relation + args.relations[k] * row, lane, D);
-    const F t = F::load(args.entity + args.tails[k] * row, lane, D);
-    const A scale = (tail ? A(-2) : A(2)) * to_compute(*grad);
-    RowSum<kD, A> sum = RowSum<kD, A>::zero();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const A x = sigmoid(h.x[j] + r.x[j] - t.x[j]);
-      sum.channel[0].x[j] = scale * (x - A(args.labels[k])) * x * (A(1) - x);
-    }
-    return sum;
-  }
-};
-
 template <class S>
 void launch_sum(const TripleLossArgs<S>& args, const S* grad, const SortedReferences<S>& sorted,
                 int64_t num_rows, S* sums, cudaStream_t stream) {
@@ -92,7 +57,7 @@ void launch_sum(const TripleLossArgs<S>& args, const S* grad, const SortedRefere
     constexpr int kD = decltype(width)::value;
     launch_segment_sum<kD>(SegmentSumArgs<S>{sorted.count, num_rows, args.width, args.channels,
                                              sorted.keys, sorted.references, sums, sorted.parts},
-                           TripleRows<kD, S>{args, grad}, stream);
+                           TripleRows<kD, S>{args, grad, nullptr, 1}, stream);
   });
 }
 

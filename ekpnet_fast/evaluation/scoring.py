@@ -17,6 +17,8 @@ from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.pruning import best_scores
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.bounds import UNIT, LinearBounds
+from ekpnet_fast.native.device import say_once
+from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
@@ -283,7 +285,11 @@ class CatalogueScorer:
 
     @cached_property
     def _items(self) -> Tensor:
-        return torch.arange(self.num_items, dtype=torch.int32, device=self.scorer.device)
+        return self._items_of_inputs.to(self.scorer.device)
+
+    @cached_property
+    def _items_of_inputs(self) -> Tensor:
+        return torch.arange(self.num_items, dtype=torch.int32)  # on the CPU
 
     def _parts(self, users: Int32) -> Iterator[tuple[slice, Inputs]]:
         """Users whose inputs are computed at a time, and these."""
@@ -299,7 +305,7 @@ class CatalogueScorer:
                 given = self.scorer.inputs(
                     UserGroups.of(self.ripple, users[part]),
                     torch.arange(count + 1) * num_items,
-                    self._items.repeat(count),
+                    self._items_of_inputs.repeat(count),
                 )
             yield part, given
 
@@ -344,8 +350,18 @@ class CatalogueScorer:
 def catalogue_scorer(
     backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
 ) -> CatalogueScorer:
-    """Scorer of all items for users of training, with the model's own tables."""
-    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    """Scorer of all items for users of training, with the model's own tables.
+
+    On a GPU it is said on stderr, once, what a CPU computes for every pair.
+    """
+    device = ripple.heads.device
+    if device.type == "cuda" and model.pair_inputs:
+        part = "the wide part's logit" if model.wide else " and ".join(model.pair_inputs)
+        say_once(
+            f"lists of {model.name} on {device}: {part} of every pair is computed on the CPU"
+            f" ({num_threads()} threads), the rest on the GPU"
+        )
+    scorer = Scorer.of(backend, model, stage, device)
     return CatalogueScorer(scorer, ripple, num_items)
 
 

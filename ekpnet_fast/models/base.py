@@ -83,8 +83,8 @@ class Model(nn.Module):
         pair_inputs: which of `inputs` have an entry per pair, [B], and cost less for many pairs
             at a time; of a model that has others too, none.
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
-            space "entity", no `inputs`, and steps that neither wait for the device nor depend on
-            a value.
+            space "entity", no `inputs` but `pair_inputs`, and steps that neither wait for the
+            device nor depend on a value.
         shared_sets: whether `gradients` takes groups of a user's pairs of several folds, which
             share a ripple set (`Batch.slot_folds`); each of `inputs` then has an entry per pair.
         draws: of negatives, where they are drawn, that epochs take in turn, so that `fit_features`
@@ -223,7 +223,7 @@ class Model(nn.Module):
     def gradients(
         self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str
     ) -> Gradients | None:
-        """Loss and gradients by a native op for the CPU; None where there is none.
+        """Loss and gradients by a native op; None where there is none.
 
         Without it they follow from `logits` and `kg_sum`, with which it must agree.
 

@@ -205,6 +205,12 @@ class EKPNet(Model):
             batch.triple_labels,
             batch.slot_folds,
             batch.pair_folds,
+            batch.real,
+            batch.real_pairs,
+            batch.entity_keys,
+            batch.entity_references,
+            batch.relation_keys,
+            batch.relation_references,
         )
         terms, drows, dense = ops.ekpnet_gradients(
             entity,

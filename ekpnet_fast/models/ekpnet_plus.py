@@ -39,7 +39,6 @@ class EKPNetPlus(EKPNet):
     summary = "EKPNet beside a linear part, on cross-fitted histories"
     Options = LinearOptions
     pair_inputs = ("linear",)
-    resident = False
     draws = 4
     as_fitted = AS_FITTED
     by_vector = False

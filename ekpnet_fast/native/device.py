@@ -31,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda":
         raise ConfigError(f"--device cuda: {reason}, or use --device cpu")
     if torch.cuda.is_available():
-        _say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
+        say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
     return torch.device("cpu")
 
 
@@ -41,7 +41,8 @@ def unused_gpu() -> str | None:
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Say something on stderr, the first time."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -84,18 +85,19 @@ def covers(archs: list[str], major: int, minor: int) -> bool:
     """Whether code built for `archs` runs on a GPU of compute capability major.minor.
 
     Machine code (sm_xy) runs on the same major and any later minor number, code for a later
-    assembler (compute_xy) on everything from there on; sm_90a and its like on that GPU alone.
+    assembler (compute_xy) on everything from there on; sm_90a and its like on that GPU alone,
+    sm_100f and its like on the same major number.
     """
     for arch in archs:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)(a?)", arch)
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)
         if found is None:
             continue
-        kind, built_major, built_minor, exact = found.groups()
+        kind, built_major, built_minor, only = found.groups()
         built = (int(built_major), int(built_minor))
-        if exact:
+        if only == "a":
             if built == (major, minor):
                 return True
-        elif kind == "sm":
+        elif kind == "sm" or only == "f":
             if built[0] == major and built[1] <= minor:
                 return True
         elif built <= (major, minor):

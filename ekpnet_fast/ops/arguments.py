@@ -25,7 +25,7 @@ class Propagation(NamedTuple):
 class RippleBatch(NamedTuple):
     """Mini-batch of EKPNet in terms of the table rows that it touches."""
 
-    rows: Tensor  # [n] int32, rows of the table
+    rows: Tensor  # [n] int32, rows of the table, or -1 for none
     heads: Tensor  # [G, H, M] int32, positions in rows
     relations: Tensor  # [G, H, M] int32
     tails: Tensor  # [G, H, M] int32, positions in rows
@@ -40,3 +40,12 @@ class RippleBatch(NamedTuple):
     triple_labels: Tensor  # [K] int8, 1 = true, 0 = corrupted
     slot_folds: Tensor | None = None  # [G, H, M] int64, bit k where fold k sees the slot
     pair_folds: Tensor | None = None  # [B] int32, 0 to 63; with slot_folds, else all is seen
+    real: Tensor | None = None  # [B], weight of a pair: 1, or 0 for padding
+    real_pairs: Tensor | None = None  # [], divisor of the loss; with real, else it is B
+    # References to rows, stably sorted; a GPU sorts them itself where they are not given. Entities
+    # [heads | tails | items | triple_heads | triple_tails], relations [relations |
+    # triple_relations]; the key is the row or relation, and n or R in masked slots.
+    entity_keys: Tensor | None = None  # [2 G H M + B + 2 K] int32, rising
+    entity_references: Tensor | None = None  # likewise, place of each key
+    relation_keys: Tensor | None = None  # [G H M + K] int32, rising
+    relation_references: Tensor | None = None  # likewise, place of each key

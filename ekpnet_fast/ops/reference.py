@@ -134,7 +134,8 @@ def ekpnet_gradients(
         of_pairs = batch.slot_folds[_group_of_pairs(group_indptr, items)]
         seen = (of_pairs >> batch.pair_folds.long()[:, None, None]) & 1 == 1
     with torch.enable_grad():
-        entity = table.detach()[rows.long()].requires_grad_()
+        entity = table.detach()[rows.clamp(min=0).long()]
+        entity = entity.masked_fill((rows < 0)[:, None, None], 0.0).requires_grad_()
         dense = [x.detach().requires_grad_() for x in (relation, W_e, b_e, *(layers or ()))]
         relation, *shared = dense
         sets = (heads, relations, tails, counts, group_indptr, items)
@@ -146,7 +147,9 @@ def ekpnet_gradients(
         if offset is not None:
             logit = logit + offset
         if loss == "bce":
-            pairs = functional.binary_cross_entropy_with_logits(logit, labels, reduction="sum")
+            pairs = functional.binary_cross_entropy_with_logits(
+                logit, labels, batch.real, reduction="sum"
+            )
         else:
             pairs = list_loss(logit, labels, pair_lists(group_indptr), loss)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
@@ -158,11 +161,12 @@ def ekpnet_gradients(
             lambda2 / 2 * torch.stack([x.square().sum() for x in shared]).sum(),
             lambda3 / 2 * relation[named].square().sum(),
         ]
-        total = torch.stack(terms).sum() / len(labels)
+        size = len(labels) if batch.real_pairs is None else batch.real_pairs
+        total = torch.stack(terms).sum() / size
         drows, *gradients = torch.autograd.grad(total, [entity, *dense])
     values = torch.stack([x.detach() for x in terms]).double()
     values[3] += lambda3 / 2 * entity.detach().double().square().sum()
-    return values / len(labels), drows, gradients
+    return values / size, drows, gradients
 
 
 def row_adam_(

@@ -174,6 +174,11 @@ class BatchStream:
             cuts,
         )
 
+    def request(self, order: EpochOrder, batch: int, epoch: int) -> PairRequest:
+        """Pairs of a batch of an epoch's order, to compute a model's inputs for."""
+        cuts = order.cuts if order.shared_cuts is None else order.shared_cuts
+        return self._pairs(epoch, order, cuts[batch], cuts[batch + 1])[0]
+
     def draw_triples(self, epoch: int, batch: int) -> Triples:
         """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
         return ops.sample_triples(

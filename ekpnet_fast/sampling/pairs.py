@@ -234,6 +234,8 @@ class Batch(Pairs):
         relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
         real_pairs: [] float32, number of them; None if all are.
+        entity_keys, entity_references, relation_keys, relation_references: sorted references to
+            rows and relations, as `ops.RippleBatch` has them; None where a device sorts them.
     """
 
     rows: Tensor
@@ -250,6 +252,10 @@ class Batch(Pairs):
     pair_folds: Tensor | None = None
     real: Tensor | None = None
     real_pairs: Tensor | None = None
+    entity_keys: Tensor | None = None
+    entity_references: Tensor | None = None
+    relation_keys: Tensor | None = None
+    relation_references: Tensor | None = None
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,17 +58,22 @@ class RippleSets:
         """Number of users U."""
         return self.heads.shape[0]
 
+    @property
+    def slots(self) -> int:
+        """Slots of a user, H * M."""
+        return self.heads.shape[1] * self.heads.shape[2]
+
     def of_users(self, users: Tensor) -> RippleSets:
         """Sets of some users, [n] ids."""
-        return RippleSets(
-            self.heads[users], self.relations[users], self.tails[users], self.counts[users]
-        )
+        return self.each(lambda x: x[users])
 
     def to(self, device: torch.device) -> RippleSets:
         """Copy on a device."""
-        return RippleSets(
-            *(x.to(device) for x in (self.heads, self.relations, self.tails, self.counts))
-        )
+        return self.each(lambda x: x.to(device))
+
+    def each(self, f: Callable[[Tensor], Tensor]) -> RippleSets:
+        """Sets with a function applied to each of their tensors."""
+        return RippleSets(f(self.heads), f(self.relations), f(self.tails), f(self.counts))
 
     @classmethod
     def none(cls, num_users: int) -> RippleSets:
@@ -88,6 +94,20 @@ class FoldRippleSets:
 
     sets: RippleSets
     slot_folds: Tensor
+
+    @property
+    def num_users(self) -> int:
+        """Number of users U."""
+        return self.sets.num_users
+
+    @property
+    def slots(self) -> int:
+        """Slots of a user, H * M."""
+        return self.sets.slots
+
+    def each(self, f: Callable[[Tensor], Tensor]) -> FoldRippleSets:
+        """Sets with a function applied to each of their tensors."""
+        return FoldRippleSets(self.sets.each(f), f(self.slot_folds))
 
     @classmethod
     def sample(
@@ -119,17 +139,18 @@ class FoldRippleSets:
         return cls(RippleSets(*sets), slot_folds)
 
     def of(self, users: Tensor, folds: Tensor) -> RippleSets:
-        """Sets apart, of the slots that fold folds[g] of user users[g] sees, in their order."""
-        found = self.sets.of_users(users)
+        """Sets apart, of the slots that fold folds[g] of user users[g] sees, in their order.
+
+        In shapes that no value decides, so that on a GPU nobody waits.
+        """
+        found, M = self.sets.of_users(users), self.slot_folds.shape[2]
         seen = (self.slot_folds[users] >> folds.long()[:, None, None]) & 1 == 1
-        seen &= torch.arange(seen.shape[2], device=seen.device) < found.counts[..., None]
-        group, hop, _ = seen.nonzero(as_tuple=True)
-        place = (seen.cumsum(2) - 1)[seen]
+        seen &= torch.arange(M, device=seen.device) < found.counts[..., None]
+        place = (seen.cumsum(2) - 1).masked_fill_(~seen, M)  # the others: past the end
 
         def kept(x: Tensor) -> Tensor:
-            apart = torch.zeros_like(x)
-            apart[group, hop, place] = x[seen]
-            return apart
+            apart = x.new_zeros(*x.shape[:2], M + 1)
+            return apart.scatter_(2, place, x)[..., :M].contiguous()
 
         counts = seen.sum(2, dtype=torch.int32)
         return RippleSets(kept(found.heads), kept(found.relations), kept(found.tails), counts)

@@ -1,9 +1,10 @@
 """CUDA-graph training: the epoch resides on the GPU, one captured step is replayed.
 
-Ripple sets, labelled pairs and triples of an epoch are copied to the device and put in terms of
-the rows that each batch touches, for many batches at once; a batch is the index that a counter on
-the device holds. All shapes are fixed (see `fixed_shapes`), so that one step, captured as a CUDA
-graph, is replayed for every batch, and the host does not wait for the device inside an epoch.
+Ripple sets, labelled pairs, the model's inputs and triples of an epoch are copied to the device
+and put in terms of the rows that each batch touches, for many batches at once; a batch is the index
+that a counter on the device holds. All shapes are fixed (see `fixed_shapes`), so that one step,
+captured as a CUDA graph, is replayed for every batch, and the host does not wait for the device
+inside an epoch.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.base import Gradients
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Batch
-from ekpnet_fast.sampling.ripple_sets import RippleSets
-from ekpnet_fast.training.fixed_shapes import BatchBuffer, HostEpoch, localize_batches
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
+from ekpnet_fast.training.fixed_shapes import INPUT, BatchBuffer, HostEpoch, localize_batches
 from ekpnet_fast.training.losses import TERMS, loss_terms
 from ekpnet_fast.training.state import StepState
 
@@ -64,7 +67,8 @@ class ResidentTrainer:
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
         self._buffer: BatchBuffer | None = None
-        self._terms = torch.zeros(0, len(TERMS), device=device)  # a row per batch in the buffer
+        # A row per batch in the buffer.
+        self._terms = torch.zeros(0, len(TERMS), dtype=torch.float64, device=device)
         self._step_as_graph: torch.cuda.CUDAGraph | None = None
         K = 2 * stream.triples
         self._triple_labels = (torch.arange(K, device=device) < stream.triples).to(torch.int8)
@@ -77,11 +81,9 @@ class ResidentTrainer:
         """
         self.groups = host.group_users.shape[1]
         self._step_number.fill_(self.state.steps)
-        sets = RippleSets(
-            **{name: x.to(self.device, non_blocking=True) for name, x in vars(host.ripple).items()}
-        )
+        sets = host.ripple.each(lambda x: x.to(self.device, non_blocking=True))
         references = host.items.shape[1] + 2 * host.triple_heads.shape[1]
-        references += 2 * self.groups * sets.heads[0].numel()
+        references += 2 * self.groups * sets.slots
         at_once = max(1, REFERENCES_AT_ONCE // references)
         terms = [self._terms[:0]]
         for begin in range(skip, host.steps, at_once):
@@ -95,10 +97,17 @@ class ResidentTrainer:
         for row in table.tolist():
             self.state.steps += 1
             self.state.watch.check(dict(zip(TERMS, row, strict=True)), self.state.steps)
-        sums = (table.double() * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
+        sums = (table * host.real_pairs[skip:].double().unsqueeze(1)).sum(0)
         return dict(zip(TERMS, sums.tolist(), strict=True))
 
-    def _load(self, host: HostEpoch, begin: int, end: int, sets: RippleSets, room: int = 0) -> None:
+    def _load(
+        self,
+        host: HostEpoch,
+        begin: int,
+        end: int,
+        sets: RippleSets | FoldRippleSets,
+        room: int = 0,
+    ) -> None:
         """Put batches of an epoch into the buffer that a captured step reads.
 
         A new buffer has room for more: epochs differ by some batches, and one that did not fit
@@ -107,13 +116,14 @@ class ResidentTrainer:
         fields = localize_batches(
             host.batches(begin, end, self.device),
             sets,
+            host.folds,
             self._rows.shape[0],
             self.stream.graph.num_relations,
         )
         if self._buffer is None or not self._buffer.fits(fields):
             self._step_as_graph = None  # it reads the old buffer
             self._buffer = BatchBuffer(fields, room)
-            self._terms = torch.zeros(self._buffer.capacity, len(TERMS), device=self.device)
+            self._terms = self._terms.new_zeros(self._buffer.capacity, len(TERMS))
         else:
             self._buffer.load(fields)
         self._cursor.zero_()
@@ -164,31 +174,43 @@ class ResidentTrainer:
         assert self._buffer is not None
         at: dict[str, Any] = {**self._buffer.at(self._cursor)}
         l2: Tensor = at.pop("l2")
-        return Batch(triple_labels=self._triple_labels, **at), l2
+        names = [name for name in at if name.startswith(INPUT)]
+        inputs = {name.removeprefix(INPUT): at.pop(name) for name in names}
+        return Batch(triple_labels=self._triple_labels, inputs=inputs, **at), l2
 
     def _step(self) -> None:
         """Run the step at the cursor; nothing in it waits for the device or depends on a value."""
-        model, stage, dense = self.model, self.stage, self.state.dense
         batch, l2 = self._batch()
         self._step_number.add_(1)
-        rows = self._rows.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
-        terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=self.name)
-        loss = torch.stack(list(terms.values())).sum()
-        drows, *gradients = torch.autograd.grad(loss, [rows, *dense])
-        for parameter, gradient in zip(dense, gradients, strict=True):
+        found = self._gradients(batch, l2)
+        for parameter, gradient in zip(self.state.dense, found.dense, strict=True):
             parameter.grad = gradient
         with torch.no_grad():
-            self._record(terms, rows, batch, l2)
-            touched, grads = {self._table: batch.rows}, {self._table: drows}
-            self.state.apply(self.backend, touched, grads, step=self._step_number, l2=l2)
+            self._terms.index_copy_(0, self._cursor, found.terms.unsqueeze(0))
+            touched = {self._table: batch.rows}
+            self.state.apply(self.backend, touched, found.rows, step=self._step_number, l2=l2)
         self._cursor.add_(1)
 
-    def _record(self, terms: dict[str, Tensor], rows: Tensor, batch: Batch, l2: Tensor) -> None:
-        """Write the terms of the loss into the row of the batch."""
+    def _gradients(self, batch: Batch, l2: Tensor) -> Gradients:
+        """Terms of the loss and gradients, by a native op where there is one."""
+        model, stage, name = self.model, self.stage, self.name
+        if self.backend is ops:
+            found = model.gradients({self._table: self._rows}, batch, stage, stage=name)
+            if found is not None:
+                return found
+        rows = self._rows.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
+        terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=name)
+        loss = torch.stack(list(terms.values())).sum()
+        drows, *dense = torch.autograd.grad(loss, [rows, *self.state.dense])
+        with torch.no_grad():
+            return Gradients(self._values(terms, rows, batch, l2), {self._table: drows}, dense)
+
+    def _values(self, terms: dict[str, Tensor], rows: Tensor, batch: Batch, l2: Tensor) -> Tensor:
+        """Terms [4] float64 of the loss, with the decay of the rows."""
         values = {name: term.detach() for name, term in terms.items()}
+        zero = torch.zeros((), device=self.device)
         if self.stage.lambda3 > 0:
             norms = rows.square().sum((1, 2)).masked_fill(batch.rows < 0, 0.0)
-            values["l2_rows"] = values["l2_rows"] + norms.sum() * (l2 / 2).float()
-        zero = torch.zeros((), device=self.device)
-        record = torch.stack([values.get(name, zero) for name in TERMS])
-        self._terms.index_copy_(0, self._cursor, record.unsqueeze(0))
+            decay = norms.sum() * (l2 / 2).float()
+            values["l2_rows"] = values.get("l2_rows", zero) + decay
+        return torch.stack([values.get(name, zero) for name in TERMS]).double()

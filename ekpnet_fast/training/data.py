@@ -106,7 +106,7 @@ class TrainingData:
             plan=plan,
             redraw=self.redraw,
             folds=self.folds,
-            shared=self._shared,
+            shared=self.shared,
             lists=stage.loss != "bce",
             corrections=torch.from_numpy(-np.log(self._chances)).float()
             if stage.loss == "softmax"
@@ -129,7 +129,7 @@ class TrainingData:
         return MODELS[self.config.model].draws
 
     @property
-    def _shared(self) -> bool:
+    def shared(self) -> bool:
         """Whether the folds of a user share a ripple set; what repetition fills differs by fold."""
         shares = MODELS[self.config.model].shared_sets
         return self.folds is not None and shares and self.config.sampling.padding == "mask"
@@ -149,7 +149,7 @@ class TrainingData:
             return RippleSets.none(len(folds.histories))
         drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": self.config.seed}
         drawn["epoch"] = self._draw_of(number)
-        if folds is not None and self._shared:
+        if folds is not None and self.shared:
             return FoldRippleSets.sample(
                 self.graph, folds.clicks, folds.click_folds, folds.count, **drawn
             )

@@ -14,6 +14,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
@@ -43,10 +44,11 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch does not know which slots a fold sees, and has no lists.
+    A replayed epoch has no lists. Where the folds of a user do not share a ripple set (repetition),
+    there may be too many sets to have all of them at once.
     """
     on_device = device.type == "cuda" and model.resident
-    return on_device and data.folds is None and loss == "bce"
+    return on_device and (data.folds is None or data.shared) and loss == "bce"
 
 
 @contextmanager
@@ -87,8 +89,14 @@ def epochs_of(
     # The plain-torch specification waits for the device here and there.
     capture = device.type == "cuda" and backend is ops
     resident = ResidentTrainer(model, stage, backend, stream, name, capture=capture)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=_enter, initargs=(device,)) as pool:
         yield ResidentEpochs(resident, data, numbers, pool)
+
+
+def _enter(device: torch.device) -> None:
+    """Make the GPU the thread's, which else pins memory in the context of the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 class SteppedEpochs:
@@ -177,7 +185,8 @@ class ResidentEpochs:
         trainer, pin = self._trainer, self._trainer.device.type == "cuda"
 
         def prepare() -> HostEpoch:
-            ripple = self._data.user_ripple_sets(number)
+            ripple = self._data.ripple_sets(number)
+            assert not isinstance(ripple, LazyRippleSets)  # `is_resident`
             return HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number, groups, pin=pin)
 
         return self._pool.submit(prepare)

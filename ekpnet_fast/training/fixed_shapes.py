@@ -6,8 +6,10 @@ Padding changes nothing: padded pairs belong to groups of their own that reach n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +17,11 @@ from torch import Tensor
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 
-__all__ = ["BatchBuffer", "HostEpoch", "localize_batches", "localize_padded"]
+__all__ = ["INPUT", "BatchBuffer", "HostEpoch", "localize_batches", "localize_padded"]
 
+INPUT = "inputs."  # before the names of a model's inputs, which are fields beside others
 GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
 
 
@@ -31,7 +34,9 @@ class HostEpoch:
 
     number: int  # of the epoch
     steps: int
-    ripple: RippleSets  # of U + 1 users
+    folds: int  # F; above 1 a group is of a (user, fold) pair, which has the number user * F + fold
+    ripple: RippleSets | FoldRippleSets  # of U + 1 users
+    inputs: Mapping[str, Tensor]  # [steps, B] each, the model's inputs by name
     group_users: Tensor  # [steps, G] int64
     group_indptr: Tensor  # [steps, G + 1] int64
     items: Tensor  # [steps, B] int32
@@ -48,7 +53,7 @@ class HostEpoch:
         cls,
         stream: BatchStream,
         stage: StageConfig,
-        ripple: RippleSets,
+        ripple: RippleSets | FoldRippleSets,
         epoch: int,
         groups: int = 0,
         *,
@@ -63,8 +68,9 @@ class HostEpoch:
         cuts = np.asarray(order.cuts)
         steps, most = len(cuts) - 1, int(np.diff(cuts).max(initial=0))
         G = max(groups, -(-most // GROUP_STEP) * GROUP_STEP + 1)
-        B = stream.batch_size
-        users = np.full((steps, G), ripple.num_users, np.int64)
+        B, F = stream.batch_size, 1 if stream.folds is None else stream.folds.count
+        users = np.full((steps, G), ripple.num_users * F, np.int64)
+        inputs: dict[str, Tensor] = {}
         indptr = np.zeros((steps, G + 1), np.int64)
         items, labels = np.zeros((steps, B), np.int32), np.zeros((steps, B), np.float32)
         real = np.zeros((steps, B), np.float32)
@@ -80,35 +86,47 @@ class HostEpoch:
             items[i, end - begin :] = items[i, 0]
             labels[i, : end - begin] = order.labels[begin:end]
             real[i, : end - begin] = 1
+            for name, x in stream.reads.of(stream.request(order, i, epoch)).items():
+                if name not in inputs:
+                    inputs[name] = x.new_zeros(steps, B)
+                inputs[name][i, : end - begin] = x
         pairs = np.diff(ends[cuts])
 
         def placed(x: Tensor) -> Tensor:
             return x.pin_memory() if pin else x
 
-        sets = {
-            name: placed(torch.cat([x, torch.zeros_like(x[:1])]))
-            for name, x in vars(ripple).items()
-        }
+        def with_one_more(x: Tensor) -> Tensor:
+            return placed(torch.cat([x, torch.zeros_like(x[:1])]))
+
         by_step = (users, indptr, items, labels, real, pairs.astype(np.float32))
         drawn = [stream.draw_triples(epoch, i) for i in range(steps)]
         return cls(
             epoch,
             steps,
-            RippleSets(**sets),
+            F,
+            ripple.each(with_one_more),
+            {name: placed(x) for name, x in inputs.items()},
             *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
             *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
         )
 
     def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
         """Copy some of the batches to a device, by name."""
-        return {
-            name: x[begin:end].to(device, non_blocking=True)
-            for name, x in vars(self).items()
-            if isinstance(x, Tensor)
-        }
+        fields = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        fields |= {INPUT + name: x for name, x in self.inputs.items()}
+        return {name: x[begin:end].to(device, non_blocking=True) for name, x in fields.items()}
 
 
-def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
+class Localized(NamedTuple):
+    """Ids of S batches in terms of the rows that they name, and their order."""
+
+    rows: Tensor  # [S, N] int32, the distinct ids of each batch, rising, then -1
+    local: Tensor  # [S, N] int32, position of each id in the batch's rows, any for no entity
+    keys: Tensor  # [S, N] int32, these positions, rising; N for no entity
+    references: Tensor  # [S, N] int32, place of each key in the batch
+
+
+def localize_padded(ids: Tensor, num_entities: int) -> Localized:
     """Rows that ids name, and the ids in terms of them, in fixed shapes and without waiting.
 
     `ops.localize` does this for one batch on a CPU, in a shape that its ids decide.
@@ -116,42 +134,59 @@ def localize_padded(ids: Tensor, num_entities: int) -> tuple[Tensor, Tensor]:
     Args:
         ids: [S, N] int32 entity ids of S batches; `num_entities` is no entity.
         num_entities: E.
-
-    Returns:
-        rows [S, N] int32: the distinct ids of each batch, rising, then -1; and [S, N] int32,
-        positions in the batch's rows, any position for no entity.
     """
-    S, N = ids.shape
-    batch = torch.arange(S, device=ids.device).unsqueeze(1)
-    # One sort for all batches: a batch's ids stay together.
-    keys, order = torch.sort((ids + batch * (num_entities + 1)).flatten())
-    values = (keys.view(S, N) - batch * (num_entities + 1)).int()
+    N = ids.shape[1]
+    values, references = sorted_by_batch(ids, num_entities)
     starts = torch.ones_like(values, dtype=torch.bool)
     torch.ne(values[:, 1:], values[:, :-1], out=starts[:, 1:])
     position = starts.cumsum(1) - 1
     # Every position of a run writes the same value.
     rows = torch.full_like(values, num_entities).scatter_(1, position, values)
-    local = torch.empty_like(position).scatter_(1, order.view(S, N) - batch * N, position)
-    return rows.masked_fill(rows == num_entities, -1), local.int()
+    local = torch.empty_like(position).scatter_(1, references, position)
+    return Localized(
+        rows.masked_fill(rows == num_entities, -1),
+        local.int(),
+        position.masked_fill(values == num_entities, N).int(),
+        references.int(),
+    )
+
+
+def sorted_by_batch(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Ids [S, N] int32 of S batches, stably sorted in each, and the place [S, N] int64 of each.
+
+    Ids are at most `limit`. One sort for all batches: a batch's ids stay together.
+    """
+    S, N = ids.shape
+    batch = torch.arange(S, device=ids.device).unsqueeze(1)
+    keys, order = torch.sort((ids + batch * (limit + 1)).flatten(), stable=True)
+    values = (keys.view(S, N) - batch * (limit + 1)).int()
+    return values, order.view(S, N) - batch * N
 
 
 def localize_batches(
-    at: dict[str, Tensor], sets: RippleSets, num_entities: int, num_relations: int
+    at: dict[str, Tensor],
+    sets: RippleSets | FoldRippleSets,
+    folds: int,
+    num_entities: int,
+    num_relations: int,
 ) -> dict[str, Tensor]:
     """Fields of S batches as `Batch` has them, each [S, ..], from ids of entities.
 
     Args:
         at: fields of `HostEpoch`, [S, ..].
         sets: ripple sets of U + 1 users, on the same device.
+        folds: F, whose number a group's has beside its user's where folds share the sets.
         num_entities: E.
         num_relations: R.
     """
     S, G = at["group_users"].shape
-    users = at["group_users"].flatten()
-    heads, relations, tails, counts = (
-        x.index_select(0, users).view(S, G, *x.shape[1:])
-        for x in (sets.heads, sets.relations, sets.tails, sets.counts)
-    )
+    groups = at["group_users"].flatten()
+    if isinstance(sets, FoldRippleSets):
+        of_groups = sets.of(groups // folds, groups % folds)
+    else:
+        of_groups = sets.of_users(groups)
+    of_groups = of_groups.each(lambda x: x.view(S, G, *x.shape[1:]))
+    heads, relations, tails, counts = vars(of_groups).values()
     masked = torch.arange(heads.shape[3], device=heads.device) >= counts.unsqueeze(-1)
     parts = {
         "heads": heads.masked_fill(masked, num_entities),
@@ -161,11 +196,12 @@ def localize_batches(
         "triple_tails": at["triple_tails"],
     }
     ids = [x.flatten(1) for x in parts.values()]
-    rows, local = localize_padded(torch.cat(ids, 1), num_entities)
-    local_parts = torch.split(local, [x.shape[1] for x in ids], 1)
+    localized = localize_padded(torch.cat(ids, 1), num_entities)
+    local_parts = torch.split(localized.local, [x.shape[1] for x in ids], 1)
     named = [relations.masked_fill(masked, num_relations).flatten(1), at["triple_relations"]]
-    touched = torch.zeros(S, num_relations + 1, device=rows.device)
-    touched.scatter_(1, torch.cat(named, 1).long(), 1.0)
+    relation_keys, relation_references = sorted_by_batch(torch.cat(named, 1), num_relations)
+    touched = torch.zeros(S, num_relations + 1, device=masked.device)
+    touched.scatter_(1, relation_keys.long(), 1.0)
     found = {
         name: x.reshape(part.shape)
         for (name, part), x in zip(parts.items(), local_parts, strict=True)
@@ -174,12 +210,17 @@ def localize_batches(
     found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
     return {
         **found,
-        "rows": rows,
+        "rows": localized.rows,
+        "entity_keys": localized.keys,
+        "entity_references": localized.references,
+        "relation_keys": relation_keys,
+        "relation_references": relation_references.int(),
         "relations": relations.masked_fill(masked, 0),
         "counts": counts,
         "triple_relations": at["triple_relations"],
         "relation_touched": touched[:, :num_relations],
         **{name: at[name] for name in ("group_indptr", "labels", "real", "real_pairs", "l2")},
+        **{name: x for name, x in at.items() if name.startswith(INPUT)},
     }
 
 

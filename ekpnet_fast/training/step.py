@@ -31,8 +31,9 @@ class LossGradients:
     def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self.dense: list[nn.Parameter] = [*model.relations(), *model.dense_weights(name)]
-        # Native ops that find gradients by themselves are the CPU's.
-        self.native = backend is ops and all(p.device.type == "cpu" for p in self.dense)
+        # On a GPU native ops that find gradients by themselves know no losses of lists.
+        on_cpu = all(p.device.type == "cpu" for p in self.dense)
+        self.native = backend is ops and (on_cpu or stage.loss == "bce")
 
     def of(
         self, tables: Mapping[str, Tensor], batch: Batch

@@ -1,8 +1,10 @@
 // A GPU for tests: runs the CUDA kernels' own source on the host, every thread of a block as a
 // fiber that yields at barriers and shuffles. Blocks run one after the other, so a static variable
 // is what shared memory is. It checks what a GPU does not: shared memory starts as NaN and ends in
-// a guard, a barrier that a thread never reaches aborts with a message, and the order in which
-// threads run between barriers can be reversed, which changes the result of a race.
+// a guard; a barrier that a thread never reaches and a misaligned access to four neighbours abort
+// with a message. The order of blocks, and of threads between barriers, is drawn from
+// EKPNET_EMULATION_SEED, and a shuffle waits for its own source alone, because it orders no memory:
+// the result of a race changes with the seed.
 #pragma once
 
 #include <cmath>
@@ -31,8 +33,10 @@ unsigned __ballot_sync(unsigned mask, bool predicate);
 
 namespace emulation {
 
-// Moves eight bytes per lane: every lane of the mask gives `bits` and takes those of `source`.
-uint64_t exchange(unsigned mask, uint64_t bits, int source);
+// A shuffle: every lane of the mask gives eight bytes, then takes those of others.
+void give(unsigned mask, uint64_t bits);
+uint64_t take(unsigned mask, int source);
+void check_aligned(const void* at, size_t bytes);
 int lane();
 unsigned char* shared_memory();
 void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& thread);
@@ -43,7 +47,8 @@ T exchange_value(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= 8);
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = exchange(mask, bits, source);
+  give(mask, bits);
+  bits = take(mask, source);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
 }

@@ -77,7 +77,8 @@ def calls() -> dict[str, list]:
         "triple_loss": [p[0], p[1], *triples()],
         "triple_loss_backward": [torch.tensor(1.0), p[0], p[1], *triples()],
         "ekpnet_gradients": [
-            table, *p[1:4], *layers(), *batch, *triples(), *folds, 0, 0, 0.1, 0.1, 0.1
+            table, *p[1:4], *layers(), *batch, *triples(), *folds, *[None] * 6,
+            0, 0, 0.1, 0.1, 0.1
         ],
         "row_adam_": [
             *row_state, ints(0, 3, -1), torch.ones(3, 2, D), torch.tensor(1),

@@ -28,6 +28,8 @@ BUILT = ["sm_80", "sm_90", "compute_90"]
         (["sm_90a"], (9, 0), True),
         (["sm_90a"], (9, 1), False),
         (["sm_120"], (12, 0), True),
+        (["sm_100f", "compute_100f"], (10, 3), True),
+        (["sm_100f", "compute_100f"], (12, 0), False),
         ([], (9, 0), False),
     ],
 )
@@ -72,7 +74,7 @@ def test_gpu_that_was_not_built_for(monkeypatch):
 
 
 def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch, capsys):
-    device._say_once.cache_clear()
+    device.say_once.cache_clear()
     built(monkeypatch, cuda_archs=[], cuda_reason="no CUDA compiler (nvcc) was found")
     with_gpu(monkeypatch, (9, 0))
     for _ in range(2):
@@ -83,7 +85,7 @@ def test_auto_says_once_why_a_gpu_is_not_used(monkeypatch, capsys):
     assert device.unused_gpu() == device.why_no_cuda() is not None
     assert device.resolve_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    device._say_once.cache_clear()
+    device.say_once.cache_clear()
     assert device.resolve_device("auto") == torch.device("cpu")
     assert capsys.readouterr().err == "" and device.unused_gpu() is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -14,9 +15,10 @@ from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from support.contracts import (
     ISAS,
     assert_accurate,
+    assert_same_bits,
     assert_same_bits_for_any_thread_count,
 )
-from support.devices import under_isa
+from support.devices import on_gpus, under_isa, under_other_order
 from support.loss_problems import (
     NAMES,
     SIZES,
@@ -26,6 +28,7 @@ from support.loss_problems import (
     loss_problem,
     with_folds,
 )
+from support.places import ROOT
 
 sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
 channels = pytest.mark.parametrize("channels", [1, 2])
@@ -45,6 +48,48 @@ def pair_by_pair(problem):
         pair_folds=None,
     )
     return [*model, apart]
+
+
+def on_device(device, problem, **options):
+    """`found_by` of the ops on a device."""
+    return device.gradients(problem, **{**WEIGHTS, **options})
+
+
+def padded(problem):
+    """The same pairs among others that do not count, and rows that are none."""
+    *model, batch = problem
+    B, dtype = len(batch.items), batch.labels.dtype
+    real = (torch.arange(2 * B) % 2 == 0).to(dtype)
+    n, none = len(batch.rows), torch.tensor([-1, -1], dtype=torch.int32)
+    return [
+        *model,
+        batch._replace(
+            rows=torch.cat([batch.rows, none]),
+            group_indptr=2 * batch.group_indptr,
+            items=torch.stack([batch.items, batch.items.roll(1)], 1).flatten(),
+            labels=batch.labels.repeat_interleave(2),
+            offset=torch.linspace(-1, 1, B, dtype=dtype).repeat_interleave(2),
+            real=real,
+            real_pairs=real.sum(),
+        ),
+    ], n
+
+
+def with_references(problem):
+    """The same with its sorted references."""
+    *model, batch = problem
+    n, R, (_, _, M) = len(batch.rows), len(model[1]), batch.heads.shape
+    masked = torch.arange(M) >= batch.counts.unsqueeze(-1)
+    masked |= (batch.group_indptr.diff() == 0)[:, None, None]
+    parts = [batch.heads.masked_fill(masked, n), batch.tails.masked_fill(masked, n)]
+    parts += [batch.items, batch.triple_heads, batch.triple_tails]
+    relations = [batch.relations.masked_fill(masked, R), batch.triple_relations]
+    sorted_parts = [
+        torch.sort(torch.cat([x.flatten() for x in of]), stable=True) for of in (parts, relations)
+    ]
+    flat = [x.int() for pair in sorted_parts for x in pair]
+    names = ("entity_keys", "entity_references", "relation_keys", "relation_references")
+    return [*model, batch._replace(**dict(zip(names, flat, strict=True)))]
 
 
 # ---- values ------------------------------------------------------------------------------------
@@ -69,6 +114,46 @@ def test_float32_is_as_accurate_as_eager(size, hidden):
     native, eager = found_by(ops, problem), found_by(reference, problem)
     torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
     assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@on_gpus
+@sizes
+@pytest.mark.parametrize(("channels", "hidden"), [(2, None), (2, 2), (1, 0)])
+def test_float64_on_a_gpu_equals_the_specification(device, size, channels, hidden):
+    problem = loss_problem(**size, channels=channels, hidden=hidden, dtype=torch.float64)
+    expected = found_by(reference, problem)
+    for given in (problem, with_references(problem)):
+        for name, x, y in zip(NAMES, on_device(device, given), expected, strict=False):
+            torch.testing.assert_close(
+                x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@on_gpus
+@hidden
+def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
+    problem = loss_problem(**SIZES["usual"], hidden=hidden)
+    exact = found_by(reference, in_float64(problem))
+    native, eager = on_device(device, problem), found_by(reference, problem)
+    torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
+    assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
+@pytest.mark.parametrize("hidden", [None, 2])
+def test_padding_does_not_count(device, hidden):
+    plain = loss_problem(**SIZES["odd"], hidden=hidden, dtype=torch.float64)
+    problem, n = padded(plain)
+    found, specified = on_device(device, problem), found_by(reference, problem)
+    offset = problem[5].offset[::2].contiguous()
+    without = found_by(ops, [*plain[:5], plain[5]._replace(offset=offset)])
+    assert (found[1][n:] == 0).all()
+    found[1], specified[1] = found[1][:n], specified[1][:n]
+    for name, x, y, z in zip(NAMES, found, specified, without, strict=False):
+        for other in (y, z):
+            torch.testing.assert_close(
+                x, other, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("activation", ops.ACTIVATIONS)
@@ -222,6 +307,58 @@ def test_opcheck(hidden):
         library.opcheck(torch.ops.ekpnet.ekpnet_gradients.default, arguments)
 
 
+def results_on_device(device, problems):
+    return [on_device(device, [*model, RippleBatch(*batch)]) for *model, batch in problems]
+
+
+def test_no_race(emulated, tmp_path):
+    size = dict(pairs=90, groups=4, hops=2, slots=32, width=16, rows=60, triples=9)
+    problems = [
+        [*model, tuple(batch)]
+        for hidden in (None, 2)
+        for *model, batch in [loss_problem(**size, hidden=hidden)]
+    ]
+    found = results_on_device(emulated, problems)
+    others = under_other_order(emulated.path, tmp_path, results_on_device, problems)
+    for x, y in zip(found, others, strict=True):
+        assert_same_bits(x, y)
+
+
+@pytest.mark.parametrize("hidden", [None, 2])
+def test_launches_are_those_of_the_table(emulated, hidden):
+    """Of a captured step, where the references of a batch come sorted."""
+    table = json.loads((ROOT / "tests" / "training" / "gpu_counts.json").read_text())
+    problem = with_references(loss_problem(**SIZES["usual"], hidden=hidden))
+    before = emulated.launches
+    on_device(emulated, problem)
+    assert emulated.launches - before == table["kernels"]["ekpnet_gradients"]
+
+
+@on_gpus
+def test_refuses_folds_and_lists_on_a_gpu(device):
+    problem = with_folds(loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4))
+    with pytest.raises(RuntimeError, match="expected groups of one fold each on a GPU"):
+        on_device(device, problem)
+    with pytest.raises(RuntimeError, match="loss is 1, expected 0"):
+        on_device(
+            device,
+            [*problem[:5], problem[5]._replace(slot_folds=None, pair_folds=None)],
+            loss="bpr",
+        )
+
+
+@on_gpus
+def test_refuses_half_of_what_belongs_together(device):
+    problem = with_references(loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4))
+    for change, message in (
+        (dict(relation_keys=None), "must be given together"),
+        (dict(real=torch.ones(20)), "real and real_pairs must be given together"),
+    ):
+        changes = [*problem[:5], problem[5]._replace(**change)]
+        with pytest.raises(RuntimeError, match=message):
+            on_device(device, changes)
+
+
 def changed(x, value):
     x = x.clone()
     x.view(-1)[-1] = value
@@ -229,7 +366,7 @@ def changed(x, value):
 
 
 REFUSED = {
-    "rows": ("rows", lambda x: changed(x, 120), "rows holds id 120 at position 39"),
+    "rows": ("rows", lambda x: changed(x, 120), "rows holds id 120 at position 39, expected below"),
     "heads": ("heads", lambda x: torch.full_like(x, 40), "heads holds id 40"),
     "items": ("items", lambda x: changed(x, -1), "items holds id -1"),
     "no pairs": ("items", lambda x: x[:0], "group_indptr ends with 20, expected 0"),

@@ -111,10 +111,10 @@ def _with_threads(count, results):
 
 
 def assert_no_race(emulated, directory, results, problems):
-    """Check for a race: results(device, problems) are the same bits with threads reversed."""
-    forwards = results(emulated, problems)
-    backwards = under_other_order(emulated.path, directory, results, problems)
-    for one, other in zip(forwards, backwards, strict=True):
+    """Check for a race: results(device, problems) are the same bits in another order of threads."""
+    found = results(emulated, problems)
+    others = under_other_order(emulated.path, directory, results, problems)
+    for one, other in zip(found, others, strict=True):
         assert_same_bits([*one[0], *one[1]], [*other[0], *other[1]])
 
 

@@ -7,17 +7,21 @@ sizes besides.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ekpnet_fast import build_info, ops
+from ekpnet_fast.ops import optimizer, prediction
 from support.places import PACKAGE, ROOT, SUPPORT
 from support.problems import flat
 from support.programs import PATIENCE, tool
@@ -36,6 +40,11 @@ class Cpu:
     def call(self, name, *arguments, **options):
         return _op(name)(*arguments, **options)
 
+    def gradients(self, problem, **options):
+        """Results of `ops.ekpnet_gradients` one after the other."""
+        terms, drows, dense = ops.ekpnet_gradients(*problem, **options)
+        return [terms, drows, *dense]
+
 
 class EmulatedGpu:
     """Ops of the emulated GPU, differentiable where those of the library are."""
@@ -46,6 +55,25 @@ class EmulatedGpu:
         torch.ops.load_library(str(path))
         self.path = path
         self.ops = torch.ops.ekpnet_emulated
+        self._library = ctypes.CDLL(str(path))
+        self._library.emulated_launches.restype = ctypes.c_int64
+
+    @property
+    def launches(self):
+        """Kernels launched so far."""
+        return self._library.emulated_launches()
+
+    def gradients(self, problem, **options):
+        with self.in_place_of_the_cpu():
+            return Cpu().gradients(problem, **options)
+
+    @contextmanager
+    def in_place_of_the_cpu(self):
+        """Context in which the ops of a training step call the kernels."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (prediction, optimizer):
+                patch.setattr(module, "ekpnet", self.ops)
+            yield
 
     def call(self, name, *arguments, **options):
         if name in _SCHEMA:
@@ -69,6 +97,10 @@ class RealGpu:
                     x.copy_(y)
             return None
         return result.cpu() if isinstance(result, Tensor) else tuple(x.cpu() for x in result)
+
+    def gradients(self, problem, **options):
+        moved = tree_map_only(Tensor, Tensor.cuda, problem)
+        return [x.cpu() for x in Cpu().gradients(moved, **options)]
 
 
 def _op(name):
@@ -179,13 +211,12 @@ def under_isa(isa, directory, function, argument):
 
 
 def under_other_order(library, directory, function, argument):
-    """Call function(device, argument) in a process whose emulated GPU reverses thread order.
+    """Call function(device, argument) in a process whose emulated GPU draws other orders.
 
-    Between two barriers the order must not matter; where it does, threads race for memory.
+    Of blocks, and of threads between two barriers. They must not matter; where they do, threads
+    race for memory.
     """
-    return _elsewhere(
-        directory, function, argument, str(library), EKPNET_EMULATION_ORDER="backwards"
-    )[1]
+    return _elsewhere(directory, function, argument, str(library), EKPNET_EMULATION_SEED="2")[1]
 
 
 def _elsewhere(directory, function, argument, library, **changes):

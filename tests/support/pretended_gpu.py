@@ -299,6 +299,7 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         _lazy_init=lambda: None,
         is_available=lambda: True,
         current_device=lambda: 0,
+        set_device=lambda _: None,
         get_device_name=lambda *_: "pretended GPU",
         synchronize=lambda *_: None,
         empty_cache=lambda: None,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
-from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
-from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.training import loop, step
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
+from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
 
 SYNTHETIC = SyntheticConfig(
@@ -30,6 +30,7 @@ CONFIG = RunConfig(
     synthetic=SYNTHETIC,
     ranking=False,
 )
+PLUS = replace(CONFIG, model="ekpnet_plus", folds=3)
 
 
 def load(config, change=lambda dataset: dataset):
@@ -43,29 +44,26 @@ def train(config, on_progress=lambda progress: None):
 
 
 def start(config, deep, backend=ops):
-    """Make a trainer of an untrained model, and its stream of batches."""
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
-    stage = config.train if deep else config.pretrain
-    trainer = step.StageTrainer(model, stage, backend, "train" if deep else "pretrain")
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=stage.batch_size,
-        group_size=stage.group_size,
-        triples=stage.triples if stage.lambda1 > 0 else 0,
-        seed=config.seed,
-    )
-    return trainer, stream, build.sample_ripple_sets(config, graph, prepared)
+    """Make a trainer of an untrained model, its stream of batches, and its ripple sets."""
+    config = resolve(config)
+    data = TrainingData(config, *load(config))
+    model = build.build_model(config, data.prepared, data.graph)
+    model.fit_features(data.training_examples)
+    name = "train" if deep else "pretrain"
+    trainer = step.StageTrainer(model, getattr(config, name), backend, name)
+    return trainer, data.stream(model, name), data.ripple_sets(1)
 
 
 def start_resident(config, deep, backend=ops, device="cpu", capture=False):
     """A resident trainer of an untrained model, its stream and its ripple sets."""
     untrained, stream, ripple = start(config, deep)
-    stage = config.train if deep else config.pretrain
-    name = "train" if deep else "pretrain"
     trainer = ResidentTrainer(
-        untrained.model.to(device), stage, backend, stream, name, capture=capture
+        untrained.model.to(device),
+        untrained.stage,
+        backend,
+        stream,
+        untrained.name,
+        capture=capture,
     )
     return trainer, ripple
 

@@ -11,16 +11,19 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu_benchmark
+from benchmarks.gpu import timing
 from ekpnet_fast import Recommender, ops
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import MODELS, build
+from ekpnet_fast.native import device
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop, step
 from support.contracts import assert_same_bits
 from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
-from support.small_training import CONFIG, load, start_resident, train_resident
+from support.small_training import CONFIG, PLUS, load, start_resident, train_resident
 
-# Per model, folds and stage. Of a step that is not captured they include those of its batch.
+# Per model, folds and stage. Of a step that is not captured they include those of its batch; of one
+# that is, nodes are its launches with all kernels of our ops.
 COUNTS = Path(__file__).with_name("gpu_counts.json")
 QUICK = {"ekpnet", "ekpnet_plus", "mf"}  # in every run of the tests; the others are slow
 TRAINED = [name for name, kind in MODELS.items() if kind.stages]
@@ -104,8 +107,9 @@ def test_capture_has_no_effect_and_its_replay_has():
 
 
 @pytest.mark.parametrize(("model", "folds"), cases())
-def test_trains_as_on_the_cpu(model, folds):
-    """With lists of all users after it."""
+def test_trains_as_on_the_cpu(model, folds, capfd):
+    """With lists of all users after it, of which is said what the host computes."""
+    device.say_once.cache_clear()
     config = config_of(model, folds=folds)
     data = load(config)
     expected = loop.train(replace(config, device="cpu"), *data)
@@ -118,6 +122,8 @@ def test_trains_as_on_the_cpu(model, folds):
         ranking.evaluate_ranking(score, data[0], (5,))
         state = found.model.state_dict()
         assert all(isinstance(x, GpuTensor) for x in state.values())
+    said = "the wide part's logit of every pair is computed on the CPU (1 threads)"
+    assert (said in capfd.readouterr().err) == MODELS[model].wide
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
@@ -138,12 +144,16 @@ def test_lists_are_learned_as_on_the_cpu(loss, folds):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("deep", [False, True], ids=["pretrain", "train"])
-def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(deep):
+@pytest.mark.parametrize(
+    ("config", "deep"),
+    [(CONFIG, False), (CONFIG, True), (PLUS, True)],
+    ids=["pretrain", "train", "plus"],
+)
+def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(config, deep):
     states = []
     for capture in (False, True):
         with pretended_gpu() as gpu:
-            trainer, ripple = start_resident(CONFIG, deep, device="cuda", capture=capture)
+            trainer, ripple = start_resident(config, deep, device="cuda", capture=capture)
             losses = train_resident(trainer, ripple, 2)
             tensors = [*trainer.model.state_dict().values(), *trainer.state.tensors().values()]
             states.append((losses, [x.cpu() for x in tensors]))
@@ -170,7 +180,14 @@ def test_recommender(model, tmp_path):
 # ---- launches, waits, copies ---------------------------------------------------------------------
 
 
-def counts_of_steps(model, folds, monkeypatch):
+def nodes_of(graph, kernels):
+    """Nodes of a captured graph; an op of ours has several."""
+    names = [func.name().split("::")[1].split(".")[0] for func, *_ in graph.steps]
+    views = [func.is_view or "detach" in func.name() for func, *_ in graph.steps]
+    return [kernels.get(name, 1) for name, view in zip(names, views, strict=True) if not view]
+
+
+def counts_of_steps(model, folds, kernels, monkeypatch):
     """Most launches, waits and copies of a step by stage; of a captured one those of its graph."""
     config = config_of(model, folds=folds)
     data = load(config)
@@ -193,12 +210,11 @@ def counts_of_steps(model, folds, monkeypatch):
         loop.train(replace(config, device="cuda"), *data)
         names = list(MODELS[model].stages)
         for name, graph in zip(names, gpu.graphs, strict=False):
-            launches = sum(
-                not func.is_view and "detach" not in func.name() for func, *_ in graph.steps
-            )
-            found[name] = Counter(captured=1, launches=launches)
+            nodes = nodes_of(graph, kernels)
+            found[name] = Counter(captured=1, launches=len(nodes), nodes=sum(nodes))
+    keys = ("captured", "launches", "waits", "copies")
     return {
-        name: {key: count[key] for key in ("captured", "launches", "waits", "copies")}
+        name: {key: count[key] for key in (*keys, *(["nodes"] if count["captured"] else []))}
         for name, count in found.items()
     }
 
@@ -206,15 +222,16 @@ def counts_of_steps(model, folds, monkeypatch):
 @pytest.mark.parametrize(("model", "folds"), cases())
 def test_counts_of_a_step_are_those_of_the_table(model, folds, monkeypatch):
     """A change that raises one must say so in the table, and so must one that lowers it."""
-    found = counts_of_steps(model, folds, monkeypatch)
     table = json.loads(COUNTS.read_text())
+    found = counts_of_steps(model, folds, table["kernels"], monkeypatch)
     if not torch.__version__.startswith(f"{table['torch']}."):
         pytest.skip(f"the table is torch {table['torch']}'s: others are made of other operators")
     assert found == table[f"{model}, {folds} folds"]
 
 
-def test_measurements(tmp_path):
+def test_measurements(tmp_path, monkeypatch):
     """All that `benchmarks/gpu.sh` measures runs; ops of the CPU do not take bfloat16."""
+    monkeypatch.setattr(timing, "CALLS", 2)
     output = tmp_path / "gpu.json"
     with pretended_gpu():
         gpu_benchmark.main(["--quick", "--output", str(output)])

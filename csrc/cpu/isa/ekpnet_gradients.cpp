@@ -2,6 +2,8 @@
 // that nothing is computed twice and neither z nor a hidden layer is written to memory.
 #include "cpu/isa/ekpnet_gradients.h"
 
+#include <algorithm>
+
 #include "cpu/isa/group_worker.h"
 #include "cpu/isa/isa_kernels.h"
 #include "cpu/isa/layer_stack.h"
@@ -46,17 +48,18 @@ void run_group_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64
       const int64_t to = whole ? from + kGroupBlock : list_begin(pairs, blocks, block + 1);
       const int64_t begin = first + from, P = (to < pairs ? to : pairs) - from;
       const T* offset = args.offset != nullptr ? args.offset + begin : nullptr;
+      const T* real = args.real != nullptr ? args.real + begin : nullptr;
       T* ditem = sums.attention.ditem + begin * D;
       if (args.deep) {
         worker.propagate(g, begin, P, stack.input(), stack.stride(), nullptr);
         stack.propagate(P);
         stack.write_logits(P, logit);
-        loss += pair_loss(args.loss, P, args.labels + begin, offset, args.pair_weight, logit);
+        loss += pair_loss(args.loss, P, args.labels + begin, offset, real, args.pair_weight, logit);
         const T* dz = stack.propagate_backward(P, logit);
         worker.propagate_backward(g, P, dz, stack.stride(), nullptr, ditem);
       } else {
         worker.propagate(g, begin, P, nullptr, 0, logit);
-        loss += pair_loss(args.loss, P, args.labels + begin, offset, args.pair_weight, logit);
+        loss += pair_loss(args.loss, P, args.labels + begin, offset, real, args.pair_weight, logit);
         worker.propagate_backward(g, P, nullptr, 0, logit, ditem);
       }
     }
@@ -121,6 +124,10 @@ double gather(const T* table, int64_t size, const int32_t* rows, int64_t begin, 
     if (i + kAhead < end)
       for (int64_t d = 0; d < size; d += 64 / sizeof(T))
         __builtin_prefetch(table + rows[i + kAhead] * size + d);
+    if (rows[i] < 0) {
+      std::fill_n(out + i * size, size, T(0));
+      continue;
+    }
     const T* from = table + rows[i] * size;
     V squares{};
     T rest = 0;

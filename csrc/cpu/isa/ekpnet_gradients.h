@@ -29,6 +29,7 @@ struct EkpnetArgs {
   T triple_weight;  // of a triple's loss (22)
   SlotFolds folds = {};
   PairLoss loss = PairLoss::kCrossEntropy;
+  const T* real = nullptr;  // [B], weight of a pair's cross-entropy: 1, or 0 for padding
 };
 
 // Sums over pairs are made per chunk of groups, those over triples per chunk of triples; chunks are
@@ -47,7 +48,8 @@ struct EkpnetSums {
 template <class T>
 struct EkpnetKernels {
   int64_t (*workspace_size)(const EkpnetArgs<T>& args);
-  // out [n, size] = rows of `table`, for positions [begin, end); returns their sum of squares.
+  // out [n, size] = rows of `table`, 0 for negative ones, for positions [begin, end); returns their
+  // sum of squares.
   double (*gather)(const T* table, int64_t size, const int32_t* rows, int64_t begin, int64_t end,
                    T* out);
   // Takes chunks until none are left, those of groups and, from their number on, of triples:

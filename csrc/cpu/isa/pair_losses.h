@@ -40,9 +40,10 @@ inline V softplus(V x, V* slope) {
   return (x < V{} ? V{} : x) + log_one_plus<T>(e);
 }
 
-// Cross-entropy of P logits, summed. `logit` has room for whole vectors, as in the other losses.
+// Cross-entropy of P logits, summed, each by `real` if given. `logit` has room for whole vectors,
+// as in the other losses.
 template <class T>
-double cross_entropy(int64_t P, const T* labels, T weight, T* logit) {
+double cross_entropy(int64_t P, const T* labels, const T* real, T weight, T* logit) {
   using V = Vector<T>;
   constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
   T losses[kListPairs + kLanes], y[kListPairs + kLanes];
@@ -54,6 +55,10 @@ double cross_entropy(int64_t P, const T* labels, T weight, T* logit) {
     const V rise = softplus<T>(x, &slope);
     store(losses + i, rise - x * label);
     store(logit + i, (slope - label) * weight);
+  }
+  for (int64_t i = 0; i < P && real != nullptr; ++i) {
+    losses[i] *= real[i];
+    logit[i] *= real[i];
   }
   double total = 0;
   for (int64_t i = 0; i < P; ++i) total += losses[i];
@@ -149,9 +154,10 @@ double sampled_softmax(int64_t P, const T* labels, T weight, T* logit) {
 }
 
 // The loss of P pairs, their logits plus their offsets, if any; its gradient times `weight`
-// replaces the logits.
+// replaces the logits. `real`, if given, weighs the cross-entropy of each.
 template <class T>
-double pair_loss(PairLoss loss, int64_t P, const T* labels, const T* offset, T weight, T* logit) {
+double pair_loss(PairLoss loss, int64_t P, const T* labels, const T* offset, const T* real,
+                 T weight, T* logit) {
   if (offset != nullptr)
     for (int64_t i = 0; i < P; ++i) logit[i] += offset[i];
   switch (loss) {
@@ -160,7 +166,7 @@ double pair_loss(PairLoss loss, int64_t P, const T* labels, const T* offset, T w
     case PairLoss::kSoftmax:
       return sampled_softmax(P, labels, weight, logit);
     default:
-      return cross_entropy(P, labels, weight, logit);
+      return cross_entropy(P, labels, real, weight, logit);
   }
 }
 

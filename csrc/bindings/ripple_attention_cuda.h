@@ -1,0 +1,43 @@
+// Argument checks of what propagates user groups on a GPU.
+#pragma once
+
+#include "bindings/cuda_launch.h"
+#include "bindings/ripple_attention.h"
+#include "cuda/ripple_attention.h"
+
+namespace ekpnet {
+
+template <class S>
+AttentionArgs<S> attention_on_device(const AttentionTensors& t) {
+  check_same_device(t.entity, "entity",
+                    {{&t.relation, "relation"},
+                     {&t.W_e, "W_e"},
+                     {&t.b_e, "b_e"},
+                     {&t.heads, "heads"},
+                     {&t.relations, "relations"},
+                     {&t.tails, "tails"},
+                     {&t.counts, "counts"},
+                     {&t.group_indptr, "group_indptr"},
+                     {&t.items, "items"}});
+  const auto args = attention_args<S>(t, t.entity.scalar_type());
+  STD_TORCH_CHECK(args.num_pairs == 0 || args.num_groups > 0, "items has ", args.num_pairs,
+                  " pairs, expected none because there are no groups");
+  STD_TORCH_CHECK(2 * args.num_groups * args.hops * args.slots + args.num_pairs < INT32_MAX,
+                  "the batch has ", args.num_groups, " groups of ", args.hops, " x ", args.slots,
+                  " slots and ", args.num_pairs, " pairs, expected below 2^31 references to rows");
+  if (args.width % 4 == 0) {
+    check_aligned<S>(t.entity, "entity");
+    check_aligned<S>(t.relation, "relation");
+  }
+  return args;
+}
+
+inline void check_plan(const AttentionPlan& plan, const Tensor& entity, const OnDevice& device) {
+  const int64_t bytes = plan.team_bytes * (kAttentionThreads / plan.team);
+  STD_TORCH_CHECK(bytes <= device.most_shared_bytes(), "the hops, slots and width need ", bytes,
+                  " bytes of shared memory in ", dtype_name(entity.scalar_type()),
+                  ", expected at most ", device.most_shared_bytes(),
+                  " on this GPU; use float32 or a smaller shape");
+}
+
+}  // namespace ekpnet
