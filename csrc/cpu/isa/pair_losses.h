@@ -1,6 +1,7 @@
 // Losses of a block of one user's pairs: their sum, and its gradient in place of the logits.
 #pragma once
 
+#include "cpu/isa/arena.h"
 #include "cpu/isa/ekpnet_gradients.h"
 #include "cpu/isa/vectors.h"
 
