@@ -126,7 +126,8 @@ def test_trains_as_on_the_cpu(model, folds, capfd):
     assert (said in capfd.readouterr().err) == MODELS[model].wide
     assert len(found.records) == len(expected.records)
     for ours, theirs in zip(found.records, expected.records, strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+        # NaN before the first epoch of EKPNet+.
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, nan_ok=True)
         # NaN for a stage of triples, which is not validated.
         assert ours.valid == pytest.approx(theirs.valid, abs=5e-3, nan_ok=True)
 
