@@ -1,6 +1,6 @@
 // The team of threads: every piece of a region is done once, whoever comes in time to help.
-// With the argument "no-fork" a child is not tried: user-mode emulators and the thread sanitizer end
-// when one starts a thread. Exit code 0: every check holds; 1: some do not.
+// With the argument "no-fork" a child is not tried: user-mode emulators and the thread sanitizer
+// end when one starts a thread. Exit code 0: every check holds; 1: some do not.
 #include <sys/wait.h>
 #include <unistd.h>
 
