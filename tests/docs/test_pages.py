@@ -309,7 +309,9 @@ def test_models_page():
     for names, _, options in rows_of(page, "| name | system |"):
         models = re.findall(r"`(\w+)`", names)
         listed += models
-        shown = {option.split(".")[-1] for option in re.findall(r"`([\w.-]*\.[a-z0-9_]+)`", options)}
+        shown = {
+            option.split(".")[-1] for option in re.findall(r"`([\w.-]*\.[a-z0-9_]+)`", options)
+        }
         if "those of `linear`" in options:
             shown |= own_options("linear")
         for model in models:
