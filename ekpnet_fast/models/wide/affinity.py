@@ -92,10 +92,16 @@ class Source(NamedTuple):
 
 
 class Curved(NamedTuple):
-    """Affinities and their curves, as the op for logits takes them."""
+    """Affinities and their curves, as the op for logits takes them.
+
+    Attributes:
+        sources, curves: what the op takes.
+        without_history: [I] logits where a history is empty; None if the curves give these too.
+    """
 
     sources: ops.AffinitySources
     curves: ops.WideCurves
+    without_history: Tensor | None = None
 
     def logits(
         self,
@@ -104,9 +110,18 @@ class Curved(NamedTuple):
         items: Tensor | None = None,  # [B] int32
     ) -> Tensor:
         """Logits [B] of the pairs of G groups, or [G, I] of all items for every history."""
-        return ops.wide_logits(
+        found = ops.wide_logits(
             histories.indptr, histories.items, self.sources, self.curves, group_indptr, items
         )
+        if self.without_history is None:
+            return found
+        empty = histories.indptr.diff() == 0
+        if items is None or group_indptr is None:
+            found[empty] = self.without_history
+        elif empty.any():
+            of_pairs = torch.repeat_interleave(empty, group_indptr.diff())
+            found[of_pairs] = self.without_history[items[of_pairs].long()]
+        return found
 
 
 class Affinities:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -98,6 +99,8 @@ class LinearPart(nn.Module):
 
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
+        without_history: [2] height and slope over popularity of the logit where a history is empty;
+            NaN if the curves give it too.
         names: [F] of the features.
         clicked: [] share of the training examples that are clicks.
         affinities: by all train histories, and the graph as it is.
@@ -106,6 +109,7 @@ class LinearPart(nn.Module):
     knots: Tensor
     weight: Tensor
     bias: Tensor
+    without_history: Tensor
     clicked: Tensor
 
     def __init__(self, options: LinearOptions, source: TrainContext) -> None:
@@ -121,6 +125,7 @@ class LinearPart(nn.Module):
         self.register_buffer("knots", torch.zeros(F, options.pieces + 1))
         self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("without_history", torch.full((2,), torch.nan))
         self.register_buffer("clicked", torch.tensor(0.5))
         catalogue = source.catalogue
         self._graph = items_first(
@@ -217,6 +222,9 @@ class LinearPart(nn.Module):
         self.knots.copy_(knots)
         self.weight.copy_(weight * (slope or 1.0))
         self.bias.fill_(bias)
+        # Candidates have a history. What their weights say of popularity is said beside affinities.
+        slope, height = logistic_line(features[0], labels)
+        self.without_history.copy_(torch.tensor([height, slope]))
 
     def of(self, request: PairRequest, histories: Histories, ids: Tensor) -> Tensor:
         """Logits [B] of a request whose groups have the histories `ids` [G]."""
@@ -254,15 +262,20 @@ class LinearPart(nn.Module):
             float(self.bias),
             history,
             item,
+            self.without_history,
         )
 
     def _curved(self, affinities: Affinities) -> Curved:
         """Affinities with the curves, made once for weights that stay as they are."""
-        weights = (self.knots, self.weight, self.bias)
+        weights = (self.knots, self.weight, self.bias, self.without_history)
         versions = tuple(x for w in weights for x in (w.data_ptr(), w._version))
         found = self._curves.get(affinities)
         if found is None or found[0] != versions:
             curved = affinities.curved(self.knots.cpu(), self.weight.cpu(), float(self.bias))
+            height, slope = self.without_history.tolist()
+            if not math.isnan(height):
+                alone = height + slope * affinities.item_features[0]
+                curved = curved._replace(without_history=alone)
             found = self._curves[affinities] = (versions, curved)
         return found[1]
 

@@ -207,8 +207,9 @@ def pair_shares(
     bias: float,
     history: torch.Tensor,  # [n] int32, distinct
     item: int,
+    without_history: torch.Tensor | None = None,  # [2] height and slope over popularity, or NaN
 ) -> PairShares:
-    """Shares of a history and an item, by fitted curves."""
+    """Shares of a history and an item, by fitted curves; without a history by popularity alone."""
     knots, weight = knots.cpu().double(), weight.cpu().double()
     alone = len(affinities.item_features)
     of_item = affinities.item_features[:, item].double().numpy()
@@ -217,12 +218,18 @@ def pair_shares(
     added = affinities.sources.constants[:, 0].double().numpy()
     nothing = _responses(knots[alone:], weight[alone:], np.log(added))
     items = history.long()
+    base = bias + float(unknown.sum()) + float(nothing.sum())
+    if not len(items) and without_history is not None and not without_history.isnan().any():
+        height, slope = without_history.tolist()
+        base = height + slope * float(affinities.unknown_item[0])
+        at_item, unknown = np.zeros(alone), np.zeros(alone)
+        at_item[0] = slope * float(of_item[0] - affinities.unknown_item[0])
     return PairShares(
         affinities=affinities,
         features=names[alone:],
         knots=knots[alone:],
         weight=weight[alone:],
-        base=bias + float(unknown.sum()) + float(nothing.sum()),
+        base=base,
         alone=dict(zip(names[:alone], (at_item - unknown).tolist(), strict=True)),
         history=items.numpy(),
         item=item,

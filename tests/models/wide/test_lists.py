@@ -180,3 +180,26 @@ def test_the_objective_follows_from_what_is_measured(protocol, objective):
     assert bool((weight < 0).any()) == (objective == "list")
     explained = fitted.explain(user=0, item=0)
     assert explained is not None
+
+
+def test_without_a_history_a_list_is_by_popularity():
+    options = {"protocol": "recbole", **{f"synthetic.{k}": x for k, x in vars(SYNTHETIC).items()}}
+    part = Recommender.fit("synthetic", model="linear", options=options)._state.model.linear
+    height, slope = part.without_history.tolist()
+    popularity = part.affinities.item_features[0]
+    I = len(popularity)  # noqa: E741
+    assert slope > 0.1
+    histories = Histories(*csr([[], [1, 2], []]))
+    logits = part._logits(part.affinities, histories)
+    assert torch.equal(logits[0], height + slope * popularity) and torch.equal(logits[0], logits[2])
+    assert not torch.allclose(logits[1], logits[0], atol=0.1)
+    pairs = part._logits(
+        part.affinities,
+        histories,
+        torch.arange(4) * I,
+        torch.arange(I, dtype=torch.int32).repeat(3),
+    )
+    assert torch.allclose(pairs.view(3, I), logits, atol=1e-5)
+    shares = part.shares(torch.zeros(0, dtype=torch.int32), 7)
+    assert shares.logit == pytest.approx(float(logits[0, 7]), abs=1e-5)
+    assert {name for name, share in shares.alone.items() if share} == {"popularity"}
