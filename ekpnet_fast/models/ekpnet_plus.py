@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Defaults, Gradients, Presets
+from ekpnet_fast.models.bounds import LinearBounds
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.models.rules import Rules, by_measure
 from ekpnet_fast.models.wide.part import (
@@ -73,7 +74,23 @@ class EKPNetPlus(EKPNet):
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
     ) -> Tensor:
         """Logits [B]."""
+        if self._is_silent(stage):
+            return pairs.inputs["linear"]
         return pairs.inputs["linear"] + super().logits(backend, tables, pairs, stage=stage)
+
+    def linear_bounds(
+        self, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> LinearBounds | None:
+        """Bounds of EKPNet's logits; None where these are 0, and no item needs them."""
+        if self._is_silent(stage):
+            return None
+        return super().linear_bounds(tables, pairs, stage=stage)
+
+    def _is_silent(self, stage: str) -> bool:
+        """Whether EKPNet adds nothing; on a GPU, which would be waited for, nobody asks."""
+        if stage != "train" or torch.is_grad_enabled() or self.w_out.device.type != "cpu":
+            return False
+        return not (self.w_out.any() or self.b_out.any())
 
     def gradients(
         self, tables: Mapping[str, Tensor], batch: Batch, options: StageConfig, *, stage: str

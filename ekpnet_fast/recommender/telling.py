@@ -23,6 +23,7 @@ __all__ = ["Share", "Telling", "node_of"]
 # Signals of the item alone, as `Part.kind` names them.
 ALONE: dict[str, PartKind] = {"popularity": "popularity", "KG neighbours' clicks": "neighbours"}
 PATHS, ITEM = "EKPNet's paths", "EKPNet's item"
+ROUNDING = 1e-6  # share of a logit in float32: an effect that is no larger may be nothing else
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Telling:
 
     Attributes:
         base: of every pair: that of an item that nobody clicked and that shares nothing.
-        shares: all shares but those that are 0, largest first.
+        shares: all shares but what may be rounding, largest first.
         signals: what each curve rises above the base, and EKPNet's part, by name.
     """
 
@@ -79,7 +80,8 @@ class Telling:
             *(Share(kind, None, x, {name: x}) for name, (kind, x) in deep.items()),
             *self._by_item(),
         ]
-        some = [share for share in found if share.effect != 0]
+        least = ROUNDING * max(abs(logit), 1.0)
+        some = [share for share in found if abs(share.effect) > least]
         self.shares = sorted(some, key=lambda share: -abs(share.effect))
 
     def _by_item(self) -> list[Share]:

@@ -113,7 +113,8 @@ def trained(model, activation="tanh"):
     )
     prepared = prepare(make_synthetic(config.synthetic), config.seed)
     graph = Graph.from_dataset(make_synthetic(config.synthetic), inverse=config.sampling.inverse)
-    outcome = loop.train(config, prepared, graph)
+    # Not validated, so that EKPNet+ is not the wide part alone.
+    outcome = loop.train(config, prepared, graph, validate=False)
     ripple = build.sample_ripple_sets(config, graph, prepared)
     items = prepared.dataset.num_items
     return scoring.catalogue_scorer(ops, outcome.model, ripple, items, stage="train"), prepared

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from ekpnet_fast.models.wide.shares import kind_of
 from ekpnet_fast.recommender import Fact, Node
@@ -94,6 +95,18 @@ def test_paths_of_ekpnet_plus_are_what_the_logit_loses_without_all():
     assert paths.effect == pytest.approx(found.logit - without)
     assert f"the {found.paths} paths" in paths.text
     assert found.reasons  # EKPNet's paths stand beside the parts
+
+
+def test_an_ekpnet_that_adds_nothing_is_no_part():
+    recommender = fitted("ekpnet_plus")
+    model = recommender._state.model
+    with torch.no_grad():
+        model.w_out.zero_()
+        model.b_out.zero_()
+    found = recommender.explain(history=["alien", "blade"], item="dune", top=99)
+    assert not {"paths", "item"} & {part.kind for part in found.parts}
+    total = found.base + sum(part.effect for part in found.parts)
+    assert total == pytest.approx(found.logit, abs=1e-5)
 
 
 def test_text_json_and_drawing_tell_the_same(wide):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -100,7 +99,7 @@ class LinearPart(nn.Module):
     Attributes:
         knots, weight, bias: [F, P + 1], [F, P], [].
         without_history: [2] height and slope over popularity of the logit where a history is empty;
-            NaN if the curves give it too.
+            with slope 0 the curves give it too.
         names: [F] of the features.
         clicked: [] share of the training examples that are clicks.
         affinities: by all train histories, and the graph as it is.
@@ -125,7 +124,7 @@ class LinearPart(nn.Module):
         self.register_buffer("knots", torch.zeros(F, options.pieces + 1))
         self.register_buffer("weight", torch.zeros(F, options.pieces))
         self.register_buffer("bias", torch.zeros(()))
-        self.register_buffer("without_history", torch.full((2,), torch.nan))
+        self.register_buffer("without_history", torch.zeros(2))
         self.register_buffer("clicked", torch.tensor(0.5))
         catalogue = source.catalogue
         self._graph = items_first(
@@ -273,7 +272,7 @@ class LinearPart(nn.Module):
         if found is None or found[0] != versions:
             curved = affinities.curved(self.knots.cpu(), self.weight.cpu(), float(self.bias))
             height, slope = self.without_history.tolist()
-            if not math.isnan(height):
+            if slope > 0:
                 alone = height + slope * affinities.item_features[0]
                 curved = curved._replace(without_history=alone)
             found = self._curves[affinities] = (versions, curved)

@@ -207,7 +207,7 @@ def pair_shares(
     bias: float,
     history: torch.Tensor,  # [n] int32, distinct
     item: int,
-    without_history: torch.Tensor | None = None,  # [2] height and slope over popularity, or NaN
+    without_history: torch.Tensor | None = None,  # [2] height and slope over popularity
 ) -> PairShares:
     """Shares of a history and an item, by fitted curves; without a history by popularity alone."""
     knots, weight = knots.cpu().double(), weight.cpu().double()
@@ -219,8 +219,8 @@ def pair_shares(
     nothing = _responses(knots[alone:], weight[alone:], np.log(added))
     items = history.long()
     base = bias + float(unknown.sum()) + float(nothing.sum())
-    if not len(items) and without_history is not None and not without_history.isnan().any():
-        height, slope = without_history.tolist()
+    height, slope = (0.0, 0.0) if without_history is None else without_history.tolist()
+    if not len(items) and slope > 0:
         base = height + slope * float(affinities.unknown_item[0])
         at_item, unknown = np.zeros(alone), np.zeros(alone)
         at_item[0] = slope * float(of_item[0] - affinities.unknown_item[0])
