@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ekpnet_fast.errors import DataError, reason, told
+from ekpnet_fast.storage.json_objects import NamedTwiceError, object_of
 
 __all__ = [
     "check_files",
@@ -105,7 +106,9 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
         raise DataError(f"{path}: no such file, expected {expected}")
     with told(path, expected):
         try:
-            found = json.loads(path.read_bytes())
+            found = json.loads(path.read_bytes(), object_pairs_hook=object_of)
+        except NamedTwiceError as error:
+            raise DataError(f"{path}: found {error} twice, expected distinct names") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON ({reason(error)})") from error
     if not isinstance(found, dict):

@@ -318,6 +318,11 @@ def test_evaluate_finds_moved_data(command, final, tmp_path):
         ("metrics.json", "{", "metrics.json: not valid JSON ("),
         (
             "metrics.json",
+            '{"a": 1, "a": 1}',
+            "metrics.json: found 'a' twice, expected distinct names",
+        ),
+        (
+            "metrics.json",
             "{}",
             "metrics.json: found format None, expected format 'ekpnet_fast.run/2'",
         ),

@@ -25,6 +25,7 @@ from ekpnet_fast.data.importing.columns import Match, match_columns, unused
 from ekpnet_fast.data.importing.sniff import Sniffed, find_form
 from ekpnet_fast.data.importing.typed import MISSING, number_column, plan_parquet, text_column
 from ekpnet_fast.errors import ConfigError, DataError, quote, reason
+from ekpnet_fast.storage.json_objects import NamedTwiceError, object_of
 
 __all__ = [
     "ATOMIC",
@@ -407,11 +408,11 @@ def _read_json(
                     expect_text(path, number, raw),
                     parse_int=_Digits,
                     parse_float=_Digits,
-                    object_pairs_hook=_object,
+                    object_pairs_hook=object_of,
                 )
             except DataError:
                 raise
-            except _TwiceError as error:
+            except NamedTwiceError as error:
                 raise DataError.about(path, number, f"{error} twice", "distinct names") from None
             except (ValueError, RecursionError) as error:
                 raise DataError.about(
@@ -444,19 +445,6 @@ def _read_json(
     notes = (*text.notes, *unused(matches, names, skip))
     sheet = Sheet(path, Frame(texts, numbers), (Part(path, len(rows)),))
     return Reading(sheet, matches, "JSON", notes=notes)
-
-
-class _TwiceError(Exception):
-    """A name that an object has more than once."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Object of JSON, each of whose names has one value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(quote(next(name for name in names if names.count(name) > 1)))
-    return found
 
 
 class _Digits(str):
