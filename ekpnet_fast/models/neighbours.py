@@ -23,7 +23,15 @@ from ekpnet_fast.data.popularity import best_threshold
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.models.wide.affinity import neighbours_kept
-from ekpnet_fast.models.wide.matrices import Matrix, clicks_of, inverse, rows_of, scaled, sums
+from ekpnet_fast.models.wide.matrices import (
+    Matrix,
+    clicks_of,
+    inverse,
+    rows_of,
+    scaled,
+    sums,
+    walk_factors,
+)
 from ekpnet_fast.models.wide.signals import SignalOptions
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
@@ -240,12 +248,8 @@ class P3Alpha(Neighbours):
 
     def similarities(self, clicks: Matrix) -> Matrix:
         """Matrix S [I, I] by the clicks [U, I]."""
-        options, counts = self.options, sums(clicks, 0)
-        step = inverse(counts**options.alpha)
-        left = scaled(clicks, None, step).T.tocsr()
-        right = scaled(
-            clicks, inverse(sums(clicks, 1) ** options.alpha), inverse(counts**options.beta)
-        )
+        options = self.options
+        left, right = walk_factors(clicks, options.alpha, options.beta)
         kept = neighbours_kept(SignalOptions(neighbours=options.neighbours), clicks.shape[1])
         return _strongest(left, right, kept)
 

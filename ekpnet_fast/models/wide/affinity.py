@@ -32,6 +32,7 @@ from ekpnet_fast.models.wide.matrices import (
     scaled,
     strongest,
     sums,
+    walk_factors,
 )
 from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
@@ -286,8 +287,7 @@ class Affinities:
         if options.ridge > 0:
             made.append(Source.of_rows(_regressions(A, counts, options.ridge)))
         if options.p3alpha:
-            to_user = scaled(A, None, inverse(counts)).T.tocsr()
-            to_item = scaled(A, inverse(sums(A, 1)), None)
+            to_user, to_item = walk_factors(A)
             made.append(Source.of_rows(product(rows_of(to_user), rows_of(to_item))))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))

@@ -24,6 +24,7 @@ __all__ = [
     "strongest",
     "sums",
     "unit_rows",
+    "walk_factors",
 ]
 
 Matrix = Any  # scipy.sparse.csr_matrix
@@ -103,6 +104,22 @@ def by_columns(factor: Matrix) -> Matrix:
         by_column = scaled(by_column, kept, None)
         by_column.eliminate_zeros()
     return by_column
+
+
+def walk_factors(
+    clicks: Matrix,  # [U, I]
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> tuple[Matrix, Matrix]:
+    """Factors [I, U] and [U, I] of P3alpha: steps from an item to its users, and on to their items.
+
+    A step goes to any neighbour in the graph of clicks, with 1 over their number to the power
+    `alpha`; what arrives at an item is divided by its clicks to the power `beta` (RP3beta).
+    """
+    counts = sums(clicks, 0)
+    to_user = scaled(clicks, None, inverse(counts**alpha)).T.tocsr()
+    to_item = scaled(clicks, inverse(sums(clicks, 1) ** alpha), inverse(counts**beta))
+    return to_user, to_item
 
 
 def products(
