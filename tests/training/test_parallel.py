@@ -10,7 +10,7 @@ import torch
 
 from ekpnet_fast import train as command
 from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig, StageConfig
-from ekpnet_fast.data import SyntheticConfig, make_synthetic
+from ekpnet_fast.data import make_synthetic
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.build import build_model
@@ -23,6 +23,7 @@ from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.shards import Route, Sharding
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.signals import Interrupted
+from support.small_training import SYNTHETIC
 from support.thread_worlds import run_together
 
 STAGE = StageConfig(
@@ -33,9 +34,7 @@ CONFIG = RunConfig(
     shape=ModelConfig(width=6, hops=2, slots=8, layers=3),
     pretrain=STAGE,
     train=STAGE,
-    synthetic=SyntheticConfig(
-        users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
-    ),
+    synthetic=SYNTHETIC,
     ranking=False,
 )
 QUICK = ("ekpnet", "mf", "cke", "ripplenet")
