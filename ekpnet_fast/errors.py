@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from unicodedata import category
 
 __all__ = [
     "ConfigError",
@@ -21,11 +22,25 @@ __all__ = [
 _SHOWN = 60
 _LONGEST, _END = 2000, 500  # characters of a message, and those of its end that are kept of one
 
-# What a terminal obeys instead of showing it, and what makes text read in another order.
-_HIDDEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))
-}
-_HIDDEN_BUT_LINES = {code: shown for code, shown in _HIDDEN.items() if code != ord("\n")}
+_JOINERS = "\u200c\u200d"  # Persian and Indian words are spelt with them
+
+
+class _Shown(dict[int, str]):
+    """Characters as a terminal may show them: `str.translate`'s table, filled as it is asked.
+
+    Written out is what a terminal obeys instead of showing it, what makes text read in another
+    order, and what is there but not seen: two ids that differ by it must look different.
+    """
+
+    def __missing__(self, code: int) -> str:
+        shown = chr(code)
+        if category(shown) in ("Cc", "Cf", "Cs", "Zl", "Zp") and shown not in _JOINERS:
+            shown = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        return self.setdefault(code, shown)
+
+
+_SHOWN_IN_LINE = _Shown()
+_SHOWN_IN_LINES = _Shown({ord("\n"): "\n"})
 
 
 class EkpnetError(Exception):
@@ -71,13 +86,13 @@ class ConfigError(EkpnetError, ValueError):
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Text of data as a terminal may show it: control characters are written out, as `\\x1b`.
+    """Text of data as a terminal may show it: what is not seen is written out, as `\\x1b`.
 
     Args:
         text: of data.
         lines: whether it has lines, the ends of which are kept.
     """
-    return text.translate(_HIDDEN_BUT_LINES if lines else _HIDDEN)
+    return text.translate(_SHOWN_IN_LINES if lines else _SHOWN_IN_LINE)
 
 
 def reason(error: BaseException) -> str:
