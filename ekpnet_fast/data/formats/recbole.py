@@ -181,10 +181,7 @@ def header_names(path: Path, line: str) -> list[str]:
 
 def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
     """Columns to keep, named without ``_id``."""
-    header = read_header(path)
-    missing = [name for name in wanted if name not in header]
-    if missing:
-        raise DataError.about(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
+    header = _header_with(path, wanted)
     columns = [
         LABEL
         if name == "label" and name in wanted
@@ -201,11 +198,20 @@ def _sheet(path: Path, wanted: Sequence[str]) -> Sheet:
     return Sheet(path, frame, (Part(path, len(frame), form),))
 
 
+def _header_with(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Field names of a file that must have these."""
+    header = read_header(path)
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise DataError.about(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
+    return header
+
+
 def _titles(path: Path, item_ids: Sequence[str]) -> tuple[str, ...] | None:
     """Titles by item from the first column whose name holds "title" or "name", if any."""
     if not path.is_file():
         return None
-    header = read_header(path)
+    header = _header_with(path, ["item_id"])
     title = next((name for name in header if "title" in name or "name" in name), None)
     if title is None:
         return None

@@ -58,6 +58,7 @@ BAD = {
     "twice": ("ml-t.inter", INTER.replace("timestamp", "rating"), 1, "column 'rating' twice", ""),
     "header again": ("ml-t.kg", KG + KG, 4, "the header once more", "each file by itself"),
     "no item": ("ml-t.inter", INTER.replace("item_id", "thing"), 1, "no column item_id", "user_id"),
+    "titles": ("ml-t.item", "id:token\ttitle:token\n1\tA\n", 1, "no column item_id", "item_id"),
     "short": ("ml-t.inter", INTER + "u1\ti5\n", 6, "2 columns", "4 (user_id"),
     "rating": ("ml-t.inter", INTER + "u1\ti5\tx\t1\n", 6, "rating 'x'", "number"),
     "no rows": ("ml-t.inter", INTER.split("\n")[0] + "\n", None, "no rows", "rows of user_id"),
