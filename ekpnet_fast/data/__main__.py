@@ -89,6 +89,8 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     for table, required, words in (
         ("interactions", True, "who touched what"),
+        ("valid", False, "the same of data that are split already: rows to choose on"),
+        ("test", False, "and those to test on; --interactions are to train on then"),
         ("kg", True, "the triples"),
         ("links", False, "which item is which entity (default: that of the same id)"),
         ("users", False, "ids and names, in the order to number"),

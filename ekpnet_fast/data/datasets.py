@@ -87,7 +87,8 @@ def load_dataset(
 def is_split(name: str, data_root: str | Path | None = None) -> bool:
     """Whether the files of a data set are split, which `--protocol fixed` is for.
 
-    Only their names are looked at; False where there is no such data set.
+    Their names are looked at, and what an import wrote of them; False where there is no such data
+    set.
     """
     if name == SYNTHETIC_NAME:
         return False
@@ -97,11 +98,11 @@ def is_split(name: str, data_root: str | Path | None = None) -> bool:
         return False
     with needs_engine():
         from ekpnet_fast.data.formats.final import has_final
-        from ekpnet_fast.data.formats.imported import has_imported
+        from ekpnet_fast.data.formats.imported import has_imported, is_imported_split
         from ekpnet_fast.data.formats.kgat import has_kgat
         from ekpnet_fast.data.formats.recbole import has_recbole_split
     if has_imported(folder):
-        return False
+        return is_imported_split(folder)
     return has_kgat(folder) or (not has_final(folder) and has_recbole_split(folder))
 
 

@@ -4,7 +4,9 @@
                           size and SHA-256 of the other files and of itself, which reading checks.
 ``interactions.parquet``  user, item (Int32) and label (Int8), or positive (Boolean) and, where
                           there are ratings, rating (Float64); time (Float64) where all rows have
-                          one.
+                          one; part (UInt8) where the files were split: the sum of 1 for train, 2
+                          for validation and 4 for test. How many lines repeated another one of
+                          their file is in ``dataset.json`` then.
 ``triples.parquet``       head, relation, tail (Int32).
 ``users.parquet``, ``items.parquet``, ``entities.parquet``, ``relations.parquet``
                           id and name (String) of number 0, 1, 2, ... in this order; names are null
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from ekpnet_fast.data.formats.engine import session, write_table
 from ekpnet_fast.data.formats.parquet import read_arrays, read_names, write_names
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
-from ekpnet_fast.data.tables import Dataset, Examples, Interactions
+from ekpnet_fast.data.tables import Dataset, Examples, GivenSplit, Interactions
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, quote, reason
 from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
 from ekpnet_fast.storage.seals import check_files, seal_files, sealed, text_hash
@@ -33,6 +35,7 @@ from ekpnet_fast.storage.seals import check_files, seal_files, sealed, text_hash
 __all__ = [
     "expect_free",
     "has_imported",
+    "is_imported_split",
     "load_imported",
     "read_ids",
     "write_folder",
@@ -64,6 +67,15 @@ def has_imported(folder: Path) -> bool:
     if not folder.exists():
         recover(folder)
     return (folder / MANIFEST).is_file()
+
+
+def is_imported_split(folder: Path) -> bool:
+    """Whether the files of an import were split.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    return "repeated" in _manifest(folder)
 
 
 def expect_free(out: Path, *, overwrite: bool) -> None:
@@ -100,6 +112,7 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
             "threshold": threshold,
             "source": dataset.source,
             "notes": list(dataset.notes),
+            **({} if dataset.split is None else {"repeated": dataset.split.repeated}),
             **report,
         }
 
@@ -185,6 +198,11 @@ def _load(folder: Path, name: str) -> Dataset:
         source=manifest["source"],
         notes=tuple(manifest["notes"]),
         times=_column(pairs_path, pairs, "time", np.float64) if "time" in pairs else None,
+        split=(
+            GivenSplit(_column(pairs_path, pairs, "part", np.uint8), manifest["repeated"])
+            if "part" in pairs
+            else None
+        ),
     )
 
 
@@ -227,6 +245,8 @@ def _write_tables(dataset: Dataset, folder: Path) -> float | None:
         users, items = clicks.users, clicks.items
     if dataset.times is not None:
         pairs["time"] = ("DOUBLE", dataset.times)
+    if dataset.split is not None:
+        pairs["part"] = ("UTINYINT", dataset.split.files)
     write_table(
         folder / "interactions.parquet",
         {"user": ("INTEGER", users), "item": ("INTEGER", items), **pairs},

@@ -14,15 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ekpnet_fast.data.formats.assemble import assemble
 from ekpnet_fast.data.formats.frames import Frame
-from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, numbered
+from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
-from ekpnet_fast.data.formats.split import PARTS, given_split
+from ekpnet_fast.data.formats.split import PARTS, split_of_rows
 from ekpnet_fast.data.formats.times import pair_times
-from ekpnet_fast.data.tables import Dataset, GivenSplit
+from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
 
 __all__ = [
@@ -105,7 +103,11 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
                 if path not in inter_files.values()
             ),
         ),
-        split=_split(built.dataset, sheets) if len(sheets) > 1 else None,
+        split=(
+            split_of_rows(built.dataset, {part: sheet.frame for part, sheet in sheets.items()})
+            if len(sheets) > 1
+            else None
+        ),
         times=pair_times(built.dataset, interactions.frame, "timestamp", threshold),
     )
 
@@ -132,21 +134,6 @@ def _joined(sheets: Mapping[str, Sheet]) -> Sheet:
     found = tuple(sheets.values())
     frame = Frame.stack([sheet.frame for sheet in found])
     return Sheet(found[0].path, frame, tuple(part for sheet in found for part in sheet.parts))
-
-
-def _split(dataset: Dataset, sheets: Mapping[str, Sheet]) -> GivenSplit:
-    """Parts of a data set's rows, by the files that have them."""
-    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
-    assert pairs is not None and dataset.user_ids is not None and dataset.item_ids is not None
-    users, items = numbered(dataset.user_ids), numbered(dataset.item_ids)
-    keys = {}
-    for part, sheet in sheets.items():
-        u = sheet.frame.texts["user"].index_in(users).astype(np.int64)
-        i = sheet.frame.texts["item"].index_in(items)
-        known = (u >= 0) & (i >= 0)
-        keys[part] = u[known] * dataset.num_items + i[known]
-    all_pairs = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
-    return given_split(all_pairs, keys)
 
 
 def _only(folder: Path, ending: str) -> Path:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ekpnet_fast.data.formats.frames import Frame
+from ekpnet_fast.data.formats.mapping import numbered
 from ekpnet_fast.data.pair_keys import sorted_distinct
-from ekpnet_fast.data.tables import GivenSplit
+from ekpnet_fast.data.tables import Dataset, GivenSplit
 
-__all__ = ["PARTS", "given_split"]
+__all__ = ["PARTS", "given_split", "split_of_rows"]
 
 PARTS = {"train": GivenSplit.TRAIN, "valid": GivenSplit.VALID, "test": GivenSplit.TEST}
 """Parts by name, as in the names of files; there need not be one for validation."""
@@ -34,3 +36,23 @@ def given_split(pairs: NDArray[np.int64], parts: Mapping[str, NDArray[np.int64]]
         places = np.minimum(np.searchsorted(known, found), len(known) - 1)
         files[order[places[known[places] == found]]] |= PARTS[part]
     return GivenSplit(files, repeated)
+
+
+def split_of_rows(dataset: Dataset, parts: Mapping[str, Frame]) -> GivenSplit:
+    """Find the parts of a data set's rows or interactions by the files' rows.
+
+    Args:
+        dataset: with the ids of its users and items.
+        parts: rows of texts, `user` and `item`, by part; those of other users and items are left
+            out.
+    """
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    assert pairs is not None and dataset.user_ids is not None and dataset.item_ids is not None
+    users, items = numbered(dataset.user_ids), numbered(dataset.item_ids)
+    keys = {}
+    for part, frame in parts.items():
+        u = frame.texts["user"].index_in(users).astype(np.int64)
+        i = frame.texts["item"].index_in(items)
+        known = (u >= 0) & (i >= 0)
+        keys[part] = u[known] * dataset.num_items + i[known]
+    return given_split(pairs.users.astype(np.int64) * dataset.num_items + pairs.items, keys)

@@ -19,6 +19,7 @@ from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.imported import write_folder
 from ekpnet_fast.data.formats.mapping import Sheet
 from ekpnet_fast.data.formats.recbole import default_threshold
+from ekpnet_fast.data.formats.split import PARTS
 from ekpnet_fast.data.importing import statements
 from ekpnet_fast.data.importing.bounded_checks import Sources, examine_tables
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, times_note
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundedImport", "Request", "bytes_of", "disk_needed", "import_bounded"]
 
+_PART_TABLES = {"train": "interactions", "valid": "valid", "test": "test"}
 LEAST_MEMORY = 256 << 20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
@@ -58,7 +60,7 @@ class Request:
     """What to import.
 
     Attributes:
-        files: paths by table, folders too.
+        files: paths by table, folders too; those of `valid` and `test` are interactions.
         told: column by table and role.
         wishes: what the user says of all files.
         threshold: smallest rating that is a positive.
@@ -144,6 +146,10 @@ def import_bounded(
         table: [found for path in paths for found in files_of(path, table)]
         for table, paths in request.files.items()
     }
+    parts = {
+        part: files.pop(table) for part, table in _PART_TABLES.items() if table in request.files
+    }
+    files = {"interactions": [one for several in parts.values() for one in several], **files}
     place = place_of(out)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,8 @@ def import_bounded(
                 f" {needed / 1e9:,.1f} GB for the import"
             )
         with beside(place) as folder, bounded_session(folder, request.memory) as connection:
-            work = _Work(connection, request, files, tell)
+            ends = {part: len(several) for part, several in parts.items()}
+            work = _Work(connection, request, files, ends, tell)
             work.load()
             work.number()
             tell("checking")
@@ -191,11 +198,14 @@ class _Work:
         connection: DuckDBPyConnection,
         request: Request,
         files: Mapping[str, Sequence[tuple[Path, dict[str, str]]]],
+        parts: Mapping[str, int],
         tell: Stage,
     ) -> None:
+        """Hold what is to be imported; `parts` has the number of interactions' files by part."""
         self._connection = connection
         self._request = request
         self._files = files
+        self._parts = parts
         self._tell = tell
         self._loaded: dict[str, list[Loaded]] = {}
         self._threshold = request.threshold
@@ -316,6 +326,22 @@ class _Work:
     def _with_times(self) -> bool:
         return "time" in self._loaded["interactions"][-1].roles
 
+    @property
+    def _split(self) -> bool:
+        return "test" in self._parts
+
+    def _part(self) -> str:
+        """Part of a row of interactions in SQL, which its place tells."""
+        if not self._split:
+            return "1"
+        place = "i.place" if self._more else "i.rowid"
+        loaded, shown, first, end = self._loaded["interactions"], "", 0, 0
+        for part, count in self._parts.items():
+            end += sum(each.part.rows for each in loaded[first : first + count])
+            first += count
+            shown += f" WHEN {place} < {end} THEN {PARTS[part]}"
+        return f"CASE{shown} END"
+
     def sources(self) -> Sources:
         """Paths, and what is asked for."""
         return Sources(
@@ -348,11 +374,14 @@ class _Work:
         if self._with_times:
             self._timed = self._ask("SELECT count(*) = count(time) FROM interactions")[0]
         time = "time" if self._timed else "NULL::DOUBLE"
+        part = self._part()
         if self._labelled:
-            self._do(statements.LABELLED_PAIRS.format(time=time))
+            self._do(statements.LABELLED_PAIRS.format(time=time, part=part))
         else:
             rating = "rating" if self._graded else "NULL::DOUBLE"
-            self._do(statements.PAIRS.format(rating=rating, time=time, positive=positive))
+            self._do(
+                statements.PAIRS.format(rating=rating, time=time, positive=positive, part=part)
+            )
         self._tell("numbering entities")
         self._do(statements.ENTITY_TEXTS)
         if "links" in self._files:
@@ -440,7 +469,11 @@ class _Work:
             "threshold": None if self._labelled else self._threshold,
             "source": "imported from " + ", ".join(e.part.path.name for e in self.loaded()),
             "notes": [*notes, *self._more],
+            **({"repeated": self._repeated()} if self._split else {}),
         }
+
+    def _repeated(self) -> int:
+        return int(self._ask(statements.REPEATED.format(part=self._part()))[0])
 
     def _times(self) -> str:
         low = high = None
@@ -456,6 +489,8 @@ class _Work:
             label = f"{positive} AS positive" + (", rating" if self._graded else "")
         if self._timed:
             label += ", time"
+        if self._split:
+            label += ", part"
         items = "SELECT rowid AS number, text FROM item_number"
         named = "SELECT {} FROM ({}) a LEFT JOIN {} b ON a.text = b.id{} ORDER BY a.number"
         id_name = "text AS id, nullif(name, '') AS name"

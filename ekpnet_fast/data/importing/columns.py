@@ -157,11 +157,15 @@ def match_columns(
                     )
                 matches[role.name] = Match(role.name, index, names[index], "by its name")
     missing = [role for role in TABLES[table] if role.required and role.name not in matches]
-    if missing and not matches:
+    optional = {role.name for role in TABLES[table] if not role.required}
+    if missing and (not matches if header else optional.issuperset(matches)):
         # No name is known, so the usual order is the best guess, for as many as there are.
         places = [r for r in TABLES[table] if r.required or r.name in ("rating", "name")]
-        if len(missing) <= len(names) and not (header and len(names) > len(missing)):
-            for index, role in enumerate(places[: len(names)]):
+        places = [role for role in places if role.name not in matches]
+        taken = {match.index for match in matches.values()}
+        left = [index for index in range(len(names)) if index not in taken]
+        if len(missing) <= len(left) and not (header and len(names) > len(missing)):
+            for index, role in zip(left, places, strict=False):
                 matches[role.name] = Match(role.name, index, names[index], "by its place")
             missing = []
     if missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,9 +12,11 @@ import numpy as np
 
 from ekpnet_fast.data.formats.assemble import Assembled, assemble
 from ekpnet_fast.data.formats.engine import session
+from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.imported import expect_free, write_imported
 from ekpnet_fast.data.formats.opened import check_encoding
 from ekpnet_fast.data.formats.recbole import default_threshold
+from ekpnet_fast.data.formats.split import PARTS, split_of_rows
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, examine, times_note
 from ekpnet_fast.data.importing.columns import TABLES
@@ -27,7 +29,7 @@ from ekpnet_fast.data.importing.sources import (
     read_source,
 )
 from ekpnet_fast.data.stats import Finding
-from ekpnet_fast.data.tables import Dataset
+from ekpnet_fast.data.tables import Dataset, GivenSplit
 from ekpnet_fast.errors import ConfigError, DataError
 
 Names: TypeAlias = Mapping[str, str | None]
@@ -114,6 +116,8 @@ def import_bounded_dataset(
     users: Files | None = None,
     items: Files | None = None,
     entities: Files | None = None,
+    valid: Files | None = None,
+    test: Files | None = None,
     columns: Mapping[str, str] | None = None,
     threshold: float | None = None,
     separator: str | None = None,
@@ -129,8 +133,8 @@ def import_bounded_dataset(
     Args:
         out: the folder to write; beside it is what does not fit into memory.
         memory: such as "4GB".
-        interactions, kg, links, users, items, entities, columns, threshold, separator, encoding,
-            header, linked_only, force, overwrite: as `import_dataset` takes them.
+        interactions, kg, links, users, items, entities, valid, test, columns, threshold, separator,
+            encoding, header, linked_only, force, overwrite: as `import_dataset` takes them.
         on_stage: called with what is done next, in words.
 
     Raises:
@@ -145,6 +149,8 @@ def import_bounded_dataset(
     files: dict[str, list[Path]] = {}
     for table, given in (
         ("interactions", interactions),
+        ("valid", valid),
+        ("test", test),
         ("kg", kg),
         ("links", links),
         ("users", users),
@@ -153,9 +159,10 @@ def import_bounded_dataset(
     ):
         if given is not None:
             files[table] = [Path(path) for path in _several(table, given)]
-        elif told[table]:
+        elif told.get(table):
             raise ConfigError(f"{_flag(table, told)}: found it without a file of --{table}")
     _expect_one_of(threshold, told)
+    _expect_test(valid, test)
 
     def check(
         read: tuple[dict[str, Any], ...], findings: tuple[Finding, ...], stops: tuple[Stop, ...]
@@ -180,6 +187,8 @@ def import_dataset(
     users: Files | None = None,
     items: Files | None = None,
     entities: Files | None = None,
+    valid: Files | None = None,
+    test: Files | None = None,
     columns: Mapping[str, str] | None = None,
     threshold: float | None = None,
     separator: str | None = None,
@@ -203,6 +212,8 @@ def import_dataset(
         users: ids and names; their order is that of the numbers.
         items: the same, of items that belong to the catalogue, clicked or not.
         entities: the same.
+        valid, test: interactions to choose on and to test on, of data that are split already; those
+            of ``interactions`` are the train part then. ``valid`` is not needed.
         columns: column by option (user, item, label, rating, time, head, relation, tail,
             links_item, links_entity, users_id, users_name, ...): a name, or a place from 1, which
             a number always is. Others are guessed, and the report says how.
@@ -238,8 +249,17 @@ def import_dataset(
             ]
 
     _expect_one_of(threshold, told)
-    click_files = read("interactions", interactions, [] if threshold is None else ["label"])
+    _expect_test(valid, test)
+    skip = [] if threshold is None else ["label"]
+    parts = {
+        part: read("interactions", files, skip)
+        for part, files in (("train", interactions), ("valid", valid), ("test", test))
+        if files is not None
+    }
+    click_files = [reading for several in parts.values() for reading in several]
     clicks = join_readings(click_files)
+    if test is not None:
+        clicks = _with_parts(clicks, parts)
     threshold = _threshold(clicks, threshold)
     graphs = read("kg", kg)
     optional: dict[str, list[Reading]] = {}
@@ -276,7 +296,8 @@ def import_dataset(
     readings = [*click_files, *graphs, *(r for several in optional.values() for r in several)]
     notes = tuple(note for note in clicks.notes if note not in click_files[0].notes)
     times = pair_times(assembled.dataset, clicks.sheet.frame, "time", threshold)
-    assembled = replace(assembled, dataset=replace(assembled.dataset, times=times))
+    split = _split(assembled.dataset, clicks.sheet.frame, parts) if test is not None else None
+    assembled = replace(assembled, dataset=replace(assembled.dataset, times=times, split=split))
     dataset = _described(assembled, named, graphs, readings, threshold, notes)
     given = {
         table: (optional[table][0].sheet.path, names)
@@ -307,6 +328,25 @@ def _expect_one_of(threshold: float | None, told: Mapping[str, Mapping[str, str]
         raise ConfigError(f"--threshold: found {threshold}, expected a finite number")
     if threshold is not None and "label" in told["interactions"]:
         raise ConfigError("--threshold: found it with --label, expected one of the two")
+
+
+def _expect_test(valid: Files | None, test: Files | None) -> None:
+    if valid is not None and test is None:
+        raise ConfigError("--valid: found it without a file of --test, expected both, or --test")
+
+
+def _with_parts(clicks: Reading, parts: Mapping[str, Sequence[Reading]]) -> Reading:
+    """Interactions with the part of each row in a column `part`."""
+    sheet = clicks.sheet
+    rows = [sum(len(r.sheet.frame) for r in several) for several in parts.values()]
+    column = np.repeat([PARTS[part] for part in parts], rows)
+    frame = Frame(sheet.frame.texts, {**sheet.frame.numbers, "part": column})
+    return replace(clicks, sheet=replace(sheet, frame=frame))
+
+
+def _split(dataset: Dataset, clicks: Frame, parts: Iterable[str]) -> GivenSplit:
+    part = clicks.numbers["part"]
+    return split_of_rows(dataset, {name: clicks.take(part == PARTS[name]) for name in parts})
 
 
 def _expect_fit(report: ImportReport, *, force: bool) -> None:

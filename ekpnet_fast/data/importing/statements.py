@@ -24,6 +24,7 @@ __all__ = [
     "OTHER_ENTITIES",
     "PAIRS",
     "RELATION_NUMBERS",
+    "REPEATED",
     "TRIPLES",
     "USER_NUMBERS",
 ]
@@ -55,13 +56,14 @@ LEFT JOIN (SELECT id, rowid AS given FROM users) ON id = text
 ORDER BY given NULLS LAST, place
 """
 
-# Of a pair the best rating and the earliest time, of a positive that of its positive rows.
+# Of a pair the best rating and the earliest time, of a positive that of its positive rows; of data
+# that are split all its parts.
 PAIRS = """
 CREATE TABLE pair AS
 SELECT "user", item, max(rating) AS rating,
-    coalesce(min(time) FILTER (positive), min(time)) AS time FROM (
+    coalesce(min(time) FILTER (positive), min(time)) AS time, bit_or(part) AS part FROM (
     SELECT u.rowid::INTEGER AS "user", n.rowid::INTEGER AS item, {rating} AS rating,
-        {time} AS time, {positive} AS positive
+        {time} AS time, {positive} AS positive, {part}::UTINYINT AS part
     FROM interactions i
         JOIN user_number u ON i."user" = u.text JOIN item_number n ON i.item = n.text)
 GROUP BY "user", item ORDER BY "user", item
@@ -69,13 +71,22 @@ GROUP BY "user", item ORDER BY "user", item
 
 LABELLED_PAIRS = """
 CREATE TABLE pair AS
-SELECT "user", item, label, time FROM (
+SELECT "user", item, label, time, part FROM (
     SELECT u.rowid::INTEGER AS "user", n.rowid::INTEGER AS item,
-        min(i.label)::TINYINT AS label, min({time}) AS time, min(i.rowid) AS place
+        min(i.label)::TINYINT AS label, min({time}) AS time, min(i.rowid) AS place,
+        bit_or({part}::UTINYINT) AS part
     FROM interactions i
         JOIN user_number u ON i."user" = u.text JOIN item_number n ON i.item = n.text
     GROUP BY u.rowid, n.rowid)
 ORDER BY place
+"""
+
+# Rows that repeat another one of their part, of users and items that have numbers.
+REPEATED = """
+SELECT coalesce(sum(n - 1), 0)::BIGINT FROM (
+    SELECT count(*) AS n FROM interactions i
+        SEMI JOIN user_number u ON i."user" = u.text SEMI JOIN item_number n ON i.item = n.text
+    GROUP BY i."user", i.item, {part})
 """
 
 # A triple's head comes before its tail.

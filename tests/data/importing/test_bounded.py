@@ -94,6 +94,37 @@ def test_the_shop(folder, changes):
     assert data.num_triples == len(shop.triples())
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"threshold": 3}, {"linked_only": True}, {"valid": None}], ids=str
+)
+def test_files_that_are_split(folder, changes):
+    header, *rows = (folder / "buy.csv").read_text().splitlines()
+    # Row 0 is in all files, row 1 in test alone twice.
+    for name, some in (
+        ("buy.csv", rows[:1] + rows[2:30]),
+        ("valid.csv", rows[:1] + rows[30:40]),
+        ("test.csv", rows[40:] + rows[:2] + rows[1:2]),
+    ):
+        (folder / name).write_text("\n".join([header, *some]) + "\n")
+    parts = {part: folder / f"{part}.csv" for part in ("valid", "test")}
+    data = both(folder, **shop_of(folder, **{**parts, **changes}))
+    assert data.split is not None and data.split.repeated == 1
+    names = zip(data.interactions.users, data.interactions.items, strict=True)
+    found = {
+        (data.user_ids[user], data.item_ids[item]): files
+        for (user, item), files in zip(names, data.split.files.tolist(), strict=True)
+    }
+    valid = changes.get("valid", ...) is not None
+    for place, row in enumerate(rows):
+        user, item, _ = row.split(",", 2)
+        part = {0: 5 + 2 * valid, 1: 4}.get(place, 1 if place < 30 else 2 if place < 40 else 4)
+        if (part == 2 and not valid) or (changes.get("linked_only") and item == "sku-8"):
+            assert (user, item) not in found
+        elif user in data.user_ids:
+            assert found.pop((user, item)) == part
+    assert not found
+
+
 def test_tables_of_names(write):
     folder = write(
         {

@@ -324,12 +324,30 @@ def test_command_imports_and_trains(folder, capsys):
     assert "Test, " in capsys.readouterr().out
 
 
+def test_command_imports_split_files(folder, capsys):
+    rows = [f"{user}\t{item}\t4\t9\n" for user, item, _ in shop.purchases()]
+    (folder / "buy.csv").write_text("".join(rows[::2]))
+    (folder / "test.csv").write_text("".join(rows[1::2]))
+    options = ["--test", str(folder / "test.csv"), "--time", "4", "--label", "x"]
+    assert command(folder, *options) == 2  # a file without names has no column of one
+    assert "--label 'x'" in capsys.readouterr().err
+    assert command(folder, *options[:-2]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "rating column 3 by its place" in lines and "time column 4 as told" in lines
+    options = ["--model", "mf", "--threads", "1", "--output", str(folder / "run")]
+    assert train.main(["--dataset", str(folder / "out"), *options]) == 0
+    assert "protocol fixed" in capsys.readouterr().out
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert metrics["split"]["test"] == 24
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--threshold", "3", "--label", "stars"], "--threshold: found it with --label"),
         (["--users-name", "title"], "--users-name: found it without a file of --users"),
         (["--items", "nowhere.csv"], "nowhere.csv: found no such file"),
+        (["--valid", "buy.csv"], "--valid: found it without a file of --test"),
     ],
 )
 def test_command_says_what_is_wrong(options, said, folder, capsys):
