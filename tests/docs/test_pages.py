@@ -158,7 +158,12 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys, threads):
     threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EKPNET_DATA", raising=False)
-    for name, text in shop.files().items():
+    files = shop.files()
+    for name, text in {
+        **files,
+        "train.csv": files["buy.csv"],
+        "test.csv": files["buy.csv"],
+    }.items():
         Path(name).write_text(text)
     for name, arguments in offline(page):
         if name == "export":
