@@ -101,8 +101,8 @@ def load_kgat(folder: Path, name: str) -> Dataset:
         num_items=num_items,
         num_entities=num_entities,
         num_relations=num_relations,
-        user_ids=_all_ids(user_ids, num_users),
-        item_ids=_all_ids(item_ids, num_items),
+        user_ids=_distinct_ids(folder, "user", user_ids, num_users),
+        item_ids=_distinct_ids(folder, "item", item_ids, num_items),
         entity_ids=_all_ids(entity_ids, num_entities),
         relation_names=_all_ids(relation_ids, num_relations),
         source=f"KGAT's format: {', '.join(f'{part}.txt' for part in lists)}, {kg_name}",
@@ -208,6 +208,28 @@ def _count(ids: dict[int, str]) -> int:
 def _all_ids(ids: dict[int, str], count: int) -> tuple[str, ...] | None:
     """Original ids [count], "" where the list has none; None without a list."""
     return tuple(ids.get(number, "") for number in range(count)) if ids else None
+
+
+def _distinct_ids(
+    folder: Path, kind: str, ids: dict[int, str], count: int
+) -> tuple[str, ...] | None:
+    """Original ids [count] of users or items, which are asked for by them; None without a list.
+
+    Raises:
+        DataError: one has none, or two have one.
+    """
+    path = folder / f"{kind}_list.txt"
+    without = next((number for number in range(count) if number not in ids), None)
+    if ids and without is not None:
+        expected = f"one for each of 0 to {count - 1}; without the file numbers are the ids"
+        raise DataError.about(path, None, f"no original id of {kind} {without}", expected)
+    numbers: dict[str, int] = {}
+    for number, original in ids.items():
+        other = numbers.setdefault(original, number)
+        if other != number:
+            found = f"the original id {quote(original)} for {kind}s {other} and {number}"
+            raise DataError.about(path, None, found, "distinct ids")
+    return _all_ids(ids, count)
 
 
 def _read_ids(path: Path) -> dict[int, str]:

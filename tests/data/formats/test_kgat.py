@@ -61,14 +61,15 @@ def test_a_validation_file_is_a_part(write):
 
 def test_original_ids_come_from_the_lists(write):
     lists = {
-        "user_list.txt": "org_id remap_id\nann 0\nbob 1\ncleo 3\n",
-        "item_list.txt": "org_id remap_id freebase_id\nb7 1 m.1\nThe Wall 0 m.0\nb9 5 m.5\n",
+        "user_list.txt": "org_id remap_id\nann 0\nbob 1\ncleo 3\nd 2\n",
+        "item_list.txt": "org_id remap_id freebase_id\nb7 1 m.1\nThe Wall 0 m.0\nb9 5 m.5\n"
+        "b2 2\nb3 3\nb4 4 m.4\n",
         "entity_list.txt": "org_id\tremap_id\nm.0\t0\nm.6\t6\n",
         "relation_list.txt": "org_id remap_id\nfilm.star 1\nfilm.genre 0\n",
     }
     data = load_dataset(str(write({**FILES, **lists})))
-    assert data.user_ids == ("ann", "bob", "", "cleo")
-    assert data.item_ids == ("The Wall", "b7", "", "", "", "b9") and data.num_items == 6
+    assert data.user_ids == ("ann", "bob", "d", "cleo")
+    assert data.item_ids == ("The Wall", "b7", "b2", "b3", "b4", "b9") and data.num_items == 6
     assert data.entity_ids == ("m.0", "", "", "", "", "", "m.6")
     assert data.relation_names == ("film.genre", "film.star")
 
@@ -115,6 +116,20 @@ BAD = {
         2,
         "'a 999",
         "an original id",
+    ),
+    "without": (
+        "item_list.txt",
+        "org_id remap_id\na 1\n",
+        None,
+        "no original id of item 0",
+        "to 4",
+    ),
+    "one id": (
+        "user_list.txt",
+        "org_id remap_id\n" + "".join(f"u{n % 3} {n}\n" for n in range(4)),
+        None,
+        "the original id 'u0' for users 0 and 3",
+        "distinct ids",
     ),
     "twice": ("item_list.txt", "org_id remap_id\na 1\nb 1\n", 3, "'b 1'", "one original id of 1"),
 }
