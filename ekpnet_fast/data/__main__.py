@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_engine
+from ekpnet_fast.data.datasets import (
+    DATA_ROOT_VARIABLE,
+    check_dataset,
+    load_dataset,
+    needs_engine,
+)
 from ekpnet_fast.data.fetch import REMOTES, fetch
 from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.splits import prepare
@@ -196,9 +201,13 @@ def _import(options: argparse.Namespace) -> int:
         say(f"forced: {stop.message}")
     say(f"{notes[0]}; weights play no part in training")
     say(notes[1])
+    _say_written(out, counts)
+    return 0
+
+
+def _say_written(out: Path, counts: Mapping[str, int]) -> None:
     say(f"written to {out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
-    return 0
 
 
 def _tell_stage(stage: str) -> None:
@@ -249,6 +258,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
+    check_dataset(options.name, options.data_root)
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
     protocol = "ripplenet" if dataset.split is None else "fixed"
     _print_stats(prepare(dataset, options.seed, protocol))

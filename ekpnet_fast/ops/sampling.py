@@ -43,9 +43,23 @@ def _check_graph(indptr: Tensor, tails: Tensor, *, walked: bool = True) -> None:
             f"tails holds id {int(tails[at])} at position {at}, expected 0 <= id < {num_entities}"
             " (entities)"
         )
+    _remember(indptr, tails, walked)
+
+
+def _remember(indptr: Tensor, tails: Tensor, walked: bool) -> None:
     if len(_SOUND) >= _MOST_SOUND:
         _SOUND.clear()
-    _SOUND[key] = (weakref.ref(indptr), weakref.ref(tails), versions)
+    known = weakref.ref(indptr), weakref.ref(tails), (indptr._version, tails._version)
+    _SOUND[id(indptr), id(tails), walked] = known
+
+
+def leave_checks_to_samplers(indptr: Tensor, tails: Tensor) -> None:
+    """Do not look through this graph before it is sampled from, as one that is a large file.
+
+    Samplers refuse what they meet of it that is wrong; the rest nobody sees.
+    """
+    for walked in (True, False):
+        _remember(indptr, tails, walked)
 
 
 def build_csr(
