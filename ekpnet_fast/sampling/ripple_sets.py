@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,14 @@ class RippleSets:
         """Slots of a user, H * M."""
         return self.heads.shape[1] * self.heads.shape[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Device that the sets are on."""
+        return self.heads.device
+
     def of_users(self, users: Tensor) -> RippleSets:
         """Sets of some users, [n] ids."""
+        users = users.to(self.device)
         return self.each(lambda x: x[users])
 
     def to(self, device: torch.device) -> RippleSets:
@@ -158,9 +166,16 @@ class FoldRippleSets:
 
 @dataclass(frozen=True)
 class LazyRippleSets:
-    """Ripple sets that are sampled per batch, because U * F of them may not fit.
+    """Ripple sets that are sampled when they are asked for, because all of them may not fit.
 
-    A draw is a hash of (seed, epoch, (user, fold) pair), so sampling twice gives the same.
+    A draw is a hash of (seed, epoch, history), so that a history's set is the same whenever it is
+    drawn, and whichever others are drawn with it.
+
+    Attributes:
+        graph: what is sampled from.
+        histories: those whose sets there are, of users or of (user, fold) pairs.
+        hops, slots, seed, epoch, repeat: as `ops.sample_ripple_sets` takes them.
+        device: where the sets are wanted.
     """
 
     graph: Graph
@@ -170,11 +185,17 @@ class LazyRippleSets:
     seed: int
     epoch: int
     repeat: bool
+    device: torch.device = _CPU
+
+    def to(self, device: torch.device) -> LazyRippleSets:
+        """The same, for another device."""
+        return replace(self, device=device)
 
     def of_users(self, ids: Tensor) -> RippleSets:
         """Sets of some histories, [G] ids."""
+        ids = ids.cpu()
         found = self.histories.of(ids)
-        return RippleSets.sample(
+        sets = RippleSets.sample(
             self.graph,
             found.indptr,
             found.items,
@@ -185,3 +206,4 @@ class LazyRippleSets:
             epoch=self.epoch,
             repeat=self.repeat,
         )
+        return sets if self.device.type == "cpu" else sets.to(self.device)

@@ -114,7 +114,7 @@ class TrainingData:
         )
 
     @cached_property
-    def ripple(self) -> RippleSets:
+    def ripple(self) -> RippleSets | LazyRippleSets:
         """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
@@ -139,7 +139,8 @@ class TrainingData:
     ) -> RippleSets | FoldRippleSets | LazyRippleSets:
         """Ripple sets that the run's epoch of that number, from 1, trains on.
 
-        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds.
+        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds;
+        else so are those that do not fit into memory (`build.fit_in_memory`).
         """
         folds, shape = self.folds, self.config.shape
         ripple = MODELS[self.config.model].ripple
@@ -157,7 +158,7 @@ class TrainingData:
         histories = self._histories if folds is None else folds.histories
         return LazyRippleSets(self.graph, histories, repeat=repeat, **drawn)
 
-    def user_ripple_sets(self, number: int) -> RippleSets:
+    def user_ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
         """Ripple sets of the users for an epoch, where there are no folds."""
         epoch = self._draw_of(number)
         if epoch == 0:

@@ -44,11 +44,12 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch has no lists. Where the folds of a user do not share a ripple set (repetition),
-    there may be too many sets to have all of them at once.
+    A replayed epoch has no lists, and the ripple sets of all users. There may be too many of them,
+    and always may be where the folds of a user do not share one (repetition).
     """
     on_device = device.type == "cuda" and model.resident
-    return on_device and (data.folds is None or data.shared) and loss == "bce"
+    held = data.shared if data.folds is not None else not isinstance(data.ripple, LazyRippleSets)
+    return on_device and held and loss == "bce"
 
 
 @contextmanager
