@@ -23,10 +23,11 @@ HELD_BYTES = 1 << 30
 are drawn when they are asked for."""
 
 
-def fit_in_memory(config: RunConfig, num_users: int) -> bool:
-    """Whether the ripple sets of all users are drawn at once and held."""
+def fit_in_memory(config: RunConfig, num_users: int, *, shared: bool = False) -> bool:
+    """Whether the ripple sets of all users, or those that folds share, are drawn at once and held."""
     ids = config.shape.hops * (3 * config.shape.slots + 1)
-    return num_users * ids * 4 <= HELD_BYTES
+    folds = config.shape.hops * config.shape.slots if shared else 0
+    return num_users * (4 * ids + 8 * folds) <= HELD_BYTES
 
 
 def sample_ripple_sets(

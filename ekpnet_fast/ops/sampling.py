@@ -156,6 +156,7 @@ def sample_fold_ripple_sets(
     slots: int,
     seed: int,
     epoch: int = 0,
+    users: Tensor | None = None,  # [U] int32, ids that key the draw; 0 .. U - 1 if None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Ripple sets of U histories for F = `folds` folds: as `sample_ripple_sets`, and slot_folds.
 
@@ -172,6 +173,7 @@ def sample_fold_ripple_sets(
             seed_indptr,
             seeds,
             seed_folds,
+            users,
             folds,
             hops,
             slots,
@@ -189,6 +191,7 @@ def _(
     seed_indptr: Tensor,
     seeds: Tensor,
     seed_folds: Tensor,
+    users: Tensor | None,
     folds: int,
     hops: int,
     slots: int,

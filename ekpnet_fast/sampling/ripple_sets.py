@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -129,6 +130,7 @@ class FoldRippleSets:
         slots: int,
         seed: int,
         epoch: int = 0,
+        users: Tensor | None = None,  # [U] int32, ids that key the draw
     ) -> FoldRippleSets:
         """Sample the sets for `count` = F folds (see `ops.sample_fold_ripple_sets`)."""
         *sets, slot_folds = ops.sample_fold_ripple_sets(
@@ -143,6 +145,7 @@ class FoldRippleSets:
             slots=slots,
             seed=seed,
             epoch=epoch,
+            users=users,
         )
         return cls(RippleSets(*sets), slot_folds)
 
@@ -207,3 +210,42 @@ class LazyRippleSets:
             repeat=self.repeat,
         )
         return sets if self.device.type == "cpu" else sets.to(self.device)
+
+
+@dataclass(frozen=True)
+class LazyFoldRippleSets:
+    """Ripple sets that the folds of a user share, sampled when they are asked for.
+
+    Attributes:
+        graph: what is sampled from.
+        clicks: [U] the train positives of the users.
+        click_folds: int32, fold of each click.
+        count, hops, slots, seed, epoch: as `FoldRippleSets.sample` takes them.
+    """
+
+    graph: Graph
+    clicks: Histories
+    click_folds: Tensor
+    count: int
+    hops: int
+    slots: int
+    seed: int
+    epoch: int
+
+    def of_users(self, ids: Tensor) -> FoldRippleSets:
+        """Sets of some users, [G] ids."""
+        return FoldRippleSets.sample(
+            self.graph,
+            self.clicks.of(ids),
+            Histories(self.clicks.indptr, self.click_folds).of(ids).items,
+            self.count,
+            hops=self.hops,
+            slots=self.slots,
+            seed=self.seed,
+            epoch=self.epoch,
+            users=ids.int(),
+        )
+
+
+EpochSets: TypeAlias = RippleSets | FoldRippleSets | LazyRippleSets | LazyFoldRippleSets
+"""Ripple sets that an epoch is trained on."""

@@ -14,7 +14,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.ripple_sets import LazyRippleSets
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
@@ -44,12 +44,9 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch has no lists, and the ripple sets of all users. There may be too many of them,
-    and always may be where the folds of a user do not share one (repetition).
+    A replayed epoch has no lists, and all ripple sets at once, of which there may be too many.
     """
-    on_device = device.type == "cuda" and model.resident
-    held = data.shared if data.folds is not None else not isinstance(data.ripple, LazyRippleSets)
-    return on_device and held and loss == "bce"
+    return device.type == "cuda" and model.resident and data.held and loss == "bce"
 
 
 @contextmanager
@@ -187,7 +184,7 @@ class ResidentEpochs:
 
         def prepare() -> HostEpoch:
             ripple = self._data.ripple_sets(number)
-            assert not isinstance(ripple, LazyRippleSets)  # `is_resident`
+            assert isinstance(ripple, RippleSets | FoldRippleSets)  # `is_resident`
             return HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number, groups, pin=pin)
 
         return self._pool.submit(prepare)

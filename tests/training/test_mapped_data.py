@@ -74,10 +74,17 @@ def test_a_drawn_data_set_and_its_import_have_one_hash(mapped):
 
 
 @pytest.mark.parametrize(
-    "sampling", [{}, {"resample": True}, {"padding": "repeat", "inverse": False}], ids=str
+    ("config", "sampling"),
+    [
+        (CONFIG, {}),
+        (CONFIG, {"resample": True}),
+        (CONFIG, {"padding": "repeat", "inverse": False}),
+        (PLUS, {"resample": True}),
+    ],
+    ids=str,
 )
-def test_sets_drawn_when_asked_for_are_those_of_all(mapped, monkeypatch, sampling):
-    config = replace(CONFIG, sampling=replace(CONFIG.sampling, **sampling))
+def test_sets_drawn_when_asked_for_are_those_of_all(mapped, monkeypatch, config, sampling):
+    config = replace(config, sampling=replace(config.sampling, **sampling))
     held = trained(config, mapped)
     monkeypatch.setattr(build, "HELD_BYTES", 0)
     prepared = prepare(mapped, config.seed, config.protocol)
