@@ -29,7 +29,7 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   m.def(
       "sample_fold_ripple_sets("
       "Tensor indptr, Tensor relations, Tensor tails, "
-      "Tensor seed_indptr, Tensor seeds, Tensor seed_folds, "
+      "Tensor seed_indptr, Tensor seeds, Tensor seed_folds, Tensor? users, "
       "int folds, int hops, int slots, int seed, int epoch"
       ") -> (Tensor heads, Tensor relations, Tensor tails, Tensor counts, Tensor slot_folds)");
   m.def(

@@ -148,13 +148,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_ripple_sets_cpu(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample_fold_ripple_sets_cpu(
     const Tensor& indptr, const Tensor& relations, const Tensor& tails, const Tensor& seed_indptr,
-    const Tensor& seeds, const Tensor& seed_folds, int64_t folds, int64_t hops, int64_t slots,
-    int64_t seed, int64_t epoch) {
+    const Tensor& seeds, const Tensor& seed_folds, std::optional<Tensor> users, int64_t folds,
+    int64_t hops, int64_t slots, int64_t seed, int64_t epoch) {
   const int64_t E = check_graph(indptr, relations, tails).num_entities;
   RippleRequest request = checked_request(E, seed_indptr, seeds, hops, slots, seed, epoch);
   check_range("folds F", folds, 1, 64);
   check_tensor(seed_folds, "seed_folds", ScalarType::Int, {seeds.size(0)});
   check_ids(data<int32_t>(seed_folds), seeds.size(0), folds, "seed_folds", "folds");
+  if (users) check_tensor(*users, "users", ScalarType::Int, {request.num_users});
+  request.users = users ? data<int32_t>(*users) : nullptr;
   request.seed_folds = data<int32_t>(seed_folds);
   request.folds = static_cast<int>(folds);
   const NewSets sets(request);

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, load_dataset, needs_engine
+from ekpnet_fast.data.datasets import (
+    DATA_ROOT_VARIABLE,
+    check_dataset,
+    load_dataset,
+    needs_engine,
+)
 from ekpnet_fast.data.fetch import REMOTES, fetch
 from ekpnet_fast.data.importing.columns import TABLES
 from ekpnet_fast.data.splits import prepare
@@ -47,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_import(commands)
+    _add_import_numbered(commands)
     _add_fetch(commands)
     export = commands.add_parser("export", help="write a data set as RecBole's atomic files")
     _add_data_set(export)
@@ -136,6 +142,23 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     checks.add_argument("--overwrite", action="store_true", help="replace an imported data set")
 
 
+def _add_import_numbered(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "import-numbered", help="bring tables that a cluster has numbered, in folders of Parquet"
+    )
+    parser.set_defaults(command=_import_numbered)
+    parser.add_argument(
+        "source",
+        type=path_argument,
+        help="folder of users, items, entities, relations, interactions, triples",
+    )
+    parser.add_argument("out", type=path_argument, help="folder to write; --dataset takes it")
+    parser.add_argument(
+        "--memory", metavar="SIZE", default="4GB", help="bound, such as 4GB (the default)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an imported data set")
+
+
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("fetch", help="download a public data set and verify it")
     parser.set_defaults(command=_fetch)
@@ -198,9 +221,27 @@ def _import(options: argparse.Namespace) -> int:
         say(f"forced: {stop.message}")
     say(f"{notes[0]}; weights play no part in training")
     say(notes[1])
+    _say_written(out, counts)
+    return 0
+
+
+def _import_numbered(options: argparse.Namespace) -> int:
+    with needs_engine():
+        from ekpnet_fast.data.importing.numbered import import_numbered
+    counts = import_numbered(
+        options.source,
+        options.out,
+        options.memory,
+        overwrite=options.overwrite,
+        on_stage=_tell_stage,
+    )
+    _say_written(options.out, counts)
+    return 0
+
+
+def _say_written(out: Path, counts: Mapping[str, int]) -> None:
     say(f"written to {out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
-    return 0
 
 
 def _tell_stage(stage: str) -> None:
@@ -251,6 +292,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
+    check_dataset(options.name, options.data_root)
     dataset = load_dataset(options.name, options.data_root, threshold=options.threshold)
     protocol = "ripplenet" if dataset.split is None else "fixed"
     _print_stats(prepare(dataset, options.seed, protocol))

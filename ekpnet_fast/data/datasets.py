@@ -12,7 +12,7 @@ from ekpnet_fast.data.synthetic.generator import make_synthetic
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["DATA_ROOT_VARIABLE", "is_split", "load_dataset", "needs_engine"]
+__all__ = ["DATA_ROOT_VARIABLE", "check_dataset", "is_split", "load_dataset", "needs_engine"]
 
 DATA_ROOT_VARIABLE = "EKPNET_DATA"
 SYNTHETIC_NAME = "synthetic"
@@ -82,6 +82,21 @@ def load_dataset(
         " *.link, and for ratings.dat, BX-Book-Ratings.csv or user_artists.dat with kg*.txt and"
         " item_index2entity_id*.txt"
     )
+
+
+def check_dataset(name: str, data_root: str | Path | None = None) -> None:
+    """Compare the hashes of an imported data set's files, of which opening it leaves some out.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    if name == SYNTHETIC_NAME:
+        return
+    folder, _ = _find(name, data_root)
+    with needs_engine():
+        from ekpnet_fast.data.formats.imported import check_hashes, has_imported
+    if has_imported(folder):
+        check_hashes(folder)
 
 
 def is_split(name: str, data_root: str | Path | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,8 +32,8 @@ class Ids:
     """
 
     kind: str
-    ids: tuple[str, ...]
-    names: tuple[str, ...] | None = None
+    ids: Sequence[str]
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         """Number of ids."""
@@ -95,7 +95,7 @@ class Ids:
         self._numbers  # noqa: B018 - kept from here on
         self._orders  # noqa: B018
 
-    def with_more(self, ids: Iterable[str], names: tuple[str, ...] | None) -> Ids:
+    def with_more(self, ids: Iterable[str], names: Sequence[str] | None) -> Ids:
         """Copy with ids behind these, and with other names.
 
         Args:
@@ -150,9 +150,7 @@ class IdMaps:
 def id_maps(dataset: Dataset) -> IdMaps:
     """Ids of a data set; where its files hold numbers only, these are the ids."""
 
-    def ids(
-        kind: str, count: int, found: tuple[str, ...] | None, names: tuple[str, ...] | None
-    ) -> Ids:
+    def ids(kind: str, count: int, found: Sequence[str] | None, names: Sequence[str] | None) -> Ids:
         return Ids(kind, found if found is not None else tuple(map(str, range(count))), names)
 
     relation_ids = dataset.relation_ids or dataset.relation_names

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.tables import Dataset, PreparedData
 
-__all__ = ["PAPER_TABLE_1", "Finding", "Statistics", "check", "describe"]
+__all__ = ["PAPER_TABLE_1", "Finding", "Statistics", "check", "describe", "distinct_count"]
+
+_BLOCK = 1 << 22  # ids that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +184,18 @@ def _rows(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any], int]:
 def _distinct(*columns: NDArray[Any]) -> int:
     """Distinct values over all columns; ids are dense enough for a table of flags."""
     low = min(int(column.min()) for column in columns)
-    seen = np.zeros(max(int(column.max()) for column in columns) - low + 1, dtype=np.bool_)
+    return distinct_count(max(int(column.max()) for column in columns) + 1, *columns, low=low)
+
+
+def distinct_count(bound: int, *columns: NDArray[Any], low: int = 0) -> int:
+    """Number of distinct ids, all of them from `low` and below a bound, over some columns.
+
+    A byte for each possible id is held, and nothing of the columns, which may be mapped files.
+    """
+    seen = np.zeros(bound - low, dtype=np.bool_)
     for column in columns:
-        seen[column - low] = True
+        for start in range(0, len(column), _BLOCK):
+            seen[column[start : start + _BLOCK] - low] = True
     return int(np.count_nonzero(seen))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,12 +20,16 @@ __all__ = [
     "Interactions",
     "PreparedData",
     "SplitCounts",
+    "StoredGraph",
     "validate",
 ]
 
 Int32 = NDArray[np.int32]
 
 INT32_MAX = 2**31 - 1
+
+FEW_HEADS = 32
+"""Heads per tail below which a graph is walked backwards too, by default."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +81,21 @@ class GivenSplit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StoredGraph:
+    """Triples of a data set grouped by head, mapped from its files.
+
+    Those of head e are positions indptr[e] .. indptr[e + 1], in the order of the triples, then,
+    with `inverse`, those walked backwards, by relations R .. 2 R.
+    """
+
+    indptr: NDArray[np.int64]  # [E + 1]
+    relations: NDArray[Any]  # [T] uint8, int16 or int32, the smallest that holds them
+    tails: Int32  # [T]
+    num_relations: int  # inverse ones counted
+    inverse: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Examples or interactions plus a knowledge graph. Items are entities 0..num_items-1.
 
@@ -83,7 +103,7 @@ class Dataset:
     numbers here. ``user_ids[u]`` and so on are their ids in the files, ``user_names[u]`` and so on
     their display names; both are None where the files have none. ``entity_ids[i]``
     is "" for an item without an entity. Where there are no ``relation_ids``, ``relation_names``
-    serve as both.
+    serve as both. Arrays may be mapped files, and texts may be read when they are asked for.
     """
 
     name: str
@@ -96,20 +116,21 @@ class Dataset:
     num_items: int
     num_entities: int
     num_relations: int
-    user_ids: tuple[str, ...] | None = None
-    item_ids: tuple[str, ...] | None = None
-    entity_ids: tuple[str, ...] | None = None
-    relation_ids: tuple[str, ...] | None = None
-    user_names: tuple[str, ...] | None = None
-    item_names: tuple[str, ...] | None = None
-    entity_names: tuple[str, ...] | None = None
-    relation_names: tuple[str, ...] | None = None
+    user_ids: Sequence[str] | None = None
+    item_ids: Sequence[str] | None = None
+    entity_ids: Sequence[str] | None = None
+    relation_ids: Sequence[str] | None = None
+    user_names: Sequence[str] | None = None
+    item_names: Sequence[str] | None = None
+    entity_names: Sequence[str] | None = None
+    relation_names: Sequence[str] | None = None
     oracle: NDArray[np.float32] | None = None  # [n], Bayes score per example (synthetic)
     source: str = ""
     notes: tuple[str, ...] = ()
     split: GivenSplit | None = None  # of the rows or interactions, where the files make one
     # [n], earliest of each row or interaction; where the files have one for each
     times: NDArray[np.float64] | None = None
+    graph: StoredGraph | None = None  # of the triples, where the files hold it
 
     @property
     def num_triples(self) -> int:
@@ -241,7 +262,7 @@ def validate(dataset: Dataset) -> None:
         pairs = [
             ("users", clicks.users, dataset.num_users),
             ("items", clicks.items, dataset.num_items),
-            ("positive", clicks.positive, 2),
+            ("positive", clicks.positive.view(np.uint8), 2),  # of a damaged file it may be more
         ]
     if dataset.split is not None:
         pairs.append(("split.files", dataset.split.files, 8))

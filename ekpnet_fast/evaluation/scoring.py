@@ -22,7 +22,7 @@ from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
-from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 # Pairs whose hop features are in memory at a time, by kind of device: as many as stay in a CPU's
 # cache, as many as keep a GPU busy.
@@ -56,10 +56,10 @@ class UserGroups:
     ids: Tensor | None = None
 
     @classmethod
-    def of(cls, ripple: RippleSets, users: NDArray[np.integer]) -> UserGroups:
+    def of(cls, ripple: RippleSets | LazyRippleSets, users: NDArray[np.integer]) -> UserGroups:
         """Users [G] of training, from the ripple sets of all."""
         ids = torch.from_numpy(users.astype(np.int32))
-        return cls(ids, ripple.of_users(ids.long().to(ripple.heads.device)))
+        return cls(ids, ripple.of_users(ids.long()))
 
     def __len__(self) -> int:
         """Number of groups G."""
@@ -201,7 +201,7 @@ class Scorer:
 def score_examples(
     backend: ModuleType,
     model: Model,
-    ripple: RippleSets,
+    ripple: RippleSets | LazyRippleSets,
     rows: UserExamples,
     *,
     stage: str,
@@ -211,7 +211,7 @@ def score_examples(
 
     A list `kept` is filled with the pairs, which need not be made again the next time.
     """
-    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    scorer = Scorer.of(backend, model, stage, ripple.device)
     indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
     users = np.flatnonzero(np.diff(indptr))
     ends = np.append(indptr[users], num_pairs)
@@ -237,7 +237,7 @@ class CatalogueScorer:
     """
 
     scorer: Scorer
-    ripple: RippleSets
+    ripple: RippleSets | LazyRippleSets
     num_items: int
     # "loose" once bounds have ruled out so little that they cost more than they save.
     _found: set[str] = field(default_factory=set)
@@ -348,13 +348,18 @@ class CatalogueScorer:
 
 
 def catalogue_scorer(
-    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
+    backend: ModuleType,
+    model: Model,
+    ripple: RippleSets | LazyRippleSets,
+    num_items: int,
+    *,
+    stage: str,
 ) -> CatalogueScorer:
     """Scorer of all items for users of training, with the model's own tables.
 
     On a GPU it is said on stderr, once, what a CPU computes for every pair.
     """
-    device = ripple.heads.device
+    device = ripple.device
     if device.type == "cuda" and model.pair_inputs:
         part = "the wide part's logit" if model.wide else " and ".join(model.pair_inputs)
         say_once(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
-from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 
 def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
@@ -15,21 +18,31 @@ def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Mode
     return MODELS[config.model](config, TrainContext.of(prepared, graph, config.seed))
 
 
+HELD_BYTES = 1 << 30
+"""Bytes that the ripple sets of all users may take; where they would take more, those of some users
+are drawn when they are asked for."""
+
+
+def fit_in_memory(config: RunConfig, num_users: int, *, shared: bool = False) -> bool:
+    """Whether ripple sets of all users, or those that folds share, are drawn at once and held."""
+    ids = config.shape.hops * (3 * config.shape.slots + 1)
+    folds = config.shape.hops * config.shape.slots if shared else 0
+    return num_users * (4 * ids + 8 * folds) <= HELD_BYTES
+
+
 def sample_ripple_sets(
     config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
-) -> RippleSets:
+) -> RippleSets | LazyRippleSets:
     """Ripple sets of a run; those of epoch 0 serve evaluation.
 
-    Empty for a model that does not use them.
+    Empty for a model that does not use them; drawn when they are asked for where those of all users
+    do not fit into `HELD_BYTES`. The sets are the same.
     """
     if not MODELS[config.model].ripple:
         return RippleSets.none(prepared.dataset.num_users)
-    return RippleSets.sample(
-        graph,
-        *history_tensors(prepared),
-        hops=config.shape.hops,
-        slots=config.shape.slots,
-        seed=config.seed,
-        epoch=epoch,
-        repeat=config.sampling.padding == "repeat",
-    )
+    shape, repeat = config.shape, config.sampling.padding == "repeat"
+    drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": config.seed, "epoch": epoch}
+    histories = Histories(*history_tensors(prepared))
+    if not fit_in_memory(config, len(histories)):
+        return LazyRippleSets(graph, histories, repeat=repeat, **drawn)
+    return RippleSets.sample(graph, histories.indptr, histories.items, repeat=repeat, **drawn)

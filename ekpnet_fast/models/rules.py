@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.splits import RANKING
+from ekpnet_fast.data.stats import distinct_count
+from ekpnet_fast.data.tables import FEW_HEADS
 
 __all__ = [
     "DataFacts",
@@ -27,7 +27,6 @@ _LEAST_STEPS = 75  # of an epoch
 _BATCH_SIZES = (64, 4096)
 _SPARSE, _DENSE = 3.0, 90.0  # train clicks per item
 _MANY_CLICKS = 16.0  # per item, in the middle of both by logarithms
-_SLOTS = 32  # of a ripple set, unless another number is asked for
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class DataFacts:
     def of(cls, prepared: PreparedData) -> DataFacts:
         """Properties of split data."""
         dataset = prepared.dataset
-        tails = np.unique(dataset.tails).size
+        tails = distinct_count(dataset.num_entities, dataset.tails)
         # Protocols that rank draw a negative to each positive in every epoch.
         rows = len(prepared.train) * (2 if prepared.protocol in RANKING else 1)
         return cls(
@@ -80,8 +79,9 @@ def walks_back(facts: DataFacts) -> bool:
     """Whether triples are walked backwards too: where a tail has fewer heads than a hop has slots.
 
     From an entity that is the tail of hundreds, such as a category, the way back leads to any item.
+    A hop has 32 slots, unless another number is asked for.
     """
-    return facts.heads_per_tail < _SLOTS
+    return facts.heads_per_tail < FEW_HEADS
 
 
 def by_density(sparse: float, dense: float) -> Rule:

@@ -18,6 +18,7 @@ from ekpnet_fast.ops.prediction import ACTIVATIONS, deep_score, ekpnet_gradients
 from ekpnet_fast.ops.ranking import top_items
 from ekpnet_fast.ops.sampling import (
     build_csr,
+    leave_checks_to_samplers,
     sample_fold_ripple_sets,
     sample_neighbors,
     sample_ripple_sets,
@@ -37,6 +38,7 @@ __all__ = [
     "deep_score",
     "ekpnet_gradients",
     "group_pairs",
+    "leave_checks_to_samplers",
     "local_ridge",
     "localize",
     "localize_batch",

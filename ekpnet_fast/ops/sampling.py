@@ -43,9 +43,23 @@ def _check_graph(indptr: Tensor, tails: Tensor, *, walked: bool = True) -> None:
             f"tails holds id {int(tails[at])} at position {at}, expected 0 <= id < {num_entities}"
             " (entities)"
         )
+    _remember(indptr, tails, walked)
+
+
+def _remember(indptr: Tensor, tails: Tensor, walked: bool) -> None:
     if len(_SOUND) >= _MOST_SOUND:
         _SOUND.clear()
-    _SOUND[key] = (weakref.ref(indptr), weakref.ref(tails), versions)
+    known = weakref.ref(indptr), weakref.ref(tails), (indptr._version, tails._version)
+    _SOUND[id(indptr), id(tails), walked] = known
+
+
+def leave_checks_to_samplers(indptr: Tensor, tails: Tensor) -> None:
+    """Do not look through this graph before it is sampled from, as one that is a large file.
+
+    Samplers refuse what they meet of it that is wrong; the rest nobody sees.
+    """
+    for walked in (True, False):
+        _remember(indptr, tails, walked)
 
 
 def build_csr(
@@ -142,6 +156,7 @@ def sample_fold_ripple_sets(
     slots: int,
     seed: int,
     epoch: int = 0,
+    users: Tensor | None = None,  # [U] int32, ids that key the draw; 0 .. U - 1 if None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Ripple sets of U histories for F = `folds` folds: as `sample_ripple_sets`, and slot_folds.
 
@@ -158,6 +173,7 @@ def sample_fold_ripple_sets(
             seed_indptr,
             seeds,
             seed_folds,
+            users,
             folds,
             hops,
             slots,
@@ -175,6 +191,7 @@ def _(
     seed_indptr: Tensor,
     seeds: Tensor,
     seed_folds: Tensor,
+    users: Tensor | None,
     folds: int,
     hops: int,
     slots: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = ["TABLES", "RunContext"]
 TABLES = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
 
 _KIND, _ORIGIN = "context", "a training run"
+_BLOCK = 1 << 18  # texts that are packed together
 _GRAPH = ("indptr", "relations", "tails")
 _HISTORIES = ("history_indptr", "history_items", "consumed_indptr", "consumed_items")
 
@@ -171,11 +172,14 @@ def _touched(dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _packed(name: str, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Texts end to end in UTF-8, and their lengths in characters."""
-    joined = np.frombuffer("".join(texts).encode(), dtype=np.uint8)
-    lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
-    # A copy, because torch warns of arrays that it may not write to.
-    return {name: torch.from_numpy(joined.copy()), f"{name}.lengths": torch.from_numpy(lengths)}
+    """Texts end to end in UTF-8, and their lengths in characters; a block of them is held."""
+    joined, lengths, left = bytearray(), np.empty(len(texts), dtype=np.int32), iter(texts)
+    for start in range(0, len(texts), _BLOCK):
+        block = list(islice(left, _BLOCK))
+        joined += "".join(block).encode()
+        lengths[start : start + len(block)] = [*map(len, block)]
+    characters = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0).byte()
+    return {name: characters, f"{name}.lengths": torch.from_numpy(lengths)}
 
 
 def _unpacked(

@@ -16,7 +16,12 @@ from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.pairs import Batch, BatchFields, BatchPlan, PairRequest
-from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import (
+    EpochSets,
+    FoldRippleSets,
+    LazyFoldRippleSets,
+    RippleSets,
+)
 
 Made = TypeVar("Made")
 Triples = tuple[Tensor, Tensor, Tensor]  # heads, relations, tails
@@ -82,7 +87,7 @@ class _PlannedEpoch(NamedTuple):
     """Epoch whose mini-batches can be made, by number, whole or in parts."""
 
     number: int
-    ripple: RippleSets | FoldRippleSets | LazyRippleSets
+    ripple: EpochSets
     schedule: list[int | None]  # number of a batch of pairs, or None for one of triples
     order: EpochOrder | None  # None in a stage without pairs
 
@@ -193,7 +198,7 @@ class BatchStream:
     def epoch(
         self,
         epoch: int,
-        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+        ripple: EpochSets,
         *,
         skip: int = 0,
         ahead: bool = False,
@@ -218,7 +223,7 @@ class BatchStream:
     def steps(
         self,
         epoch: int,
-        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+        ripple: EpochSets,
         mine: range,
         parts: int,
         *,
@@ -243,9 +248,7 @@ class BatchStream:
 
         yield from _ahead(prepare, numbers) if ahead else map(prepare, numbers)
 
-    def _planned(
-        self, epoch: int, ripple: RippleSets | FoldRippleSets | LazyRippleSets
-    ) -> _PlannedEpoch:
+    def _planned(self, epoch: int, ripple: EpochSets) -> _PlannedEpoch:
         if not self.plan.pairs:
             steps = -(-self.graph.num_triples // self.triples)
             return _PlannedEpoch(epoch, ripple, [None] * steps, None)
@@ -342,7 +345,7 @@ class BatchStream:
 
     def _batch(
         self,
-        ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+        ripple: EpochSets,
         request: PairRequest,
         labels: Tensor,
         triples: Triples,
@@ -414,18 +417,21 @@ _SETS = ("heads", "relations", "tails", "counts")
 
 
 def _localized(
-    ripple: RippleSets | FoldRippleSets | LazyRippleSets,
+    ripple: EpochSets,
     request: PairRequest,
     groups: SharedGroups | None,
     extra: Tensor,  # [X] int32, further entity ids
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """Touched rows [n]; fields of a `Batch` that describe its groups; items [B] and extra [X]."""
-    if isinstance(ripple, FoldRippleSets):
+    if isinstance(ripple, FoldRippleSets | LazyFoldRippleSets):
         assert groups is not None, "ripple sets that folds share, and groups that do not"
+        at = groups.users
+        if isinstance(ripple, LazyFoldRippleSets):
+            ripple, at = ripple.of_users(at), torch.arange(len(at), dtype=torch.int32)
         sets = ripple.sets
         rows, *found, items, extra = ops.localize_fold_batch(
             *(sets.heads, sets.relations, sets.tails, sets.counts, ripple.slot_folds),
-            *(groups.users, groups.indptr, request.items, groups.folds, extra),
+            *(at, groups.indptr, request.items, groups.folds, extra),
         )
         by_name = dict(zip((*_SETS, "slot_folds"), found, strict=True))
         by_name |= {"group_indptr": groups.indptr, "pair_folds": groups.folds}

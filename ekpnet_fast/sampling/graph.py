@@ -75,7 +75,20 @@ class Graph:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, *, inverse: bool = False) -> Graph:
-        """Graph of a data set."""
+        """Graph of a data set; that which its files hold is mapped, not made.
+
+        Of a mapped graph nothing is read here: samplers check what they read of it.
+        """
+        stored = dataset.graph
+        if stored is not None and stored.inverse == inverse:
+            indptr, relations, tails = (
+                torch.from_numpy(column)
+                for column in (stored.indptr, stored.relations, stored.tails)
+            )
+            ops.leave_checks_to_samplers(indptr, tails)
+            return cls(
+                indptr, relations, tails, dataset.num_entities, stored.num_relations, inverse
+            )
         return cls.from_triples(
             dataset.heads,
             dataset.relations,

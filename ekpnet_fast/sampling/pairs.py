@@ -6,7 +6,7 @@ entity's), or one of a model's own. A mini-batch lists the rows that it touches 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +32,7 @@ class TrainContext:
     history_indptr: Tensor  # [U + 1] int64
     history_items: Tensor  # [history_indptr[-1]] int32, sorted and distinct within a user
     seed: int
-    item_names: tuple[str, ...] | None = None  # [I] titles, where the data set has them
+    item_names: Sequence[str] | None = None  # [I] titles, where the data set has them
     catalogue: Tensor | None = None  # [I] int32, entity of each item
 
     @classmethod

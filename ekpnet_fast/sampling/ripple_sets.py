@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,14 @@ class RippleSets:
         """Slots of a user, H * M."""
         return self.heads.shape[1] * self.heads.shape[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Device that the sets are on."""
+        return self.heads.device
+
     def of_users(self, users: Tensor) -> RippleSets:
         """Sets of some users, [n] ids."""
+        users = users.to(self.device)
         return self.each(lambda x: x[users])
 
     def to(self, device: torch.device) -> RippleSets:
@@ -121,6 +130,7 @@ class FoldRippleSets:
         slots: int,
         seed: int,
         epoch: int = 0,
+        users: Tensor | None = None,  # [U] int32, ids that key the draw
     ) -> FoldRippleSets:
         """Sample the sets for `count` = F folds (see `ops.sample_fold_ripple_sets`)."""
         *sets, slot_folds = ops.sample_fold_ripple_sets(
@@ -135,6 +145,7 @@ class FoldRippleSets:
             slots=slots,
             seed=seed,
             epoch=epoch,
+            users=users,
         )
         return cls(RippleSets(*sets), slot_folds)
 
@@ -158,9 +169,16 @@ class FoldRippleSets:
 
 @dataclass(frozen=True)
 class LazyRippleSets:
-    """Ripple sets that are sampled per batch, because U * F of them may not fit.
+    """Ripple sets that are sampled when they are asked for, because all of them may not fit.
 
-    A draw is a hash of (seed, epoch, (user, fold) pair), so sampling twice gives the same.
+    A draw is a hash of (seed, epoch, history), so that a history's set is the same whenever it is
+    drawn, and whichever others are drawn with it.
+
+    Attributes:
+        graph: what is sampled from.
+        histories: those whose sets there are, of users or of (user, fold) pairs.
+        hops, slots, seed, epoch, repeat: as `ops.sample_ripple_sets` takes them.
+        device: where the sets are wanted.
     """
 
     graph: Graph
@@ -170,11 +188,17 @@ class LazyRippleSets:
     seed: int
     epoch: int
     repeat: bool
+    device: torch.device = _CPU
+
+    def to(self, device: torch.device) -> LazyRippleSets:
+        """The same, for another device."""
+        return replace(self, device=device)
 
     def of_users(self, ids: Tensor) -> RippleSets:
         """Sets of some histories, [G] ids."""
+        ids = ids.cpu()
         found = self.histories.of(ids)
-        return RippleSets.sample(
+        sets = RippleSets.sample(
             self.graph,
             found.indptr,
             found.items,
@@ -185,3 +209,43 @@ class LazyRippleSets:
             epoch=self.epoch,
             repeat=self.repeat,
         )
+        return sets if self.device.type == "cpu" else sets.to(self.device)
+
+
+@dataclass(frozen=True)
+class LazyFoldRippleSets:
+    """Ripple sets that the folds of a user share, sampled when they are asked for.
+
+    Attributes:
+        graph: what is sampled from.
+        clicks: [U] the train positives of the users.
+        click_folds: int32, fold of each click.
+        count, hops, slots, seed, epoch: as `FoldRippleSets.sample` takes them.
+    """
+
+    graph: Graph
+    clicks: Histories
+    click_folds: Tensor
+    count: int
+    hops: int
+    slots: int
+    seed: int
+    epoch: int
+
+    def of_users(self, ids: Tensor) -> FoldRippleSets:
+        """Sets of some users, [G] ids."""
+        return FoldRippleSets.sample(
+            self.graph,
+            self.clicks.of(ids),
+            Histories(self.clicks.indptr, self.click_folds).of(ids).items,
+            self.count,
+            hops=self.hops,
+            slots=self.slots,
+            seed=self.seed,
+            epoch=self.epoch,
+            users=ids.int(),
+        )
+
+
+EpochSets: TypeAlias = RippleSets | FoldRippleSets | LazyRippleSets | LazyFoldRippleSets
+"""Ripple sets that an epoch is trained on."""

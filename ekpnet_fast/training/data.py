@@ -15,7 +15,7 @@ from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models import MODELS, Model
-from ekpnet_fast.models.build import sample_ripple_sets
+from ekpnet_fast.models.build import fit_in_memory, sample_ripple_sets
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import TrainingExamples, UserExamples
 from ekpnet_fast.sampling.folds import Folds
@@ -23,7 +23,13 @@ from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.pairs import history_tensors
-from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, RippleSets
+from ekpnet_fast.sampling.ripple_sets import (
+    EpochSets,
+    FoldRippleSets,
+    LazyFoldRippleSets,
+    LazyRippleSets,
+    RippleSets,
+)
 
 __all__ = ["TrainingData"]
 
@@ -114,7 +120,7 @@ class TrainingData:
         )
 
     @cached_property
-    def ripple(self) -> RippleSets:
+    def ripple(self) -> RippleSets | LazyRippleSets:
         """Ripple sets of the users, first draw, which evaluation reads."""
         return sample_ripple_sets(self.config, self.graph, self.prepared)
 
@@ -134,12 +140,21 @@ class TrainingData:
         shares = MODELS[self.config.model].shared_sets
         return self.folds is not None and shares and self.config.sampling.padding == "mask"
 
-    def ripple_sets(
-        self, number: int, *, lazy: bool = False
-    ) -> RippleSets | FoldRippleSets | LazyRippleSets:
+    @property
+    def held(self) -> bool:
+        """Whether an epoch has the ripple sets of all users, or of all (user, fold) pairs."""
+        config, num_users = self.config, self.prepared.dataset.num_users
+        if self.folds is not None and not self.shared:
+            return False
+        return not MODELS[config.model].ripple or fit_in_memory(
+            config, num_users, shared=self.folds is not None
+        )
+
+    def ripple_sets(self, number: int, *, lazy: bool = False) -> EpochSets:
         """Ripple sets that the run's epoch of that number, from 1, trains on.
 
-        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds.
+        They are drawn when a mini-batch needs them with `lazy`, where they do not fit into memory,
+        and where each fold of a user has one.
         """
         folds, shape = self.folds, self.config.shape
         ripple = MODELS[self.config.model].ripple
@@ -150,14 +165,15 @@ class TrainingData:
         drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": self.config.seed}
         drawn["epoch"] = self._draw_of(number)
         if folds is not None and self.shared:
-            return FoldRippleSets.sample(
-                self.graph, folds.clicks, folds.click_folds, folds.count, **drawn
-            )
+            of_folds = (self.graph, folds.clicks, folds.click_folds, folds.count)
+            if lazy or not self.held:
+                return LazyFoldRippleSets(*of_folds, **drawn)
+            return FoldRippleSets.sample(*of_folds, **drawn)
         repeat = self.config.sampling.padding == "repeat"
         histories = self._histories if folds is None else folds.histories
         return LazyRippleSets(self.graph, histories, repeat=repeat, **drawn)
 
-    def user_ripple_sets(self, number: int) -> RippleSets:
+    def user_ripple_sets(self, number: int) -> RippleSets | LazyRippleSets:
         """Ripple sets of the users for an epoch, where there are no folds."""
         epoch = self._draw_of(number)
         if epoch == 0:

@@ -14,7 +14,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.sampling.batches import BatchStream
-from ekpnet_fast.sampling.ripple_sets import LazyRippleSets
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.fixed_shapes import HostEpoch
@@ -44,11 +44,9 @@ class Passed(NamedTuple):
 def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch has no lists. Where the folds of a user do not share a ripple set (repetition),
-    there may be too many sets to have all of them at once.
+    A replayed epoch has no lists, and all ripple sets at once, of which there may be too many.
     """
-    on_device = device.type == "cuda" and model.resident
-    return on_device and (data.folds is None or data.shared) and loss == "bce"
+    return device.type == "cuda" and model.resident and data.held and loss == "bce"
 
 
 @contextmanager
@@ -186,7 +184,7 @@ class ResidentEpochs:
 
         def prepare() -> HostEpoch:
             ripple = self._data.ripple_sets(number)
-            assert not isinstance(ripple, LazyRippleSets)  # `is_resident`
+            assert isinstance(ripple, RippleSets | FoldRippleSets)  # `is_resident`
             return HostEpoch.prepare(trainer.stream, trainer.stage, ripple, number, groups, pin=pin)
 
         return self._pool.submit(prepare)

@@ -62,9 +62,16 @@ def damaged(folder: Path, name: str, how) -> Path:
     shutil.copytree(folder, copy)
     content = (copy / name).read_bytes()
     new = how(content)
-    # JSON with other blanks is as good as before.
-    (copy / name).write_bytes(new if new.split() != content.split() else content + b"\0")
+    (copy / name).write_bytes(content + b"\0" if means(name, new) == means(name, content) else new)
     return copy
+
+
+def means(name: str, content: bytes) -> object:
+    """What a file says: JSON with other blanks is as good as before."""
+    try:
+        return json.loads(content) if name.endswith(".json") else content.split()
+    except ValueError:
+        return content
 
 
 @fuzzed(name=st.sampled_from(READ), how=damage())

@@ -12,7 +12,8 @@ from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.sampling.graph import Graph
-from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
+from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyFoldRippleSets, RippleSets
 from support.graphs import assert_frequencies, csr, cycle, numbered, path, star
 
 
@@ -197,19 +198,20 @@ def test_a_draw_depends_on_seed_epoch_and_user():
         ({5: ids(0, -1, 1)}, "seed_folds holds id -1 at position 1"),
         ({5: ids(0, 1)}, r"seed_folds has shape \[2\], expected \[3\]"),
         ({5: torch.tensor([0, 1, 2])}, "seed_folds is int64, expected int32"),
-        ({6: 0}, "folds F is 0, expected 1 to 64"),
-        ({6: 65}, "folds F is 65, expected 1 to 64"),
+        ({6: ids(0, 1)}, r"users has shape \[2\], expected \[1\]"),
+        ({7: 0}, "folds F is 0, expected 1 to 64"),
+        ({7: 65}, "folds F is 65, expected 1 to 64"),
         ({4: ids(0, 3, 1)}, "seeds holds id 3 at position 1"),
         ({3: torch.tensor([0, 2])}, "seed_indptr ends with 2, expected 3"),
-        ({7: 0}, "hops is 0, expected 1 to 64"),
-        ({8: 0}, "slots is 0, expected 1 to 65536"),
+        ({8: 0}, "hops is 0, expected 1 to 64"),
+        ({9: 0}, "slots is 0, expected 1 to 65536"),
     ],
 )
 def test_sample_refuses(changed, message):
     graph = Graph.from_triples(*path(3))
     arguments = [
         *(graph.indptr, graph.relations, graph.tails, torch.tensor([0, 3]), ids(0, 1, 2)),
-        *(ids(0, 1, 2), 3, 1, 4, 0, 0),
+        *(ids(0, 1, 2), None, 3, 1, 4, 0, 0),
     ]
     for position, value in changed.items():
         arguments[position] = value
@@ -221,8 +223,27 @@ def test_sample_opcheck():
     graph = Graph.from_triples(*path(3))
     library.opcheck(
         torch.ops.ekpnet.sample_fold_ripple_sets.default,
-        (graph.indptr, graph.relations, graph.tails, *csr([[0, 1], []]), ids(0, 1), 2, 2, 3, 0, 0),
+        (
+            *(graph.indptr, graph.relations, graph.tails, *csr([[0, 1], []]), ids(0, 1)),
+            *(ids(5, 3), 2, 2, 3, 0, 0),
+        ),
     )
+
+
+def test_a_users_sets_do_not_depend_on_the_others():
+    graph = Graph.from_triples(*numbered(1, 60, 900))
+    histories, folds = random_users(2, 40, 60, 4)
+    every = sample(graph, histories, folds, count=4, hops=3, slots=5, seed=9, epoch=1)
+    indptr, items = csr(histories)
+    of_items = csr(folds)[1]
+    how = {"hops": 3, "slots": 5, "seed": 9, "epoch": 1}
+    lazy = LazyFoldRippleSets(graph, Histories(indptr, items), of_items, 4, **how)
+    for some in ([7], [39, 0, 7, 7], list(range(40)), []):
+        users = torch.tensor(some, dtype=torch.int64)
+        found = lazy.of_users(users)
+        assert torch.equal(found.slot_folds, every.slot_folds[users])
+        for name in ("heads", "relations", "tails", "counts"):
+            assert torch.equal(getattr(found.sets, name), getattr(every.sets, name)[users])
 
 
 # ---- sets apart --------------------------------------------------------------------------------

@@ -11,16 +11,17 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ekpnet_fast.data.formats.frames import Texts
 from ekpnet_fast.data.formats.opened import place
 from ekpnet_fast.native.cpus import choose_threads
+from ekpnet_fast.storage.columns import ColumnWriter
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -34,13 +35,16 @@ __all__ = [
     "first_line",
     "join_tables",
     "literal",
+    "separate_session",
     "session",
+    "write_columns",
     "write_table",
 ]
 
 
 _open = threading.local()
 _LEAST = 512 << 20  # bytes for each thread of a bounded session
+_ROWS = 1 << 22  # that are on their way out at a time
 
 
 @contextmanager
@@ -59,6 +63,16 @@ def session() -> Iterator[DuckDBPyConnection]:
             yield connection
         finally:
             _open.connection = None
+
+
+@contextmanager
+def separate_session() -> Iterator[DuckDBPyConnection]:
+    """Context of a database of its own, for rows that are read one after the other meanwhile."""
+    import duckdb
+
+    spill = os.path.join(tempfile.gettempdir(), f"ekpnet-{os.getpid()}")
+    with duckdb.connect(config=_config(1, spill)) as connection:
+        yield connection
 
 
 @contextmanager
@@ -211,6 +225,41 @@ def copy_rows(
             )
         except duckdb.IOException as error:
             raise OSError(0, first_line(error)) from None
+
+
+def write_columns(
+    connection: DuckDBPyConnection,
+    table: str,
+    columns: Mapping[str, str],
+    kinds: Mapping[str, DTypeLike],
+    paths: Mapping[str, Path],
+) -> None:
+    """Write columns of a table of numbers as .npy files, in the order of its rows.
+
+    Args:
+        connection: the database.
+        table: name of a table that no row was deleted from.
+        columns: expression in SQL by name.
+        kinds: type by name.
+        paths: file by name.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    count = connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+    chosen = ", ".join(f"{value} AS {column(name)}" for name, value in columns.items())
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(ColumnWriter(paths[name], kinds[name], count))
+            for name in columns
+        }
+        for start in range(0, count, _ROWS):
+            block = connection.execute(
+                f"SELECT {chosen} FROM {table} WHERE rowid >= {start} AND"
+                f" rowid < {start + _ROWS} ORDER BY rowid"
+            ).fetchnumpy()
+            for name, writer in writers.items():
+                writer.add(block[name])
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

@@ -1,17 +1,22 @@
 """Imported data sets: the folder that ``data import`` writes.
 
-``dataset.json``          format, version, name, counts, threshold, the report of the import, and
-                          size and SHA-256 of the other files and of itself, which reading checks.
-``interactions.parquet``  user, item (Int32) and label (Int8), or positive (Boolean) and, where
-                          there are ratings, rating (Float64); time (Float64) where all rows have
-                          one; part (UInt8) where the files were split: the sum of 1 for train, 2
-                          for validation and 4 for test. How many lines repeated another one of
-                          their file is in ``dataset.json`` then.
-``triples.parquet``       head, relation, tail (Int32).
+``dataset.json``          format, version, name, counts, threshold, which ids have names, the report
+                          of the import, and size and SHA-256 of the other files and of itself.
+``interactions.*.npy``    columns of the rows: user, item (int32) and label (int8), or positive
+                          (bool) and, where there are ratings, rating (float64); time (float64)
+                          where all rows have one; part (uint8) where the files were split: the
+                          sum of 1 for train, 2 for validation and 4 for test. How many lines
+                          repeated another one of their file is in ``dataset.json`` then.
+``triples.*.npy``         head, relation, tail (int32).
+``graph.*.npy``           the same triples by head, see `csr_files`.
 ``users.parquet``, ``items.parquet``, ``entities.parquet``, ``relations.parquet``
                           id and name (String) of number 0, 1, 2, ... in this order; names are null
                           where there are none. Items are the first entities: entity i is item i
                           in the graph, its id "" for an item without an entity.
+
+Columns are mapped, and texts are read when somebody asks for them, so that a data set of any size
+is opened in milliseconds. Sizes are always checked; hashes of files up to `HASHED` bytes when the
+data set is opened, those of larger ones by `check_hashes`.
 """
 
 from __future__ import annotations
@@ -24,15 +29,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.engine import session, write_table
-from ekpnet_fast.data.formats.parquet import read_arrays, read_names, write_names
+from ekpnet_fast.data.formats.csr_files import GRAPH_FILES, map_graph, write_graph
+from ekpnet_fast.data.formats.engine import session
+from ekpnet_fast.data.formats.parquet import read_names, write_names
+from ekpnet_fast.data.formats.stored_texts import StoredTexts
 from ekpnet_fast.data.ids import IdMaps, Ids, id_maps
 from ekpnet_fast.data.tables import Dataset, Examples, GivenSplit, Interactions
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, quote, reason
+from ekpnet_fast.storage.columns import map_column, write_column
 from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
 from ekpnet_fast.storage.seals import check_files, seal_files, sealed, text_hash
 
 __all__ = [
+    "PAIR_COLUMNS",
+    "TRIPLE_COLUMNS",
+    "check_hashes",
+    "column_file",
     "expect_free",
     "has_imported",
     "is_imported_split",
@@ -43,23 +55,48 @@ __all__ = [
 ]
 
 MANIFEST = "dataset.json"
-FORMAT, VERSION = "ekpnet_fast.dataset", 2
+FORMAT, VERSION = "ekpnet_fast.dataset", 3
+HASHED = 64 << 20
+"""Bytes up to which a file's hash is checked whenever its data set is opened."""
+
 _KINDS = {"users": "user", "items": "item", "entities": "entity", "relations": "relation"}
 
+PAIR_COLUMNS: dict[str, Any] = {
+    "user": np.int32,
+    "item": np.int32,
+    "label": np.int8,
+    "positive": np.bool_,
+    "rating": np.float64,
+    "time": np.float64,
+    "part": np.uint8,
+}
+"""Columns of interactions and their types; user, item, and label or positive are always there."""
 
-FILES = (
-    *("interactions.parquet", "triples.parquet"),
-    *(f"{table}.parquet" for table in _KINDS),
-    MANIFEST,
-)
+TRIPLE_COLUMNS: dict[str, Any] = dict.fromkeys(("head", "relation", "tail"), np.int32)
+"""Columns of triples and their types."""
+
+
+def column_file(table: str, column: str) -> str:
+    """Name of the file of a column."""
+    return f"{table}.{column}.npy"
+
+
+_PAIRS = tuple(column_file("interactions", column) for column in PAIR_COLUMNS)
+_TRIPLES = tuple(column_file("triples", column) for column in TRIPLE_COLUMNS)
+_TEXTS = tuple(f"{table}.parquet" for table in _KINDS)
+FILES = (*_PAIRS, *_TRIPLES, *GRAPH_FILES, *_TEXTS, MANIFEST)
+_OLD = ("interactions.parquet", "triples.parquet")  # of version 2
 _WRITTEN = "what an import writes"
 _KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_KINDS, (int,)),
     "threshold": (int, float, type(None)),
+    "named": (list,),
+    "inverse": (bool,),
     "source": (str,),
     "notes": (list,),
     "sealed": (dict,),
 }
+_MEMORY = 1 << 30  # bytes for the graph of an import without a bound
 
 
 def has_imported(folder: Path) -> bool:
@@ -102,7 +139,7 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
 
     def write(part: Path) -> dict[str, Any]:
         with session():
-            threshold = _write_tables(dataset, part)
+            threshold, named = _write_tables(dataset, part)
         return {
             "name": dataset.name,
             "users": dataset.num_users,
@@ -110,6 +147,7 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
             "entities": dataset.num_entities,
             "relations": dataset.num_relations,
             "threshold": threshold,
+            "named": named,
             "source": dataset.source,
             "notes": list(dataset.notes),
             **({} if dataset.split is None else {"repeated": dataset.split.repeated}),
@@ -119,22 +157,32 @@ def write_imported(dataset: Dataset, out: Path, report: dict[str, Any], *, overw
     write_folder(out, write, overwrite=overwrite)
 
 
-def write_folder(out: Path, write: Callable[[Path], Mapping[str, Any]], *, overwrite: bool) -> None:
+def write_folder(
+    out: Path,
+    write: Callable[[Path], Mapping[str, Any]],
+    *,
+    overwrite: bool,
+    memory: int = _MEMORY,
+) -> None:
     """Write a folder of an import; it is whole or not there.
 
     Args:
         out: the folder.
-        write: writes the Parquet files into the folder that it is given; returns what else the
-            manifest says.
+        write: writes all files but the graph's into the folder that it is given; returns what else
+            the manifest says.
         overwrite: replace such a folder.
+        memory: bytes for making the graph.
 
     Raises:
         ConfigError: the folder is taken, or cannot be written.
     """
     expect_free(out, overwrite=overwrite)
     try:
-        with replaced_folder(place_of(out), FILES.__contains__) as part:
+        with replaced_folder(place_of(out), {*FILES, *_OLD}.__contains__) as part:
             manifest = {"format": FORMAT, "version": VERSION, **write(part)}
+            manifest["inverse"] = write_graph(
+                part, _triples(part), manifest["entities"], manifest["relations"], memory
+            )
             manifest["sealed"] = seal_files(part, FILES[:-1])
             text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
             (part / MANIFEST).write_bytes(text.encode("utf-8", errors="replace"))
@@ -145,37 +193,39 @@ def write_folder(out: Path, write: Callable[[Path], Mapping[str, Any]], *, overw
 
 
 def load_imported(folder: Path, name: str) -> Dataset:
-    """Read a folder that an import wrote.
+    """Open a folder that an import wrote; see the module on what is read when.
 
     Raises:
         DataError: a file is missing or damaged, or does not fit the others.
     """
-    with session():
-        return _load(folder, name)
-
-
-def _load(folder: Path, name: str) -> Dataset:
     manifest = _manifest(folder)
-    check_files(folder / MANIFEST, manifest["sealed"], FILES[:2])
+    path, seals = folder / MANIFEST, manifest["sealed"]
+    pair_files = [file for file in _PAIRS if file in seals]
+    check_files(path, seals, [*pair_files, *_TRIPLES, *GRAPH_FILES, *_TEXTS], hashed=HASHED)
+    pairs = {
+        column: map_column(folder / column_file("interactions", column), kind)
+        for column, kind in PAIR_COLUMNS.items()
+        if column_file("interactions", column) in seals
+    }
+    if not {"user", "item"} <= {*pairs} or ("label" in pairs) == ("positive" in pairs):
+        raise DataError.about(
+            path, None, f"interactions of {', '.join(pairs)}", "user, item, and label or positive"
+        )
+    users, items = pairs["user"], pairs["item"]
     rows = clicks = None
-    pairs_path, triples_path = folder / "interactions.parquet", folder / "triples.parquet"
-    pairs = read_arrays(pairs_path, _WRITTEN)
-    users, items = (_column(pairs_path, pairs, name, np.int32) for name in ("user", "item"))
     if "label" in pairs:
-        rows = Examples(users, items, _column(pairs_path, pairs, "label", np.int8))
-    elif "positive" in pairs:
-        ratings = None
-        if "rating" in pairs:
-            ratings = _column(pairs_path, pairs, "rating", np.float64)
-        positive = _column(pairs_path, pairs, "positive", np.bool_)
-        clicks = Interactions(users, items, positive, ratings, manifest["threshold"])
+        rows = Examples(users, items, pairs["label"])
     else:
-        raise DataError.about(pairs_path, None, f"{list(pairs)}", "label or positive")
-    triples = read_arrays(triples_path, _WRITTEN)
-    heads, relations, tails = (
-        _column(triples_path, triples, name, np.int32) for name in ("head", "relation", "tail")
-    )
-    ids = read_ids(folder)
+        ratings, threshold = pairs.get("rating"), manifest["threshold"]
+        clicks = Interactions(users, items, pairs["positive"], ratings, threshold)
+    heads, relations, tails = _triples(folder)
+    num_entities, num_relations = manifest["entities"], manifest["relations"]
+
+    def texts(table: str, column: str) -> StoredTexts | None:
+        if column == "name" and table not in manifest["named"]:
+            return None
+        return StoredTexts(path, seals, f"{table}.parquet", column, manifest[table])
+
     return Dataset(
         name=name,
         rows=rows,
@@ -183,27 +233,43 @@ def _load(folder: Path, name: str) -> Dataset:
         heads=heads,
         relations=relations,
         tails=tails,
-        num_users=len(ids.users),
-        num_items=len(ids.items),
-        num_entities=len(ids.entities),
-        num_relations=len(ids.relations),
-        user_ids=ids.users.ids,
-        item_ids=ids.items.ids,
-        entity_ids=ids.entities.ids,
-        relation_ids=ids.relations.ids,
-        user_names=ids.users.names,
-        item_names=ids.items.names,
-        entity_names=ids.entities.names,
-        relation_names=ids.relations.names or ids.relations.ids,
+        num_users=manifest["users"],
+        num_items=manifest["items"],
+        num_entities=num_entities,
+        num_relations=num_relations,
+        user_ids=texts("users", "id"),
+        item_ids=texts("items", "id"),
+        entity_ids=texts("entities", "id"),
+        relation_ids=texts("relations", "id"),
+        user_names=texts("users", "name"),
+        item_names=texts("items", "name"),
+        entity_names=texts("entities", "name"),
+        relation_names=texts("relations", "name") or texts("relations", "id"),
         source=manifest["source"],
         notes=tuple(manifest["notes"]),
-        times=_column(pairs_path, pairs, "time", np.float64) if "time" in pairs else None,
-        split=(
-            GivenSplit(_column(pairs_path, pairs, "part", np.uint8), manifest["repeated"])
-            if "part" in pairs
-            else None
-        ),
+        times=pairs.get("time"),
+        split=GivenSplit(pairs["part"], manifest["repeated"]) if "part" in pairs else None,
+        graph=map_graph(folder, num_entities, num_relations, inverse=manifest["inverse"]),
     )
+
+
+def check_hashes(folder: Path) -> None:
+    """Read all files of a data set once, and check that they are as they were written.
+
+    Raises:
+        DataError: one is not; names it.
+    """
+    seals = _manifest(folder)["sealed"]
+    check_files(folder / MANIFEST, seals, [*seals])
+
+
+def _triples(folder: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Heads, relations and tails [T] of a data set."""
+    heads, relations, tails = (
+        map_column(folder / column_file("triples", column), kind)
+        for column, kind in TRIPLE_COLUMNS.items()
+    )
+    return heads, relations, tails
 
 
 def read_ids(folder: str | Path) -> IdMaps:
@@ -214,7 +280,7 @@ def read_ids(folder: str | Path) -> IdMaps:
     """
     folder = Path(folder)
     manifest = _manifest(folder)
-    check_files(folder / MANIFEST, manifest["sealed"], FILES[2:-1])
+    check_files(folder / MANIFEST, manifest["sealed"], _TEXTS)
     maps = []
     with session():
         for table, kind in _KINDS.items():
@@ -227,40 +293,39 @@ def read_ids(folder: str | Path) -> IdMaps:
     return IdMaps(*maps)
 
 
-def _write_tables(dataset: Dataset, folder: Path) -> float | None:
-    """Write the Parquet files; returns the threshold."""
+def _write_tables(dataset: Dataset, folder: Path) -> tuple[float | None, list[str]]:
+    """Write all files but the graph's; returns the threshold, and the tables that have names."""
     threshold = None
-    pairs: dict[str, tuple[str, Any]]
+    pairs: dict[str, NDArray[Any]]
     if dataset.rows is not None:
         rows = dataset.rows
-        pairs = {"label": ("TINYINT", rows.labels)}
-        users, items = rows.users, rows.items
+        pairs = {"user": rows.users, "item": rows.items, "label": rows.labels}
     else:
         clicks = dataset.interactions
         assert clicks is not None
         threshold = clicks.threshold
-        pairs = {"positive": ("BOOLEAN", clicks.positive)}
+        pairs = {"user": clicks.users, "item": clicks.items, "positive": clicks.positive}
         if clicks.ratings is not None:
-            pairs["rating"] = ("DOUBLE", clicks.ratings)
-        users, items = clicks.users, clicks.items
+            pairs["rating"] = clicks.ratings
     if dataset.times is not None:
-        pairs["time"] = ("DOUBLE", dataset.times)
+        pairs["time"] = dataset.times
     if dataset.split is not None:
-        pairs["part"] = ("UTINYINT", dataset.split.files)
-    write_table(
-        folder / "interactions.parquet",
-        {"user": ("INTEGER", users), "item": ("INTEGER", items), **pairs},
-    )
+        pairs["part"] = dataset.split.files
     triples = {"head": dataset.heads, "relation": dataset.relations, "tail": dataset.tails}
-    write_table(
-        folder / "triples.parquet", {name: ("INTEGER", values) for name, values in triples.items()}
-    )
-    maps = id_maps(dataset)
+    for table, columns, kinds in (
+        ("interactions", pairs, PAIR_COLUMNS),
+        ("triples", triples, TRIPLE_COLUMNS),
+    ):
+        for column, values in columns.items():
+            write_column(folder / column_file(table, column), kinds[column], len(values), [values])
+    maps, named = id_maps(dataset), []
     for table, kind in _KINDS.items():
         ids: Ids = getattr(maps, table)
         assert ids.kind == kind
         write_names(folder / f"{table}.parquet", ids.ids, ids.names)
-    return threshold
+        if ids.names is not None and any(ids.names):
+            named.append(table)
+    return threshold, named
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -282,7 +347,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise DataError.about(path, None, shown, f"{FORMAT!r}, {VERSION}; import again")
     for key, kinds in _KEYS.items():
         value = manifest.get(key, ...)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or isinstance(value, bool) != (kinds == (bool,)):
             shown = "nothing" if value is ... else quote(str(value))
             raise DataError.about(path, None, f"{shown} for {key!r}", f"{_WRITTEN}; import again")
     if manifest.pop("sha256", None) != text_hash(manifest):
@@ -290,13 +355,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
             path, None, "other text than was written", f"{_WRITTEN}; import again"
         )
     return manifest
-
-
-def _column(path: Path, columns: dict[str, Any], name: str, kind: type[Any]) -> NDArray[Any]:
-    """Contiguous column that must have this type and no null."""
-    values = columns.get(name)
-    if values is None or values.dtype != kind or np.ma.getmaskarray(values).any():
-        shown = {key: str(column.dtype) for key, column in columns.items()}
-        expected = f"{np.dtype(kind)} {name} in every row; import again"
-        raise DataError.about(path, None, f"columns {shown}", expected)
-    return np.ascontiguousarray(np.ma.getdata(values))

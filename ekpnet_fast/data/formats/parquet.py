@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ekpnet_fast.data.formats.engine import column, first_line, literal, session, write_table
+from ekpnet_fast.data.formats.engine import (
+    column,
+    first_line,
+    literal,
+    separate_session,
+    session,
+    write_table,
+)
 from ekpnet_fast.data.formats.opened import Opened, open_file, place
 from ekpnet_fast.errors import DataError
 
@@ -22,8 +29,12 @@ __all__ = [
     "read_arrays",
     "read_metadata",
     "read_names",
+    "read_texts",
     "write_names",
 ]
+
+
+_TEXTS = 1 << 18  # that are read at a time
 
 
 @contextmanager
@@ -100,6 +111,32 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {
         key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in found
     }
+
+
+def read_texts(path: Path, name: str, expected: str) -> Iterator[list[str]]:
+    """Texts of a column of a file by `write_names`, in blocks; "" where there is none.
+
+    Raises:
+        DataError: there is no such file, or it is damaged or another.
+    """
+    if not path.is_file():
+        raise DataError.about(path, None, "no such file", expected)
+    with open_file(path) as opened, opened.on_disk() as file, separate_session() as connection:
+        with _told(path, "a damaged file", expected):
+            types = connection.execute(f"DESCRIBE SELECT * FROM {_scan(place(file))}").fetchall()
+        shown = {row[0]: row[1] for row in types}
+        if shown != {"id": "VARCHAR", "name": "VARCHAR"}:
+            raise DataError.about(path, None, f"columns {shown}", "texts id, name")
+        with _told(path, "a damaged file", expected):
+            rows = connection.execute(f"SELECT {column(name)} FROM {_scan(place(file))}")
+        while True:
+            with _told(path, "a damaged file", expected):
+                block = rows.fetchmany(_TEXTS)
+            if not block:
+                return
+            if name == "id" and (None,) in block:
+                raise DataError.about(path, None, "an id that is missing", "texts id, name")
+            yield [text or "" for (text,) in block]
 
 
 def read_names(path: Path, expected: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -14,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ekpnet_fast.data.formats.engine import bounded_session, copy_rows, first_line
+from ekpnet_fast.data.formats.engine import bounded_session, copy_rows, first_line, write_columns
 from ekpnet_fast.data.formats.frames import Frame
-from ekpnet_fast.data.formats.imported import write_folder
+from ekpnet_fast.data.formats.imported import (
+    PAIR_COLUMNS,
+    TRIPLE_COLUMNS,
+    column_file,
+    write_folder,
+)
 from ekpnet_fast.data.formats.mapping import Sheet
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.formats.split import PARTS
@@ -176,10 +181,10 @@ def import_bounded(
             tell("writing")
 
             def write(part: Path) -> Mapping[str, Any]:
-                work.write(part)
-                return {**facts, **report.as_dict()}
+                named = work.write(part)
+                return {**facts, "named": named, **report.as_dict()}
 
-            write_folder(out, write, overwrite=overwrite)
+            write_folder(out, write, overwrite=overwrite, memory=request.memory // 4)
             return BoundedImport(work.counts(), tuple(facts["notes"])), report
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(
@@ -481,16 +486,27 @@ class _Work:
             low, high = self._ask("SELECT min(time), max(time) FROM pair")
         return times_note(low, high)
 
-    def write(self, folder: Path) -> None:
-        """Write the Parquet files of the data set."""
-        label = "label"
+    def write(self, folder: Path) -> list[str]:
+        """Write all files of the data set but the graph's; returns the tables that have names."""
+        pairs = {"user": '"user"', "item": "item", "label": "label"}
         if not self._labelled:
-            positive = "true" if self._threshold is None else f"rating >= {self._threshold!r}"
-            label = f"{positive} AS positive" + (", rating" if self._graded else "")
+            del pairs["label"]
+            pairs["positive"] = (
+                "true" if self._threshold is None else f"rating >= {self._threshold!r}"
+            )
+            if self._graded:
+                pairs["rating"] = "rating"
         if self._timed:
-            label += ", time"
+            pairs["time"] = "time"
         if self._split:
-            label += ", part"
+            pairs["part"] = "part"
+        triples = {column: column for column in TRIPLE_COLUMNS}
+        for table, file, columns, kinds in (
+            ("pair", "interactions", pairs, PAIR_COLUMNS),
+            ("triple", "triples", triples, TRIPLE_COLUMNS),
+        ):
+            paths = {name: folder / column_file(file, name) for name in columns}
+            write_columns(self._connection, table, columns, kinds, paths)
         items = "SELECT rowid AS number, text FROM item_number"
         named = "SELECT {} FROM ({}) a LEFT JOIN {} b ON a.text = b.id{} ORDER BY a.number"
         id_name = "text AS id, nullif(name, '') AS name"
@@ -504,9 +520,8 @@ class _Work:
         entity_of = (
             " LEFT JOIN linked l ON l.number = a.number LEFT JOIN entities e ON e.id = l.text"
         )
+        tables_with_names = []
         for file, select in (
-            ("interactions", f'SELECT "user", item, {label} FROM pair ORDER BY rowid'),
-            ("triples", "SELECT head, relation, tail FROM triple ORDER BY rowid"),
             ("items", named.format(own, items, "items", entity_of)),
             (
                 "users",
@@ -519,3 +534,6 @@ class _Work:
             ),
         ):
             copy_rows(self._connection, select, folder / f"{file}.parquet")
+            if self._ask(f"SELECT count(name) FROM ({select})")[0]:
+                tables_with_names.append(file)
+        return tables_with_names

@@ -472,7 +472,7 @@ def _described(
     )
 
 
-def _joined(ids: tuple[str, ...] | None, tables: Sequence[Names | None]) -> tuple[str, ...] | None:
+def _joined(ids: Sequence[str] | None, tables: Sequence[Names | None]) -> tuple[str, ...] | None:
     """Name of each id by the first table that has one, "" for none; None without any."""
     found = [table for table in tables if table]
     if ids is None or not found:

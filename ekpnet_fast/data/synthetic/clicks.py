@@ -24,6 +24,9 @@ DENSE_CELLS = 1 << 28  # more than Book-Crossing has
 _BLOCK_CELLS = 1 << 22
 _USERS, _IN_CACHE = 128, 1 << 18  # users at a time, and their weights at a time
 _PART = 64  # items whose weights are added up
+# Multiplications of a matrix product that OpenBLAS does not share: several threads give other bits,
+# and beside another program wait for each other ten times as long as they compute.
+_ONE_THREAD = 1 << 18
 _ROUNDS = 8  # of draws
 _DRAWS = 1 << 12  # that compute the weights of a part at a time
 _LARGEST = 60.0  # log weight whose exponential, and the sum of many, are still floats
@@ -109,12 +112,15 @@ def _parts(item_vectors: Float64, bias: Float64) -> Float32:
 def _sums(rows: Float32, parts: Float32) -> Float64:
     """Sums [n, P] of the weights of each part, for users with `rows` [n, latent + 1]."""
     sums = np.empty((len(rows), len(parts)))
-    step = max(1, _IN_CACHE // (len(rows) * _PART))
-    for first in range(0, len(parts), step):
-        some = parts[first : first + step].reshape(-1, parts.shape[2])
-        weights = rows @ some.T
-        np.exp(weights, out=weights)
-        sums[:, first : first + step] = weights.reshape(len(rows), -1, _PART).sum(axis=2)
+    items = parts.transpose(0, 2, 1)
+    most = max(1, _ONE_THREAD // (_PART * parts.shape[2]))
+    for start in range(0, len(rows), most):
+        some = rows[start : start + most]
+        step = max(1, _IN_CACHE // (len(some) * _PART))
+        for first in range(0, len(parts), step):
+            weights = np.matmul(some, items[first : first + step])
+            np.exp(weights, out=weights)
+            sums[start : start + most, first : first + step] = weights.sum(axis=2).T
     return sums
 
 

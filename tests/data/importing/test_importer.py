@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from ekpnet_fast import train
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
+from ekpnet_fast.data.datasets import check_dataset
+from ekpnet_fast.data.formats import imported
 from ekpnet_fast.data.formats.imported import MANIFEST, read_ids
 from ekpnet_fast.data.ids import id_maps
 from ekpnet_fast.data.importing.importer import UnfitDataError, import_dataset
@@ -374,33 +377,84 @@ def test_output_is_not_written_over(folder):
         take(folder, ".", overwrite=True)
 
 
-def test_damaged_folder(folder):
+@pytest.mark.parametrize("file", ["triples.head.npy", "interactions.user.npy", "graph.tails.npy"])
+def test_damaged_folder(folder, file):
     take(folder)
     out = folder / "out"
-    table = out / "triples.parquet"
+    table, name = out / file, re.escape(file)
     whole = table.read_bytes()
-    middle = len(whole) // 2
+    middle = len(whole) - 3
     table.write_bytes(whole[:middle])
-    with pytest.raises(DataError, match=r"triples.parquet: found \d+ bytes, expected \d+"):
+    with pytest.raises(DataError, match=rf"{name}: found \d+ bytes, expected \d+"):
         load_dataset(str(out))
     reseal(out / MANIFEST, "sealed")
-    with pytest.raises(DataError, match=r"triples.parquet: found a damaged file"):
+    with pytest.raises(DataError, match=rf"{name}: found .*expected a column of int32 in a .npy"):
         load_dataset(str(out))
     table.write_bytes(whole)
     reseal(out / MANIFEST, "sealed")
     table.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    with pytest.raises(DataError, match=r"triples.parquet: damaged, its hash is another"):
+    with pytest.raises(DataError, match=rf"{name}: damaged, its hash is another"):
         load_dataset(str(out))
     table.unlink()
-    with pytest.raises(DataError, match=r"triples.parquet: no such file, expected the one that"):
+    with pytest.raises(DataError, match=rf"{name}: no such file, expected the one that"):
         load_dataset(str(out))
-    table.write_bytes(whole)
+    np.save(table, np.zeros(3))
+    reseal(out / MANIFEST, "sealed")
+    with pytest.raises(DataError, match=rf"{name}: found \[3\] of float64, expected a column of"):
+        load_dataset(str(out))
+
+
+def test_a_graph_that_does_not_fit_is_refused(folder):
+    take(folder)
+    out = folder / "out"
+    for file, values, message in (
+        ("graph.relations.npy", np.zeros(3, dtype=np.uint8), "found 3 values, expected"),
+        ("graph.relations.npy", np.zeros(3), "found float64, expected uint8"),
+        ("graph.indptr.npy", np.zeros(3, dtype=np.int64), "found 3 values, expected"),
+        ("graph.tails.npy", np.zeros(3, dtype=np.int32), "found 3 values, expected"),
+    ):
+        whole = (out / file).read_bytes()
+        np.save(out / file, values)
+        reseal(out / MANIFEST, "sealed")
+        with pytest.raises(DataError, match=rf"{re.escape(file)}: {message}|relations.npy: found"):
+            load_dataset(str(out))
+        (out / file).write_bytes(whole)
+
+
+def test_texts_are_read_when_asked_for(folder):
+    take(folder)
+    out = folder / "out"
+    data = load_dataset(str(out))
+    assert len(data.user_ids) == data.num_users
     _, users = parquet.read(out / "users.parquet")
     types = {"id": "VARCHAR", "name": "VARCHAR"}
+    whole = (out / "users.parquet").read_bytes()
     parquet.write_rows(out / "users.parquet", types, users[1:])
+    with pytest.raises(DataError, match=r"users.parquet: found \d+ bytes, expected \d+"):
+        _ = data.user_ids[0]
     reseal(out / MANIFEST, "sealed")
-    with pytest.raises(DataError, match=r"users.parquet: found 11 rows, expected 12"):
-        load_dataset(str(out))
+    other = load_dataset(str(out))
+    with pytest.raises(DataError, match=r"users.parquet: found 11 rows, expected 12 as in"):
+        list(other.user_ids)
+    (out / "users.parquet").write_bytes(whole)
+    assert tuple(data.user_ids) == tuple(row[0] for row in users) == data.user_ids[:]
+    assert data.user_ids == data.user_ids[:] != data.item_ids
+
+
+def test_large_files_are_hashed_when_asked(folder, monkeypatch):
+    take(folder)
+    out = folder / "out"
+    whole = (out / "triples.tail.npy").read_bytes()
+    (out / "triples.tail.npy").write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
+    monkeypatch.setattr(imported, "HASHED", 100)
+    load_dataset(str(out))
+    with pytest.raises(DataError, match=r"triples.tail.npy: damaged, its hash is another"):
+        check_dataset(str(out))
+
+
+def test_a_folder_of_another_format(folder):
+    take(folder)
+    out = folder / "out"
     (out / "dataset.json").write_text('{"format": "other"}')
     with pytest.raises(DataError, match=r"found format 'other'.*import again"):
         load_dataset(str(out))

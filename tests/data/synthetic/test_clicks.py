@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from ekpnet_fast.data import SyntheticConfig, make_synthetic
 from ekpnet_fast.data.synthetic import clicks
+from support.places import ROOT
 
 ITEMS = 150  # two whole parts of 64 and one that is not
 
@@ -102,3 +107,26 @@ def test_the_oracle_beside_items_drawn_by_sums(by_sums):
     positive = data.rows.labels == 1
     assert np.isfinite(data.oracle).all() and data.oracle.max() < 0
     assert data.oracle[positive].mean() > data.oracle[~positive].mean() + 1
+
+
+@pytest.mark.parametrize("latent", [4, 200])
+def test_sums_do_not_depend_on_the_threads_of_numpy(latent):
+    """Its threads are chosen when it is imported."""
+    script = (
+        "import hashlib, numpy as np; from ekpnet_fast.data.synthetic import clicks;"
+        f"draw = np.random.default_rng(0); vectors = draw.standard_normal((20_000, {latent}));"
+        "parts = clicks._parts(vectors, draw.standard_normal(20_000));"
+        f"rows = np.float32(draw.standard_normal((128, {latent + 1})) / {latent});"
+        "print(hashlib.sha256(clicks._sums(rows, parts)).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(found) == 1 and "" not in found

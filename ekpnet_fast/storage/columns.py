@@ -1,0 +1,87 @@
+"""Columns of numbers in NumPy's own format (.npy), written block by block and mapped when read.
+
+A mapped column takes no time to open and no memory but that of pages, which the system shares
+between processes and gives up when it needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ekpnet_fast.errors import DataError, reason
+
+__all__ = ["ColumnWriter", "map_column", "write_column"]
+
+
+class ColumnWriter:
+    """Context that writes a column of known length, block by block.
+
+    Args:
+        path: the file, which is replaced.
+        kind: type of the values.
+        count: their number.
+    """
+
+    def __init__(self, path: Path, kind: DTypeLike, count: int) -> None:
+        self.kind = np.dtype(kind).newbyteorder("<")
+        self._left = count
+        self._file = path.open("wb")
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": self.kind.str, "fortran_order": False, "shape": (count,)}
+        )
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Write the next values."""
+        self._left -= len(values)
+        self._file.write(np.ascontiguousarray(values, dtype=self.kind).data)
+
+    def __enter__(self) -> ColumnWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Close the file; a column of another length than was said is a fault of the caller."""
+        self._file.close()
+        if error is None and self._left:
+            raise ValueError(f"{self._left} values of a column were not written, or too many")
+
+
+def write_column(path: Path, kind: DTypeLike, count: int, blocks: Iterable[NDArray[Any]]) -> None:
+    """Write a column of blocks; raises OSError."""
+    with ColumnWriter(path, kind, count) as column:
+        for block in blocks:
+            column.add(block)
+
+
+def map_column(path: Path, kind: DTypeLike | None = None) -> NDArray[Any]:
+    """Map a column; what is written into the array stays in the process.
+
+    Args:
+        path: the file.
+        kind: type that it must have; any without.
+
+    Raises:
+        DataError: no such file, or no column of this type.
+    """
+    expected = "a column" if kind is None else f"a column of {np.dtype(kind)}"
+    try:
+        # Not "r": torch warns of arrays that cannot be written to.
+        values = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError.about(path, None, reason(error), f"{expected} in a .npy file") from None
+    if values.ndim != 1 or (kind is not None and values.dtype != np.dtype(kind)):
+        found = f"{list(values.shape)} of {values.dtype}"
+        raise DataError.about(path, None, found, expected)
+    column: NDArray[Any] = values.view(np.ndarray)
+    return column
