@@ -43,9 +43,9 @@ _PART_TABLES = {"train": "interactions", "valid": "valid", "test": "test"}
 LEAST_MEMORY = 256 << 20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
-# Bytes beside the result for one of the files: of text its columns are kept, and spilled at most
-# twice when they are joined and sorted; what is packed, or Parquet, is unpacked before.
-_TEXT, _PACKED = 3.0, 8.0
+# Bytes for one of the files, the result among them: of text its columns are kept, and spilled at
+# most twice when they are joined and sorted; what is packed, or Parquet, is unpacked before.
+_TEXT, _PACKED = 4.0, 11.0
 
 Stage = Callable[[str], None]
 

@@ -362,8 +362,8 @@ def test_disk_is_told_from_what_files_are(tmp_path):
     (tmp_path / "b").write_bytes(b"PAR1" + b"x" * 996)
     os.mkfifo(tmp_path / "pipe")
     rest = bounded.disk_needed([tmp_path / "pipe", tmp_path / "gone"])
-    assert bounded.disk_needed([tmp_path / "a.csv"]) - rest == 3000
-    assert bounded.disk_needed([tmp_path / "a.csv", tmp_path / "b"]) - rest == 11000
+    assert bounded.disk_needed([tmp_path / "a.csv"]) - rest == 4000
+    assert bounded.disk_needed([tmp_path / "a.csv", tmp_path / "b"]) - rest == 15000
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no names of open files")
