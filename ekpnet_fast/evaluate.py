@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ekpnet_fast.terminal import guarded, make_console, path_argument
+from ekpnet_fast.terminal import guarded, importing, make_console, path_argument
 
 
 @guarded
@@ -19,8 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to compute")
     options = parser.parse_args(arguments)
     # Not before, because torch takes seconds to import.
-    from ekpnet_fast.runs.display import result_table
-    from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
+    with importing():
+        from ekpnet_fast.runs.display import result_table
+        from ekpnet_fast.runs.evaluate import evaluate_run, same_metrics
 
     found, stored = evaluate_run(options.run, options.data_root, options.threads, options.device)
     console = make_console()

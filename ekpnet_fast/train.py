@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ekpnet_fast.terminal import guarded, make_console
+from ekpnet_fast.terminal import guarded, importing, make_console
 
 if TYPE_CHECKING:  # imported where Ctrl-C is told on one line, because it takes seconds
     from rich.console import Console
@@ -25,17 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     It is 2 for an error that the user can mend, 128 + N for a run that signal N stopped.
     """
-    from ekpnet_fast.training.parallel.launch import Launch
+    with importing():
+        from ekpnet_fast.training.parallel.launch import Launch
 
     with Launch() as launch:
         return _train(arguments, launch)
 
 
 def _train(arguments: Sequence[str] | None, launch: Launch) -> int:
-    from ekpnet_fast.runs.display import Display
-    from ekpnet_fast.runs.options import parse_command
-    from ekpnet_fast.runs.runner import run
-    from ekpnet_fast.training.signals import Interrupted, Signals
+    with importing():
+        from ekpnet_fast.runs.display import Display
+        from ekpnet_fast.runs.options import parse_command
+        from ekpnet_fast.runs.runner import run
+        from ekpnet_fast.training.signals import Interrupted, Signals
 
     console = make_console()
     command = parse_command(arguments)

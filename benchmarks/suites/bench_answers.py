@@ -121,6 +121,28 @@ def test_list(
 
 
 @pytest.mark.data
+@pytest.mark.benchmark(group="the 10 best of 2,445 items by a wide part, 1 thread")
+@pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
+def test_list_by_a_wide_part(
+    benchmark: BenchmarkFixture, data_root: Path, need: Callable[[str], None], model: str
+) -> None:
+    """List for a history that training did not see; what is fitted changes the work."""
+    need("movielens")
+    recommender = Recommender.fit(
+        "movielens-1m", model, epochs=1, data_root=data_root, device="cpu"
+    )
+    some = cycle(histories(recommender))
+    with threads_of(1):
+        time_rounds(
+            benchmark,
+            lambda: recommender.recommend(history=next(some), k=K),
+            rounds=ANSWERS,
+            warmup=20,
+        )
+    write_latencies(benchmark, 1)
+
+
+@pytest.mark.data
 @pytest.mark.benchmark(
     group="the 10 best of many items, drawn around a trained MovieLens, 1 thread"
 )

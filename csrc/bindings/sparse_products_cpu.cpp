@@ -76,6 +76,19 @@ Tensor sparse_product_cpu(const Tensor& indptr, const Tensor& columns, const Ten
   return y;
 }
 
+// Matrix [n, columns] with its zeros.
+Tensor whole(const SparseRows& rows, int64_t columns) {
+  Tensor out = empty({rows.num_rows, columns}, ScalarType::Float);
+  float* values = mutable_data<float>(out);
+  for_each_piece(rows.num_rows, 64, [&](int64_t begin, int64_t end) {
+    std::fill(values + begin * columns, values + end * columns, 0.0f);
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t k = rows.indptr[n]; k < rows.indptr[n + 1]; ++k)
+        values[n * columns + rows.columns[k]] = rows.values[k];
+  });
+  return out;
+}
+
 Tensor local_ridge_cpu(const Tensor& gram_indptr, const Tensor& gram_items,
                        const Tensor& gram_values, const Tensor& indptr, const Tensor& neighbours,
                        double weight) {
@@ -97,8 +110,18 @@ Tensor local_ridge_cpu(const Tensor& gram_indptr, const Tensor& gram_items,
                       ", expected them rising for an item");
   }
   Tensor out = empty({neighbours.size(0)}, ScalarType::Float);
-  const LocalRidgeArgs args = {
-      I, gram.indptr, gram.columns, gram.values, ends, data<int32_t>(neighbours), weight};
+  // Rows of many entries are not looked through for each of their few neighbours.
+  constexpr int64_t kSquare = int64_t{1} << 24, kMany = 16;
+  Tensor square;
+  if (I * I <= kSquare && gram.indptr[I] * kMany > I * I) square = whole(gram, I);
+  const LocalRidgeArgs args = {I,
+                               gram.indptr,
+                               gram.columns,
+                               gram.values,
+                               square.defined() ? data<float>(square) : nullptr,
+                               ends,
+                               data<int32_t>(neighbours),
+                               weight};
   const auto& kernels = isa_kernels().local_ridge;
   const int64_t workspace = kernels.workspace_size(I, most);
   float* coefficients = mutable_data<float>(out);

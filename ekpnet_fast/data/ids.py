@@ -103,6 +103,9 @@ class Ids:
             names: of the old and the new ones.
         """
         new = Ids(self.kind, (*self.ids, *ids), names)
+        if "_numbers" in vars(self):
+            more = zip(new.ids[len(self) :], range(len(self), len(new)), strict=True)
+            vars(new)["_numbers"] = {**self._numbers, **{name: at for name, at in more if name}}
         if "_orders" in vars(self):
             vars(new)["_orders"] = orders = tuple(order[:] for order in self._orders)
             for order, step in zip(orders, _STEPS, strict=True):

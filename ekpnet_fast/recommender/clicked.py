@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.recommender.answers import Change
-from ekpnet_fast.recommender.names import Id
+from ekpnet_fast.recommender.live import checked_id, checked_names
+from ekpnet_fast.recommender.names import Id, text_of
 from ekpnet_fast.recommender.query import check_ids
 from ekpnet_fast.recommender.state import State
 
@@ -35,15 +36,15 @@ def with_clicks(
         )
     if not isinstance(clicks, Mapping):
         raise DataError(f"clicks: found {clicks!r}, expected items by user")
-    numbers: dict[Id, list[int]] = {}
+    shown = checked_names(names)
+    numbers: dict[str, list[int]] = {}  # by the text of the user's id, so that 7 is "7"
     for user, items in clicks.items():
-        numbers[user] = state.items.numbers(check_ids(items, "clicks"), "clicks")
-        if not numbers[user]:
+        given = state.items.numbers(check_ids(items, "clicks"), "clicks")
+        if not given:
             raise DataError(f"clicks: found no item of user {user!r}, expected at least one")
+        numbers.setdefault(text_of(checked_id("clicks", user)), []).extend(given)
     new = [user for user in numbers if state.users.find(user) is None]
-    if "" in new:
-        raise DataError("clicks: found '' as a user, expected an id")
-    users = state.users.with_more(new, names) if new else state.users
+    users = state.users.with_more(new, shown) if new else state.users
     counts = [len(items) for items in numbers.values()]
     owners = np.repeat(np.array([users.number(user) for user in numbers], dtype=np.int64), counts)
     items = np.array([item for own in numbers.values() for item in own], dtype=np.int64)

@@ -15,7 +15,7 @@ from ekpnet_fast.native.cpus import choose_threads
 if TYPE_CHECKING:
     from ekpnet_fast.recommender.query import Candidates
     from ekpnet_fast.recommender.recommender import Recommender
-from ekpnet_fast.terminal import path_argument
+from ekpnet_fast.terminal import importing, path_argument
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,8 @@ def _candidates(text: str) -> Candidates:
 
 def opened(options: argparse.Namespace) -> Recommender:
     """Recommender of the options of `add_run`."""
-    from ekpnet_fast.recommender.recommender import Recommender
+    with importing():
+        from ekpnet_fast.recommender.recommender import Recommender
 
     return Recommender.load(options.run, data_root=options.data_root, device=options.device)
 
@@ -96,6 +97,7 @@ def set_threads(threads: int | None, default: int | None) -> None:
         ConfigError: not 1 to 1024.
     """
     chosen = choose_threads(default if threads is None else threads)
-    import torch
+    with importing():
+        import torch
 
     torch.set_num_threads(chosen.count)

@@ -109,7 +109,7 @@ class LiveGraph:
             DataError: a relation that training did not see, or something that is no triple.
             ConfigError: a model whose answers do not follow the graph.
         """
-        given, shown = _checked(triples), _checked_names(names)
+        given, shown = _checked(triples), checked_names(names)
         with self._lock:
             state = self._live()
             state = _with_entities(state, _new_entities(state, given), shown)
@@ -145,7 +145,7 @@ class LiveGraph:
             DataError: an item that is there already, one without triples, or as `add_triples`.
             ConfigError: a model whose answers do not follow the graph.
         """
-        links, shown = _checked_items(items), _checked_names(names)
+        links, shown = _checked_items(items), checked_names(names)
         given = [triple for own in links.values() for triple in own]
         with self._lock:
             state = self._live()
@@ -230,7 +230,7 @@ def _new_entities(state: State, given: Sequence[Triple]) -> list[str]:
 def _checked(triples: object) -> list[Triple]:
     expected = "expected (head, relation, tail)"
     return [
-        (_id("triples", h), _id("triples", r), _id("triples", t))
+        (checked_id("triples", h), checked_id("triples", r), checked_id("triples", t))
         for h, r, t in _rows("triples", triples, 3, expected)
     ]
 
@@ -241,7 +241,7 @@ def _checked_items(items: object) -> dict[str, list[Triple]]:
     pairs = items.items() if isinstance(items, Mapping) else _rows("items", items, 2, expected)
     found: dict[str, list[Triple]] = {}
     for item, own in pairs:
-        key = text_of(_id("items", item))
+        key = text_of(checked_id("items", item))
         if key in found:
             raise DataError(f"items: found {item!r} twice, expected each id once")
         if isinstance(own, Mapping):
@@ -251,13 +251,13 @@ def _checked_items(items: object) -> dict[str, list[Triple]]:
                 for entity in (ends if _is_list(ends) else [ends])
             ]
         found[key] = [
-            (key, _id("items", relation), _id("items", entity))
+            (key, checked_id("items", relation), checked_id("items", entity))
             for relation, entity in _rows(f"items: {key}", own, 2, "expected (relation, entity)")
         ]
     return found
 
 
-def _checked_names(names: object) -> dict[Id, str] | None:
+def checked_names(names: object) -> dict[Id, str] | None:
     """Names of new entities, which are texts."""
     if names is None:
         return None
@@ -266,8 +266,8 @@ def _checked_names(names: object) -> dict[Id, str] | None:
     for name in names.values():
         if not isinstance(name, str):
             raise DataError(f"names: found {_shown(name)}, expected a text")
-        _id("names", name or "-")
-    return {_id("names", key): str(name) for key, name in names.items()}
+        checked_id("names", name or "-")
+    return {checked_id("names", key): str(name) for key, name in names.items()}
 
 
 def _rows(argument: str, rows: object, width: int, expected: str) -> Iterator[tuple[Any, ...]]:
@@ -288,7 +288,7 @@ def _is_list(value: object) -> TypeGuard[Iterable[Any]]:
     return getattr(value, "ndim", 1) > 0  # an array of no dimension says that it is iterable
 
 
-def _id(argument: str, given: object) -> Id:
+def checked_id(argument: str, given: object) -> Id:
     """Check an id: a text that is not empty, or a whole number."""
     if isinstance(given, str) and given:
         try:

@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a name that the server may be called by, besides its addresses and localhost",
     )
+    parser.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="let whoever can ask also add and remove triples, add items and clicks, and refresh",
+    )
     return parser
 
 
@@ -111,6 +116,9 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     limits = Limits(threads=threads.count, queue=options.queue, timeout=options.timeout)
     host, port = listener.getsockname()[:2]
 
+    changing = engine if options.allow_changes else None
+    changed = ", and change all that is served" if options.allow_changes else ""
+
     def ready() -> None:
         shown = f"[{host}]" if ":" in host else host
         facts = engine.facts()
@@ -118,13 +126,14 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
         if not ipaddress.ip_address(host).is_loopback:
             print(
                 f"warning: bound to {host}: whoever reaches this machine can ask, and learn what"
-                " users clicked; there is no authentication",
+                f" users clicked{changed}; there is no authentication",
                 file=sys.stderr,
             )
         sys.stdout.flush()
 
-    Server(create_app(engine, limits, hosts), ready).serve_on(listener)
-    print("stopped")
+    Server(create_app(engine, limits, hosts, changing), ready).serve_on(listener)
+    lost = f"; the {engine.changes:,} changes since the start were not saved"
+    print(f"stopped{lost if engine.changes else ''}")
 
 
 if __name__ == "__main__":

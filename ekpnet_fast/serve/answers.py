@@ -80,14 +80,15 @@ class Answers:
 
     def _lists(self, requests: Sequence[schemas.RecommendRequest]) -> list[bytes | Exception]:
         return [
-            found if isinstance(found, Exception) else _json(found)
+            found if isinstance(found, Exception) else written(found)
             for found in self._engine.recommend_together(requests)
         ]
 
     async def _alone(self, work: Callable[[], BaseModel | Mapping[str, Any]]) -> bytes:
-        return await self._pool.run(lambda _: [_json(work())], None)
+        return await self._pool.run(lambda _: [written(work())], None)
 
 
-def _json(answer: BaseModel | Mapping[str, Any]) -> bytes:
+def written(answer: BaseModel | Mapping[str, Any]) -> bytes:
+    """Answer in JSON."""
     # Written on the thread that computed it, because the event loop serves everybody.
     return to_json(answer, inf_nan_mode="null")

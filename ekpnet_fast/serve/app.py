@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Response
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.serve import page, schemas
 from ekpnet_fast.serve.answers import Answers, Engine
+from ekpnet_fast.serve.changes import CHANGES, Changing, add_changes, refuse_changes
 from ekpnet_fast.serve.direct import Direct, Routes
 from ekpnet_fast.serve.guard import Guard
 from ekpnet_fast.serve.pool import Pool
@@ -33,6 +34,7 @@ ENDPOINTS = frozenset(
     for name in (
         *("", "openapi.json", "health", "metrics"),
         *("recommend", "score", "explain", "users", "items"),
+        *CHANGES,
     )
 )
 
@@ -43,7 +45,7 @@ class Limits:
 
     Attributes:
         threads: that compute at a time.
-        queue: requests that may wait for one of them.
+        queue: requests that may wait for one of them, and changes for the one before.
         timeout: seconds that a request may wait and compute.
         max_body: bytes of a request's body.
         body_timeout: seconds in which a body has to arrive.
@@ -56,20 +58,28 @@ class Limits:
     body_timeout: float = 10.0
 
 
-def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset()) -> Guard:
+def create_app(
+    engine: Engine,
+    limits: Limits,
+    hosts: frozenset[str] = frozenset(),
+    changing: Changing | None = None,
+) -> Guard:
     """Make the application, an ASGI one.
 
     Args:
         engine: of the answers.
         limits: its bounds.
         hosts: names that requests may call this server by, beside addresses and localhost.
+        changing: what clients may change; without it they may not.
     """
     pool = Pool(limits.threads, limits.queue, limits.timeout)
+    pools = [pool]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        pool.close()
+        for each in pools:
+            each.close()
 
     app = FastAPI(
         title="ekpnet_fast",
@@ -84,7 +94,11 @@ def create_app(engine: Engine, limits: Limits, hosts: frozenset[str] = frozenset
     answers, statistics = Answers(engine, pool), Statistics(ENDPOINTS)
     add_refusals(app)
     _add_answers(app, answers)
-    _add_state(app, engine, pool, statistics)
+    _add_state(app, engine, pool, statistics, changing is not None)
+    if changing is None:
+        refuse_changes(app)
+    else:
+        pools.append(add_changes(app, changing, limits.queue))
     routes: Routes = {
         "/recommend": (schemas.RecommendRequest, answers.recommend),
         "/score": (schemas.ScoreRequest, answers.score),
@@ -129,7 +143,9 @@ def _add_answers(app: FastAPI, answers: Answers) -> None:
         return written(await answers.items(query, skip, limit))
 
 
-def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics) -> None:
+def _add_state(
+    app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics, changes: bool
+) -> None:
     document = page.build()
     headers = {"content-security-policy": document.policy, "cache-control": "no-cache"}
 
@@ -141,6 +157,7 @@ def _add_state(app: FastAPI, engine: Engine, pool: Pool, statistics: Statistics)
             version=__version__,
             threads=pool.threads,
             pending=pool.pending,
+            changes=changes,
             uptime_seconds=statistics.uptime(),
             **dict(engine.facts()),
         )

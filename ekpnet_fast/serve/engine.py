@@ -1,9 +1,9 @@
-"""Engine of the server: answers requests from a `Recommender`."""
+"""Engine of the server: answers requests from a `Recommender`, and changes it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 
 from ekpnet_fast.errors import EkpnetError
 from ekpnet_fast.recommender import Candidates, Recommender, RippleTriple
+from ekpnet_fast.recommender.answers import Change
 from ekpnet_fast.recommender.names import Id
 from ekpnet_fast.recommender.query import Query, items_of, parse_query
+from ekpnet_fast.recommender.state import State
 from ekpnet_fast.recommender.topk import recommend_topk
 from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.search import Index
@@ -22,27 +24,32 @@ MOST_TOGETHER = 16  # lists of one call; more save little, and all wait for the 
 
 
 class RecommenderEngine:
-    """Engine over a recommender, whose graph may be changed meanwhile.
+    """Engine over a recommender, which may be changed meanwhile.
 
     Each request is answered from one snapshot, taken when it begins, so that all of its answer is
     about one graph; the next request sees the changes. Every method may be called from several
-    threads at a time.
+    threads at a time; changes wait for each other.
 
     Args:
         recommender: the recommender.
         candidates: of its lists, as `Recommender.recommend` takes them.
+
+    Attributes:
+        changes: that were made since the start.
     """
 
     def __init__(self, recommender: Recommender, candidates: Candidates = None) -> None:
         recommender.prepare(candidates)
-        now = recommender.snapshot()
-        for names in (now.state.users, now.state.items):
+        now = recommender.state
+        for names in (now.users, now.items):
             names.ids.prepare()  # not while the first requests wait
         self._candidates = candidates
         self._recommender = recommender
-        self._users = _user_index(now)
-        self._items = now.state.items, _item_index(now)
-        self._indexing = threading.Lock()
+        self.changes = 0
+        self._users = _Kept(_user_index, lambda state: (state.users, state.history_indptr))
+        self._items = _Kept(_item_index, lambda state: (state.items, state.history_items))
+        for kept in (self._users, self._items):
+            kept.of(now)
 
     @classmethod
     def load(
@@ -63,7 +70,7 @@ class RecommenderEngine:
             model=now.model,
             dataset=state.config.dataset,
             data_hash=state.data_hash,
-            users=len(self._users),
+            users=int((state.history_indptr.diff() > 0).sum()),
             items=state.num_items,
             entities=len(state.entities),
             relations=len(state.relations),
@@ -142,22 +149,74 @@ class RecommenderEngine:
         return schemas.Explanation(**replace(found, hops=None).to_dict(), hops=hops)
 
     def users(self, query: str, skip: int, limit: int) -> schemas.Matches:
-        """Find users with a history, those of training; changes of the graph add none."""
-        return self._users.find(query, skip, limit)
+        """Find users with a history, also those that were added since the start."""
+        return self._users.of(self._recommender.state).find(query, skip, limit)
 
     def items(self, query: str, skip: int, limit: int) -> schemas.Matches:
         """Find items, also those that were added since the start."""
-        now = self._recommender.snapshot()
-        with self._indexing:  # once for all threads that wait for it
-            names, index = self._items
-            if names is not now.state.items:
-                index = _item_index(now)
-                self._items = now.state.items, index
-        return index.find(query, skip, limit)
+        return self._items.of(self._recommender.state).find(query, skip, limit)
+
+    def add_triples(self, request: schemas.AddTriplesRequest) -> dict[str, Any]:
+        """Add triples to the graph."""
+        graph = self._recommender.graph
+        return self._changed(graph.add_triples(request.triples, _names(request.names)))
+
+    def remove_triples(self, request: schemas.RemoveTriplesRequest) -> dict[str, Any]:
+        """Remove triples from the graph."""
+        return self._changed(self._recommender.graph.remove_triples(request.triples))
+
+    def add_items(self, request: schemas.AddItemsRequest) -> dict[str, Any]:
+        """Add items to the catalogue."""
+        items = [(item.id, item.triples) for item in request.items]
+        graph = self._recommender.graph
+        return self._changed(graph.add_items(items, _names(request.names)))
+
+    def add_clicks(self, request: schemas.AddClicksRequest) -> dict[str, Any]:
+        """Add clicks of known users and of new ones."""
+        clicks: dict[Id, list[Id]] = {}
+        for each in request.clicks:
+            clicks.setdefault(each.user, []).extend(each.items)
+        return self._changed(self._recommender.add_clicks(clicks, _names(request.names)))
+
+    def refresh(self) -> dict[str, Any]:
+        """Fit anew what is fitted to all clicks and triples."""
+        return self._changed(self._recommender.refresh())
+
+    def _changed(self, change: Change) -> dict[str, Any]:
+        self.changes += 1
+        return change.to_dict()
 
 
-def _user_index(recommender: Recommender) -> Index:
-    state = recommender.state
+class _Kept:
+    """Index of a state, made anew where what it is made of has changed.
+
+    Args:
+        make: makes the index.
+        parts: what of the state it is made of.
+    """
+
+    def __init__(
+        self, make: Callable[[State], Index], parts: Callable[[State], tuple[object, ...]]
+    ) -> None:
+        self._make, self._parts = make, parts
+        self._made: tuple[tuple[object, ...], Index] | None = None
+        self._making = threading.Lock()
+
+    def of(self, state: State) -> Index:
+        """Index of a state; once for all threads that wait for it."""
+        parts = self._parts(state)
+        with self._making:
+            made = self._made
+            if made is None or any(a is not b for a, b in zip(made[0], parts, strict=True)):
+                made = self._made = parts, self._make(state)
+        return made[1]
+
+
+def _names(given: Sequence[schemas.Name]) -> dict[Id, str]:
+    return {each.id: each.name for each in given}
+
+
+def _user_index(state: State) -> Index:
     lengths = np.diff(state.history_indptr.numpy())
     active = np.flatnonzero(lengths).tolist()  # nothing is known of the others
     return Index(
@@ -167,11 +226,11 @@ def _user_index(recommender: Recommender) -> Index:
     )
 
 
-def _item_index(recommender: Recommender) -> Index:
-    state = recommender.state
+def _item_index(state: State) -> Index:
     clicks = np.bincount(state.history_items.numpy(), minlength=len(state.entities))
     names = [state.item_name(item) for item in range(state.num_items)]
-    return Index(recommender.item_ids(), names, clicks[state.catalogue.numpy()])
+    ids = [state.items.id(item) for item in range(state.num_items)]
+    return Index(ids, names, clicks[state.catalogue.numpy()])
 
 
 def _clicked(query: Query, ids: Sequence[Id] | None) -> list[dict[str, Any]]:

@@ -49,6 +49,8 @@ MOST_RECOMMENDED = 1000
 MOST_SCORED = 5000
 MOST_FILTERED = 20_000
 MOST_REASONS = 500
+MOST_CHANGED = 5000  # triples, new items, or users with new clicks, of a request
+LONGEST_NAME = 1000  # characters
 
 
 def _id(value: object) -> int | str:
@@ -111,6 +113,73 @@ class ExplainRequest(Subject):
     top: Annotated[StrictInt, Field(ge=1, le=MOST_REASONS)] = Field(
         50, description="Reasons, at most."
     )
+
+
+class Name(RequestBody):
+    """Name of something new, for people to read."""
+
+    id: Id
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+
+
+Names = Annotated[
+    list[Name], Field(max_length=MOST_CHANGED, description="Of what is new; others keep theirs.")
+]
+Triples = Annotated[
+    list[tuple[Id, Id, Id]],
+    Field(
+        min_length=1,
+        max_length=MOST_CHANGED,
+        description="Of the graph, each [head, relation, tail].",
+    ),
+]
+
+
+class AddTriplesRequest(RequestBody):
+    """Request to add triples; heads and tails that are not known are new entities."""
+
+    triples: Triples
+    names: Names = []
+
+
+class RemoveTriplesRequest(RequestBody):
+    """Request to remove triples, which have to be there."""
+
+    triples: Triples
+
+
+class NewItem(RequestBody):
+    """Item to add."""
+
+    id: Id
+    triples: Annotated[list[tuple[Id, Id]], Field(max_length=MOST_CHANGED)] = Field(
+        [], description="Its triples, each [relation, tail]."
+    )
+
+
+class AddItemsRequest(RequestBody):
+    """Request to add items to the catalogue."""
+
+    items: Annotated[list[NewItem], Field(min_length=1, max_length=MOST_CHANGED)]
+    names: Names = []
+
+
+class Clicks(RequestBody):
+    """Clicks of a user, known or new."""
+
+    user: Id
+    items: Annotated[list[Id], Field(min_length=1, max_length=LONGEST_HISTORY)]
+
+
+class AddClicksRequest(RequestBody):
+    """Request to add clicks."""
+
+    clicks: Annotated[list[Clicks], Field(min_length=1, max_length=MOST_CHANGED)]
+    names: Names = []
+
+
+class RefreshRequest(RequestBody):
+    """Request to refresh, {}: a body of JSON, which no page elsewhere may send."""
 
 
 class Answer(BaseModel):
@@ -241,12 +310,23 @@ class Explanation(Answer):
     )
 
 
+class Change(Answer):
+    """What a change did, and what it left."""
+
+    users: int = Field(description="That were added, as were the clicks, items and entities.")
+    clicks: int
+    items: int
+    entities: int
+    triples: int = Field(description="That were added or removed.")
+    as_fitted: list[str] = Field(description="What stays as it was fitted until a refresh.")
+
+
 class Match(Answer):
     """Match of a search: a user or an item."""
 
     id: int | str
     name: str | None
-    clicks: int = Field(description="Of this user, or of this item, in training.")
+    clicks: int = Field(description="Of this user, or of this item.")
 
 
 class Matches(Answer):
@@ -277,6 +357,7 @@ class Health(Facts):
     version: str
     threads: int
     pending: int = Field(description="Requests that wait or compute now.")
+    changes: bool = Field(description="Whether clients may change what is served.")
     uptime_seconds: float
 
 

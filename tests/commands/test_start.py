@@ -87,3 +87,36 @@ def test_answers_of_a_run_with_a_wide_part(runs):
         "jsonargparse",
         TRAINING,
     }
+
+
+GARBAGE = """
+import gc, sys
+from ekpnet_fast.recommender.command import set_threads
+from ekpnet_fast.terminal import importing
+searches = []
+gc.callbacks.append(lambda phase, info: searches.append(len(gc.get_objects())))
+set_threads(1, 1)
+assert "torch" in sys.modules and not searches, searches
+assert gc.isenabled() and len(gc.get_objects()) < 10_000 < gc.get_freeze_count()
+try:
+    with importing():
+        assert not gc.isenabled()
+        import a_module_that_is_not_there
+except ImportError:
+    pass
+assert gc.isenabled()
+"""
+
+
+def test_imports_of_a_command_are_not_looked_through_for_garbage():
+    subprocess.run(
+        [sys.executable, "-c", GARBAGE], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
+
+
+def test_a_process_that_is_there_for_more_keeps_its_garbage_collector():
+    code = "import torch, gc; from ekpnet_fast.terminal import importing\n"
+    code += "with importing(): assert gc.isenabled()\nassert not gc.get_freeze_count()"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )

@@ -81,7 +81,7 @@ void test_sparse_times_dense() {
 }
 
 // Coefficients w of every item i on its neighbours N meet (G_NN + weight) w = G_Ni.
-void test_local_ridge(int every) {
+void test_local_ridge(int every, bool square) {
   constexpr int I = 45;
   constexpr double kWeight = 3;
   const Rows clicks(80, I, 2, 54), chosen(I, I, every, 55);
@@ -103,6 +103,7 @@ void test_local_ridge(int every) {
                                gram.indptr.data(),
                                gram.columns.data(),
                                gram.values.data(),
+                               square ? gram.values.data() : nullptr,
                                indptr.data(),
                                neighbours.data(),
                                kWeight};
@@ -233,7 +234,8 @@ void test_wide_part(int every) {
 void test_wide_part() {
   for (int every : {2, 7}) test_products(every);
   test_sparse_times_dense();
-  for (int every : {1, 20}) test_local_ridge(every);
+  for (int every : {1, 20})
+    for (bool square : {false, true}) test_local_ridge(every, square);
   for (int every : {3, 90}) test_wide_part(every);
 }
 

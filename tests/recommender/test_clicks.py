@@ -90,14 +90,21 @@ def test_new_items_may_be_clicked(recommender):
     assert len(found) == 7
 
 
+def test_a_user_by_text_and_by_number_is_one(recommender):
+    change = recommender.add_clicks({7: ["dune"], "7": ["alien"]})
+    assert (change.users, change.clicks) == (1, 2)
+    assert recommender.history(7) == recommender.history("7") == ["alien", "dune"]
+
+
 @pytest.mark.parametrize(
     ("clicks", "message"),
     [
         ({"ann": ["heat"]}, "clicks: item: found 'heat'"),
         ({"ann": []}, "clicks: found no item of user 'ann'"),
         ({"ann": "alien"}, "clicks: found 'alien', expected a list of ids"),
-        ({"": ["alien"]}, "clicks: found '' as a user"),
-        ({1.5: ["alien"]}, r"user: found 1\.5"),
+        ({"": ["alien"]}, r"clicks: found '' \(str\), expected an id"),
+        ({"\ud800": ["alien"]}, "expected Unicode text"),
+        ({1.5: ["alien"]}, r"clicks: found 1\.5 \(float\), expected an id"),
         (["ann"], r"clicks: found \['ann'\], expected items by user"),
         ({"zoe": ["alien"], "ann": ["heat"]}, "clicks: item: found 'heat'"),
     ],

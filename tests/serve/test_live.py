@@ -91,16 +91,26 @@ def test_search_finds_an_item_added_since_the_start(live, recommender):
 
 def test_the_index_is_kept_while_items_stay(recommender):
     engine = RecommenderEngine(recommender)
-    index = engine._items
+    index = engine._items.of(recommender.state)
     recommender.graph.add_triples([("m/eden", "directed by", "m/ridley")])
-    engine.items("", 0, 9)
-    assert engine._items is index
+    assert engine._items.of(recommender.state) is index
     recommender.graph.add_items(GLADIATOR)
-    engine.items("", 0, 9)
-    kept = engine._items
+    kept = engine._items.of(recommender.state)
     assert kept is not index
-    engine.items("", 0, 9)
-    assert engine._items is kept
+    assert engine._items.of(recommender.state) is kept
+
+
+def test_search_finds_clicks_added_since_the_start(live, recommender):
+    before = live.get("/health").json()["users"]
+    recommender.add_clicks({"zoe": ["fargo", "dune"]}, names={"zoe": "Zoe"})
+    assert live.get("/users", params={"query": "zoe"}).json()["matches"] == [
+        {"id": "zoe", "name": "Zoe", "clicks": 2}
+    ]
+    assert live.get("/health").json()["users"] == live.get("/users").json()["total"] == before + 1
+    (found,) = live.get("/items", params={"query": "fargo"}).json()["matches"]
+    assert found["clicks"] == sum(
+        "fargo" in recommender.history(user) for user in recommender.user_ids()
+    )
 
 
 def test_triples_added_and_removed(live, recommender):

@@ -18,11 +18,16 @@ int64_t workspace_size(int64_t num_items, int64_t most) {
   return round_up(num_items, kBlock) + n * n + kBlock * n;
 }
 
-// f(place, value) for the entries of a Gram row that are neighbours from place `first` on; `place`
-// holds -1 elsewhere.
+// f(place, value) for the entries of a Gram row that are neighbours from place `first` on, zeros
+// among them or not; `place` holds -1 elsewhere.
 template <class F>
 void each_entry(const LocalRidgeArgs& args, int64_t row, const int32_t* neighbours, int64_t first,
                 int64_t n, const int32_t* place, F f) {
+  if (args.gram) {
+    const float* values = args.gram + row * args.num_items;
+    for (int64_t k = first; k < n; ++k) f(k, values[neighbours[k]]);
+    return;
+  }
   const int32_t* begin = args.gram_items + args.gram_indptr[row];
   const int32_t* end = args.gram_items + args.gram_indptr[row + 1];
   constexpr int64_t kStepsOfSearch = 12;

@@ -26,6 +26,7 @@ from ekpnet_fast.models.wide.matrices import (
     Matrix,
     clicks_of,
     inverse,
+    matrix_of,
     products,
     row_means,
     rows_of,
@@ -69,10 +70,7 @@ class Source(NamedTuple):
         """Neighbours; where most items are, a square of all."""
         I = len(rows.indptr) - 1  # noqa: E741
         if I * I <= 2 * KEPT and len(rows.values) > MOSTLY_FULL * I * I:
-            square = torch.zeros(I, I)
-            heads = torch.repeat_interleave(torch.arange(I), rows.indptr.diff())
-            square[heads, rows.columns.long()] = rows.values
-            return cls(None, square)
+            return cls(None, torch.from_numpy(matrix_of(rows, I).toarray()))
         return cls(rows, rows.values)
 
     @property

@@ -29,6 +29,7 @@ from ekpnet_fast.models.wide.matrices import (
     Matrix,
     by_columns,
     inverse,
+    matrix_of,
     rows_of,
     scaled,
     sparse,
@@ -363,7 +364,7 @@ class _Splicing:
         near = self.near.rows
         columns = np.append(self.near.columns, self._new_near())
         products = self._products(near[:, columns].tocsr(), self.fitted.by_near, items)
-        old = _matrix(fitted, self.before)
+        old = matrix_of(fitted, self.before)
         old.resize((self.size, self.size))
         alike = _strongest(_spliced(old, items, products), self.fitted.knowledge.walked)
         self.alike = alike
@@ -375,7 +376,7 @@ class _Splicing:
             clicks = ops.SparseRows(self.old.indptrs[s], self.old.neighbours[s], self.old.values[s])
             half = ops.strongest_products(rows_of(first), clicks, self.before, self.count)
             back = rows_of(alike[: self.before])
-            walk = _matrix(ops.strongest_products(half, back, self.size, self.count), self.size)
+            walk = matrix_of(ops.strongest_products(half, back, self.size, self.count), self.size)
         else:
             of_all = ops.sparse_product(rows_of(first), self.old.values[s])
             back = rows_of(alike.T.tocsr()[:, : self.before].tocsr())
@@ -428,7 +429,7 @@ class _Splicing:
         (a,) = (a for a, (of, _, _) in enumerate(self.old.affinities.tolist()) if of == s)
         if len(self.indptrs[s]):
             old = ops.SparseRows(self.indptrs[s], self.neighbours[s], self.values[s])
-            spliced = _strongest(_spliced(_matrix(old, self.size), items, rows), self.count)
+            spliced = _strongest(_spliced(matrix_of(old, self.size), items, rows), self.count)
             self.indptrs[s], self.neighbours[s], self.values[s] = rows_of(spliced)
             share = torch.full((self.size, 1), 1 / max(self.before, 1))
             self.means[a] = ops.sparse_product(rows_of(spliced), share).view(-1)
@@ -467,18 +468,8 @@ def source_names(options: SignalOptions) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def _matrix(rows: ops.SparseRows, num_columns: int) -> Matrix:
-    """Rows as a matrix [n, num_columns]; the arrays are not copied."""
-    from scipy import sparse as scipy_sparse  # here, because models without a wide part need none
-
-    return scipy_sparse.csr_matrix(
-        (rows.values.numpy(), rows.columns.numpy(), rows.indptr.numpy()),
-        shape=(len(rows.indptr) - 1, num_columns),
-    )
-
-
 def _csr(dense: Tensor) -> Matrix:
-    from scipy import sparse as scipy_sparse
+    from scipy import sparse as scipy_sparse  # here, because models without a wide part need none
 
     return scipy_sparse.csr_matrix(dense.numpy())
 
@@ -523,4 +514,4 @@ def _strongest(matrix: Matrix, count: int) -> Matrix:
     """Strongest `count` entries of each row."""
     if np.diff(matrix.indptr).max(initial=0) <= count:
         return matrix
-    return _matrix(strongest(rows_of(matrix), count), matrix.shape[1])
+    return matrix_of(strongest(rows_of(matrix), count), matrix.shape[1])
