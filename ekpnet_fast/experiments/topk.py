@@ -53,6 +53,7 @@ ROWS = {
     "popularity": "item popularity",
     "mf": "MF",
     "item_knn": "ItemKNN",
+    "user_knn": "UserKNN",
     "p3alpha": "P3alpha",
     "local_ridge": "local ridge (a sparse EASE^R)",
     "cke": "CKE",
@@ -69,7 +70,7 @@ ROWS = {
 }
 """Rows of the table, by model."""
 
-WITHOUT_DRAWS = ("popularity", "item_knn", "p3alpha", "local_ridge")
+WITHOUT_DRAWS = ("popularity", "item_knn", "user_knn", "p3alpha", "local_ridge")
 """Models whose refitted lists are the same for every seed; they are run once."""
 
 

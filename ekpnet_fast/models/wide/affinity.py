@@ -11,6 +11,7 @@ affinities, N features of them and F = N + 2 features in all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -34,8 +35,9 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     walk_factors,
 )
-from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions
+from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, source_names
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
+from ekpnet_fast.models.wide.users import UserNeighbours
 from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
@@ -48,6 +50,7 @@ WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
 MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.
 MEAN_SMOOTHING = 0.05
+BLOCK = 4096  # histories whose near users are in memory at a time
 NONE, ROOT_OF_LENGTH, BY_MEAN = 0, 1, 2  # scales of a feature, as the op names them
 
 
@@ -58,11 +61,12 @@ def neighbours_kept(options: SignalOptions, num_items: int) -> int:
 
 
 class Source(NamedTuple):
-    """Source of affinities: neighbours, all items by all, or vectors with the ends of columns."""
+    """Source of affinities: rows of neighbours or users, all items by all, or vectors."""
 
     rows: ops.SparseRows | None
     values: Tensor  # [I, I] or [I, r]; those of `rows`
     ends: tuple[int, ...] = (0,)  # of the columns of each affinity, which begin with the first
+    of_users: bool = False
 
     @classmethod
     def of_rows(cls, rows: ops.SparseRows) -> Source:
@@ -82,8 +86,13 @@ class Source(NamedTuple):
             return self.values.new_zeros(0)
         return self.values.T.contiguous()
 
-    def means(self) -> list[Tensor]:
-        """Mean [I] over all items of their affinity to each, for every affinity of the source."""
+    def means(self, num_items: int) -> list[Tensor]:
+        """Mean [I] over all items of their affinity to each, for every affinity of the source.
+
+        0 for rows of users, which have means of their own.
+        """
+        if self.of_users and self.rows is not None:
+            return [self.rows.values.new_zeros(num_items)]
         if self.rows is not None:
             return [row_means(self.rows)]
         if self.ends == (0,):
@@ -98,11 +107,13 @@ class Curved(NamedTuple):
     Attributes:
         sources, curves: what the op takes.
         without_history: [I] logits where a history is empty; None if the curves give these too.
+        users: that are near histories, if a source is of them.
     """
 
     sources: ops.AffinitySources
     curves: ops.WideCurves
     without_history: Tensor | None = None
+    users: UserNeighbours | None = None
 
     def logits(
         self,
@@ -111,9 +122,17 @@ class Curved(NamedTuple):
         items: Tensor | None = None,  # [B] int32
     ) -> Tensor:
         """Logits [B] of the pairs of G groups, or [G, I] of all items for every history."""
-        found = ops.wide_logits(
-            histories.indptr, histories.items, self.sources, self.curves, group_indptr, items
-        )
+        parts = []
+        for part, groups, near in _blocks(self.users, histories):
+            ends = asked = None
+            if items is not None and group_indptr is not None:
+                ends, asked = _part(group_indptr, items, groups)
+            parts.append(
+                ops.wide_logits(
+                    part.indptr, part.items, self.sources, self.curves, ends, asked, near
+                )
+            )
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.without_history is None:
             return found
         empty = histories.indptr.diff() == 0
@@ -123,6 +142,26 @@ class Curved(NamedTuple):
             of_pairs = torch.repeat_interleave(empty, group_indptr.diff())
             found[of_pairs] = self.without_history[items[of_pairs].long()]
         return found
+
+
+def _blocks(
+    users: UserNeighbours | None, histories: Histories
+) -> Iterator[tuple[Histories, slice, ops.SparseRows | None]]:
+    """Histories with the users near them, some at a time, because these need more memory."""
+    G = len(histories)
+    if users is None:
+        yield histories, slice(0, G), None
+        return
+    for first in range(0, max(G, 1), BLOCK):
+        groups = slice(first, min(first + BLOCK, G))
+        part = Histories(*_part(histories.indptr, histories.items, groups))
+        yield part, groups, users.of(part)
+
+
+def _part(indptr: Tensor, items: Tensor, groups: slice) -> tuple[Tensor, Tensor]:
+    """Row pointers and items of some groups."""
+    begin, end = indptr[[groups.start, groups.stop]].tolist()
+    return indptr[groups.start : groups.stop + 1] - begin, items[begin:end]
 
 
 class Affinities:
@@ -138,6 +177,7 @@ class Affinities:
         counts: [I] clicks of each item.
         popularity, neighbours: [I] features of the items alone.
         unknown_item: [2] both of an item without clicks that shares no triple.
+        users: that are near histories; None without that affinity.
         sources: of all affinities, as the ops take them.
     """
 
@@ -154,6 +194,7 @@ class Affinities:
         self.popularity = np.log(counts * scale + 0.5)
         self.neighbours = neighbours_clicks(knowledge.shared, counts, counts.mean(), scale)
         self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
+        self.users = UserNeighbours(A, options.user_knn) if options.user_knn else None
         self.sources = self._sources(A, counts)
 
     def features(
@@ -163,10 +204,17 @@ class Affinities:
         items: Tensor,  # [B] int32
     ) -> Tensor:
         """Features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
-        found = ops.wide_features(
-            histories.indptr, histories.items, self.sources, group_indptr, items
-        )
-        return torch.cat([self.item_features[:, items.long()], found])
+        parts = [
+            ops.wide_features(
+                part.indptr,
+                part.items,
+                self.sources,
+                *_part(group_indptr, items, groups),
+                near,
+            )
+            for part, groups, near in _blocks(self.users, histories)
+        ]
+        return torch.cat([self.item_features[:, items.long()], torch.cat(parts, 1)])
 
     def curved(
         self,
@@ -183,7 +231,8 @@ class Affinities:
         given = ops.WideCurves(
             knots[alone:][needed].contiguous(), slopes[needed].contiguous(), item_terms
         )
-        return Curved(self._only(needed), given)
+        sources = self._only(needed)
+        return Curved(sources, given, users=None if sources.of_users < 0 else self.users)
 
     def logits(
         self,
@@ -220,13 +269,15 @@ class Affinities:
             every.means[kept],
             responses,
             every.constants[needed],
+            used.index(every.of_users) if every.of_users in used else -1,
+            every.user_means,
         )
 
     def _sources(self, A: Matrix, counts: NDArray[np.float64]) -> ops.AffinitySources:
         made = self._affinities(A, counts)
         # Sources of all items by all are told from vectors by affinities without columns.
         affinities = [(s, 0, end) for s, source in enumerate(made) for end in source.ends]
-        means = torch.stack([mean for source in made for mean in source.means()])
+        means = torch.stack([x for source in made for x in source.means(A.shape[1])])
         names, lengths = self.options.names, np.diff(A.indptr)
         # Of a history of n clicks, 1 / sqrt(n) each; the mean over histories that have any.
         by_history = ops.sparse_product(
@@ -236,6 +287,8 @@ class Affinities:
         typical = [max(x, 1e-12) for x in by_history.double().mean(0).tolist()]
         if not len(by_history):
             typical = [1.0] * len(names)
+        elif self.users is not None:
+            typical[names.index("user kNN")] = self._typical_of_users(A)
         plain = [
             (names.index(name), NONE if name == "co-click" else ROOT_OF_LENGTH, eps, 0.0)
             for name, eps in LOG_EPS.items()
@@ -252,7 +305,19 @@ class Affinities:
             means,
             torch.tensor([r[:2] for r in responses], dtype=torch.int64),
             torch.tensor([r[2:] for r in responses], dtype=torch.float32),
+            -1 if self.users is None else source_names(self.options)["user kNN"],
+            torch.zeros(0) if self.users is None else self.users.means,
         )
+
+    def _typical_of_users(self, A: Matrix) -> float:
+        """Mean over evenly spread histories of their mean affinity by the users near them."""
+        assert self.users is not None
+        asked = np.flatnonzero(np.diff(A.indptr))
+        asked = asked[np.linspace(0, len(asked) - 1, min(len(asked), BLOCK)).round().astype(int)]
+        rows = A[asked]
+        near = self.users.of(Histories(*rows_of(rows)[:2]))
+        mean = ops.sparse_product(near, self.users.means.unsqueeze(1)).view(-1).double().numpy()
+        return max(float((mean * np.diff(rows.indptr) ** -0.5).mean()), 1e-12)
 
     def _affinities(self, A: Matrix, counts: NDArray[np.float64]) -> list[Source]:
         """Sources of the affinities, in the order of their names."""
@@ -289,6 +354,8 @@ class Affinities:
         if options.p3alpha:
             to_user, to_item = walk_factors(A)
             made.append(Source.of_rows(product(rows_of(to_user), rows_of(to_item))))
+        if self.users is not None:
+            made.append(Source(self.users.rows, self.users.rows.values, of_users=True))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
         return made

@@ -1,10 +1,10 @@
 """Affinities after a change of the graph, from those that were fitted: what changed is made anew.
 
-As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities,
-regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean affinities
-that others are measured by, and the neighbours that an item of a large catalogue has room for.
-Everything else is that of the graph as it is: the rows of an item whose pairs changed, and its
-column in the rows of others.
+As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities of items
+and users, regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean
+affinities that others are measured by, and the neighbours that an item of a large catalogue has
+room for. Everything else is that of the graph as it is: the rows of an item whose pairs changed,
+and its column in the rows of others.
 
 A pair that no item had counts as one that a single item has; from the second item on it makes them
 alike, as any pair of few items does. The result depends on what was fitted and on the graph as it
@@ -29,6 +29,7 @@ from ekpnet_fast.models.wide.matrices import (
     Matrix,
     by_columns,
     inverse,
+    matrix_of,
     rows_of,
     scaled,
     sparse,
@@ -36,10 +37,10 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     unit_rows,
 )
-from ekpnet_fast.models.wide.signals import SignalOptions
+from ekpnet_fast.models.wide.signals import source_names
 from ekpnet_fast.sampling.graph import Graph
 
-__all__ = ["FittedTriples", "items_first", "source_names", "with_graph"]
+__all__ = ["FittedTriples", "items_first", "with_graph"]
 
 Ids = NDArray[np.int64]
 
@@ -206,6 +207,8 @@ def with_graph(fitted: FittedTriples, graph: Graph) -> Affinities:
     followed.counts = np.append(affinities.counts, np.zeros(more))
     followed.popularity = np.append(affinities.popularity, np.full(more, np.log(0.5)))
     followed.neighbours = neighbours_clicks(near.shared, followed.counts, affinities.counts.mean())
+    if affinities.users is not None:
+        followed.users = affinities.users.wider(changes.num_items)
     splicing = _Splicing(fitted, changes, near)
     followed.sources = splicing.sources()
     followed.knowledge = _knowledge(fitted, changes, near, splicing.alike)
@@ -287,7 +290,10 @@ class _Splicing:
         self.count = fitted.knowledge.count
         self.alike: Matrix | None = None
         self.places = source_names(self.options)
-        self.indptrs = [x if not len(x) else self._longer(x) for x in self.old.indptrs]
+        self.indptrs = [
+            x if not len(x) or s == self.old.of_users else self._longer(x)
+            for s, x in enumerate(self.old.indptrs)
+        ]
         self.neighbours, self.values = list(self.old.neighbours), list(self.old.values)
         more = self.size - self.before
         self.means = torch.cat(
@@ -363,7 +369,7 @@ class _Splicing:
         near = self.near.rows
         columns = np.append(self.near.columns, self._new_near())
         products = self._products(near[:, columns].tocsr(), self.fitted.by_near, items)
-        old = _matrix(fitted, self.before)
+        old = matrix_of(fitted, self.before)
         old.resize((self.size, self.size))
         alike = _strongest(_spliced(old, items, products), self.fitted.knowledge.walked)
         self.alike = alike
@@ -375,7 +381,7 @@ class _Splicing:
             clicks = ops.SparseRows(self.old.indptrs[s], self.old.neighbours[s], self.old.values[s])
             half = ops.strongest_products(rows_of(first), clicks, self.before, self.count)
             back = rows_of(alike[: self.before])
-            walk = _matrix(ops.strongest_products(half, back, self.size, self.count), self.size)
+            walk = matrix_of(ops.strongest_products(half, back, self.size, self.count), self.size)
         else:
             of_all = ops.sparse_product(rows_of(first), self.old.values[s])
             back = rows_of(alike.T.tocsr()[:, : self.before].tocsr())
@@ -428,7 +434,7 @@ class _Splicing:
         (a,) = (a for a, (of, _, _) in enumerate(self.old.affinities.tolist()) if of == s)
         if len(self.indptrs[s]):
             old = ops.SparseRows(self.indptrs[s], self.neighbours[s], self.values[s])
-            spliced = _strongest(_spliced(_matrix(old, self.size), items, rows), self.count)
+            spliced = _strongest(_spliced(matrix_of(old, self.size), items, rows), self.count)
             self.indptrs[s], self.neighbours[s], self.values[s] = rows_of(spliced)
             share = torch.full((self.size, 1), 1 / max(self.before, 1))
             self.means[a] = ops.sparse_product(rows_of(spliced), share).view(-1)
@@ -447,34 +453,6 @@ class _Splicing:
 
     def _longer(self, indptr: Tensor) -> Tensor:
         return torch.cat([indptr, indptr[-1:].expand(self.size - self.before)])
-
-
-def source_names(options: SignalOptions) -> dict[str, int]:
-    """Place of each source among those of `Affinities`."""
-    names = [
-        "co-click",
-        "KG match",
-        *(["KG-click-KG"] if options.kg_click_kg else []),
-        *(["low-pass"] if options.low_pass else []),
-        *(["joint"] if options.joint_spectral else []),
-        *(["EASE"] if options.ease > 0 else []),
-        *(["far co-click"] if options.five_hop else []),
-        *(["item kNN"] if options.knn else []),
-        *(["ridge"] if options.ridge > 0 else []),
-        *(["P3alpha"] if options.p3alpha else []),
-        *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),
-    ]
-    return {name: place for place, name in enumerate(names)}
-
-
-def _matrix(rows: ops.SparseRows, num_columns: int) -> Matrix:
-    """Rows as a matrix [n, num_columns]; the arrays are not copied."""
-    from scipy import sparse as scipy_sparse  # here, because models without a wide part need none
-
-    return scipy_sparse.csr_matrix(
-        (rows.values.numpy(), rows.columns.numpy(), rows.indptr.numpy()),
-        shape=(len(rows.indptr) - 1, num_columns),
-    )
 
 
 def _csr(dense: Tensor) -> Matrix:
@@ -523,4 +501,4 @@ def _strongest(matrix: Matrix, count: int) -> Matrix:
     """Strongest `count` entries of each row."""
     if np.diff(matrix.indptr).max(initial=0) <= count:
         return matrix
-    return _matrix(strongest(rows_of(matrix), count), matrix.shape[1])
+    return matrix_of(strongest(rows_of(matrix), count), matrix.shape[1])

@@ -16,6 +16,7 @@ __all__ = [
     "by_columns",
     "clicks_of",
     "inverse",
+    "matrix_of",
     "products",
     "row_means",
     "rows_of",
@@ -84,6 +85,16 @@ def rows_of(matrix: Matrix) -> ops.SparseRows:
         torch.from_numpy(matrix.indptr.astype(np.int64)),
         torch.from_numpy(matrix.indices.astype(np.int32)),
         torch.from_numpy(matrix.data),
+    )
+
+
+def matrix_of(rows: ops.SparseRows, num_columns: int) -> Matrix:
+    """Rows as a matrix [n, num_columns]; the arrays are not copied."""
+    from scipy import sparse
+
+    return sparse.csr_matrix(
+        (rows.values.numpy(), rows.columns.numpy(), rows.indptr.numpy()),
+        shape=(len(rows.indptr) - 1, num_columns),
     )
 
 
