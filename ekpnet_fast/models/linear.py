@@ -55,6 +55,7 @@ class Linear(Model):
     defaults: ClassVar[Defaults] = {"folds": 5}
     rules: ClassVar[Rules] = {
         "linear.objective": by_measure("click", "list"),
+        "linear.joint_ridge": by_measure(0.0, 10.0),
         "linear.p3alpha": by_measure(False, True),
         "linear.user_knn": by_measure(0, NEAR_USERS),
     }

@@ -35,6 +35,7 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     walk_factors,
 )
+from ekpnet_fast.models.wide.regressions import regressions, similar_items
 from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, source_names
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.models.wide.users import UserNeighbours
@@ -44,8 +45,7 @@ __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
 
 # Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
 KEPT, KEPT_OF_ITEM = 1 << 23, 64
-# Items that each is regressed on, and clicks together that are known for all.
-REGRESSED, GRAM = 200, 1 << 25
+JOINT_WEIGHT = 30.0  # regularisation of the regression on clicks and graph, in clicks
 WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
 MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.
@@ -348,9 +348,12 @@ class Affinities:
             near = strongest(together, WALK_NEIGHBOURS)
             made.append(Source.of_rows(product(near, near)))
         if options.knn:
-            made.append(Source.of_rows(_similar(A, counts, count)))
+            made.append(Source.of_rows(similar_items(A, counts, count)))
         if options.ridge > 0:
-            made.append(Source.of_rows(_regressions(A, counts, options.ridge)))
+            made.append(Source.of_rows(regressions(A, counts, options.ridge)))
+        if options.joint_ridge > 0:
+            on_both = regressions(A, counts, JOINT_WEIGHT, knowledge.match, options.joint_ridge)
+            made.append(Source.of_rows(on_both))
         if options.p3alpha:
             to_user, to_item = walk_factors(A)
             made.append(Source.of_rows(product(rows_of(to_user), rows_of(to_item))))
@@ -359,49 +362,6 @@ class Affinities:
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
         return made
-
-
-def _similar(
-    A: Matrix, counts: NDArray[np.float64], count: int, turned: bool = False
-) -> ops.SparseRows:
-    """Strongest similarities of items by clicks, s_ji = sum_u n_u^-0.5 / (c_j^0.5 c_i^0.3).
-
-    Args:
-        A: [U, I].
-        counts: [I] c.
-        count: kept of each row.
-        turned: rows are those of i, columns those of j.
-    """
-    by_user = scaled(A, inverse(sums(A, 1) ** 0.25), None)
-    rows, columns = inverse(counts**0.5), inverse(counts**0.3)
-    if turned:
-        rows, columns = columns, rows
-    left = scaled(by_user, None, rows).T.tocsr()
-    return ops.strongest_products(
-        rows_of(left), rows_of(scaled(by_user, None, columns)), A.shape[1], count
-    )
-
-
-def _regressions(A: Matrix, counts: NDArray[np.float64], weight: float) -> ops.SparseRows:
-    """Coefficients [I, I] of the ridge regression of each item i on its neighbours j: row j.
-
-    EASE^R (Steck, WWW 2019) with the coefficients of the `REGRESSED` most similar items alone.
-    """
-    from scipy import sparse
-
-    I = A.shape[1]  # noqa: E741
-    similar = _similar(A, counts, REGRESSED + 1, turned=True)
-    heads = torch.repeat_interleave(torch.arange(I), similar.indptr.diff())
-    others = similar.columns != heads
-    ends = torch.bincount(heads[others], minlength=I).cumsum(0)
-    indptr, neighbours = torch.cat([ends.new_zeros(1), ends]), similar.columns[others].contiguous()
-    most = min(I, max(GRAM // max(I, 1), REGRESSED))
-    gram = ops.strongest_products(rows_of(A.T.tocsr()), rows_of(A), I, most)
-    found = ops.local_ridge(gram, indptr, neighbours, weight)
-    by_target = sparse.csr_matrix((found.numpy(), neighbours.numpy(), indptr.numpy()), shape=(I, I))
-    by_item = by_target.T.tocsr()
-    by_item.sort_indices()
-    return rows_of(by_item)
 
 
 def neighbours_clicks(

@@ -24,6 +24,9 @@ class SignalOptions:
         knn: similarity of items by their clicks, of popular ones larger than the cosine.
         ridge: regularisation of the regression of each item on those most clicked with it, which
             counts only once what several of them say; 0 leaves it out.
+        joint_ridge: such a regression on clicks and graph at once, for which items of the same
+            triples are as if so many had clicked both; 0 leaves it out. If not set, only where
+            lists are measured.
         p3alpha: chance that a walk from the clicked item to one of its users, and on to a click of
             theirs, ends at the item. If not set, only where lists are measured.
         user_knn: users near a history whose clicks speak for an item, each as much as they are like
@@ -39,6 +42,7 @@ class SignalOptions:
     five_hop: bool = True
     knn: bool = True
     ridge: float = 100.0
+    joint_ridge: float = 0.0
     p3alpha: bool = False
     user_knn: int = 0
     relations: int = 4
@@ -56,6 +60,7 @@ class SignalOptions:
             *(["far co-click"] if self.five_hop else []),
             *(["item kNN"] if self.knn else []),
             *(["ridge"] if self.ridge > 0 else []),
+            *(["joint ridge"] if self.joint_ridge > 0 else []),
             *(["P3alpha"] if self.p3alpha else []),
             *(["user kNN"] if self.user_knn else []),
             *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
@@ -84,6 +89,7 @@ def source_names(options: SignalOptions) -> dict[str, int]:
         *(["far co-click"] if options.five_hop else []),
         *(["item kNN"] if options.knn else []),
         *(["ridge"] if options.ridge > 0 else []),
+        *(["joint ridge"] if options.joint_ridge > 0 else []),
         *(["P3alpha"] if options.p3alpha else []),
         *(["user kNN"] if options.user_knn else []),
         *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),

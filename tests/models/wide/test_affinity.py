@@ -18,7 +18,7 @@ from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0, p3alpha=True, user_knn=4)
+ALL = SignalOptions(ease=20.0, joint_ridge=2.0, p3alpha=True, user_knn=4)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,12 @@ def dense_affinities(A, table, options):
         near = [j for j in range(ITEMS) if j != item and G[j, item] > 0]
         gram = A[:, near].T @ A[:, near] + options.ridge * np.eye(len(near))
         found["ridge"][near, item] = np.linalg.solve(gram, A[:, near].T @ A[:, item])
+    both = A.T @ A + options.joint_ridge * match @ match.T
+    found["joint ridge"] = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        near = [j for j in range(ITEMS) if j != item and both[j, item] > 0]
+        gram = both[np.ix_(near, near)] + affinity.JOINT_WEIGHT * np.eye(len(near))
+        found["joint ridge"][near, item] = np.linalg.solve(gram, both[near, item])
     found["P3alpha"] = (safe(A.sum(0)) * A).T @ (safe(A.sum(1))[:, None] * A)
     for rank in range(1, options.relations + 1):
         own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))

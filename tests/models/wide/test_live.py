@@ -16,7 +16,13 @@ from ekpnet_fast.sampling.histories import Histories
 
 ITEMS, NEW, ENTITIES, RELATIONS, USERS = 30, 3, 70, 3, 25
 OPTIONS = SignalOptions(
-    low_pass=(3,), joint_spectral=(2, 5), relations=4, ease=2.0, p3alpha=True, user_knn=5
+    low_pass=(3,),
+    joint_spectral=(2, 5),
+    relations=4,
+    ease=2.0,
+    p3alpha=True,
+    user_knn=5,
+    joint_ridge=3.0,
 )
 
 
@@ -159,7 +165,16 @@ def test_is_what_the_graph_says_by_the_fitted_weights(form, seed):
     np.testing.assert_allclose(dense(found, places["joint"]), expected.joint, atol=2e-5)
     np.testing.assert_allclose(found.neighbours, expected.neighbours, rtol=1e-9)
     assert found.popularity[ITEMS:].tolist() == [np.log(0.5)] * NEW
-    for name in ("co-click", "low-pass", "EASE", "far co-click", "item kNN", "ridge", "P3alpha"):
+    for name in (
+        "co-click",
+        "low-pass",
+        "EASE",
+        "far co-click",
+        "item kNN",
+        "ridge",
+        "P3alpha",
+        "joint ridge",
+    ):
         old, now = dense(fitted.affinities, places[name]), dense(found, places[name])
         assert (now[:ITEMS, : old.shape[1]] == old).all()
         assert not now[ITEMS:].any() and not now[:, old.shape[1] :].any()

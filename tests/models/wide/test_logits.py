@@ -18,7 +18,7 @@ from support.graphs import csr
 
 # More items than meet a vector at a time, more histories than are scored at a time.
 USERS, ITEMS, ENTITIES, RELATIONS = 70, 300, 350, 3
-OPTIONS = SignalOptions(p3alpha=True, user_knn=6)
+OPTIONS = SignalOptions(joint_ridge=3.0, p3alpha=True, user_knn=6)
 NAMES = feature_names(OPTIONS)
 
 
