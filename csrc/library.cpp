@@ -147,17 +147,19 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor dweights, Tensor dbiases, Tensor dw_out, Tensor db_out)");
 
   // The wide part of EKPNet+. Products of sparse matrices: the `count` largest entries of each row of
-  // one by another, and one by a dense matrix. Affinities of items to histories: what a source (by
+  // one by another, but for those that `full` [I] products meet, and one by a dense matrix. Affinities of items to histories: what a source (by
   // its indptr rows of neighbours, else by the affinity's columns vectors, else all items by all) has
   // of two items, summed over a history; affinities [A, 3] (source, first column, end), means [A, I].
   // Responses [N, 2] (affinity, scale: 0 none, 1 root of the length, 2 by the mean) with constants
   // [N, 2] (added, smoothing); their features are logarithms, their curves knots [N, P + 1] and
-  // slopes [N, P]. Without pairs the logits are those of all items, [G, I].
+  // slopes [N, P]. Of source `of_users` (-1 for none) the rows are those of users with means [U]: those
+  // of the users near a history are summed, each times its value. Without pairs the logits are those
+  // of all items, [G, I].
   m.def(
       "strongest_products("
       "Tensor left_indptr, Tensor left_columns, Tensor left_values, "
       "Tensor right_indptr, Tensor right_columns, Tensor right_values, "
-      "int num_columns, int count"
+      "int num_columns, int count, Tensor? full"
       ") -> (Tensor indptr, Tensor columns, Tensor values)");
   m.def(
       "sparse_product("
@@ -175,6 +177,8 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor history_indptr, Tensor history_items, "
       "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, Tensor[] transposed, "
       "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
+      "int of_users, Tensor user_means, "
+      "Tensor? near_indptr, Tensor? near_users, Tensor? near_values, "
       "Tensor group_indptr, Tensor items"
       ") -> Tensor");
   m.def(
@@ -182,6 +186,8 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor history_indptr, Tensor history_items, "
       "Tensor[] indptrs, Tensor[] neighbours, Tensor[] values, Tensor[] transposed, "
       "Tensor affinities, Tensor means, Tensor responses, Tensor constants, "
+      "int of_users, Tensor user_means, "
+      "Tensor? near_indptr, Tensor? near_users, Tensor? near_values, "
       "Tensor knots, Tensor slopes, Tensor item_terms, "
       "Tensor? group_indptr, Tensor? items"
       ") -> Tensor");

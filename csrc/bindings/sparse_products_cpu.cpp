@@ -1,5 +1,6 @@
 // CPU bindings of the products of sparse matrices.
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -27,14 +28,16 @@ SparseRows sparse_rows(const Tensor& indptr, const Tensor& columns, const Tensor
 std::tuple<Tensor, Tensor, Tensor> strongest_products_cpu(
     const Tensor& left_indptr, const Tensor& left_columns, const Tensor& left_values,
     const Tensor& right_indptr, const Tensor& right_columns, const Tensor& right_values,
-    int64_t num_columns, int64_t count) {
+    int64_t num_columns, int64_t count, const std::optional<Tensor>& full) {
   STD_TORCH_CHECK(count >= 1, "count is ", count, ", expected at least 1");
   check_range("num_columns", num_columns, 0, INT32_MAX);
   const SparseRows right =
       sparse_rows(right_indptr, right_columns, right_values, num_columns, "right");
   const SparseRows left =
       sparse_rows(left_indptr, left_columns, left_values, right.num_rows, "left");
-  const StrongestProductsArgs args = {left, right, num_columns, count};
+  if (full.has_value()) check_tensor(*full, "full", ScalarType::Int, {num_columns});
+  const StrongestProductsArgs args = {left, right, num_columns, count,
+                                      full.has_value() ? data<int32_t>(*full) : nullptr};
   constexpr int64_t kRows = 64;
   const int64_t n = left.num_rows, chunks = (n + kRows - 1) / kRows;
   std::vector<ProductRows> found(chunks);

@@ -11,6 +11,23 @@ namespace {
 
 using Tensors = std::vector<Tensor>;
 
+// Users near each history, for the source that is of users.
+struct NearUsers {
+  const std::optional<Tensor>&indptr, &users, &values;
+
+  void check(int64_t G, int64_t U) const {
+    STD_TORCH_CHECK(indptr.has_value() && users.has_value() && values.has_value(),
+                    "near_indptr, near_users and near_values: found none, expected them with a"
+                    " source of users");
+    check_tensor(*indptr, "near_indptr", ScalarType::Long, {G + 1});
+    check_tensor(*users, "near_users", ScalarType::Int, {-1});
+    const int64_t entries = users->size(0);
+    check_tensor(*values, "near_values", ScalarType::Float, {entries});
+    check_indptr(data<int64_t>(*indptr), G, entries, "near_indptr");
+    check_ids(data<int32_t>(*users), entries, U, "near_users", "users");
+  }
+};
+
 // The checked arguments, and what they point to.
 struct WideInputs {
   std::vector<AffinitySource> sources;
@@ -21,9 +38,11 @@ struct WideInputs {
   WideInputs(const Tensor& history_indptr, const Tensor& history_items, const Tensors& indptrs,
              const Tensors& neighbours, const Tensors& values, const Tensors& transposed,
              const Tensor& of_affinities, const Tensor& means, const Tensor& of_responses,
-             const Tensor& constants) {
+             const Tensor& constants, int64_t of_users, const Tensor& user_means,
+             const NearUsers& near) {
     check_tensor(means, "means", ScalarType::Float, {-1, -1});
-    const int64_t A = means.size(0), I = means.size(1);
+    check_tensor(user_means, "user_means", ScalarType::Float, {-1});
+    const int64_t A = means.size(0), I = means.size(1), U = user_means.size(0);
     check_tensor(history_indptr, "history_indptr", ScalarType::Long, {-1});
     check_tensor(history_items, "history_items", ScalarType::Int, {-1});
     STD_TORCH_CHECK(history_indptr.size(0) >= 1, "history_indptr is empty, expected a 0 at least");
@@ -37,9 +56,18 @@ struct WideInputs {
                     " tensors, expected as many");
     check_tensor(of_affinities, "affinities", ScalarType::Long, {A, 3});
     check_range("affinities", A, 0, kMaxAffinities);
+    check_range("of_users", of_users, -1, static_cast<int64_t>(values.size()) - 1);
     take_affinities(data<int64_t>(of_affinities), A, I, data<float>(means), values.size());
-    for (size_t s = 0; s < values.size(); ++s)
-      take_source(s, indptrs, neighbours, values, transposed, I);
+    for (size_t s = 0; s < values.size(); ++s) {
+      if (static_cast<int64_t>(s) == of_users) {
+        take_rows(s, AffinitySource::kUsers, indptrs, neighbours, values, U);
+        for (auto& affinity : affinities)
+          if (affinity.source == of_users) affinity.mean = data<float>(user_means);
+        near.check(history_indptr.size(0) - 1, U);
+      } else {
+        take_source(s, indptrs, neighbours, values, transposed, I);
+      }
+    }
     check_columns();
     const int64_t N = of_responses.size(0);
     check_tensor(of_responses, "responses", ScalarType::Long, {N, 2});
@@ -58,6 +86,9 @@ struct WideInputs {
     args = {I,
             data<int64_t>(history_indptr),
             data<int32_t>(history_items),
+            of_users < 0 ? nullptr : data<int64_t>(*near.indptr),
+            of_users < 0 ? nullptr : data<int32_t>(*near.users),
+            of_users < 0 ? nullptr : data<float>(*near.values),
             static_cast<int64_t>(sources.size()),
             sources.data(),
             A,
@@ -108,14 +139,19 @@ struct WideInputs {
                          vectors ? data<float>(transposed[s]) : nullptr});
       return;
     }
-    check_tensor(indptrs[s], "indptrs", ScalarType::Long, {I + 1});
+    take_rows(s, AffinitySource::kNeighbours, indptrs, neighbours, values, I);
+  }
+
+  void take_rows(size_t s, AffinitySource::Kind kind, const Tensors& indptrs,
+                 const Tensors& neighbours, const Tensors& values, int64_t n) {
+    check_tensor(indptrs[s], "indptrs", ScalarType::Long, {n + 1});
     check_tensor(neighbours[s], "neighbours", ScalarType::Int, {-1});
     const int64_t entries = neighbours[s].size(0);
     check_tensor(values[s], "values", ScalarType::Float, {entries});
-    check_indptr(data<int64_t>(indptrs[s]), I, entries, "indptrs");
+    check_indptr(data<int64_t>(indptrs[s]), n, entries, "indptrs");
     // The neighbours themselves are checked where they are read: most calls read few of them.
-    sources.push_back({AffinitySource::kNeighbours, data<int64_t>(indptrs[s]),
-                       data<int32_t>(neighbours[s]), data<float>(values[s]), 0, nullptr});
+    sources.push_back({kind, data<int64_t>(indptrs[s]), data<int32_t>(neighbours[s]),
+                       data<float>(values[s]), 0, nullptr});
   }
 
   void check_columns() const {
@@ -143,10 +179,14 @@ constexpr int64_t kGroups = 64;  // of pairs, per task
 Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_items,
                          const Tensors& indptrs, const Tensors& neighbours, const Tensors& values,
                          const Tensors& transposed, const Tensor& affinities, const Tensor& means,
-                         const Tensor& responses, const Tensor& constants,
-                         const Tensor& group_indptr, const Tensor& items) {
+                         const Tensor& responses, const Tensor& constants, int64_t of_users,
+                         const Tensor& user_means, const std::optional<Tensor>& near_indptr,
+                         const std::optional<Tensor>& near_users,
+                         const std::optional<Tensor>& near_values, const Tensor& group_indptr,
+                         const Tensor& items) {
   const WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, transposed,
-                          affinities, means, responses, constants);
+                          affinities, means, responses, constants, of_users, user_means,
+                          {near_indptr, near_users, near_values});
   const int64_t G = history_indptr.size(0) - 1;
   const WidePairs pairs = wide_pairs(group_indptr, items, G, inputs.args.num_items);
   Tensor out = empty({inputs.args.num_responses, pairs.num_pairs}, ScalarType::Float);
@@ -162,12 +202,16 @@ Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_ite
 Tensor wide_logits_cpu(const Tensor& history_indptr, const Tensor& history_items,
                        const Tensors& indptrs, const Tensors& neighbours, const Tensors& values,
                        const Tensors& transposed, const Tensor& affinities, const Tensor& means,
-                       const Tensor& responses, const Tensor& constants, const Tensor& knots,
+                       const Tensor& responses, const Tensor& constants, int64_t of_users,
+                       const Tensor& user_means, const std::optional<Tensor>& near_indptr,
+                       const std::optional<Tensor>& near_users,
+                       const std::optional<Tensor>& near_values, const Tensor& knots,
                        const Tensor& slopes, const Tensor& item_terms,
                        const std::optional<Tensor>& group_indptr,
                        const std::optional<Tensor>& items) {
   WideInputs inputs(history_indptr, history_items, indptrs, neighbours, values, transposed,
-                    affinities, means, responses, constants);
+                    affinities, means, responses, constants, of_users, user_means,
+                    {near_indptr, near_users, near_values});
   inputs.set_curves(knots, slopes, item_terms);
   const auto& args = inputs.args;
   const int64_t G = history_indptr.size(0) - 1;

@@ -10,7 +10,10 @@ namespace {
 class ProductRow {
  public:
   explicit ProductRow(const StrongestProductsArgs& args)
-      : args_(args), sums_(args.num_columns, 0.0f), met_(args.num_columns, 0) {}
+      : args_(args),
+        sums_(args.num_columns, 0.0f),
+        met_(args.num_columns, 0),
+        counts_(args.full != nullptr ? args.num_columns : 0, 0) {}
 
   // Sums the row, appends the entries that are kept to `found`, and forgets it.
   void append(int64_t row, ProductRows& found) {
@@ -25,6 +28,7 @@ class ProductRow {
     if (many)
       for (int64_t column = 0; column < args_.num_columns; ++column)
         if (met_[column]) columns_.push_back(static_cast<int32_t>(column));
+    if (args_.full != nullptr) leave_out_full(row);
     const int64_t length = keep(many);
     for (int64_t i = 0; i < length; ++i) {
       found.columns.push_back(kept_[i]);
@@ -46,6 +50,22 @@ class ProductRow {
       for (int64_t j = args_.right.indptr[k]; j < args_.right.indptr[k + 1]; ++j)
         f(args_.right.columns[j], x * args_.right.values[j]);
     }
+  }
+
+  // Forgets the columns that as many products meet as `full` has for them.
+  void leave_out_full(int64_t row) {
+    each_product(row, [&](int32_t column, float) { ++counts_[column]; });
+    int64_t n = 0;
+    for (const int32_t column : columns_) {
+      if (counts_[column] < args_.full[column]) {
+        columns_[n++] = column;
+      } else {
+        sums_[column] = 0.0f;
+        met_[column] = 0;
+      }
+      counts_[column] = 0;
+    }
+    columns_.resize(n);
   }
 
   int64_t products(int64_t row) const {
@@ -87,7 +107,7 @@ class ProductRow {
   const StrongestProductsArgs& args_;
   std::vector<float> sums_;
   std::vector<uint8_t> met_;
-  std::vector<int32_t> columns_, kept_;
+  std::vector<int32_t> counts_, columns_, kept_;
   std::vector<float> values_;
 };
 

@@ -19,6 +19,7 @@ struct StrongestProductsArgs {
   SparseRows right;     // [K, I]
   int64_t num_columns;  // I
   int64_t count;        // entries that a row keeps at most
+  const int32_t* full;  // [I], products of an entry that is left out; null for none
 };
 
 // Rows of the product: their lengths, and the entries of one row after the other.
@@ -29,7 +30,8 @@ struct ProductRows {
 };
 
 // Rows [begin, end) of left right: of each the `count` largest entries, of equal ones those of the
-// lower columns, by rising column. Entries that no pair of factors meets are not there.
+// lower columns, by rising column. Entries that no pair of factors meets are not there, nor are
+// those that as many meet as `full` has for their column.
 ProductRows strongest_products(const StrongestProductsArgs& args, int64_t begin, int64_t end);
 
 }  // namespace ekpnet

@@ -111,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"default: ripplenet; of topk, which takes {', '.join(TOPK_PROTOCOLS)}: fixed",
     )
     parser.add_argument(
+        "--cut",
+        type=_cut,
+        help="where test begins with --protocol temporal of topk, as train takes it",
+    )
+    parser.add_argument(
         "--budget",
         type=float,
         default=BUDGET,
@@ -127,6 +132,14 @@ def _parser() -> argparse.ArgumentParser:
         " otherwise: to see that it works",
     )
     return parser
+
+
+def _cut(text: str) -> float | str:
+    """Share or time as a number; a date stays text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _run_topk(options: argparse.Namespace, console: Console) -> int:
@@ -154,6 +167,7 @@ def _settings(
         seeds=seeds if options.seeds is None else options.seeds,
         preset=options.preset,
         protocol=options.protocol or protocol,
+        cut=options.cut,
         threads=options.threads,
         device=options.device,
         quick=options.quick,

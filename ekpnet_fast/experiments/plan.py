@@ -82,6 +82,7 @@ class Settings:
         seeds: runs per cell of a table, with seeds 0, 1, ...
         preset: of the options, for models that have it; the others take "default".
         protocol: of splitting the data and measuring.
+        cut: where test begins, with protocol "temporal".
         threads: CPU threads of a run; as many as the process may use if None.
         device: "auto", "cpu" or "cuda".
         quick: one epoch per stage and two depths in Figure 7, to see that everything works.
@@ -94,6 +95,7 @@ class Settings:
     seeds: int = 3
     preset: str = "default"
     protocol: str = "ripplenet"
+    cut: float | str | None = None
     threads: int | None = None
     device: str = "auto"
     quick: bool = False
@@ -106,6 +108,10 @@ class Settings:
         """
         if self.seeds < 1:
             raise ConfigError(f"--seeds is {self.seeds}, expected at least 1")
+        if self.cut is not None and self.protocol != "temporal":
+            raise ConfigError(
+                f"--cut is {self.cut} with --protocol {self.protocol}, expected --protocol temporal"
+            )
         known = [name for name in TITLES if name in MODELS]
         for name in self.models:
             if name in known:
@@ -235,6 +241,7 @@ class Plan:
                 "threads": choose_threads(settings.threads).count,
                 "device": self.device,
                 "protocol": settings.protocol,
+                "cut": settings.cut,
                 "epochs": QUICK_EPOCHS if settings.quick else None,
             }
             given = {name: value for name, value in options.items() if value is not None}

@@ -53,6 +53,7 @@ ROWS = {
     "popularity": "item popularity",
     "mf": "MF",
     "item_knn": "ItemKNN",
+    "user_knn": "UserKNN",
     "p3alpha": "P3alpha",
     "local_ridge": "local ridge (a sparse EASE^R)",
     "cke": "CKE",
@@ -69,7 +70,7 @@ ROWS = {
 }
 """Rows of the table, by model."""
 
-WITHOUT_DRAWS = ("popularity", "item_knn", "p3alpha", "local_ridge")
+WITHOUT_DRAWS = ("popularity", "item_knn", "user_knn", "p3alpha", "local_ridge")
 """Models whose refitted lists are the same for every seed; they are run once."""
 
 
@@ -209,7 +210,7 @@ def run_topk(
         raise ConfigError(f"--budget is {budget:g}, expected seconds, more than 0")
     plan = TopKPlan(settings, datasets, rows)
     facts = {
-        name: Facts.of(prepare(dataset, 0, settings.protocol))
+        name: Facts.of(prepare(dataset, 0, settings.protocol, settings.cut))
         for name, dataset in zip(settings.datasets, datasets, strict=True)
     }
     with Store.opened(settings.output) as store:
@@ -282,7 +283,8 @@ def write_topk(plan: TopKPlan, facts: Mapping[str, Facts], runner: BudgetRunner)
     folder = settings.output / settings.protocol
     folder.mkdir(exist_ok=True)
     stem = "topk" + (".quick" if settings.quick else "")
-    title = f"## Ranked catalogues (protocol {settings.protocol})"
+    cut = "" if settings.cut is None else f", cut {settings.cut}"
+    title = f"## Ranked catalogues (protocol {settings.protocol}{cut})"
     notes = "\n".join(f"- {note}" for note in _notes(plan, runner))
     paths = [folder / f"{stem}.md", folder / f"{stem}.csv"]
     text = io.StringIO()

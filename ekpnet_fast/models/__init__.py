@@ -15,7 +15,7 @@ from ekpnet_fast.models.kcan import KCAN
 from ekpnet_fast.models.kgcn import KGCN
 from ekpnet_fast.models.linear import Linear
 from ekpnet_fast.models.mf import MF
-from ekpnet_fast.models.neighbours import ItemKNN, LocalRidge, P3Alpha
+from ekpnet_fast.models.neighbours import ItemKNN, LocalRidge, P3Alpha, UserKNN
 from ekpnet_fast.models.popularity import Popularity
 from ekpnet_fast.models.ripp_mkr import RippMKR
 from ekpnet_fast.models.ripplenet import RippleNet
@@ -28,6 +28,7 @@ MODELS: dict[str, type[Model]] = {
     for model in (
         Popularity,
         ItemKNN,
+        UserKNN,
         P3Alpha,
         LocalRidge,
         MF,

@@ -22,6 +22,7 @@ from ekpnet_fast.models.wide.part import (
     with_part,
 )
 from ekpnet_fast.models.wide.shares import PairShares
+from ekpnet_fast.models.wide.users import NEAR_USERS
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 
@@ -48,7 +49,9 @@ class EKPNetPlus(EKPNet):
     rules: ClassVar[Rules] = {
         **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
         "ekpnet_plus.objective": by_measure("click", "list"),
+        "ekpnet_plus.joint_ridge": by_measure(0.0, 10.0),
         "ekpnet_plus.p3alpha": by_measure(False, True),
+        "ekpnet_plus.user_knn": by_measure(0, NEAR_USERS),
     }
     presets: ClassVar[Presets] = {}
 

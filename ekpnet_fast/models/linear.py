@@ -20,6 +20,7 @@ from ekpnet_fast.models.wide.part import (
     with_part,
 )
 from ekpnet_fast.models.wide.shares import PairShares
+from ekpnet_fast.models.wide.users import NEAR_USERS
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
@@ -30,11 +31,12 @@ class Linear(Model):
     The features x_f (see `wide/affinity.py`) are popularity, the clicks of neighbours in the graph,
     and affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the
     walk graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of
-    Shen et al., CIKM 2021) and of clicks and graph together, and EASE^R. Every x_f rises with the
-    clicks of the item; fitted to clicks no c_f falls, so that the response to popularity is
-    monotone, fitted to lists they may. Examples of an item that nobody else clicked are not fitted:
-    the catalogue has only items with a click somewhere, so that their labels reveal how the data
-    were split. Below the fitted values a curve goes on as its first piece.
+    Shen et al., CIKM 2021) and of clicks and graph together, EASE^R, and where lists are measured
+    the clicks of like users. Every x_f rises with the clicks of the item; fitted to clicks no c_f
+    falls, so that the response to popularity is monotone, fitted to lists they may. Examples of an
+    item that nobody else clicked are not fitted: the catalogue has only items with a click
+    somewhere, so that their labels reveal how the data were split. Below the fitted values a curve
+    goes on as its first piece.
 
     Attributes:
         linear: the features' weights.
@@ -53,7 +55,9 @@ class Linear(Model):
     defaults: ClassVar[Defaults] = {"folds": 5}
     rules: ClassVar[Rules] = {
         "linear.objective": by_measure("click", "list"),
+        "linear.joint_ridge": by_measure(0.0, 10.0),
         "linear.p3alpha": by_measure(False, True),
+        "linear.user_knn": by_measure(0, NEAR_USERS),
     }
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:

@@ -1,7 +1,8 @@
 """Neighbour models: an item's score is the sum of its similarities to what the user clicked.
 
-Each is one matrix S [I, I] made of the clicks alone, without training: score(u, i) is the sum of
-S_ji over the items j of u's history. They are what a model that learns must be compared with.
+Each but one is a matrix S [I, I] made of the clicks alone, without training: score(u, i) is the sum
+of S_ji over the items j of u's history; `user_knn` asks like users instead. They are what a model
+that learns must be compared with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast import ops
@@ -27,26 +29,22 @@ from ekpnet_fast.models.wide.matrices import (
     Matrix,
     clicks_of,
     inverse,
+    matrix_of,
     rows_of,
     scaled,
     sums,
     walk_factors,
 )
 from ekpnet_fast.models.wide.signals import SignalOptions
+from ekpnet_fast.models.wide.users import NEAR_USERS, UserNeighbours
 from ekpnet_fast.sampling.examples import TrainingExamples
+from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
-__all__ = ["ItemKNN", "LocalRidge", "P3Alpha"]
+__all__ = ["ItemKNN", "LocalRidge", "P3Alpha", "UserKNN"]
 
 GRAM = 1 << 25  # co-clicks that all items know together, at most
 SCORES = 1 << 23  # that are in memory at a time
-
-
-def _matrix(rows: ops.SparseRows, num_columns: int) -> Matrix:
-    from scipy import sparse  # here, because other models need none
-
-    indptr, columns, values = (x.numpy() for x in rows)
-    return sparse.csr_matrix((values, columns, indptr), shape=(len(indptr) - 1, num_columns))
 
 
 def _strongest(left: Matrix, right: Matrix, count: int) -> Matrix:
@@ -56,7 +54,7 @@ def _strongest(left: Matrix, right: Matrix, count: int) -> Matrix:
     """
     I = left.shape[0]  # noqa: E741
     found = ops.strongest_products(rows_of(left), rows_of(right), I, min(count + 1, I))
-    similar = _matrix(found, I)
+    similar = matrix_of(found, I)
     similar.data[similar.indices == np.repeat(np.arange(I), np.diff(similar.indptr))] = 0
     similar.eliminate_zeros()
     return similar
@@ -80,14 +78,13 @@ def _check(model: str, config: RunConfig, ranges: Mapping[str, tuple[float, floa
 
 
 class Neighbours(Model):
-    """Neighbour model: logit = sum of S_ji over the history's items j, less a threshold.
+    """Neighbour model: logit = score less a threshold.
 
-    The threshold is that of the highest accuracy on validation; it changes no order. S is made of
-    the histories that the model is built with. An item's own clicks do not speak for itself:
-    S_ii = 0.
+    The threshold is that of the highest accuracy on validation; it changes no order. Scores follow
+    from the histories that the model is built with.
 
     Attributes:
-        similar: S [I, I], sparse.
+        num_items: I.
         threshold: [] subtracted from every score.
     """
 
@@ -101,17 +98,23 @@ class Neighbours(Model):
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)
         self.register_buffer("threshold", torch.zeros(()))
-        self.similar = self.similarities(clicks_of(source.histories, source.num_items))
+        self.num_items = source.num_items
+        self.take(clicks_of(source.histories, source.num_items))
 
     def refreshed(self, source: TrainContext, training: TrainingExamples) -> Neighbours:
         """Copy whose similarities are those of other histories; the threshold stays."""
         other = self.with_context(source)
-        other.similar = other.similarities(clicks_of(source.histories, source.num_items))
+        other.num_items = source.num_items
+        other.take(clicks_of(source.histories, source.num_items))
         return other
 
-    def similarities(self, clicks: Matrix) -> Matrix:
-        """Matrix S [I, I] by the clicks [U, I], ones."""
-        raise NotImplementedError(f"{type(self).__name__} has no similarities")
+    def take(self, clicks: Matrix) -> None:
+        """Take the similarities from the clicks [U, I], ones."""
+        raise NotImplementedError(f"{type(self).__name__} takes no similarities")
+
+    def scores(self, histories: Histories) -> NDArray[np.float32]:
+        """Scores [G, I] of all items for some histories."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
 
     def fit(self, prepared: PreparedData) -> None:
         """Choose the threshold."""
@@ -129,15 +132,14 @@ class Neighbours(Model):
         self.threshold.fill_(threshold)
 
     def inputs(self, request: PairRequest) -> Inputs:
-        """Compute score [B], the sums of similarities."""
+        """Compute score [B]."""
         histories, ids = self.histories_of(request)
-        I = self.similar.shape[0]  # noqa: E741
         scores = np.empty(len(request.items), dtype=np.float32)
         ends, items = request.group_indptr.numpy(), request.items.numpy()
-        step = max(SCORES // max(I, 1), 1)
+        step = max(SCORES // max(self.num_items, 1), 1)
         for first in range(0, len(ids), step):
             part = ids[first : first + step]
-            found = (clicks_of(histories.of(part), I) @ self.similar).toarray()
+            found = self.scores(histories.of(part))
             begin, end = ends[first], ends[min(first + step, len(ids))]
             groups = np.repeat(np.arange(len(part)), np.diff(ends[first : first + step + 1]))
             scores[begin:end] = found[groups, items[begin:end]]
@@ -148,6 +150,31 @@ class Neighbours(Model):
     ) -> Tensor:
         """Logits [B]."""
         return pairs.inputs["score"] - self.threshold
+
+
+class ItemNeighbours(Neighbours):
+    """Neighbour model whose score is the sum of S_ji over the history's items j.
+
+    An item's own clicks do not speak for itself: S_ii = 0.
+
+    Attributes:
+        similar: S [I, I], sparse.
+    """
+
+    similar: Matrix
+
+    def take(self, clicks: Matrix) -> None:
+        """Take S from the clicks [U, I], ones."""
+        self.similar = self.similarities(clicks)
+
+    def scores(self, histories: Histories) -> NDArray[np.float32]:
+        """Scores [G, I] of all items for some histories."""
+        found: NDArray[np.float32] = (clicks_of(histories, self.num_items) @ self.similar).toarray()
+        return found
+
+    def similarities(self, clicks: Matrix) -> Matrix:
+        """Matrix S [I, I] by the clicks [U, I], ones."""
+        raise NotImplementedError(f"{type(self).__name__} has no similarities")
 
 
 @dataclass(frozen=True)
@@ -177,7 +204,7 @@ def _nearest(clicks: Matrix, options: ItemKNNOptions, count: int) -> Matrix:
     return _strongest(left, right, count)
 
 
-class ItemKNN(Neighbours):
+class ItemKNN(ItemNeighbours):
     """Item neighbours: S_ji = G_ji d_j^-b d_i^-c with G = A^T D_u^-a A.
 
     A are the clicks, d_i those of item i, D_u those of each user; (a, b, c) are the options
@@ -207,6 +234,62 @@ class ItemKNN(Neighbours):
 
 
 @dataclass(frozen=True)
+class UserKNNOptions:
+    """Options of user neighbours.
+
+    Attributes:
+        neighbours: users most similar to a history, whose clicks are summed.
+        history_power: power of the clicks of an item of the history that it counts less by.
+        user_power: power of a user's number of clicks that similarities are divided by.
+        item_power: power of the clicks of the item that is scored; less favours popular items.
+    """
+
+    neighbours: int = NEAR_USERS
+    history_power: float = 0.5
+    user_power: float = 0.5
+    item_power: float = 0.0
+
+
+class UserKNN(Neighbours):
+    """User neighbours: the score of i is the sum of s_uv A_vi d_i^-c over the users v nearest to u.
+
+    s_uv = n_v^-b times the sum of d_j^-a over the items j that both clicked; d are the clicks of
+    items, n those of users, and (a, b, c) the options `history_power`, `user_power` and
+    `item_power` (see `wide/users.py`). Who clicked nothing but what u did is none of them.
+
+    Attributes:
+        users: the clicks.
+    """
+
+    name = "user_knn"
+    summary = "user-based nearest neighbours by clicks, normalised; not trained"
+    Options = UserKNNOptions
+    options: UserKNNOptions
+    users: UserNeighbours
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        """Check the ranges of the options."""
+        options: Any = config.options
+        _check(cls.name, config, {
+            "neighbours": (options.neighbours, 1, math.inf),
+            "history_power": (options.history_power, 0, 2),
+            "user_power": (options.user_power, 0, 2),
+            "item_power": (options.item_power, 0, 2),
+        })  # fmt: skip
+
+    def take(self, clicks: Matrix) -> None:
+        """Take the clicks [U, I], ones."""
+        options = self.options
+        powers = options.history_power, options.user_power, options.item_power
+        self.users = UserNeighbours(clicks, options.neighbours, *powers)
+
+    def scores(self, histories: Histories) -> NDArray[np.float32]:
+        """Scores [G, I] of all items for some histories."""
+        return self.users.scores(histories)
+
+
+@dataclass(frozen=True)
 class P3AlphaOptions:
     """Options of the walk item, user, item.
 
@@ -223,7 +306,7 @@ class P3AlphaOptions:
     beta: float = 0.0
 
 
-class P3Alpha(Neighbours):
+class P3Alpha(ItemNeighbours):
     """P3alpha (Cooper et al., WWW 2014): the walk from a clicked item to a user and on to an item.
 
     S = P_iu^alpha P_ui^alpha with the probabilities P of a step to any neighbour in the graph of
@@ -267,7 +350,7 @@ class LocalRidgeOptions:
     weight: float = 100.0
 
 
-class LocalRidge(Neighbours):
+class LocalRidge(ItemNeighbours):
     """Local ridge: EASE^R (Steck, WWW 2019) with coefficients for each item's neighbours alone.
 
     Column i of S is the ridge regression of the clicks of item i on those of its neighbours N:
@@ -295,4 +378,4 @@ class LocalRidge(Neighbours):
         most = min(I, max(GRAM // max(I, 1), self.options.neighbours))
         gram = ops.strongest_products(rows_of(clicks.T.tocsr()), rows_of(clicks), I, most)
         found = ops.local_ridge(gram, near.indptr, near.columns, self.options.weight)
-        return _matrix(near._replace(values=found), I).T.tocsr()
+        return matrix_of(near._replace(values=found), I).T.tocsr()

@@ -25,14 +25,17 @@ def strongest_products(
     right: SparseRows,  # [K, num_columns]
     num_columns: int,
     count: int,
+    full: Tensor | None = None,  # [num_columns] int32
 ) -> SparseRows:
     """Strongest entries of left right [n, num_columns]: the `count` largest of each row at most.
 
     Of equal entries those of the lower columns are kept; columns rise within a row. A row's sums
     are made in the order of its entries, so the result does not depend on the threads. Memory is
     what is kept, and a row of the product for each thread.
+
+    An entry that as many pairs of factors meet as `full` has for its column is left out before.
     """
-    found = ekpnet.strongest_products.default(*left, *right, num_columns, count)
+    found = ekpnet.strongest_products.default(*left, *right, num_columns, count, full)
     return SparseRows(*found)
 
 
@@ -81,6 +84,7 @@ def _(
     right_values: Tensor,
     num_columns: int,
     count: int,
+    full: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = library.get_ctx().new_dynamic_size()
     return (

@@ -36,20 +36,25 @@ struct Rows {
   }
 };
 
-void test_products(int every) {
+// Without what as many pairs meet as `full` has for a column; `full` 0: with all.
+void test_products(int every, int full = 0) {
   constexpr int N = 9, K = 30, M = 60, kKept = 12;
   const Rows a(N, K, every, 50), b(K, M, every, 51);
-  const auto found = strongest_products({a.view(), b.view(), M, kKept}, 2, N);
+  const Ids fulls(M, full);
+  const StrongestProductsArgs args = {a.view(), b.view(), M, kKept, full ? fulls.data() : nullptr};
+  const auto found = strongest_products(args, 2, N);
   const std::string name = "strongest_products, every " + std::to_string(every);
   int64_t at = 0;
   check(found.lengths.size() == N - 2, name + ": rows");
   for (int row = 2; row < N; ++row) {
     std::map<int, float> sums;  // in the order in which the kernel adds
+    std::map<int, int> meetings;
     for (int64_t i = a.indptr[row]; i < a.indptr[row + 1]; ++i)
       for (int64_t j = b.indptr[a.columns[i]]; j < b.indptr[a.columns[i] + 1]; ++j)
-        sums[b.columns[j]] += a.values[i] * b.values[j];
+        ++meetings[b.columns[j]], sums[b.columns[j]] += a.values[i] * b.values[j];
     std::vector<std::pair<float, int>> order;
-    for (const auto& [column, x] : sums) order.emplace_back(-x, column);
+    for (const auto& [column, x] : sums)
+      if (!full || meetings[column] < full) order.emplace_back(-x, column);
     std::sort(order.begin(), order.end());
     order.resize(std::min<size_t>(order.size(), kKept));
     std::sort(order.begin(), order.end(), [](auto x, auto y) { return x.second < y.second; });
@@ -124,9 +129,9 @@ void test_local_ridge(int every, bool square) {
   check_close(left, right, 1e-4, "local_ridge, every " + std::to_string(every));
 }
 
-// Affinities of every kind: neighbours, few or many; all items by all; columns of vectors.
+// Affinities of every kind: neighbours, few or many; all items by all; columns of vectors; users.
 void test_wide_part(int every) {
-  constexpr int I = 530, G = 5, kWidth = 13, N = 6, P = 3;
+  constexpr int I = 530, U = 90, G = 5, kWidth = 13, N = 9, P = 3;
   const Rows near(I, I, every, 60), dense(I, I, 2, 61);
   Reals<float> square(I * I);
   for (int j = 0; j < I; ++j)
@@ -139,21 +144,25 @@ void test_wide_part(int every) {
   const Offsets history_indptr = {0, 3, 3, 10, 11, 20};
   Ids history(20);
   for (int i = 0; i < 20; ++i) history[i] = (i * 37) % I;
-  const auto means = as<float>(uniform(4 * I, 63));
+  const auto means = as<float>(uniform(4 * I, 63)), user_means = as<float>(uniform(U, 67));
+  const Rows of_users(U, I, every, 68), near_users(G, U, 5, 69);
   const AffinitySource sources[] = {
       {AffinitySource::kNeighbours, near.indptr.data(), near.columns.data(), near.values.data(), 0,
        nullptr},
       {AffinitySource::kDense, nullptr, nullptr, square.data(), I, nullptr},
-      {AffinitySource::kVectors, nullptr, nullptr, vectors.data(), kWidth, transposed.data()}};
+      {AffinitySource::kVectors, nullptr, nullptr, vectors.data(), kWidth, transposed.data()},
+      {AffinitySource::kUsers, of_users.indptr.data(), of_users.columns.data(),
+       of_users.values.data(), 0, nullptr}};
   const Affinity affinities[] = {{0, 0, 0, means.data()},
                                  {1, 0, 0, means.data() + I},
                                  {2, 0, 5, means.data() + 2 * I},
-                                 {2, 0, kWidth, means.data() + 3 * I}};
+                                 {2, 0, kWidth, means.data() + 3 * I},
+                                 {3, 0, 0, user_means.data()}};
   const auto knots = as<float>(uniform(N * (P + 1), 64)), slopes = as<float>(uniform(N * P, 65));
   Reals<float> rising = knots;
   for (int r = 0; r < N; ++r) std::sort(&rising[r * (P + 1)], &rising[r * (P + 1)] + P + 1);
   Response responses[N];
-  const int of[N] = {0, 0, 1, 2, 3, 3};
+  const int of[N] = {0, 0, 1, 2, 3, 3, 4, 4, 4};
   for (int r = 0; r < N; ++r)
     responses[r] = {static_cast<Response::Scale>(r % 3),
                     of[r],
@@ -162,16 +171,27 @@ void test_wide_part(int every) {
                     &rising[r * (P + 1)],
                     &slopes[r * P]};
   const auto terms = as<float>(uniform(I, 66));
-  const WideArgs args = {
-      I, history_indptr.data(), history.data(), 3, sources, 4, affinities, N, responses,
-      P, terms.data()};
+  const WideArgs args = {I,
+                         history_indptr.data(),
+                         history.data(),
+                         near_users.indptr.data(),
+                         near_users.columns.data(),
+                         near_users.values.data(),
+                         4,
+                         sources,
+                         5,
+                         affinities,
+                         N,
+                         responses,
+                         P,
+                         terms.data()};
 
   Reals<double> features(N * G * I), logits(G * I);
   for (int g = 0; g < G; ++g)
     for (int i = 0; i < I; ++i) {
       const int n = history_indptr[g + 1] - history_indptr[g];
       const double share = n ? 1 / std::sqrt(n) : 0;
-      double a[4] = {}, mean[4] = {};
+      double a[5] = {}, mean[5] = {};
       for (int64_t at = history_indptr[g]; at < history_indptr[g + 1]; ++at) {
         const int j = history[at];
         a[0] += near.at(j, i);
@@ -182,6 +202,11 @@ void test_wide_part(int every) {
           if (d < 5) a[2] += x;
         }
         for (int k = 0; k < 4; ++k) mean[k] += means[k * I + j];
+      }
+      for (int64_t at = near_users.indptr[g]; at < near_users.indptr[g + 1]; ++at) {
+        const int user = near_users.columns[at];
+        a[4] += near_users.values[at] * of_users.at(user, i);
+        mean[4] += near_users.values[at] * user_means[user];
       }
       logits[g * I + i] = terms[i];
       for (int r = 0; r < N; ++r) {
@@ -232,7 +257,10 @@ void test_wide_part(int every) {
 }  // namespace
 
 void test_wide_part() {
-  for (int every : {2, 7}) test_products(every);
+  for (int every : {2, 7}) {
+    test_products(every);
+    test_products(every, 3);
+  }
   test_sparse_times_dense();
   for (int every : {1, 20})
     for (bool square : {false, true}) test_local_ridge(every, square);

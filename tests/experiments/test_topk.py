@@ -93,6 +93,34 @@ def test_a_system_over_its_budget_is_stopped_and_named(command, here, monkeypatc
     assert "| item popularity |" in (output / "fixed" / "topk.md").read_text()
 
 
+def test_a_table_by_time_begins_its_test_at_the_cut(command, tmp_path):
+    """Each of 30 users clicks at times 0 to 9: a cut at 7 leaves three clicks a user to test."""
+    stream, place = np.random.default_rng(0), tmp_path / "data" / "timed"
+    place.mkdir(parents=True)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(USERS):
+        lines += [f"u{user}\ti{i}\t{t}" for t, i in enumerate(stream.permutation(ITEMS)[:10])]
+    (place / "timed.inter").write_text("\n".join(lines) + "\n")
+    kg = "head_id:token\trelation_id:token\ttail_id:token\n"
+    (place / "timed.kg").write_text(kg + "".join(f"e{i}\tkind\tk{i % 4}\n" for i in range(ITEMS)))
+    link = "item_id:token\tentity_id:token\n" + "".join(f"i{i}\te{i}\n" for i in range(ITEMS))
+    (place / "timed.link").write_text(link)
+    words = ["topk", "--data-root", place.parent, "--datasets", "timed"]
+    words += ["--threads", 1, "--rows", "popularity", "--protocol", "temporal"]
+    hashes = {}
+    for cut in ("7", "9"):
+        output = tmp_path / cut  # a folder has one split
+        assert command(*words, "--cut", cut, "--output", output)[::2] == (0, "")
+        page = (output / "temporal" / "topk.md").read_text()
+        assert f"(protocol temporal, cut {float(cut)})" in page
+        with (output / "temporal" / "topk.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        hashes[cut] = row["data_hashes"]
+        prepared = prepare(load_dataset("timed", place.parent), 0, "temporal", float(cut))
+        assert prepared.counts.test == USERS * (10 - int(cut))
+    assert hashes["7"] != hashes["9"]
+
+
 def test_a_run_that_fails_is_told(command, here, split, monkeypatch):
     output, options = here
     changed = topk.lasting
@@ -116,6 +144,10 @@ def test_a_run_that_fails_is_told(command, here, split, monkeypatch):
         ),
         (["table3", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
         (["plus", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
+        (
+            ["topk", "--cut", "0.2"],
+            "--cut is 0.2 with --protocol fixed, expected --protocol temporal",
+        ),
         (["topk", "--budget", "0"], "--budget is 0, expected seconds, more than 0"),
         (["topk", "--budget", "nan"], "--budget is nan, expected seconds"),
     ],

@@ -12,7 +12,12 @@ from scipy import sparse
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.models.neighbours import ItemKNNOptions, LocalRidgeOptions, P3AlphaOptions
+from ekpnet_fast.models.neighbours import (
+    ItemKNNOptions,
+    LocalRidgeOptions,
+    P3AlphaOptions,
+    UserKNNOptions,
+)
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
@@ -24,8 +29,10 @@ OPTIONS = {
     "item_knn": ItemKNNOptions(user_power=0.7, history_power=0.4, item_power=0.2),
     "p3alpha": P3AlphaOptions(alpha=1.3, beta=0.4),
     "local_ridge": LocalRidgeOptions(weight=3.0),
+    "user_knn": UserKNNOptions(neighbours=9, item_power=0.3),
 }
 every = pytest.mark.parametrize("name", OPTIONS)
+of_items = pytest.mark.parametrize("name", [name for name in OPTIONS if name != "user_knn"])
 
 
 def clicks(users=40, items=15, seed=0):
@@ -77,7 +84,7 @@ def expected(name, A, options):
     return S
 
 
-@every
+@of_items
 def test_similarities_are_those_of_the_formula(name):
     A = clicks()
     found = built(name, A).similar.toarray()
@@ -110,7 +117,7 @@ def test_ridge_with_few_neighbours_is_that_of_the_most_similar():
         assert found[kept, i] == pytest.approx(solved, rel=1e-4)
 
 
-@every
+@of_items
 def test_scores_are_sums_over_the_history(name, monkeypatch):
     A = clicks()
     model = built(name, A)
@@ -141,6 +148,34 @@ def test_scores_are_sums_over_the_history(name, monkeypatch):
     assert float(model.inputs(new)["score"]) == pytest.approx(S[2, 4] + S[5, 4], rel=1e-5)
 
 
+def test_users_near_a_history_speak():
+    """Of a known user and of a new one, by the formula; and refreshed by other clicks."""
+    A, later = clicks(), clicks(seed=1)
+    model, again = built("user_knn", A), built("user_knn", later)
+    model.threshold.fill_(0.5)
+    fresh = model.refreshed(again.source, None)
+    assert float(fresh.threshold) == 0.5
+    users = torch.tensor([7, 3], dtype=torch.int32)
+    request = PairRequest(
+        users, torch.tensor([0, 15, 30]), torch.arange(15, dtype=torch.int32).repeat(2), epoch=0
+    )
+    for found, B in ((model, A), (fresh, later)):
+        d, n = B.sum(0), B.sum(1)
+        with np.errstate(divide="ignore"):
+            by_item, by_user = np.where(d > 0, d**-0.5, 0), np.where(n > 0, n**-0.5, 0)
+            less = np.where(d > 0, d**-0.3, 0)
+        scores = found.inputs(request)["score"].view(2, 15).numpy()
+        for row, u in zip(scores, (7, 3), strict=True):
+            near = (B * by_item) @ B[u] * by_user
+            near[B @ B[u] == n] = 0
+            near[np.argsort(-near, kind="stable")[9:]] = 0
+            assert (near > 0).sum() == 9 and near[u] == 0
+            assert row == pytest.approx(near @ B * less, rel=1e-4, abs=1e-6)
+    assert not np.array_equal(
+        model.inputs(request)["score"].numpy(), fresh.inputs(request)["score"].numpy()
+    )
+
+
 @every
 def test_threshold_divides_validation_best(name):
     config = resolve(replace(CONFIG, model=name))
@@ -159,7 +194,7 @@ def test_threshold_divides_validation_best(name):
     assert found == max(right) > 0.5
 
 
-@every
+@of_items
 def test_refreshed_follows_the_histories(name):
     A, later = clicks(seed=0), clicks(seed=1)
     model, other = built(name, A), built(name, later)
@@ -178,6 +213,8 @@ def test_refreshed_follows_the_histories(name):
         ("item_knn", {"item_power": 3.0}, r"--item_knn.item_power is 3.0, expected 0 to 2"),
         ("p3alpha", {"alpha": float("inf")}, r"--p3alpha.alpha is inf, expected 0 to 4"),
         ("p3alpha", {"beta": -0.5}, r"--p3alpha.beta is -0.5, expected 0 to 2"),
+        ("user_knn", {"neighbours": 0}, r"--user_knn.neighbours is 0, expected at least 1"),
+        ("user_knn", {"user_power": -1.0}, r"--user_knn.user_power is -1.0, expected 0 to 2"),
         ("local_ridge", {"neighbours": 0}, r"--local_ridge.neighbours is 0, expected 1 to 2048"),
         ("local_ridge", {"weight": 0.0}, r"--local_ridge.weight is 0.0, expected more than 0"),
     ],

@@ -54,6 +54,23 @@ def test_the_largest_are_kept_and_of_equal_ones_the_first():
         assert found.columns[begin:end].tolist() == sorted(order[:7])
 
 
+def test_what_is_met_in_full_is_left_out():
+    """Before the strongest are chosen; whether few or most columns are met."""
+    for filled in (0.1, 0.6):
+        a, b = (dense(40, 20, 5, filled) != 0).float(), (dense(20, 50, 6, filled) != 0).float()
+        full = torch.randint(1, 5, (50,), generator=torch.Generator().manual_seed(0)).int()
+        found = strongest_products(rows(a), rows(b), 50, 6, full)
+        product = a @ b
+        kept = (product > 0) & (product < full)
+        assert (kept != (product > 0)).any()
+        for n in range(40):
+            wanted = torch.nonzero(kept[n]).flatten().tolist()
+            wanted = sorted(sorted(wanted, key=lambda i, n=n: (-product[n, i], i))[:6])
+            begin, end = found.indptr[n : n + 2].tolist()
+            assert found.columns[begin:end].tolist() == wanted
+            assert found.values[begin:end].tolist() == product[n, wanted].tolist()
+
+
 def test_sparse_times_dense():
     a, x = dense(130, 40, 4), torch.randn(40, 19, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(sparse_product(rows(a), x), a @ x)
@@ -85,7 +102,7 @@ def test_opcheck():
     ends, near = torch.tensor([0, 1, 3, 3]), torch.tensor([2, 0, 2], dtype=torch.int32)
     library.opcheck(torch.ops.ekpnet.local_ridge.default, (*gram, ends, near, 1.0))
     a, b = rows(dense(9, 5, 5)), rows(dense(5, 8, 6))
-    library.opcheck(torch.ops.ekpnet.strongest_products.default, (*a, *b, 8, 3))
+    library.opcheck(torch.ops.ekpnet.strongest_products.default, (*a, *b, 8, 3, None))
     library.opcheck(torch.ops.ekpnet.sparse_product.default, (*a, torch.randn(5, 4)))
 
 
@@ -111,3 +128,5 @@ def test_refused(change, said):
         local_ridge(good, good.indptr, torch.tensor([1, 7], dtype=torch.int32), 1.0)
     with pytest.raises(RuntimeError, match="count is 0, expected at least 1"):
         strongest_products(good, good, 2, 0)
+    with pytest.raises(RuntimeError, match=r"full has shape \[1\], expected \[2\]"):
+        strongest_products(good, good, 2, 1, torch.ones(1, dtype=torch.int32))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import library
 
-from ekpnet_fast.ops import AffinitySources, WideCurves, wide_features, wide_logits
+from ekpnet_fast.ops import AffinitySources, SparseRows, WideCurves, wide_features, wide_logits
 
 NONE, ROOT, MEAN = 0, 1, 2
 # Three items. Neighbours: 0 -> 1 by 2, 1 -> 0 by 2 and 2 by 4. Vectors: of width 3.
@@ -83,13 +83,67 @@ def test_logits_by_hand():
     torch.testing.assert_close(some, of_some, rtol=1e-6, atol=1e-6)
 
 
+def with_users():
+    """Four users: 1 has items 0 (3) and 2 (5), 3 has item 1 (7). Two are near the first history."""
+    indptr, items = torch.tensor([0, 0, 2, 2, 3]), torch.tensor([0, 2, 1], dtype=torch.int32)
+    users = AffinitySources(
+        [indptr],
+        [items],
+        [torch.tensor([3.0, 5.0, 7.0])],
+        [torch.zeros(0)],
+        torch.tensor([[0, 0, 0]]),
+        torch.zeros(1, 3),
+        torch.tensor([[0, MEAN], [0, NONE]]),
+        torch.tensor([[0.5, 0.25], [1.0, 0.0]]),
+        0,
+        torch.tensor([0.0, 2.0, 0.0, 0.5]),
+    )
+    near = SparseRows(
+        torch.tensor([0, 2, 2]), torch.tensor([1, 3], dtype=torch.int32), torch.tensor([0.5, 2.0])
+    )
+    return users, near
+
+
+def test_users_near_a_history_by_hand():
+    users, near = with_users()
+    share = 2**-0.5
+    sums, mean = [0.5 * 3 * share, 2 * 7 * share, 0.5 * 5 * share], (0.5 * 2 + 2 * 0.5) * share
+    ends, items = torch.tensor([0, 3, 4]), torch.tensor([0, 1, 2, 1], dtype=torch.int32)
+    found = wide_features(*HISTORIES, users, ends, items, near)
+    by_mean = [math.log(a / (mean + 0.25) + 0.5) for a in sums] + [math.log(0.5)]
+    wanted = torch.tensor([by_mean, [math.log(a + 1) for a in sums] + [0.0]])
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    line = WideCurves(torch.tensor([[0.0, 1.0]] * 2), torch.ones(2, 1), torch.zeros(3))
+    logits = wide_logits(*HISTORIES, users, line, near=near)
+    torch.testing.assert_close(logits[0], wanted[:, :3].sum(0), rtol=1e-6, atol=1e-6)
+    assert logits[1].tolist() == pytest.approx([math.log(0.5)] * 3)
+
+
+def test_refuses_users_that_do_not_fit():
+    users, near = with_users()
+    pairs = torch.tensor([0, 0, 0]), torch.zeros(0, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="near_indptr, near_users and near_values: found none"):
+        wide_features(*HISTORIES, users, *pairs)
+    beyond = near._replace(columns=torch.tensor([1, 4], dtype=torch.int32))
+    with pytest.raises(RuntimeError, match="near_users holds id 4 at position 1"):
+        wide_features(*HISTORIES, users, *pairs, beyond)
+    with pytest.raises(RuntimeError, match="near_indptr falls from 2 to 1"):
+        wide_features(*HISTORIES, users, *pairs, near._replace(indptr=torch.tensor([0, 2, 1])))
+    with pytest.raises(RuntimeError, match="of_users is 1, expected -1 to 0"):
+        wide_features(*HISTORIES, users._replace(of_users=1), *pairs, near)
+    with pytest.raises(RuntimeError, match=r"indptrs has shape \[5\], expected \[3\]"):
+        wide_features(*HISTORIES, users._replace(user_means=torch.zeros(2)), *pairs, near)
+
+
 def test_opcheck():
     ends, items = torch.tensor([0, 1, 3]), torch.tensor([2, 1, 1], dtype=torch.int32)
-    library.opcheck(torch.ops.ekpnet.wide_features.default, (*HISTORIES, *sources(), ends, items))
+    nobody = (None, None, None)
+    features, logits = torch.ops.ekpnet.wide_features, torch.ops.ekpnet.wide_logits
+    library.opcheck(features.default, (*HISTORIES, *sources(), *nobody, ends, items))
     for pairs in ((None, None), (ends, items)):
-        library.opcheck(
-            torch.ops.ekpnet.wide_logits.default, (*HISTORIES, *sources(), *curves(), *pairs)
-        )
+        library.opcheck(logits.default, (*HISTORIES, *sources(), *nobody, *curves(), *pairs))
+    users, near = with_users()
+    library.opcheck(features.default, (*HISTORIES, *users, *near, ends, items))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,9 @@ class History {
       : args_(args),
         items_(args.history_items + args.history_indptr[g]),
         length_(args.history_indptr[g + 1] - args.history_indptr[g]),
+        users_(args.near_users + (args.near_indptr ? args.near_indptr[g] : 0)),
+        near_(args.near_values + (args.near_indptr ? args.near_indptr[g] : 0)),
+        num_users_(args.near_indptr ? args.near_indptr[g + 1] - args.near_indptr[g] : 0),
         factors_(factors) {
     const float root = std::sqrt(static_cast<float>(length_));
     const float share = length_ > 0 ? 1 / root : 0.0f;
@@ -83,8 +86,10 @@ class History {
       if (response.scale == Response::kRootOfLength) factor = length_ > 0 ? 1.0f : 0.0f;
       if (response.scale == Response::kByMean) {
         double mean = 0;
-        const float* of_items = args.affinities[response.affinity].mean;
-        for (int64_t j = 0; j < length_; ++j) mean += of_items[items_[j]];
+        const Affinity& affinity = args.affinities[response.affinity];
+        each_row(args.sources[affinity.source], [&](int32_t row, float x) {
+          mean += static_cast<double>(x) * affinity.mean[row];
+        });
         mean = std::max(mean * share, 0.0);
         factor = share / static_cast<float>(mean + response.smoothing);
       }
@@ -99,9 +104,12 @@ class History {
   // Entries that its items have in a source.
   int64_t entries(const AffinitySource& source) const {
     int64_t n = 0;
-    for (int64_t j = 0; j < length_; ++j)
-      n += source.indptr[items_[j] + 1] - source.indptr[items_[j]];
+    each_row(source, [&](int32_t row, float) { n += source.indptr[row + 1] - source.indptr[row]; });
     return n;
+  }
+  // Rows of a source that are summed.
+  int64_t rows(const AffinitySource& source) const {
+    return source.kind == AffinitySource::kUsers ? num_users_ : length_;
   }
 
   void sum_vectors(const AffinitySource& source, float* sum) const {
@@ -131,19 +139,19 @@ class History {
     for (; j < length_; ++j) axpy<V>(I, 1.0f, source.values + items_[j] * I, sums);
   }
 
-  // f(neighbour, value) over the rows of its items.
+  // f(neighbour, value) over the rows of its items, or of the users near it.
   template <class F>
   void each_neighbour(const AffinitySource& source, F f) const {
-    for (int64_t j = 0; j < length_; ++j) {
-      const int64_t begin = source.indptr[items_[j]], end = source.indptr[items_[j] + 1];
+    each_row(source, [&](int32_t row, float x) {
+      const int64_t begin = source.indptr[row], end = source.indptr[row + 1];
       uint32_t top = 0;  // of ids that would be written outside of the sums
       for (int64_t n = begin; n < end; ++n)
         top = std::max(top, static_cast<uint32_t>(source.items[n]));
       if (begin < end && top >= args_.num_items)
         throw std::runtime_error("neighbours holds an item outside of 0 to " +
                                  std::to_string(args_.num_items - 1));
-      for (int64_t n = begin; n < end; ++n) f(source.items[n], source.values[n]);
-    }
+      for (int64_t n = begin; n < end; ++n) f(source.items[n], x * source.values[n]);
+    });
   }
 
   // Adds to `sums`, which are 0 where nothing is.
@@ -154,19 +162,32 @@ class History {
   // The same sum for one item; in the same order, so the same bits.
   float sum_of(const AffinitySource& source, int32_t item) const {
     float sum = 0.0f;
-    for (int64_t j = 0; j < length_; ++j) {
-      const int32_t* begin = source.items + source.indptr[items_[j]];
-      const int32_t* end = source.items + source.indptr[items_[j] + 1];
+    each_row(source, [&](int32_t row, float x) {
+      const int32_t* begin = source.items + source.indptr[row];
+      const int32_t* end = source.items + source.indptr[row + 1];
       const int32_t* at = std::lower_bound(begin, end, item);
-      if (at != end && *at == item) sum += source.values[at - source.items];
-    }
+      if (at != end && *at == item) sum += x * source.values[at - source.items];
+    });
     return sum;
   }
 
  private:
+  // f(row, weight) over the rows of a source that are summed.
+  template <class F>
+  void each_row(const AffinitySource& source, F f) const {
+    if (source.kind == AffinitySource::kUsers) {
+      for (int64_t n = 0; n < num_users_; ++n) f(users_[n], near_[n]);
+    } else {
+      for (int64_t j = 0; j < length_; ++j) f(items_[j], 1.0f);
+    }
+  }
+
   const WideArgs& args_;
   const int32_t* items_;
   int64_t length_;
+  const int32_t* users_;
+  const float* near_;
+  int64_t num_users_;
   float* factors_;
 };
 
@@ -243,6 +264,7 @@ class PairSums {
     each_source(args_, [&](const AffinitySource& source, int64_t first, int64_t last) {
       switch (source.kind) {
         case AffinitySource::kNeighbours:
+        case AffinitySource::kUsers:
           of_neighbours(source, history, n, items, a);
           break;
         case AffinitySource::kDense:
@@ -272,7 +294,7 @@ class PairSums {
     // Looking a row up takes some steps for each of its halvings.
     constexpr int64_t kStepsOfSearch = 12;
     const int64_t entries = history.entries(source);
-    if (n * history.length() * kStepsOfSearch < 2 * entries) {
+    if (n * history.rows(source) * kStepsOfSearch < 2 * entries) {
       for (int64_t b = 0; b < n; ++b) a[b] = history.sum_of(source, items[b]);
       return;
     }
@@ -435,7 +457,7 @@ void catalogue_logits(const WideArgs& args, int64_t begin, int64_t end, float* o
       return add_vectors(args, source, first, last, histories, vectors, stride, a, out + begin * I);
     for (int64_t h = 0; h < count; ++h) {
       float* logits = out + (begin + h) * I;
-      if (source.kind == AffinitySource::kNeighbours) {
+      if (source.kind != AffinitySource::kDense) {
         add_neighbours(args, histories[h], source, first, sums, ids, few, curves, logits);
         continue;
       }

@@ -6,12 +6,13 @@
 namespace ekpnet {
 
 // Where the affinity of two items is read, S[j, i]: a row of neighbours by item, a whole row by
-// item, or the product of the items' vectors.
+// item, or the product of the items' vectors. Of users the rows are theirs: what is summed is not
+// over the items of a history but over the users near it, each times how near.
 struct AffinitySource {
-  enum Kind { kNeighbours, kDense, kVectors } kind;
-  const int64_t* indptr;    // [I + 1], of neighbours
-  const int32_t* items;     // of neighbours, rising within a row
-  const float* values;      // of neighbours; [I, I]; or vectors [I, width]
+  enum Kind { kNeighbours, kDense, kVectors, kUsers } kind;
+  const int64_t* indptr;    // [I + 1], of neighbours; [U + 1], of users
+  const int32_t* items;     // of neighbours and users, rising within a row
+  const float* values;      // of neighbours and users; [I, I]; or vectors [I, width]
   int64_t width;            // of vectors
   const float* transposed;  // [width, I], vectors once more
 };
@@ -20,7 +21,7 @@ struct AffinitySource {
 struct Affinity {
   int64_t source;
   int64_t first, end;  // columns of vectors
-  const float* mean;   // [I], the mean over i of S[j, i]
+  const float* mean;   // [I], the mean over i of S[j, i]; [U], of users
 };
 
 // Feature x = log(max(a, 0) f + added) of an affinity, where f is 1, the root of the history's
@@ -38,6 +39,10 @@ struct WideArgs {
   int64_t num_items;              // I
   const int64_t* history_indptr;  // [G + 1]
   const int32_t* history_items;
+  const int64_t*
+      near_indptr;  // [G + 1], of the users near each history; null without such a source
+  const int32_t* near_users;
+  const float* near_values;
   int64_t num_sources;
   const AffinitySource* sources;
   int64_t num_affinities;

@@ -11,6 +11,7 @@ affinities, N features of them and F = N + 2 features in all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -35,20 +36,22 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     walk_factors,
 )
-from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions
+from ekpnet_fast.models.wide.regressions import regressions, similar_items
+from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, source_names
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
+from ekpnet_fast.models.wide.users import UserNeighbours
 from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
 
 # Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
 KEPT, KEPT_OF_ITEM = 1 << 23, 64
-# Items that each is regressed on, and clicks together that are known for all.
-REGRESSED, GRAM = 200, 1 << 25
+JOINT_WEIGHT = 30.0  # regularisation of the regression on clicks and graph, in clicks
 WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
 MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.
 MEAN_SMOOTHING = 0.05
+BLOCK = 4096  # histories whose near users are in memory at a time
 NONE, ROOT_OF_LENGTH, BY_MEAN = 0, 1, 2  # scales of a feature, as the op names them
 
 
@@ -59,11 +62,12 @@ def neighbours_kept(options: SignalOptions, num_items: int) -> int:
 
 
 class Source(NamedTuple):
-    """Source of affinities: neighbours, all items by all, or vectors with the ends of columns."""
+    """Source of affinities: rows of neighbours or users, all items by all, or vectors."""
 
     rows: ops.SparseRows | None
     values: Tensor  # [I, I] or [I, r]; those of `rows`
     ends: tuple[int, ...] = (0,)  # of the columns of each affinity, which begin with the first
+    of_users: bool = False
 
     @classmethod
     def of_rows(cls, rows: ops.SparseRows) -> Source:
@@ -80,8 +84,13 @@ class Source(NamedTuple):
             return self.values.new_zeros(0)
         return self.values.T.contiguous()
 
-    def means(self) -> list[Tensor]:
-        """Mean [I] over all items of their affinity to each, for every affinity of the source."""
+    def means(self, num_items: int) -> list[Tensor]:
+        """Mean [I] over all items of their affinity to each, for every affinity of the source.
+
+        0 for rows of users, which have means of their own.
+        """
+        if self.of_users and self.rows is not None:
+            return [self.rows.values.new_zeros(num_items)]
         if self.rows is not None:
             return [row_means(self.rows)]
         if self.ends == (0,):
@@ -96,11 +105,13 @@ class Curved(NamedTuple):
     Attributes:
         sources, curves: what the op takes.
         without_history: [I] logits where a history is empty; None if the curves give these too.
+        users: that are near histories, if a source is of them.
     """
 
     sources: ops.AffinitySources
     curves: ops.WideCurves
     without_history: Tensor | None = None
+    users: UserNeighbours | None = None
 
     def logits(
         self,
@@ -109,9 +120,17 @@ class Curved(NamedTuple):
         items: Tensor | None = None,  # [B] int32
     ) -> Tensor:
         """Logits [B] of the pairs of G groups, or [G, I] of all items for every history."""
-        found = ops.wide_logits(
-            histories.indptr, histories.items, self.sources, self.curves, group_indptr, items
-        )
+        parts = []
+        for part, groups, near in _blocks(self.users, histories):
+            ends = asked = None
+            if items is not None and group_indptr is not None:
+                ends, asked = _part(group_indptr, items, groups)
+            parts.append(
+                ops.wide_logits(
+                    part.indptr, part.items, self.sources, self.curves, ends, asked, near
+                )
+            )
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.without_history is None:
             return found
         empty = histories.indptr.diff() == 0
@@ -121,6 +140,26 @@ class Curved(NamedTuple):
             of_pairs = torch.repeat_interleave(empty, group_indptr.diff())
             found[of_pairs] = self.without_history[items[of_pairs].long()]
         return found
+
+
+def _blocks(
+    users: UserNeighbours | None, histories: Histories
+) -> Iterator[tuple[Histories, slice, ops.SparseRows | None]]:
+    """Histories with the users near them, some at a time, because these need more memory."""
+    G = len(histories)
+    if users is None:
+        yield histories, slice(0, G), None
+        return
+    for first in range(0, max(G, 1), BLOCK):
+        groups = slice(first, min(first + BLOCK, G))
+        part = Histories(*_part(histories.indptr, histories.items, groups))
+        yield part, groups, users.of(part)
+
+
+def _part(indptr: Tensor, items: Tensor, groups: slice) -> tuple[Tensor, Tensor]:
+    """Row pointers and items of some groups."""
+    begin, end = indptr[[groups.start, groups.stop]].tolist()
+    return indptr[groups.start : groups.stop + 1] - begin, items[begin:end]
 
 
 class Affinities:
@@ -136,6 +175,7 @@ class Affinities:
         counts: [I] clicks of each item.
         popularity, neighbours: [I] features of the items alone.
         unknown_item: [2] both of an item without clicks that shares no triple.
+        users: that are near histories; None without that affinity.
         sources: of all affinities, as the ops take them.
     """
 
@@ -152,6 +192,7 @@ class Affinities:
         self.popularity = np.log(counts * scale + 0.5)
         self.neighbours = neighbours_clicks(knowledge.shared, counts, counts.mean(), scale)
         self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
+        self.users = UserNeighbours(A, options.user_knn) if options.user_knn else None
         self.sources = self._sources(A, counts)
 
     def features(
@@ -161,10 +202,17 @@ class Affinities:
         items: Tensor,  # [B] int32
     ) -> Tensor:
         """Features [F, B], named by `feature_names`, of the pairs of G groups; logarithms."""
-        found = ops.wide_features(
-            histories.indptr, histories.items, self.sources, group_indptr, items
-        )
-        return torch.cat([self.item_features[:, items.long()], found])
+        parts = [
+            ops.wide_features(
+                part.indptr,
+                part.items,
+                self.sources,
+                *_part(group_indptr, items, groups),
+                near,
+            )
+            for part, groups, near in _blocks(self.users, histories)
+        ]
+        return torch.cat([self.item_features[:, items.long()], torch.cat(parts, 1)])
 
     def curved(
         self,
@@ -181,7 +229,8 @@ class Affinities:
         given = ops.WideCurves(
             knots[alone:][needed].contiguous(), slopes[needed].contiguous(), item_terms
         )
-        return Curved(self._only(needed), given)
+        sources = self._only(needed)
+        return Curved(sources, given, users=None if sources.of_users < 0 else self.users)
 
     def logits(
         self,
@@ -218,13 +267,15 @@ class Affinities:
             every.means[kept],
             responses,
             every.constants[needed],
+            used.index(every.of_users) if every.of_users in used else -1,
+            every.user_means,
         )
 
     def _sources(self, A: Matrix, counts: NDArray[np.float64]) -> ops.AffinitySources:
         made = self._affinities(A, counts)
         # Sources of all items by all are told from vectors by affinities without columns.
         affinities = [(s, 0, end) for s, source in enumerate(made) for end in source.ends]
-        means = torch.stack([mean for source in made for mean in source.means()])
+        means = torch.stack([x for source in made for x in source.means(A.shape[1])])
         names, lengths = self.options.names, np.diff(A.indptr)
         # Of a history of n clicks, 1 / sqrt(n) each; the mean over histories that have any.
         by_history = ops.sparse_product(
@@ -234,6 +285,8 @@ class Affinities:
         typical = [max(x, 1e-12) for x in by_history.double().mean(0).tolist()]
         if not len(by_history):
             typical = [1.0] * len(names)
+        elif self.users is not None:
+            typical[names.index("user kNN")] = self._typical_of_users(A)
         plain = [
             (names.index(name), NONE if name == "co-click" else ROOT_OF_LENGTH, eps, 0.0)
             for name, eps in LOG_EPS.items()
@@ -250,7 +303,19 @@ class Affinities:
             means,
             torch.tensor([r[:2] for r in responses], dtype=torch.int64),
             torch.tensor([r[2:] for r in responses], dtype=torch.float32),
+            -1 if self.users is None else source_names(self.options)["user kNN"],
+            torch.zeros(0) if self.users is None else self.users.means,
         )
+
+    def _typical_of_users(self, A: Matrix) -> float:
+        """Mean over evenly spread histories of their mean affinity by the users near them."""
+        assert self.users is not None
+        asked = np.flatnonzero(np.diff(A.indptr))
+        asked = asked[np.linspace(0, len(asked) - 1, min(len(asked), BLOCK)).round().astype(int)]
+        rows = A[asked]
+        near = self.users.of(Histories(*rows_of(rows)[:2]))
+        mean = ops.sparse_product(near, self.users.means.unsqueeze(1)).view(-1).double().numpy()
+        return max(float((mean * np.diff(rows.indptr) ** -0.5).mean()), 1e-12)
 
     def _affinities(self, A: Matrix, counts: NDArray[np.float64]) -> list[Source]:
         """Sources of the affinities, in the order of their names."""
@@ -281,58 +346,20 @@ class Affinities:
             near = strongest(together, WALK_NEIGHBOURS)
             made.append(Source.of_rows(product(near, near)))
         if options.knn:
-            made.append(Source.of_rows(_similar(A, counts, count)))
+            made.append(Source.of_rows(similar_items(A, counts, count)))
         if options.ridge > 0:
-            made.append(Source.of_rows(_regressions(A, counts, options.ridge)))
+            made.append(Source.of_rows(regressions(A, counts, options.ridge)))
+        if options.joint_ridge > 0:
+            on_both = regressions(A, counts, JOINT_WEIGHT, knowledge.match, options.joint_ridge)
+            made.append(Source.of_rows(on_both))
         if options.p3alpha:
             to_user, to_item = walk_factors(A)
             made.append(Source.of_rows(product(rows_of(to_user), rows_of(to_item))))
+        if self.users is not None:
+            made.append(Source(self.users.rows, self.users.rows.values, of_users=True))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
         return made
-
-
-def _similar(
-    A: Matrix, counts: NDArray[np.float64], count: int, turned: bool = False
-) -> ops.SparseRows:
-    """Strongest similarities of items by clicks, s_ji = sum_u n_u^-0.5 / (c_j^0.5 c_i^0.3).
-
-    Args:
-        A: [U, I].
-        counts: [I] c.
-        count: kept of each row.
-        turned: rows are those of i, columns those of j.
-    """
-    by_user = scaled(A, inverse(sums(A, 1) ** 0.25), None)
-    rows, columns = inverse(counts**0.5), inverse(counts**0.3)
-    if turned:
-        rows, columns = columns, rows
-    left = scaled(by_user, None, rows).T.tocsr()
-    return ops.strongest_products(
-        rows_of(left), rows_of(scaled(by_user, None, columns)), A.shape[1], count
-    )
-
-
-def _regressions(A: Matrix, counts: NDArray[np.float64], weight: float) -> ops.SparseRows:
-    """Coefficients [I, I] of the ridge regression of each item i on its neighbours j: row j.
-
-    EASE^R (Steck, WWW 2019) with the coefficients of the `REGRESSED` most similar items alone.
-    """
-    from scipy import sparse
-
-    I = A.shape[1]  # noqa: E741
-    similar = _similar(A, counts, REGRESSED + 1, turned=True)
-    heads = torch.repeat_interleave(torch.arange(I), similar.indptr.diff())
-    others = similar.columns != heads
-    ends = torch.bincount(heads[others], minlength=I).cumsum(0)
-    indptr, neighbours = torch.cat([ends.new_zeros(1), ends]), similar.columns[others].contiguous()
-    most = min(I, max(GRAM // max(I, 1), REGRESSED))
-    gram = ops.strongest_products(rows_of(A.T.tocsr()), rows_of(A), I, most)
-    found = ops.local_ridge(gram, indptr, neighbours, weight)
-    by_target = sparse.csr_matrix((found.numpy(), neighbours.numpy(), indptr.numpy()), shape=(I, I))
-    by_item = by_target.T.tocsr()
-    by_item.sort_indices()
-    return rows_of(by_item)
 
 
 def neighbours_clicks(

@@ -1,10 +1,10 @@
 """Affinities after a change of the graph, from those that were fitted: what changed is made anew.
 
-As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities,
-regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean affinities
-that others are measured by, and the neighbours that an item of a large catalogue has room for.
-Everything else is that of the graph as it is: the rows of an item whose pairs changed, and its
-column in the rows of others.
+As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities of items
+and users, regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean
+affinities that others are measured by, and the neighbours that an item of a large catalogue has
+room for. Everything else is that of the graph as it is: the rows of an item whose pairs changed,
+and its column in the rows of others.
 
 A pair that no item had counts as one that a single item has; from the second item on it makes them
 alike, as any pair of few items does. The result depends on what was fitted and on the graph as it
@@ -37,10 +37,10 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     unit_rows,
 )
-from ekpnet_fast.models.wide.signals import SignalOptions
+from ekpnet_fast.models.wide.signals import source_names
 from ekpnet_fast.sampling.graph import Graph
 
-__all__ = ["FittedTriples", "items_first", "source_names", "with_graph"]
+__all__ = ["FittedTriples", "items_first", "with_graph"]
 
 Ids = NDArray[np.int64]
 
@@ -207,6 +207,8 @@ def with_graph(fitted: FittedTriples, graph: Graph) -> Affinities:
     followed.counts = np.append(affinities.counts, np.zeros(more))
     followed.popularity = np.append(affinities.popularity, np.full(more, np.log(0.5)))
     followed.neighbours = neighbours_clicks(near.shared, followed.counts, affinities.counts.mean())
+    if affinities.users is not None:
+        followed.users = affinities.users.wider(changes.num_items)
     splicing = _Splicing(fitted, changes, near)
     followed.sources = splicing.sources()
     followed.knowledge = _knowledge(fitted, changes, near, splicing.alike)
@@ -288,7 +290,10 @@ class _Splicing:
         self.count = fitted.knowledge.count
         self.alike: Matrix | None = None
         self.places = source_names(self.options)
-        self.indptrs = [x if not len(x) else self._longer(x) for x in self.old.indptrs]
+        self.indptrs = [
+            x if not len(x) or s == self.old.of_users else self._longer(x)
+            for s, x in enumerate(self.old.indptrs)
+        ]
         self.neighbours, self.values = list(self.old.neighbours), list(self.old.values)
         more = self.size - self.before
         self.means = torch.cat(
@@ -448,24 +453,6 @@ class _Splicing:
 
     def _longer(self, indptr: Tensor) -> Tensor:
         return torch.cat([indptr, indptr[-1:].expand(self.size - self.before)])
-
-
-def source_names(options: SignalOptions) -> dict[str, int]:
-    """Place of each source among those of `Affinities`."""
-    names = [
-        "co-click",
-        "KG match",
-        *(["KG-click-KG"] if options.kg_click_kg else []),
-        *(["low-pass"] if options.low_pass else []),
-        *(["joint"] if options.joint_spectral else []),
-        *(["EASE"] if options.ease > 0 else []),
-        *(["far co-click"] if options.five_hop else []),
-        *(["item kNN"] if options.knn else []),
-        *(["ridge"] if options.ridge > 0 else []),
-        *(["P3alpha"] if options.p3alpha else []),
-        *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),
-    ]
-    return {name: place for place, name in enumerate(names)}
 
 
 def _csr(dense: Tensor) -> Matrix:

@@ -76,6 +76,10 @@ def check_signals(model: str, options: LinearOptions, folds: int) -> None:
         raise ConfigError(f"--{model}.neighbours is {options.neighbours}, expected at least 0")
     if not 0 <= options.ease < float("inf"):
         raise ConfigError(f"--{model}.ease is {options.ease}, expected at least 0")
+    if not 0 <= options.joint_ridge < float("inf"):
+        raise ConfigError(f"--{model}.joint_ridge is {options.joint_ridge}, expected at least 0")
+    if options.user_knn < 0:
+        raise ConfigError(f"--{model}.user_knn is {options.user_knn}, expected at least 0")
     if not 0 <= options.relations <= MAX_RELATIONS:
         raise ConfigError(
             f"--{model}.relations is {options.relations}, expected 0 to {MAX_RELATIONS}"

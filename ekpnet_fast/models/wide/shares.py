@@ -9,6 +9,8 @@ step (Aumann & Shapley 1974, the rule of integrated gradients). The history's me
 divides some features, is held fixed. Entries of projections may be negative, and then their shares
 are; all of them still add up to the rise.
 
+What users near the history say of an item is divided likewise, which users these are held fixed.
+
 A share of the graph is divided further among the (relation, tail) pairs that make it up, in
 proportion to what each adds to S[j, i].
 """
@@ -43,6 +45,7 @@ _KINDS: dict[str, Kind] = {
     "item kNN": "clicks",
     "ridge": "clicks",
     "P3alpha": "clicks",
+    "user kNN": "clicks",
     "joint": "joint",
     "KG-click-KG": "walk",
     "KG match": "match",
@@ -224,6 +227,11 @@ def pair_shares(
         base = height + slope * float(affinities.unknown_item[0])
         at_item, unknown = np.zeros(alone), np.zeros(alone)
         at_item[0] = slope * float(of_item[0] - affinities.unknown_item[0])
+    entries = _entries(affinities.sources, items, item)
+    means = affinities.sources.means[:, items].double().numpy()
+    if affinities.users is not None:
+        a = affinities.options.names.index("user kNN")
+        entries[a], means[a] = affinities.users.shares(items, item)
     return PairShares(
         affinities=affinities,
         features=names[alone:],
@@ -233,8 +241,8 @@ def pair_shares(
         alone=dict(zip(names[:alone], (at_item - unknown).tolist(), strict=True)),
         history=items.numpy(),
         item=item,
-        entries=_entries(affinities.sources, items, item),
-        means=affinities.sources.means[:, items].double().numpy(),
+        entries=entries,
+        means=means,
     )
 
 
@@ -248,6 +256,8 @@ def _entries(sources: ops.AffinitySources, history: torch.Tensor, item: int) -> 
     """Entries S[j, item] of every affinity, [A, n]."""
     found = np.zeros((len(sources.affinities), len(history)))
     for a, (source, first, end) in enumerate(sources.affinities.tolist()):
+        if source == sources.of_users:  # not a matter of two items alone
+            continue
         values, indptr = sources.values[source], sources.indptrs[source]
         if end > 0:
             vectors = values[:, first:end].double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOG_EPS", "SignalOptions", "feature_names"]
+__all__ = ["LOG_EPS", "SignalOptions", "feature_names", "source_names"]
 
 LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
 
@@ -24,8 +24,13 @@ class SignalOptions:
         knn: similarity of items by their clicks, of popular ones larger than the cosine.
         ridge: regularisation of the regression of each item on those most clicked with it, which
             counts only once what several of them say; 0 leaves it out.
+        joint_ridge: such a regression on clicks and graph at once, for which items of the same
+            triples are as if so many had clicked both; 0 leaves it out. If not set, only where
+            lists are measured.
         p3alpha: chance that a walk from the clicked item to one of its users, and on to a click of
             theirs, ends at the item. If not set, only where lists are measured.
+        user_knn: users near a history whose clicks speak for an item, each as much as they are like
+            the history; 0 leaves it out. If not set, 1000 where lists are measured.
         relations: match in the graph by each of so many relations, those that most items have.
     """
 
@@ -37,7 +42,9 @@ class SignalOptions:
     five_hop: bool = True
     knn: bool = True
     ridge: float = 100.0
+    joint_ridge: float = 0.0
     p3alpha: bool = False
+    user_knn: int = 0
     relations: int = 4
 
     @property
@@ -53,7 +60,9 @@ class SignalOptions:
             *(["far co-click"] if self.five_hop else []),
             *(["item kNN"] if self.knn else []),
             *(["ridge"] if self.ridge > 0 else []),
+            *(["joint ridge"] if self.joint_ridge > 0 else []),
             *(["P3alpha"] if self.p3alpha else []),
+            *(["user kNN"] if self.user_knn else []),
             *(f"KG match by relation of rank {rank}" for rank in range(1, self.relations + 1)),
         )
 
@@ -66,3 +75,23 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
         *LOG_EPS,
         *(f"{name} over the user's mean" for name in options.names),
     )
+
+
+def source_names(options: SignalOptions) -> dict[str, int]:
+    """Place of each source among those of `Affinities`."""
+    names = [
+        "co-click",
+        "KG match",
+        *(["KG-click-KG"] if options.kg_click_kg else []),
+        *(["low-pass"] if options.low_pass else []),
+        *(["joint"] if options.joint_spectral else []),
+        *(["EASE"] if options.ease > 0 else []),
+        *(["far co-click"] if options.five_hop else []),
+        *(["item kNN"] if options.knn else []),
+        *(["ridge"] if options.ridge > 0 else []),
+        *(["joint ridge"] if options.joint_ridge > 0 else []),
+        *(["P3alpha"] if options.p3alpha else []),
+        *(["user kNN"] if options.user_knn else []),
+        *(f"KG match by relation of rank {rank}" for rank in range(1, options.relations + 1)),
+    ]
+    return {name: place for place, name in enumerate(names)}

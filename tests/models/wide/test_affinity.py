@@ -18,7 +18,7 @@ from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
-ALL = SignalOptions(ease=20.0, p3alpha=True)
+ALL = SignalOptions(ease=20.0, joint_ridge=2.0, p3alpha=True, user_knn=4)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,12 @@ def dense_affinities(A, table, options):
         near = [j for j in range(ITEMS) if j != item and G[j, item] > 0]
         gram = A[:, near].T @ A[:, near] + options.ridge * np.eye(len(near))
         found["ridge"][near, item] = np.linalg.solve(gram, A[:, near].T @ A[:, item])
+    both = A.T @ A + options.joint_ridge * match @ match.T
+    found["joint ridge"] = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        near = [j for j in range(ITEMS) if j != item and both[j, item] > 0]
+        gram = both[np.ix_(near, near)] + affinity.JOINT_WEIGHT * np.eye(len(near))
+        found["joint ridge"][near, item] = np.linalg.solve(gram, both[near, item])
     found["P3alpha"] = (safe(A.sum(0)) * A).T @ (safe(A.sum(1))[:, None] * A)
     for rank in range(1, options.relations + 1):
         own = weighed[:, relation_of == ranked[rank - 1]] if rank <= 3 else np.zeros((ITEMS, 1))
@@ -113,7 +119,21 @@ def dense_features(A, table, options, history, item, scale=1.0):
             found[name] = np.log(whole + LOG_EPS[name])
         typical = max(means[name], 1e-12)
         found[f"{name} over the user's mean"] = np.log(value / (own + 0.05 * typical) + 0.5)
+    if options.user_knn:
+        scores = user_scores(A, options.user_knn, A[:1] * 0 + np.isin(np.arange(ITEMS), history))[0]
+        every = np.maximum(user_scores(A, options.user_knn, A).mean(1) * safe(np.sqrt(A.sum(1))), 0)
+        own = scores.mean() / np.sqrt(n) + 0.05 * every[A.sum(1) > 0].mean()
+        found["user kNN over the user's mean"] = np.log(scores[item] / np.sqrt(n) / own + 0.5)
     return found
+
+
+def user_scores(A, count, H):
+    """Scores [G, I] by the users most similar to histories H [G, I], but for those all in it."""
+    similar = (H * safe(np.sqrt(A.sum(0)))) @ A.T * safe(np.sqrt(A.sum(1)))
+    similar[A.sum(1) == H @ A.T] = 0
+    for row in similar:
+        row[np.argsort(-row, kind="stable")[count:]] = 0
+    return similar @ A
 
 
 def every_pair(groups):
@@ -171,7 +191,7 @@ def test_nothing_is_below_an_item_that_nobody_clicked(problem):
     every = found.features(histories, *every_pair(USERS)).T.view(USERS, ITEMS, -1)
     for column, name in enumerate(feature_names(ALL)):
         if name == "popularity" or name.startswith(
-            ("co-click", "low-pass", "EASE", "far", "item", "ridge", "P3alpha")
+            ("co-click", "low-pass", "EASE", "far", "item", "ridge", "P3alpha", "user")
         ):
             lowest = every[:, :, column].amin(1)
             assert (every[:, 0, column] <= lowest + 1e-3).all(), name

@@ -9,13 +9,21 @@ import torch
 from ekpnet_fast.models.wide import affinity
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.item_triples import MAX_ITEMS_PER_PAIR, ItemTripleFeatures
-from ekpnet_fast.models.wide.live import FittedTriples, items_first, source_names, with_graph
-from ekpnet_fast.models.wide.signals import SignalOptions
+from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
+from ekpnet_fast.models.wide.signals import SignalOptions, feature_names, source_names
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 
 ITEMS, NEW, ENTITIES, RELATIONS, USERS = 30, 3, 70, 3, 25
-OPTIONS = SignalOptions(low_pass=(3,), joint_spectral=(2, 5), relations=4, ease=2.0, p3alpha=True)
+OPTIONS = SignalOptions(
+    low_pass=(3,),
+    joint_spectral=(2, 5),
+    relations=4,
+    ease=2.0,
+    p3alpha=True,
+    user_knn=5,
+    joint_ridge=3.0,
+)
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,15 +165,35 @@ def test_is_what_the_graph_says_by_the_fitted_weights(form, seed):
     np.testing.assert_allclose(dense(found, places["joint"]), expected.joint, atol=2e-5)
     np.testing.assert_allclose(found.neighbours, expected.neighbours, rtol=1e-9)
     assert found.popularity[ITEMS:].tolist() == [np.log(0.5)] * NEW
-    for name in ("co-click", "low-pass", "EASE", "far co-click", "item kNN", "ridge", "P3alpha"):
+    for name in (
+        "co-click",
+        "low-pass",
+        "EASE",
+        "far co-click",
+        "item kNN",
+        "ridge",
+        "P3alpha",
+        "joint ridge",
+    ):
         old, now = dense(fitted.affinities, places[name]), dense(found, places[name])
         assert (now[:ITEMS, : old.shape[1]] == old).all()
         assert not now[ITEMS:].any() and not now[:, old.shape[1] :].any()
+    asked = Histories(torch.tensor([0, 2, 4]), torch.tensor([2, 9, 2, 9], dtype=torch.int32))
+    every = torch.tensor([0, 0, ITEMS]), torch.arange(ITEMS, dtype=torch.int32)
+    known, now = (x.features(asked, *every) for x in (fitted.affinities, found))
+    row = feature_names(OPTIONS).index("user kNN over the user's mean")
+    assert torch.equal(known[row], now[row]) and len(known[row].unique()) > 1
+    of_new = Histories(torch.tensor([0, 3]), torch.tensor([2, 9, ITEMS], dtype=torch.int32))
+    near = found.users.of(of_new)  # a new item is nobody's
+    assert torch.equal(near.values, found.users.of(asked.of(torch.tensor([0]))).values)
     for name in ("low-pass", "joint"):
         s = places[name]
         assert torch.equal(found.sources.transposed[s], found.sources.values[s].T)
     rows = found.sources.affinities.tolist()
     for a, (s, begin, end) in enumerate(rows):
+        if s == found.sources.of_users:
+            assert not found.sources.means[a].any()
+            continue
         mean = dense(found, s).sum(1) / ITEMS
         if end:
             X = dense(fitted.affinities, s)[:, begin:end]

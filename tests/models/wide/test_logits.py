@@ -18,7 +18,7 @@ from support.graphs import csr
 
 # More items than meet a vector at a time, more histories than are scored at a time.
 USERS, ITEMS, ENTITIES, RELATIONS = 70, 300, 350, 3
-OPTIONS = SignalOptions()
+OPTIONS = SignalOptions(joint_ridge=3.0, p3alpha=True, user_knn=6)
 NAMES = feature_names(OPTIONS)
 
 
@@ -97,6 +97,24 @@ def test_a_history_has_the_same_logits_alone_and_among_others(problem):
     for user in (0, 3, USERS - 1):
         alone = affinities.logits(histories.of(torch.tensor([user])), knots, weight, 0.0)
         assert torch.equal(alone[0], every[user])
+
+
+def test_histories_some_at_a_time(problem, monkeypatch):
+    """The users near them take memory; what they give is the same."""
+    histories, affinities = described(problem, 20)
+    ids = torch.arange(USERS - 3)
+    asked, (ends, items) = histories.of(ids), every_pair(len(ids))
+    ends, items = (
+        torch.cat([ends[:5], ends[5:] - 7]),
+        torch.cat([items[: 5 * ITEMS - 7], items[5 * ITEMS :]]),
+    )
+    features = affinities.features(asked, ends, items)
+    knots, weight = curved(features)
+    found = [affinities.logits(asked, knots, weight, 0.0, *pairs) for pairs in ((), (ends, items))]
+    monkeypatch.setattr(affinity, "BLOCK", 9)
+    again = [affinities.logits(asked, knots, weight, 0.0, *pairs) for pairs in ((), (ends, items))]
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    assert torch.equal(affinities.features(asked, ends, items), features)
 
 
 def test_the_same_bits_at_any_number_of_threads(problem):

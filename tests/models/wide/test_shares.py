@@ -32,7 +32,7 @@ def drawn_part(**options):
         for low, high in ((2, ITEMS), (0, RELATIONS), (ITEMS, ENTITIES))
     ]
     graph = Graph.from_triples(*triples, ENTITIES, RELATIONS)
-    given = LinearOptions(ease=20.0, **options)
+    given = LinearOptions(ease=20.0, joint_ridge=2.0, p3alpha=True, user_knn=7, **options)
     part = LinearPart(given, TrainContext(graph, USERS, ITEMS, *csr(lists), seed=0))
     histories = Histories(*csr(lists))
     ends = torch.arange(USERS + 1) * ITEMS
@@ -183,7 +183,7 @@ def test_triples_of_a_match_by_hand():
 
 
 def test_every_affinity_has_a_kind():
-    names = LinearOptions(ease=1.0).names
+    names = LinearOptions(ease=1.0, joint_ridge=2.0, p3alpha=True, user_knn=1).names
     assert {kind_of(name) for name in names} == {"clicks", "joint", "walk", "match"}
     with pytest.raises(KeyError, match="no such affinity"):
         kind_of("no such affinity")
