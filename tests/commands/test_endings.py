@@ -73,7 +73,9 @@ def test_visible():
     assert visible("a\tb\x9b\u202ec\n") == r"a\x09b\x9b\u202ec\x0a"
     assert visible("a\nb\x07", lines=True) == "a\nb\\x07"
     assert visible("\ufeff1\u200b2\xad3\udc80") == r"\ufeff1\u200b2\xad3\udc80"
-    assert visible("می\u200cروم 本\u30003\xa0ü 👩\u200d👧") == "می\u200cروم 本\u30003\xa0ü 👩\u200d👧"
+    assert (
+        visible("می\u200cروم 本\u30003\xa0ü 👩\u200d👧") == "می\u200cروم 本\u30003\xa0ü 👩\u200d👧"
+    )
 
 
 def test_text_is_no_markup(monkeypatch):

@@ -20,7 +20,8 @@ from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
-from ekpnet_fast.training.parallel.shards import Route, Sharding
+from ekpnet_fast.training.parallel.routes import Router
+from ekpnet_fast.training.parallel.shards import Sharding
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.signals import Interrupted
 from support.small_training import SYNTHETIC
@@ -190,27 +191,45 @@ def test_shards_are_even_and_whole_again(count):
 
 
 def test_bytes_are_those_of_the_formula():
-    """4 for an id, and the row and its gradient, of every row that another process has."""
+    """4 for an id, and the row and its gradient, of every row that another process has.
+
+    Then what each part asks for, and reports, to every other process.
+    """
     draw = torch.Generator().manual_seed(0)
     wanted = [torch.randperm(50, generator=draw)[:n].int() for n in (20, 30, 0, 7)]
     table = torch.randn(50, 2, 3)
+    times = torch.cat(wanted).bincount(minlength=50).view(50, 1, 1)
 
     def work(world):
         sharding = Sharding(50, 4, world)
         parts = [wanted[k] for k in sharding.held]
-        route = Route(sharding, parts)
-        counts = world.sent
-        rows = route.fetch(sharding.mine(table))
-        for ids, found in zip(parts, rows, strict=True):
-            assert torch.equal(found, table[ids.long()])
-        route.give_back(rows)
+        router = Router({"entity": sharding}, {"entity": "entity"}, world)
+        routes = router.routes(router.ask({"entity": parts}))
+        following = router.ask({"entity": parts[::-1]})
+        mine = sharding.mine(table)
+        for _ in range(2):  # the second time the routes were told in the step before
+            touched = mine[routes["entity"].touched.long()]
+            leaves, counts = router.fetch(routes, {"entity": touched}, following)
+            asked = routes["entity"].asked
+            rows = [leaves["entity"][places.long()] for places in asked.places]
+            for ids, found in zip(parts, rows, strict=True):
+                assert torch.equal(found, table[ids.long()])
+            report, told = torch.full((2, 5), float(world.rank)), routes["entity"].touched
+            sums, reports, routes = router.give_back(
+                routes, {"entity": rows}, report, following, counts
+            )
+            expected = sharding.mine(table * times)[told.long()]
+            assert torch.allclose(sums["entity"], expected)
+            assert reports[:, 0].tolist() == [0, 0, 1, 1]
+            parts = parts[::-1]
+            following = {}
         owner = sharding.places(torch.cat(parts))[0] // len(parts)
-        return world.sent, int((owner != world.rank).sum()), counts
+        return world.sent, int((owner != world.rank).sum())
 
     found = run_together(2, work)
-    remote = sum(rows for _, rows, _ in found)
-    for_counts = 2 * 2 * 8  # each of two processes tells the other what its two parts ask for
-    assert sum(sent for sent, _, _ in found) == remote * (4 + 2 * table[0].nbytes) + for_counts
+    remote = sum(rows for _, rows in found)
+    others = 2 * 2 * (4 + 5 * 4)  # of two processes with two parts each
+    assert sum(sent for sent, _ in found) == 2 * remote * (4 + 2 * table[0].nbytes) + 2 * others
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------
