@@ -15,6 +15,7 @@ from torch import Tensor
 from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.pruning import best_scores
+from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.bounds import UNIT, LinearBounds
 from ekpnet_fast.native.device import say_once
@@ -22,7 +23,7 @@ from ekpnet_fast.ops.threads import num_threads
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
-from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 # Pairs whose hop features are in memory at a time, by kind of device: as many as stay in a CPU's
 # cache, as many as keep a GPU busy.
@@ -56,10 +57,10 @@ class UserGroups:
     ids: Tensor | None = None
 
     @classmethod
-    def of(cls, ripple: RippleSets, users: NDArray[np.integer]) -> UserGroups:
+    def of(cls, ripple: RippleSets | LazyRippleSets, users: NDArray[np.integer]) -> UserGroups:
         """Users [G] of training, from the ripple sets of all."""
         ids = torch.from_numpy(users.astype(np.int32))
-        return cls(ids, ripple.of_users(ids.long().to(ripple.heads.device)))
+        return cls(ids, ripple.of_users(ids.long().to(ripple.device)))
 
     def __len__(self) -> int:
         """Number of groups G."""
@@ -201,25 +202,39 @@ class Scorer:
 def score_examples(
     backend: ModuleType,
     model: Model,
-    ripple: RippleSets,
+    ripple: RippleSets | LazyRippleSets,
     rows: UserExamples,
     *,
     stage: str,
     kept: list[Pairs] | None = None,
+    together: Together = ALONE,
 ) -> NDArray[np.float32]:
     """Logits [N] of examples, in the order of the table that `rows` came from.
 
-    A list `kept` is filled with the pairs, which need not be made again the next time.
+    Args:
+        backend: `ops` or `reference`.
+        model: the model.
+        ripple: ripple sets of the users.
+        rows: the examples.
+        stage: the stage whose prediction is computed.
+        kept: a list that is filled with the pairs, which need not be made again the next time.
+        together: the processes that score, each the examples of a share of the users.
     """
-    scorer = Scorer.of(backend, model, stage, ripple.heads.device)
+    scorer = Scorer.of(backend, model, stage, ripple.device)
     indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
     users = np.flatnonzero(np.diff(indptr))
     ends = np.append(indptr[users], num_pairs)
-    made = scorer.blocks(partial(UserGroups.of, ripple), users, ends, rows.items)
+    shares = [share_of(ends, rank, together.size) for rank in range(together.size)]
+    counts = [int(ends[share.stop] - ends[share.start]) for share in shares]
+    mine, count = shares[together.rank], counts[together.rank]
+    made = scorer.blocks(
+        partial(UserGroups.of, ripple), users[mine], ends[mine.start : mine.stop + 1], rows.items
+    )
     if kept is not None and not kept:
         kept.extend(made)
+    logits = scorer.logits_of(kept or made, count).cpu()
     in_table_order = torch.empty(num_pairs)
-    in_table_order[rows.order] = scorer.logits_of(kept or made, num_pairs).cpu()
+    in_table_order[rows.order] = all_shares(logits, counts, together)
     scores: NDArray[np.float32] = in_table_order.numpy()
     return scores
 
@@ -237,7 +252,7 @@ class CatalogueScorer:
     """
 
     scorer: Scorer
-    ripple: RippleSets
+    ripple: RippleSets | LazyRippleSets
     num_items: int
     # "loose" once bounds have ruled out so little that they cost more than they save.
     _found: set[str] = field(default_factory=set)
@@ -348,13 +363,18 @@ class CatalogueScorer:
 
 
 def catalogue_scorer(
-    backend: ModuleType, model: Model, ripple: RippleSets, num_items: int, *, stage: str
+    backend: ModuleType,
+    model: Model,
+    ripple: RippleSets | LazyRippleSets,
+    num_items: int,
+    *,
+    stage: str,
 ) -> CatalogueScorer:
     """Scorer of all items for users of training, with the model's own tables.
 
     On a GPU it is said on stderr, once, what a CPU computes for every pair.
     """
-    device = ripple.heads.device
+    device = ripple.device
     if device.type == "cuda" and model.pair_inputs:
         part = "the wide part's logit" if model.wide else " and ".join(model.pair_inputs)
         say_once(

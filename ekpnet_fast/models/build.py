@@ -6,8 +6,9 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import TrainContext, history_tensors
-from ekpnet_fast.sampling.ripple_sets import RippleSets
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 
 
 def build_model(config: RunConfig, prepared: PreparedData, graph: Graph) -> Model:
@@ -31,5 +32,22 @@ def sample_ripple_sets(
         slots=config.shape.slots,
         seed=config.seed,
         epoch=epoch,
+        repeat=config.sampling.padding == "repeat",
+    )
+
+
+def lazy_ripple_sets(
+    config: RunConfig, graph: Graph, prepared: PreparedData
+) -> RippleSets | LazyRippleSets:
+    """Those that serve evaluation, drawn where a process needs them: it may score few users."""
+    if not MODELS[config.model].ripple:
+        return RippleSets.none(prepared.dataset.num_users)
+    return LazyRippleSets(
+        graph,
+        Histories(*history_tensors(prepared)),
+        hops=config.shape.hops,
+        slots=config.shape.slots,
+        seed=config.seed,
+        epoch=0,
         repeat=config.sampling.padding == "repeat",
     )

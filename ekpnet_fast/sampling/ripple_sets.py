@@ -59,6 +59,11 @@ class RippleSets:
         return self.heads.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """Device that they are on."""
+        return self.heads.device
+
+    @property
     def slots(self) -> int:
         """Slots of a user, H * M."""
         return self.heads.shape[1] * self.heads.shape[2]
@@ -170,6 +175,11 @@ class LazyRippleSets:
     seed: int
     epoch: int
     repeat: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Device that they are on."""
+        return torch.device("cpu")
 
     def of_users(self, ids: Tensor) -> RippleSets:
         """Sets of some histories, [G] ids."""

@@ -25,21 +25,16 @@ class ThreadWorld(World):
         self._barrier.wait(60)
         return found
 
-    def gather(self, x):
-        self.sent += (self.size - 1) * x.nbytes
-        return torch.cat(self.values(x.clone()))
-
     def exchange(self, x, sent, received):
         self.sent += sum(x[0].nbytes * n for rank, n in enumerate(sent) if rank != self.rank and n)
         pieces = [found[self.rank] for found in self.values(torch.split(x.clone(), list(sent)))]
         assert [len(piece) for piece in pieces] == list(received)
         return torch.cat(pieces)
 
-    def collect(self, x, rows):
+    def each(self, x, rows):
         found = self.values(x.clone())
-        if self.rank == 0:
-            assert [len(x) for x in found] == list(rows)
-            yield from found
+        assert [len(x) for x in found] == list(rows)
+        yield from found
 
     def share(self, value):
         return self.values(value)[0]

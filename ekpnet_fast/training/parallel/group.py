@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -58,14 +57,6 @@ class Group(World):
             return True
         return bool(told == 1)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
-        all_of_them = x.new_empty(self.size * len(x), *x.shape[1:])
-        with self._answered():
-            dist.all_gather(list(torch.split(all_of_them, len(x))), x.contiguous())
-        self.sent += (self.size - 1) * x.nbytes
-        return all_of_them
-
     def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Rows that the processes send to this one, by rank."""
         came = x.new_empty(sum(received), *x.shape[1:])
@@ -75,19 +66,15 @@ class Group(World):
             self.sent += (len(x) - sent[self.rank]) * x[0].nbytes
         return came
 
-    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one."""
-        if self.rank > 0:
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
+        for rank in range(self.size):
+            mine = rank == self.rank
+            of_rank = x.contiguous() if mine else x.new_empty(rows[rank], *x.shape[1:])
             with self._answered():
-                dist.send(x.contiguous(), 0)
-            self.sent += x.nbytes
-            return
-        yield x
-        for rank in range(1, self.size):
-            came = x.new_empty(rows[rank], *x.shape[1:])
-            with self._answered():
-                dist.recv(came, rank)
-            yield came
+                dist.broadcast(of_rank, rank)
+            self.sent += (self.size - 1) * x.nbytes if mine else 0
+            yield of_rank
 
     def share(self, value: Value) -> Value:
         """Value of the first process, everywhere."""

@@ -80,14 +80,13 @@ class Sharding:
         """Rows of a whole table [n, ...] that this process has, shard by shard."""
         return torch.cat([table.index_select(0, self.ids_of(shard)) for shard in self.held])
 
-    def whole(self, mine: Tensor) -> Tensor | None:
-        """Whole table [n, ...] of what the processes have; None on all but the first one."""
+    def whole(self, mine: Tensor) -> Tensor:
+        """Whole table [n, ...] of what the processes have, everywhere."""
         world = self.world
         owned = [held_by(rank, world.size, self.shards) for rank in range(world.size)]
         counts = [sum(map(self.rows_of, shards)) for shards in owned]
-        table = mine.new_empty(self.count, *mine.shape[1:]) if world.rank == 0 else None
-        for rank, rows in enumerate(world.collect(mine, counts)):
-            assert table is not None
+        table = mine.new_empty(self.count, *mine.shape[1:])
+        for rank, rows in enumerate(world.each(mine, counts)):
             ids = torch.cat([self.ids_of(shard) for shard in owned[rank]])
             table.index_copy_(0, ids, rows)
         return table

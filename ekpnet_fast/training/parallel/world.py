@@ -35,10 +35,6 @@ class World:
         self.caught: Callable[[], int | None] = lambda: None
         self.stop: int | None = None
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
-        return x
-
     def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Rows that the processes send to this one, by rank.
 
@@ -49,11 +45,8 @@ class World:
         """
         return x
 
-    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one.
-
-        On the others there are none.
-        """
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
         yield x
 
     def share(self, value: Value) -> Value:
