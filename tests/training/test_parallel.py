@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.build import build_model
 from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.routes import Router
+from ekpnet_fast.training.parallel.saved import SharedWriter
 from ekpnet_fast.training.parallel.shards import Sharding
+from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.signals import Interrupted
 from support.small_training import SYNTHETIC
@@ -235,9 +238,9 @@ def test_bytes_are_those_of_the_formula():
 # ---- checkpoints ---------------------------------------------------------------------------------
 
 
-def train_until_stopped(folder, data, size, polls):
-    """Outcome of a run that goes on from its last checkpoint; None where it was stopped again."""
-    start = checkpoint.latest(folder, pytest.fail)
+def train_until_stopped(folder, data, size, polls, start=None):
+    """Outcome of a run that goes on from a checkpoint, its last; None where it was stopped."""
+    start = start or checkpoint.latest(folder, pytest.fail)
 
     def work(world):
         left = iter(range(polls))
@@ -259,11 +262,110 @@ def train_until_stopped(folder, data, size, polls):
 
 def test_a_stopped_run_goes_on_with_another_number_of_processes(tmp_path):
     two = replace(STAGE, epochs=2)
-    data = load(4, pretrain=two, train=two)
+    data = load(6, pretrain=two, train=two)
     undisturbed = loop.train(*data)
-    for size in (2, 1, 4):
+    saved = []
+    for size in (2, 1, 3, 6):
         assert train_until_stopped(tmp_path, data, size, 7) is None
+        start = checkpoint.latest(tmp_path, pytest.fail)
+        assert len(list(tmp_path.glob(f"{start.path.stem}-shard-*"))) == 6
+        saved.append(start.number)
+    assert saved == sorted(set(saved))
     assert_same(train_until_stopped(tmp_path, data, 2, 1000), undisturbed)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_rows_are_the_same_for_any_number_of_processes(tmp_path, size):
+    data = load(6)
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    model = build_model(*data)
+    table = model.table("entity")
+    whole = run_together(
+        size, lambda world: rows_of(checkpoint.latest(tmp_path, pytest.fail), data, table, world)
+    )
+    start = checkpoint.latest(tmp_path, pytest.fail)
+    sharding = Sharding(len(table), 6, World())
+    for name, found in whole[0].items():
+        assert not torch.equal(found, table)
+        for shard in range(6):
+            rows = start.shard(shard)[name]
+            assert torch.equal(found[sharding.ids_of(shard)], rows)
+        assert all(torch.equal(of_rank[name], found) for of_rank in whole)
+
+
+def rows_of(start, data, table, world):
+    """Whole tables that a checkpoint has, of the rows that the processes go on with."""
+    tables = SharedTables(build_model(*data), world, 6)
+    tensors = SharedWriter(FromStart(start), tables).start.tensors
+    names = ("model.entity", "optimizer.m.entity", "optimizer.v.entity")
+    return {name: tables.shardings["entity"].whole(tensors[name]) for name in names}
+
+
+class FromStart:
+    """What `SharedWriter` takes of a writer that only goes on."""
+
+    stopped = due = finish = None
+
+    def __init__(self, start):
+        self.start = start
+
+
+@pytest.mark.parametrize("damage", ["shard", "json", "half of the shards"])
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path, damage):
+    data = load(4, train=replace(STAGE, epochs=3))
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    before = checkpoint.latest(tmp_path, pytest.fail).number
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    number = checkpoint.latest(tmp_path, pytest.fail).number
+    assert number == before + 1
+    if damage == "json":  # the process ended before it was written
+        (tmp_path / f"checkpoint-{number}.json").unlink()
+    for shard in {"shard": [1], "json": [], "half of the shards": [2, 3]}[damage]:
+        path = tmp_path / f"checkpoint-{number}-shard-{shard}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+    warned = []
+    assert checkpoint.latest(tmp_path, warned.append).number == before
+    assert len(warned) == (damage != "json")
+    undisturbed = loop.train(*data)
+    start = checkpoint.latest(tmp_path, warned.append)
+    assert_same(train_until_stopped(tmp_path, data, 4, 1000, start), undisturbed)
+
+
+def test_what_is_written_is_what_was_saved(tmp_path, monkeypatch):
+    """Training goes on while shards are written."""
+    write, release = tensor_file.write, Event()
+
+    def late(*arguments):
+        assert release.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(tensor_file, "write", late)
+    data = load(4)
+
+    def work(world):
+        tables = SharedTables(build_model(*data), world, 4)
+        with CheckpointWriter(tmp_path, {}, first=world.rank == 0) as writer:
+            shared = SharedWriter(writer, tables)
+            rows = tables.shardings["entity"].mine(torch.randn(len(whole), 3, generator=draw(5)))
+            facts = {"seconds": {}, "position": {}, "epochs": []}
+            shared.save(facts, {"model.entity": rows, "other": other[world.rank]})
+            rows.zero_()
+            other[world.rank].zero_()
+            assert not list(tmp_path.iterdir())
+            release.set()
+
+    whole, other = build_model(*data).table("entity"), [torch.ones(3), torch.ones(3)]
+    run_together(2, work)
+    start = checkpoint.latest(tmp_path, pytest.fail)
+    assert start.tensors["other"].tolist() == [1, 1, 1]
+    saved = torch.randn(len(whole), 3, generator=draw(5))
+    for shard in range(4):
+        ids = Sharding(len(whole), 4, World()).ids_of(shard)
+        assert torch.equal(start.shard(shard)["model.entity"], saved[ids])
+
+
+def draw(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def test_a_damaged_or_missing_shard_is_told(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -17,6 +20,8 @@ from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 __all__ = ["Group"]
 
 Value = TypeVar("Value")
+
+_POLL = 0.02  # seconds
 
 
 class Group(World):
@@ -83,11 +88,22 @@ class Group(World):
             dist.broadcast_object_list(values, 0)
         return cast(Value, values[0])
 
-    def values(self, value: Value) -> list[Value]:
-        """Values of the processes by rank, everywhere."""
-        values: list[Any] = [None] * self.size
-        with self._answered():
-            dist.all_gather_object(values, value)
+    def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
+        """Values of the processes by rank, on the first one; on the others their own.
+
+        By the store, because a thread that waited in a collective would be in the way of others.
+        """
+        if self.rank > 0:
+            with self._answered():
+                self._store.set(f"{name}/{self.rank}", json.dumps(value))
+            return [value]
+        values, deadline = [value], time.monotonic() + self._seconds
+        for rank in range(1, self.size):
+            with self._answered():
+                while not self._store.check([f"{name}/{rank}"]):
+                    if given_up.wait(_POLL) or time.monotonic() > deadline:
+                        raise RuntimeError("timed out")
+                values.append(json.loads(self._store.get(f"{name}/{rank}")))
         return values
 
     @contextmanager

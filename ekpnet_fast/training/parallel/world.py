@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from threading import Event
 from typing import TypeVar
 
 from torch import Tensor
@@ -53,6 +54,14 @@ class World:
         """Value of the first process, everywhere."""
         return value
 
-    def values(self, value: Value) -> list[Value]:
-        """Values of the processes by rank, everywhere."""
+    def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
+        """Values of the processes by rank, on the first one; on the others their own.
+
+        Unlike the other methods it may be called by any thread, while others are called.
+
+        Args:
+            name: of the values, used once.
+            value: JSON-serialisable.
+            given_up: ends the waiting.
+        """
         return [value]
