@@ -27,6 +27,10 @@ from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, LazyRippleSets, Rip
 
 __all__ = ["TrainingData"]
 
+# Bytes of ripple sets of all users that a process holds though it needs those of some: a user's are
+# drawn once an epoch then, not once for each of the groups.
+DRAWN_AT_ONCE = 1 << 26
+
 
 class TrainingData:
     """Training examples of a run, their histories, and ripple sets by epoch.
@@ -139,10 +143,13 @@ class TrainingData:
     ) -> RippleSets | FoldRippleSets | LazyRippleSets:
         """Ripple sets that the run's epoch of that number, from 1, trains on.
 
-        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds.
+        With `lazy` those of users are drawn when a mini-batch needs them, where there are no folds,
+        and those of all would take more than `DRAWN_AT_ONCE`.
         """
         folds, shape = self.folds, self.config.shape
         ripple = MODELS[self.config.model].ripple
+        slot_bytes = 12 * shape.hops * shape.slots
+        lazy = lazy and self.prepared.dataset.num_users * slot_bytes > DRAWN_AT_ONCE
         if folds is None and not (lazy and ripple):
             return self.user_ripple_sets(number)
         if folds is not None and not ripple:

@@ -19,6 +19,7 @@ from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training import data as training_data
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.routes import Router
@@ -133,6 +134,7 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
 @pytest.mark.parametrize(
     "changes",
     [
+        {},
         {"folds": 3},
         {"folds": 3, "model": "ripplenet"},
         {"protocol": "recbole", "ranking": True},
@@ -141,6 +143,7 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
         {"train": replace(STAGE, batch_size=16, group_size=16), "threads": 2},
     ],
     ids=[
+        "drawn for each batch",
         "shared folds",
         "folds",
         "drawn negatives",
@@ -149,7 +152,8 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
         "fewer groups than parts",
     ],
 )
-def test_bits_are_those_of_one_process(changes):
+def test_bits_are_those_of_one_process(changes, monkeypatch):
+    monkeypatch.setattr(training_data, "DRAWN_AT_ONCE", 0)
     parted = load(4, **changes)
     alone = loop.train(*parted)
     assert_same(run_together(2, lambda world: loop.train(*parted, world=world))[0], alone)
