@@ -28,6 +28,7 @@ from ekpnet_fast.evaluation.metrics import (
     topk_metrics,
     topk_values,
 )
+from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
 from ekpnet_fast.sampling.histories import distinct_keys
 
 __all__ = [
@@ -152,6 +153,7 @@ def evaluate_ranking(
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
     split: Literal["valid", "test"] = "test",
+    together: Together = ALONE,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics over full ranking, averaged over users with a positive in the split.
 
@@ -161,6 +163,7 @@ def evaluate_ranking(
         ks: values of K; one that exceeds I is fine.
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
         split: whose positives are relevant.
+        together: the processes that rank, each for a share of the users.
 
     Returns:
         `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr", "map"}}` of `topk_metrics`; NaN if
@@ -171,7 +174,7 @@ def evaluate_ranking(
     """
     check_ks(ks)
     task = ranking_task(prepared, split)
-    ranked = _rank(score, prepared, task, max(ks), memory_mb)
+    ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
     return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
 
 
@@ -180,6 +183,7 @@ def report_ranking(
     prepared: PreparedData,
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
+    together: Together = ALONE,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics on test, how sure they are, and what the lists are like.
 
@@ -188,6 +192,7 @@ def report_ranking(
         prepared: the source of users, consumed and relevant items, see `ranking_task`.
         ks: values of K; one that exceeds I is fine.
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
+        together: the processes that rank, each for a share of the users.
 
     Returns:
         By K what `evaluate_ranking` gives, "coverage", "gini" and "novelty" of `list_metrics`, and
@@ -199,7 +204,7 @@ def report_ranking(
     """
     check_ks(ks)
     task = ranking_task(prepared)
-    ranked = _rank(score, prepared, task, max(ks), memory_mb)
+    ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
     values = topk_values(ranked, task.relevant_indptr, task.relevant_items, ks)
     found = averages(values, ks)
     num_items = prepared.dataset.num_items
@@ -220,17 +225,26 @@ def _rank(
     task: RankingTask,
     k: int,
     memory_mb: float,
+    together: Together,
 ) -> Int32:
     """Lists [n, K] of a task's users."""
-    return rank_all(
+    users, size = len(task.users), together.size
+    each = np.arange(users + 1, dtype=np.int64)  # a user costs what another one does
+    shares = [share_of(each, rank, size) for rank in range(size)]
+    mine = shares[together.rank]
+    indptr = task.consumed_indptr[mine.start : mine.stop + 1]
+    ranked = rank_all(
         score,
-        task.users,
+        task.users[mine],
         prepared.dataset.num_items,
-        task.consumed_indptr,
-        task.consumed_items,
+        indptr - indptr[0],
+        task.consumed_items[indptr[0] : indptr[-1]],
         k,
         memory_mb,
     )
+    counts = [share.stop - share.start for share in shares]
+    found: Int32 = all_shares(torch.from_numpy(ranked), counts, together).numpy()
+    return found
 
 
 def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.pruning import best_scores
+from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.bounds import UNIT, LinearBounds
 from ekpnet_fast.native.device import say_once
@@ -206,20 +207,34 @@ def score_examples(
     *,
     stage: str,
     kept: list[Pairs] | None = None,
+    together: Together = ALONE,
 ) -> NDArray[np.float32]:
     """Logits [N] of examples, in the order of the table that `rows` came from.
 
-    A list `kept` is filled with the pairs, which need not be made again the next time.
+    Args:
+        backend: `ops` or `reference`.
+        model: the model.
+        ripple: ripple sets of the users.
+        rows: the examples.
+        stage: the stage whose prediction is computed.
+        kept: a list that is filled with the pairs, which need not be made again the next time.
+        together: the processes that score, each the examples of a share of the users.
     """
     scorer = Scorer.of(backend, model, stage, ripple.device)
     indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
     users = np.flatnonzero(np.diff(indptr))
     ends = np.append(indptr[users], num_pairs)
-    made = scorer.blocks(partial(UserGroups.of, ripple), users, ends, rows.items)
+    shares = [share_of(ends, rank, together.size) for rank in range(together.size)]
+    counts = [int(ends[share.stop] - ends[share.start]) for share in shares]
+    mine, count = shares[together.rank], counts[together.rank]
+    made = scorer.blocks(
+        partial(UserGroups.of, ripple), users[mine], ends[mine.start : mine.stop + 1], rows.items
+    )
     if kept is not None and not kept:
         kept.extend(made)
+    logits = scorer.logits_of(kept or made, count).cpu()
     in_table_order = torch.empty(num_pairs)
-    in_table_order[rows.order] = scorer.logits_of(kept or made, num_pairs).cpu()
+    in_table_order[rows.order] = all_shares(logits, counts, together)
     scores: NDArray[np.float32] = in_table_order.numpy()
     return scores
 

@@ -23,26 +23,28 @@ HELD_BYTES = 1 << 30
 are drawn when they are asked for."""
 
 
-def fit_in_memory(config: RunConfig, num_users: int, *, shared: bool = False) -> bool:
-    """Whether ripple sets of all users, or those that folds share, are drawn at once and held."""
+def fit_in_memory(
+    config: RunConfig, num_users: int, *, shared: bool = False, most: int = HELD_BYTES
+) -> bool:
+    """Whether ripple sets of all users, or those that folds share, take at most so many bytes."""
     ids = config.shape.hops * (3 * config.shape.slots + 1)
     folds = config.shape.hops * config.shape.slots if shared else 0
-    return num_users * (4 * ids + 8 * folds) <= HELD_BYTES
+    return num_users * (4 * ids + 8 * folds) <= most
 
 
 def sample_ripple_sets(
-    config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0
+    config: RunConfig, graph: Graph, prepared: PreparedData, epoch: int = 0, *, lazy: bool = False
 ) -> RippleSets | LazyRippleSets:
     """Ripple sets of a run; those of epoch 0 serve evaluation.
 
-    Empty for a model that does not use them; drawn when they are asked for where those of all users
-    do not fit into `HELD_BYTES`. The sets are the same.
+    Empty for a model that does not use them; drawn when they are asked for with `lazy`, and where
+    those of all users do not fit into `HELD_BYTES`. The sets are the same.
     """
     if not MODELS[config.model].ripple:
         return RippleSets.none(prepared.dataset.num_users)
     shape, repeat = config.shape, config.sampling.padding == "repeat"
     drawn: Any = {"hops": shape.hops, "slots": shape.slots, "seed": config.seed, "epoch": epoch}
     histories = Histories(*history_tensors(prepared))
-    if not fit_in_memory(config, len(histories)):
+    if lazy or not fit_in_memory(config, len(histories)):
         return LazyRippleSets(graph, histories, repeat=repeat, **drawn)
     return RippleSets.sample(graph, histories.indptr, histories.items, repeat=repeat, **drawn)

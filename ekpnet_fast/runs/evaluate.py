@@ -26,6 +26,7 @@ from ekpnet_fast.evaluation.metrics import (
     popularity_click_metrics,
 )
 from ekpnet_fast.evaluation.ranking import popularity_scores, report_ranking
+from ekpnet_fast.evaluation.shares import ALONE, Together
 from ekpnet_fast.models import build
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
@@ -111,16 +112,18 @@ def evaluate(
     graph: Graph,
     outcome: Outcome,
     scored: Callable[[NDArray[np.float32]], None] = lambda logits: None,
+    together: Together = ALONE,
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible.
 
     Under a protocol that ranks there are no negatives, hence no click metrics; else `scored` is
-    called with the logits of the test examples [N].
+    called with the logits of the test examples [N]. Processes that evaluate together score a share
+    of the users each, and all return the same.
     """
     # The ops of a model of ripple sets share their work by themselves; torch's, small ones between,
     # would wait for threads that other programs keep from running.
     with torch_on_one_thread() if outcome.model.ripple else nullcontext():
-        return _evaluate(config, prepared, graph, outcome, scored)
+        return _evaluate(config, prepared, graph, outcome, scored, together)
 
 
 def _evaluate(
@@ -129,6 +132,7 @@ def _evaluate(
     graph: Graph,
     outcome: Outcome,
     scored: Callable[[NDArray[np.float32]], None],
+    together: Together,
 ) -> dict[str, Any]:
     backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)
@@ -138,7 +142,7 @@ def _evaluate(
         # All that is known of a user as test begins; what was fitted stays.
         seen = with_validation(prepared)
         model = model.with_context(TrainContext.of(seen, graph, config.seed))
-    ripple = build.sample_ripple_sets(config, graph, seen).to(device)
+    ripple = build.sample_ripple_sets(config, graph, seen, lazy=together.size > 1).to(device)
     found: dict[str, Any] = {
         "test": None,
         "popularity": None,
@@ -150,7 +154,12 @@ def _evaluate(
     if config.protocol == "ripplenet":
         test_examples = scoring.examples_by_user(prepared.test, prepared)
         scores = scoring.score_examples(
-            backend, outcome.model, ripple, test_examples, stage=outcome.stage
+            backend,
+            outcome.model,
+            ripple,
+            test_examples,
+            stage=outcome.stage,
+            together=together,
         )
         scored(scores)
         popularity = popularity_click_metrics(prepared.test, prepared)
@@ -164,10 +173,11 @@ def _evaluate(
             backend, model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
         ks = tuple(sorted({*DEFAULT_KS, *config.ks}))
-        found["ranking"] = report_ranking(scorer, prepared, ks, config.memory_mb)
-        found["popularity_ranking"] = report_ranking(
-            popularity_scores(prepared), prepared, ks, config.memory_mb
-        )
+        for name, score in (
+            ("ranking", scorer),
+            ("popularity_ranking", popularity_scores(prepared)),
+        ):
+            found[name] = report_ranking(score, prepared, ks, config.memory_mb, together)
     return found
 
 

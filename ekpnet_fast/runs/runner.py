@@ -56,7 +56,7 @@ def run(
         signals: by which the run is stopped between two steps, with a checkpoint.
         warn: called with the place where a resumed run goes on, and with what of it is damaged.
         on_options: called before training with the options that followed from the data.
-        world: the processes that train together, of which the first one alone evaluates and writes;
+        world: the processes that train and evaluate together, of which the first one alone writes;
             None for this one alone.
 
     Returns:
@@ -178,13 +178,13 @@ def _run(
         fitted = fit_run(
             config, prepared, graph, on_progress, writer, lambda: _check_signals(signals), world
         )
-    if not writes:
-        return {}
     outcome, prepared = fitted.outcome, fitted.prepared
     watch.seconds.update(outcome.seconds)
     logits: list[NDArray[np.float32]] = []
     with watch.part("evaluate"):
-        found = evaluate(config, prepared, graph, outcome, logits.append)
+        found = evaluate(config, prepared, graph, outcome, logits.append, world)
+    if not writes:
+        return {}
     trained = sum(record.seconds for record in outcome.records)
     pairs = sum(record.seconds * record.samples_per_second for record in outcome.records)
     unused = unused_gpu()

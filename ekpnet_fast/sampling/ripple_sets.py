@@ -62,14 +62,14 @@ class RippleSets:
         return self.heads.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """Device that they are on."""
+        return self.heads.device
+
+    @property
     def slots(self) -> int:
         """Slots of a user, H * M."""
         return self.heads.shape[1] * self.heads.shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        """Device that the sets are on."""
-        return self.heads.device
 
     def of_users(self, users: Tensor) -> RippleSets:
         """Sets of some users, [n] ids."""

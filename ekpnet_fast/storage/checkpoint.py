@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any
 
@@ -38,10 +39,13 @@ from ekpnet_fast.storage import tensor_file
 from ekpnet_fast.storage.files import to_json, write_text, write_whole
 from ekpnet_fast.storage.seals import check_files, read_json, seal_files, text_hash
 
-__all__ = ["Checkpoint", "CheckpointWriter", "latest", "read", "remove_all"]
+__all__ = ["Checkpoint", "CheckpointWriter", "Seals", "latest", "read", "remove_all"]
 
 FORMAT = "ekpnet_fast.checkpoint"
 KEPT = 2
+Seals = dict[str, Any]
+"""By the name of a file what it must be, as the JSON file says it."""
+
 _NAME = re.compile(r"checkpoint-(\d+)(-shard-\d+)?\.(json|safetensors)")
 
 
@@ -115,6 +119,7 @@ class CheckpointWriter:
         self._started = time.perf_counter()
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+        self._given_up = Event()
         if start is not None:
             self._next = start.number + 1
         if first:
@@ -132,6 +137,8 @@ class CheckpointWriter:
         trace: TracebackType | None,
     ) -> None:
         """Wait for the checkpoint being written; raise its error unless there is one already."""
+        if error is not None:
+            self._given_up.set()
         self._pool.shutdown()
         if error is None:
             self.finish()
@@ -145,42 +152,34 @@ class CheckpointWriter:
         """Whether the end of an epoch, counted from 1, is to be saved."""
         return self.every > 0 and epoch % self.every == 0
 
-    def write_shard(self, number: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Write a shard of the next checkpoint; returns what `save` takes of it.
-
-        Args:
-            number: of the shard.
-            tensors: by name.
-
-        Raises:
-            ConfigError: it cannot be written.
-        """
-        return _write_tensors(_shard(self.folder, self._next, number), tensors)
-
     def save(
         self,
         facts: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
-        shards: Mapping[str, Any] | None = None,
+        shards: Mapping[int, Mapping[str, Tensor]] | None = None,
+        sealed: Callable[[Seals, Event], Seals] = lambda seals, given_up: seals,
     ) -> None:
         """Copy a state and start to write it.
 
         Args:
             facts: JSON-serialisable.
             tensors: by name; they may change once this returns.
-            shards: what `write_shard` gave of each shard, in any process.
+            shards: by number the tensors of those that this process writes; they must not change.
+            sealed: called with the seals of these once they are written, in another thread; gives
+                the first process those of all shards. The event says that nobody waits any more.
 
         Raises:
             ConfigError: the checkpoint before this one could not be written.
         """
-        if not self._first:
-            self._next += 1
-            return
         self.finish()
-        copies = {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
+        copies = {}
+        if self._first:
+            copies = {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
         added = {"elapsed": self.elapsed, "resumed": self.resumed}
         facts = {**self._identity, **facts, **added}
-        self._writing = self._pool.submit(self._write, self._next, facts, copies, shards or {})
+        self._writing = self._pool.submit(
+            self._write, self._next, facts, copies, shards or {}, sealed
+        )
         self._next += 1
 
     def finish(self) -> None:
@@ -198,10 +197,17 @@ class CheckpointWriter:
         number: int,
         facts: dict[str, Any],
         tensors: Mapping[str, Tensor],
-        shards: Mapping[str, Any],
+        shards: Mapping[int, Mapping[str, Tensor]],
+        sealed: Callable[[Seals, Event], Seals],
     ) -> None:
+        seals: Seals = {}
+        for shard, of_shard in shards.items():
+            seals |= _write_tensors(_shard(self.folder, number, shard), of_shard)
+        seals = sealed(seals, self._given_up)
+        if not self._first:
+            return
         path = self.folder / f"checkpoint-{number}.safetensors"
-        found = {**_write_tensors(path, tensors), **shards}
+        found = {**_write_tensors(path, tensors), **seals}
         versions = {"format": FORMAT, "version": __version__, "torch": torch.__version__}
         content = to_json({**versions, "tensors": found, **facts})
         whole = {"sha256": text_hash(content), "checkpoint": content}
@@ -274,9 +280,9 @@ def _shard(folder: Path, number: int, shard: int) -> Path:
     return folder / f"checkpoint-{number}-shard-{shard}.safetensors"
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Seals:
     """Write tensors whole; returns the file's seal by its name."""
-    found: dict[str, Any] = {}
+    found: Seals = {}
 
     def write(part: Path) -> None:
         tensor_file.write(part, "checkpoint", dict(tensors), {})

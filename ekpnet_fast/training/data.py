@@ -33,6 +33,10 @@ from ekpnet_fast.sampling.ripple_sets import (
 
 __all__ = ["TrainingData"]
 
+# Bytes of ripple sets of all users that a process holds though it needs those of some: a user's are
+# drawn once an epoch then, not once for each of the groups.
+DRAWN_AT_ONCE = 1 << 26
+
 
 class TrainingData:
     """Training examples of a run, their histories, and ripple sets by epoch.
@@ -153,11 +157,13 @@ class TrainingData:
     def ripple_sets(self, number: int, *, lazy: bool = False) -> EpochSets:
         """Ripple sets that the run's epoch of that number, from 1, trains on.
 
-        They are drawn when a mini-batch needs them with `lazy`, where they do not fit into memory,
-        and where each fold of a user has one.
+        They are drawn when a mini-batch needs them where they do not fit into memory, where each
+        fold of a user has one, and with `lazy` where they would take more than `DRAWN_AT_ONCE`.
         """
         folds, shape = self.folds, self.config.shape
         ripple = MODELS[self.config.model].ripple
+        num_users, shared = self.prepared.dataset.num_users, folds is not None
+        lazy = lazy and not fit_in_memory(self.config, num_users, shared=shared, most=DRAWN_AT_ONCE)
         if folds is None and not (lazy and ripple):
             return self.user_ripple_sets(number)
         if folds is not None and not ripple:

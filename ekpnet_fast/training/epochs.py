@@ -13,7 +13,7 @@ import torch
 from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.sampling.batches import BatchStream
+from ekpnet_fast.sampling.batches import BatchStream, StepParts
 from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
@@ -145,11 +145,21 @@ class PartedEpochs:
         """Train on the run's epoch of that number, but for its first steps."""
         trainer = self._trainer
         ripple = self._data.ripple_sets(number, lazy=len(trainer.mine) < trainer.parts)
-        for step in self._stream.steps(
+        steps = self._stream.steps(
             number, ripple, trainer.mine, trainer.parts, skip=skip, ahead=self._ahead
-        ):
-            terms = trainer.step(step)
+        )
+        for step, following in _with_following(steps):
+            terms = trainer.step(step, following)
             yield Passed({term: value * step.size for term, value in terms.items()}, step.pairs)
+
+
+def _with_following(steps: Iterator[StepParts]) -> Iterator[tuple[StepParts, StepParts | None]]:
+    """Each step and the one after it, None after the last."""
+    step = next(steps, None)
+    while step is not None:
+        following = next(steps, None)
+        yield step, following
+        step = following
 
 
 class ResidentEpochs:

@@ -48,8 +48,8 @@ def train(
         on_progress: called after each batch and each epoch.
         writer: writes checkpoints, and has the one to go on from.
         validate: whether epochs are validated; without, each stage's last weights are kept.
-        world: the processes that share the parts of mini-batches. Each has a part of the model's
-            tables, and the first one alone validates and returns a whole model.
+        world: the processes that share the parts of mini-batches, and the users to validate. Each
+            has a part of the model's tables while it trains; all return a whole model.
 
     Raises:
         TrainingError: no training examples, or a loss that is not finite or diverges.
@@ -59,7 +59,7 @@ def train(
     device, backend = resolve_device(config.device), BACKENDS[config.backend]
     world = world or World()
     data = TrainingData(config, prepared, graph)
-    outcome = _untrained(data, device, first=world.rank == 0)
+    outcome = _untrained(data, device, alone=world.size == 1)
     model, tables = outcome.model, None
     if config.parallel.parts > 1:
         tables = SharedTables(model, world, config.parallel.parts)
@@ -67,13 +67,11 @@ def train(
     if tables is not None and writer is not None:
         shared = SharedWriter(writer, tables)
     stages = Stages(config, outcome, on_progress, shared, validate=validate)
-    validation = None
-    if validate and world.rank == 0:
-        validation = Validation(data, model, backend, device)
+    validation = Validation(data, model, backend, device, world) if validate else None
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
-        score = partial(_scored, validation, tables, world, name)
+        score = partial(_scored, validation, tables, name)
         if validate:
             stages.start(score)
         with (
@@ -97,12 +95,10 @@ def train(
     return outcome
 
 
-def _scored(
-    validation: Validation | None, tables: SharedTables | None, world: World, stage: str
-) -> float:
-    """Validation measure of a stage's prediction, everywhere; all processes ask for it."""
+def _scored(validation: Validation | None, tables: SharedTables | None, stage: str) -> float:
+    """Validation measure of a stage's prediction; all processes ask for it, and all get it."""
     with nullcontext() if tables is None else tables.whole():
-        return world.share(math.nan if validation is None else validation.score(stage))
+        return math.nan if validation is None else validation.score(stage)
 
 
 def _check_examples(prepared: PreparedData) -> None:
@@ -113,10 +109,10 @@ def _check_examples(prepared: PreparedData) -> None:
         )
 
 
-def _untrained(data: TrainingData, device: torch.device, *, first: bool) -> Outcome:
+def _untrained(data: TrainingData, device: torch.device, *, alone: bool) -> Outcome:
     """Outcome with an untrained model, its features fitted to the training examples."""
     started = time.perf_counter()
-    if first:
+    if alone:
         _ = data.ripple  # drawn here, so that its time counts as sampling
     sampled = time.perf_counter()
     model = build_model(data.config, data.prepared, data.graph).to(device)

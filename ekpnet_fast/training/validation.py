@@ -11,9 +11,12 @@ from ekpnet_fast.evaluation.metrics import auc
 from ekpnet_fast.evaluation.ranking import evaluate_ranking
 from ekpnet_fast.evaluation.scoring import KEPT_PAIRS, catalogue_scorer, score_examples
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.build import sample_ripple_sets
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.pairs import Pairs
+from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 from ekpnet_fast.training.data import TrainingData
+from ekpnet_fast.training.parallel.world import World
 
 __all__ = ["Validation"]
 
@@ -28,18 +31,29 @@ class Validation:
         model: the model to validate.
         backend: `ops` or `reference`.
         device: of the model.
+        world: the processes that validate together, each for a share of the users.
     """
 
     def __init__(
-        self, data: TrainingData, model: Model, backend: ModuleType, device: torch.device
+        self,
+        data: TrainingData,
+        model: Model,
+        backend: ModuleType,
+        device: torch.device,
+        world: World,
     ) -> None:
+        self.world = world
         self.prepared, self.model, self.backend = data.prepared, model, backend
         self.measure = VALIDATED_BY[data.config.protocol]
         self.memory_mb = data.config.memory_mb
         self.examples = UserExamples.from_examples(
             self.prepared.valid, self.prepared.dataset.num_users
         )
-        self.ripple = data.ripple.to(device)
+        self.ripple: RippleSets | LazyRippleSets
+        if world.size > 1:
+            self.ripple = sample_ripple_sets(data.config, data.graph, data.prepared, lazy=True)
+        else:
+            self.ripple = data.ripple.to(device)
         # Pairs to score, the same in every epoch, if they fit into memory.
         self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None
 
@@ -50,12 +64,20 @@ class Validation:
 
     def _auc(self, stage: str) -> float:
         scores = score_examples(
-            self.backend, self.model, self.ripple, self.examples, stage=stage, kept=self._kept
+            self.backend,
+            self.model,
+            self.ripple,
+            self.examples,
+            stage=stage,
+            kept=self._kept,
+            together=self.world,
         )
         return auc(self.prepared.valid.labels, scores)
 
     def _ranked(self, stage: str, name: str, k: int) -> float:
         num_items = self.prepared.dataset.num_items
         scorer = catalogue_scorer(self.backend, self.model, self.ripple, num_items, stage=stage)
-        found = evaluate_ranking(scorer, self.prepared, (k,), self.memory_mb, "valid")
+        found = evaluate_ranking(
+            scorer, self.prepared, (k,), self.memory_mb, "valid", together=self.world
+        )
         return found[k][name]

@@ -69,6 +69,15 @@ def test_a_disturbed_run_goes_on_to_the_same_bits(runs):
 
 
 @pytest.mark.slow
+def test_a_process_killed_while_a_checkpoint_is_written_changes_no_bit(runs):
+    folder, found = runs
+    assert found["torn"]["codes"] == [2, -9]
+    assert found["mended"]["codes"] == [0, 0], found["mended"]["said"]
+    assert "resumed" in found["mended"]["said"]
+    assert result(folder / "torn") == result(folder / "one")
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others(runs):
     _, found = runs
     assert found["hung"]["codes"] == [2]
@@ -107,5 +116,6 @@ def test_torchrun_starts_anew_what_was_killed(tmp_path):
             raise
     assert torchrun.returncode == 0, errors
     assert said.count("Written to") == 1
-    assert errors.count("another process has ended") == 1
+    # torchrun may end the other one before it can tell.
+    assert errors.count("another process has ended") <= 1
     assert result(disturbed) == result(tmp_path / "undisturbed")

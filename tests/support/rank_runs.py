@@ -64,11 +64,11 @@ def codes(pids: list[int]) -> list[int]:
     return found
 
 
-def wait_for(path: Path) -> None:
+def wait_for(folder: Path, pattern: str) -> None:
     """Wait until a file is there."""
     deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, path
+    while not any(folder.glob(pattern)):
+        assert time.monotonic() < deadline, (folder, pattern)
         time.sleep(0.002)
 
 
@@ -85,20 +85,28 @@ def main(folder: Path, options: list[str]) -> None:
     # Of two processes one is killed, the one that goes on is stopped, and four finish.
     output = folder / "disturbed"
     pids = start([*options, "--output", str(output)], 2, folder / "killed.txt")
-    wait_for(output / "checkpoint-2.json")
+    wait_for(output, "checkpoint-2.json")
     os.kill(pids[1], signal.SIGKILL)
     tell("killed", pids)
     pids = start(["--resume", str(output)], 1, folder / "stopped.txt")
-    wait_for(output / "checkpoint-4.json")
+    wait_for(output, "checkpoint-4.json")
     os.kill(pids[0], signal.SIGTERM)
     tell("stopped", pids)
     tell("finished", start(["--resume", str(output)], 4, folder / "finished.txt"))
+
+    # One is killed as soon as a part of a checkpoint is there, at times before the whole is.
+    output = folder / "torn"
+    pids = start([*options, "--output", str(output)], 2, folder / "torn.txt")
+    wait_for(output, "checkpoint-3-shard-*")
+    os.kill(pids[1], signal.SIGKILL)
+    tell("torn", pids)
+    tell("mended", start(["--resume", str(output)], 2, folder / "mended.txt"))
 
     # One hangs.
     os.environ["EKPNET_WAIT"] = "2"
     output = folder / "hung"
     pids = start([*options, "--output", str(output)], 2, folder / "hung.txt")
-    wait_for(output / "checkpoint-2.json")
+    wait_for(output, "checkpoint-2.json")
     os.kill(pids[1], signal.SIGSTOP)
     first = codes(pids[:1])
     os.kill(pids[1], signal.SIGKILL)

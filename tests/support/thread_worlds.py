@@ -13,10 +13,18 @@ from ekpnet_fast.training.parallel.world import World
 class ThreadWorld(World):
     """World of one of some threads; it copies what it gives to others, as processes do."""
 
-    def __init__(self, rank, board, barrier):
+    def __init__(self, rank, board, barrier, posted):
         super().__init__()
         self.rank, self.size = rank, len(board)
-        self._board, self._barrier = board, barrier
+        self._board, self._barrier, self._posted = board, barrier, posted
+
+    def post(self, name, value, given_up):
+        self._posted[name, self.rank] = value
+        if self.rank > 0:
+            return [value]
+        while any((name, rank) not in self._posted for rank in range(self.size)):
+            assert not given_up.wait(0.002)
+        return [self._posted[name, rank] for rank in range(self.size)]
 
     def values(self, value):
         self._board[self.rank] = value
@@ -25,21 +33,16 @@ class ThreadWorld(World):
         self._barrier.wait(60)
         return found
 
-    def gather(self, x):
-        self.sent += (self.size - 1) * x.nbytes
-        return torch.cat(self.values(x.clone()))
-
     def exchange(self, x, sent, received):
         self.sent += sum(x[0].nbytes * n for rank, n in enumerate(sent) if rank != self.rank and n)
         pieces = [found[self.rank] for found in self.values(torch.split(x.clone(), list(sent)))]
         assert [len(piece) for piece in pieces] == list(received)
         return torch.cat(pieces)
 
-    def collect(self, x, rows):
+    def each(self, x, rows):
         found = self.values(x.clone())
-        if self.rank == 0:
-            assert [len(x) for x in found] == list(rows)
-            yield from found
+        assert [len(x) for x in found] == list(rows)
+        yield from found
 
     def share(self, value):
         return self.values(value)[0]
@@ -47,11 +50,11 @@ class ThreadWorld(World):
 
 def run_together(size, work):
     """The results of `work(world)` in so many threads, by rank."""
-    barrier, board = Barrier(size), [None] * size
+    barrier, board, posted = Barrier(size), [None] * size, {}
 
     def guarded(rank):
         try:
-            return work(ThreadWorld(rank, board, barrier))
+            return work(ThreadWorld(rank, board, barrier, posted))
         except BaseException:
             barrier.abort()
             raise

@@ -433,9 +433,9 @@ def test_resampling_draws_anew_each_epoch(monkeypatch, resample):
         used.append(ripple)
         return epoch(stream, number, ripple, **skipped)
 
-    def remember_scores(backend, model, ripple, rows, *, stage, kept):
+    def remember_scores(backend, model, ripple, rows, **options):
         evaluated.append(ripple)
-        return score_examples(backend, model, ripple, rows, stage=stage, kept=kept)
+        return score_examples(backend, model, ripple, rows, **options)
 
     monkeypatch.setattr(BatchStream, "epoch", remember_epoch)
     monkeypatch.setattr(validation, "score_examples", remember_scores)

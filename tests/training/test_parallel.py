@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -16,11 +17,15 @@ from ekpnet_fast.models import MODELS
 from ekpnet_fast.models.build import build_model
 from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training import data as training_data
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
-from ekpnet_fast.training.parallel.shards import Route, Sharding
+from ekpnet_fast.training.parallel.routes import Router
+from ekpnet_fast.training.parallel.saved import SharedWriter
+from ekpnet_fast.training.parallel.shards import Sharding
+from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.signals import Interrupted
 from support.small_training import SYNTHETIC
@@ -129,6 +134,7 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
 @pytest.mark.parametrize(
     "changes",
     [
+        {},
         {"folds": 3},
         {"folds": 3, "model": "ripplenet"},
         {"protocol": "recbole", "ranking": True},
@@ -137,6 +143,7 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
         {"train": replace(STAGE, batch_size=16, group_size=16), "threads": 2},
     ],
     ids=[
+        "drawn for each batch",
         "shared folds",
         "folds",
         "drawn negatives",
@@ -145,7 +152,8 @@ def test_parts_have_the_loss_of_the_whole_and_no_process_changes_a_bit(model):
         "fewer groups than parts",
     ],
 )
-def test_bits_are_those_of_one_process(changes):
+def test_bits_are_those_of_one_process(changes, monkeypatch):
+    monkeypatch.setattr(training_data, "DRAWN_AT_ONCE", 0)
     parted = load(4, **changes)
     alone = loop.train(*parted)
     assert_same(run_together(2, lambda world: loop.train(*parted, world=world))[0], alone)
@@ -179,9 +187,9 @@ def test_shards_are_even_and_whole_again(count):
         return sharding.whole(mine), shards.bincount(minlength=4)
 
     for size in (1, 2, 4):
-        (whole, loads), *others = run_together(size, work)
-        assert torch.equal(whole, table)
-        assert all(table is None for table, _ in others)
+        found = run_together(size, work)
+        assert all(torch.equal(whole, table) for whole, _ in found)
+        loads = found[0][1]
         assert int(loads.max() - loads.min()) <= 1
     # Popular rows are often the first ones, or multiples of something.
     for ids in (torch.arange(0, count, 4), torch.arange(count // 4)):
@@ -190,35 +198,53 @@ def test_shards_are_even_and_whole_again(count):
 
 
 def test_bytes_are_those_of_the_formula():
-    """4 for an id, and the row and its gradient, of every row that another process has."""
+    """4 for an id, and the row and its gradient, of every row that another process has.
+
+    Then what each part asks for, and reports, to every other process.
+    """
     draw = torch.Generator().manual_seed(0)
     wanted = [torch.randperm(50, generator=draw)[:n].int() for n in (20, 30, 0, 7)]
     table = torch.randn(50, 2, 3)
+    times = torch.cat(wanted).bincount(minlength=50).view(50, 1, 1)
 
     def work(world):
         sharding = Sharding(50, 4, world)
         parts = [wanted[k] for k in sharding.held]
-        route = Route(sharding, parts)
-        counts = world.sent
-        rows = route.fetch(sharding.mine(table))
-        for ids, found in zip(parts, rows, strict=True):
-            assert torch.equal(found, table[ids.long()])
-        route.give_back(rows)
+        router = Router({"entity": sharding}, {"entity": "entity"}, world)
+        routes = router.routes(router.ask({"entity": parts}))
+        following = router.ask({"entity": parts[::-1]})
+        mine = sharding.mine(table)
+        for _ in range(2):  # the second time the routes were told in the step before
+            touched = mine[routes["entity"].touched.long()]
+            leaves, counts = router.fetch(routes, {"entity": touched}, following)
+            asked = routes["entity"].asked
+            rows = [leaves["entity"][places.long()] for places in asked.places]
+            for ids, found in zip(parts, rows, strict=True):
+                assert torch.equal(found, table[ids.long()])
+            report, told = torch.full((2, 5), float(world.rank)), routes["entity"].touched
+            sums, reports, routes = router.give_back(
+                routes, {"entity": rows}, report, following, counts
+            )
+            expected = sharding.mine(table * times)[told.long()]
+            assert torch.allclose(sums["entity"], expected)
+            assert reports[:, 0].tolist() == [0, 0, 1, 1]
+            parts = parts[::-1]
+            following = {}
         owner = sharding.places(torch.cat(parts))[0] // len(parts)
-        return world.sent, int((owner != world.rank).sum()), counts
+        return world.sent, int((owner != world.rank).sum())
 
     found = run_together(2, work)
-    remote = sum(rows for _, rows, _ in found)
-    for_counts = 2 * 2 * 8  # each of two processes tells the other what its two parts ask for
-    assert sum(sent for sent, _, _ in found) == remote * (4 + 2 * table[0].nbytes) + for_counts
+    remote = sum(rows for _, rows in found)
+    others = 2 * 2 * (4 + 5 * 4)  # of two processes with two parts each
+    assert sum(sent for sent, _ in found) == 2 * remote * (4 + 2 * table[0].nbytes) + 2 * others
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------
 
 
-def train_until_stopped(folder, data, size, polls):
-    """Outcome of a run that goes on from its last checkpoint; None where it was stopped again."""
-    start = checkpoint.latest(folder, pytest.fail)
+def train_until_stopped(folder, data, size, polls, start=None):
+    """Outcome of a run that goes on from a checkpoint, its last; None where it was stopped."""
+    start = start or checkpoint.latest(folder, pytest.fail)
 
     def work(world):
         left = iter(range(polls))
@@ -240,11 +266,110 @@ def train_until_stopped(folder, data, size, polls):
 
 def test_a_stopped_run_goes_on_with_another_number_of_processes(tmp_path):
     two = replace(STAGE, epochs=2)
-    data = load(4, pretrain=two, train=two)
+    data = load(6, pretrain=two, train=two)
     undisturbed = loop.train(*data)
-    for size in (2, 1, 4):
+    saved = []
+    for size in (2, 1, 3, 6):
         assert train_until_stopped(tmp_path, data, size, 7) is None
+        start = checkpoint.latest(tmp_path, pytest.fail)
+        assert len(list(tmp_path.glob(f"{start.path.stem}-shard-*"))) == 6
+        saved.append(start.number)
+    assert saved == sorted(set(saved))
     assert_same(train_until_stopped(tmp_path, data, 2, 1000), undisturbed)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_rows_are_the_same_for_any_number_of_processes(tmp_path, size):
+    data = load(6)
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    model = build_model(*data)
+    table = model.table("entity")
+    whole = run_together(
+        size, lambda world: rows_of(checkpoint.latest(tmp_path, pytest.fail), data, table, world)
+    )
+    start = checkpoint.latest(tmp_path, pytest.fail)
+    sharding = Sharding(len(table), 6, World())
+    for name, found in whole[0].items():
+        assert not torch.equal(found, table)
+        for shard in range(6):
+            rows = start.shard(shard)[name]
+            assert torch.equal(found[sharding.ids_of(shard)], rows)
+        assert all(torch.equal(of_rank[name], found) for of_rank in whole)
+
+
+def rows_of(start, data, table, world):
+    """Whole tables that a checkpoint has, of the rows that the processes go on with."""
+    tables = SharedTables(build_model(*data), world, 6)
+    tensors = SharedWriter(FromStart(start), tables).start.tensors
+    names = ("model.entity", "optimizer.m.entity", "optimizer.v.entity")
+    return {name: tables.shardings["entity"].whole(tensors[name]) for name in names}
+
+
+class FromStart:
+    """What `SharedWriter` takes of a writer that only goes on."""
+
+    stopped = due = finish = None
+
+    def __init__(self, start):
+        self.start = start
+
+
+@pytest.mark.parametrize("damage", ["shard", "json", "half of the shards"])
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path, damage):
+    data = load(4, train=replace(STAGE, epochs=3))
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    before = checkpoint.latest(tmp_path, pytest.fail).number
+    assert train_until_stopped(tmp_path, data, 2, 3) is None
+    number = checkpoint.latest(tmp_path, pytest.fail).number
+    assert number == before + 1
+    if damage == "json":  # the process ended before it was written
+        (tmp_path / f"checkpoint-{number}.json").unlink()
+    for shard in {"shard": [1], "json": [], "half of the shards": [2, 3]}[damage]:
+        path = tmp_path / f"checkpoint-{number}-shard-{shard}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+    warned = []
+    assert checkpoint.latest(tmp_path, warned.append).number == before
+    assert len(warned) == (damage != "json")
+    undisturbed = loop.train(*data)
+    start = checkpoint.latest(tmp_path, warned.append)
+    assert_same(train_until_stopped(tmp_path, data, 4, 1000, start), undisturbed)
+
+
+def test_what_is_written_is_what_was_saved(tmp_path, monkeypatch):
+    """Training goes on while shards are written."""
+    write, release = tensor_file.write, Event()
+
+    def late(*arguments):
+        assert release.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(tensor_file, "write", late)
+    data = load(4)
+
+    def work(world):
+        tables = SharedTables(build_model(*data), world, 4)
+        with CheckpointWriter(tmp_path, {}, first=world.rank == 0) as writer:
+            shared = SharedWriter(writer, tables)
+            rows = tables.shardings["entity"].mine(torch.randn(len(whole), 3, generator=draw(5)))
+            facts = {"seconds": {}, "position": {}, "epochs": []}
+            shared.save(facts, {"model.entity": rows, "other": other[world.rank]})
+            rows.zero_()
+            other[world.rank].zero_()
+            assert not list(tmp_path.iterdir())
+            release.set()
+
+    whole, other = build_model(*data).table("entity"), [torch.ones(3), torch.ones(3)]
+    run_together(2, work)
+    start = checkpoint.latest(tmp_path, pytest.fail)
+    assert start.tensors["other"].tolist() == [1, 1, 1]
+    saved = torch.randn(len(whole), 3, generator=draw(5))
+    for shard in range(4):
+        ids = Sharding(len(whole), 4, World()).ids_of(shard)
+        assert torch.equal(start.shard(shard)["model.entity"], saved[ids])
+
+
+def draw(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def test_a_damaged_or_missing_shard_is_told(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event
 from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -18,6 +20,8 @@ from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 __all__ = ["Group"]
 
 Value = TypeVar("Value")
+
+_POLL = 0.02  # seconds
 
 
 class Group(World):
@@ -58,14 +62,6 @@ class Group(World):
             return True
         return bool(told == 1)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
-        all_of_them = x.new_empty(self.size * len(x), *x.shape[1:])
-        with self._answered():
-            dist.all_gather(list(torch.split(all_of_them, len(x))), x.contiguous())
-        self.sent += (self.size - 1) * x.nbytes
-        return all_of_them
-
     def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Rows that the processes send to this one, by rank."""
         came = x.new_empty(sum(received), *x.shape[1:])
@@ -75,19 +71,15 @@ class Group(World):
             self.sent += (len(x) - sent[self.rank]) * x[0].nbytes
         return came
 
-    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one."""
-        if self.rank > 0:
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
+        for rank in range(self.size):
+            mine = rank == self.rank
+            of_rank = x.contiguous() if mine else x.new_empty(rows[rank], *x.shape[1:])
             with self._answered():
-                dist.send(x.contiguous(), 0)
-            self.sent += x.nbytes
-            return
-        yield x
-        for rank in range(1, self.size):
-            came = x.new_empty(rows[rank], *x.shape[1:])
-            with self._answered():
-                dist.recv(came, rank)
-            yield came
+                dist.broadcast(of_rank, rank)
+            self.sent += (self.size - 1) * x.nbytes if mine else 0
+            yield of_rank
 
     def share(self, value: Value) -> Value:
         """Value of the first process, everywhere."""
@@ -96,11 +88,22 @@ class Group(World):
             dist.broadcast_object_list(values, 0)
         return cast(Value, values[0])
 
-    def values(self, value: Value) -> list[Value]:
-        """Values of the processes by rank, everywhere."""
-        values: list[Any] = [None] * self.size
-        with self._answered():
-            dist.all_gather_object(values, value)
+    def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
+        """Values of the processes by rank, on the first one; on the others their own.
+
+        By the store, because a thread that waited in a collective would be in the way of others.
+        """
+        if self.rank > 0:
+            with self._answered():
+                self._store.set(f"{name}/{self.rank}", json.dumps(value))
+            return [value]
+        values, deadline = [value], time.monotonic() + self._seconds
+        for rank in range(1, self.size):
+            with self._answered():
+                while not self._store.check([f"{name}/{rank}"]):
+                    if given_up.wait(_POLL) or time.monotonic() > deadline:
+                        raise RuntimeError("timed out")
+                values.append(json.loads(self._store.get(f"{name}/{rank}")))
         return values
 
     @contextmanager

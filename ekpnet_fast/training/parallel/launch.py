@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Launch"]
 
-_WAIT = 1800.0  # seconds; the first process alone validates, and the others wait for it
+_WAIT = 300.0  # seconds; processes that do the same take about as long
 
 
 class Launch:

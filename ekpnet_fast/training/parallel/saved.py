@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ekpnet_fast.errors import DataError
-from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
+from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter, Seals
 from ekpnet_fast.training.parallel.tables import SharedTables
 
 __all__ = ["SharedWriter"]
@@ -36,32 +38,42 @@ class SharedWriter:
 
     def __init__(self, writer: CheckpointWriter, tables: SharedTables) -> None:
         self._writer, self._tables = writer, tables
+        self._saves = 0
         self.start = None if writer.start is None else self._joined(writer.start)
         self.stopped, self.due, self.finish = writer.stopped, writer.due, writer.finish
 
     def save(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Write a state; all processes call it.
+        """Copy a state and start to write it; all processes call it.
 
         Args:
             facts: JSON-serialisable.
-            tensors: by name; of the tables and their moments the rows of this process.
+            tensors: by name; of the tables and their moments the rows of this process. They may
+                change once this returns, but for the rows of the best epoch.
 
         Raises:
-            ConfigError: it could not be written.
+            ConfigError: the checkpoint before this one could not be written.
         """
         tables, writer = self._tables, self._writer
+        # Nothing changes the rows of the best epoch, so they are written without a copy.
         cut = {
-            name: torch.split(tensors[name], tables.lengths(table))
+            name: torch.split(x if kind == "best" else x.detach().clone(), tables.lengths(table))
             for table in tables.names
-            for name in (f"{kind}.{table}" for kind in _OF_TABLES)
-            if name in tensors
+            for kind in _OF_TABLES
+            for name in (f"{kind}.{table}",)
+            if (x := tensors.get(name)) is not None
         }
-        seals: dict[str, Any] = {}
-        for at, shard in enumerate(tables.held):
-            seals |= writer.write_shard(shard, {name: rows[at] for name, rows in cut.items()})
-        for others in tables.world.values(seals):
-            seals |= others
-        writer.save(facts, {name: x for name, x in tensors.items() if name not in cut}, seals)
+        shards = {
+            shard: {name: rows[at] for name, rows in cut.items()}
+            for at, shard in enumerate(tables.held)
+        }
+        self._saves += 1
+        post = partial(tables.world.post, f"seals/{self._saves}")
+
+        def sealed(seals: Seals, given_up: Event) -> Seals:
+            return {name: seal for of_one in post(seals, given_up) for name, seal in of_one.items()}
+
+        rest = {name: x for name, x in tensors.items() if name not in cut}
+        writer.save(facts, rest, shards, sealed)
 
     def _joined(self, start: Checkpoint) -> Checkpoint:
         found = [start.shard(number) for number in self._tables.held]

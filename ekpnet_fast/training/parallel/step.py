@@ -7,36 +7,30 @@ in the order of the parts. So P decides the arithmetic, and the number of proces
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from types import ModuleType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.batches import StepParts
-from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.training.losses import TERMS
-from ekpnet_fast.training.parallel.shards import Route
+from ekpnet_fast.training.parallel.routes import Asked, Route, Router
 from ekpnet_fast.training.parallel.tables import SharedTables
-from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.state import StepState
 from ekpnet_fast.training.step import LossGradients
 
 __all__ = ["PartsTrainer"]
 
-
-@dataclass(frozen=True)
-class _Part:
-    """Gradients of a part, of the loss without decay and divided by the mini-batch's size."""
-
-    terms: dict[str, float]
-    rows: dict[str, Tensor]  # by table
-    dense: list[Tensor | None]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 class PartsTrainer:
@@ -67,93 +61,111 @@ class PartsTrainer:
     ) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self._shardings, self._world = tables.shardings, tables.world
+        self._router = Router(tables.shardings, model.tables, tables.world)
         self.parts, self.mine = tables.shards, tables.held
         # A part does not know which rows the others touch, so decay is added afterwards.
         self._loss = LossGradients(model, replace(stage, lambda2=0.0, lambda3=0.0), backend, name)
         self.state = StepState(model, stage, name)
-        self._report = _Report(model, self.state, len(self.mine))
+        self._reports = _Reports(model, self.state)
+        self._ahead: tuple[StepParts, dict[str, Route]] | None = None
 
-    def step(self, step: StepParts) -> dict[str, float]:
+    def step(self, step: StepParts, following: StepParts | None = None) -> dict[str, float]:
         """Run one step; returns the terms of the loss before it.
+
+        Args:
+            step: the parts of this process.
+            following: those of the next step, which is told to the others in this one.
 
         Raises:
             TrainingError: the loss is not finite or diverges; names the term and the step.
         """
-        model, state, stage = self.model, self.state, self.stage
+        model, state, stage, router = self.model, self.state, self.stage, self._router
         state.steps += 1
-        routes = {
-            space: Route(self._shardings[space], self._wanted(space, step.batches))
-            for space in dict.fromkeys(model.tables.values())
+        ahead, self._ahead = self._ahead, None
+        routes = ahead[1] if ahead and ahead[0] is step else router.routes(self._asked(step))
+        asked = {} if following is None else self._asked(following)
+        touched = {
+            name: model.table(name).index_select(0, routes[space].touched)
+            for name, space in model.tables.items()
         }
-        leaves = {
-            name: routes[space].fetch(model.table(name)) for name, space in model.tables.items()
-        }
-        parts = [
-            self._part({name: rows[k] for name, rows in leaves.items()}, batch, step.size)
-            for k, batch in enumerate(step.batches)
-        ]
-        found = self._report.of_all(parts, step.batches, self._norms(routes), self._world)
-        grads, rows = {}, {}
-        for name in found.tables:
-            route = routes[model.tables[name]]
-            of_parts = [
-                parts[k].rows.get(name, torch.zeros_like(x)) if k < len(parts) else x
-                for k, x in enumerate(leaves[name])
-            ]
-            grads[name], rows[name] = route.give_back(of_parts), route.touched
-        values = found.terms
-        self._decay(values, found, step.size)
+        leaves, counts = router.fetch(routes, touched, asked)
+        report = self._reports.empty(len(self.mine))
+        grads: dict[str, list[Tensor]] = {name: [] for name in leaves}
+        for k in range(len(self.mine)):
+            found = {}
+            if k < len(step.batches):
+                found = self._part(leaves, routes, step, k, report[k])
+            for name, of_parts in grads.items():
+                of_part = found.get(name)
+                if of_part is None:
+                    wanted = len(routes[model.tables[name]].asked.places[k])
+                    of_part = leaves[name].new_zeros(wanted, *leaves[name].shape[1:])
+                of_parts.append(of_part)
+        self._reports.norms(report)[:] = self._norms(routes, touched)
+        self._reports.stop(report)[:] = self._world.caught() or 0
+        sums, reports, told = router.give_back(
+            routes, grads, torch.from_numpy(report), asked, counts
+        )
+        if following is not None:
+            self._ahead = following, told
+        total = self._reports.total(reports.numpy())
+        self._world.stop = total.stop
+        values = total.terms
+        self._decay(values, total, step.size)
         state.watch.check(values, state.steps)
-        state.apply(self.backend, rows, grads, step=state.steps, l2=stage.lambda3 / step.size)
+        rows = {name: routes[model.tables[name]].touched for name in total.tables}
+        of_rows = {name: sums[name] for name in total.tables}
+        state.apply(self.backend, rows, of_rows, step=state.steps, l2=stage.lambda3 / step.size)
         return values
 
-    def _wanted(self, space: str, batches: Sequence[Batch]) -> list[Tensor]:
-        """Ids that each part of this process touches; none where the mini-batch has fewer parts."""
-        none = torch.zeros(0, dtype=torch.int32)
-        found = [batch.rows_of(space) for batch in batches]
-        return found + [none] * (len(self.mine) - len(found))
-
-    def _part(self, tables: Mapping[str, Tensor], batch: Batch, size: int) -> _Part:
-        """Gradients of a part, from the rows that it touches."""
-        weight = batch.size / size
-        local = replace(
-            batch,
-            rows=torch.arange(len(batch.rows), dtype=torch.int32),
-            touched={
-                space: torch.arange(len(ids), dtype=torch.int32)
-                for space, ids in batch.touched.items()
-            },
+    def _asked(self, step: StepParts) -> dict[str, Asked]:
+        """Rows by space that the parts of this process touch."""
+        none = [torch.zeros(0, dtype=torch.int32)] * (len(self.mine) - len(step.batches))
+        return self._router.ask(
+            {
+                space: [batch.rows_of(space) for batch in step.batches] + none
+                for space in dict.fromkeys(self.model.tables.values())
+            }
         )
-        terms, rows = self._loss.of(tables, local)
-        with torch.no_grad():  # results of native ops ask for gradients of their own
-            return _Part(
-                {term: value * weight for term, value in terms.items()},
-                {name: grad.detach().mul_(weight) for name, grad in rows.items()},
-                [
-                    None if p.grad is None else p.grad.detach().mul_(weight)
-                    for p in self.state.dense
-                ],
-            )
 
-    def _norms(self, routes: Mapping[str, Route]) -> Tensor:
-        """Squared norms [P / W, tables] float64 of the touched rows of each shard."""
+    def _part(
+        self,
+        leaves: Mapping[str, Tensor],
+        routes: Mapping[str, Route],
+        step: StepParts,
+        k: int,
+        report: Float32,
+    ) -> dict[str, Tensor]:
+        """Gradients of a part's rows by table; the rest of what it found is left in its report.
+
+        They are of the loss without decay, and divided by the mini-batch's size.
+        """
+        batch = step.batches[k]
+        places = {space: route.asked.places[k] for space, route in routes.items()}
+        local = replace(batch, rows=places.get("entity", batch.rows), touched=places)
+        terms, rows = self._loss.of(leaves, local)
+        weight = batch.size / step.size
+        self._reports.put(report, terms, rows, batch.relation_touched, weight)
+        with torch.no_grad():  # results of native ops ask for gradients of their own
+            return {name: grad.detach().mul_(weight) for name, grad in rows.items()}
+
+    def _norms(self, routes: Mapping[str, Route], touched: Mapping[str, Tensor]) -> Float64:
+        """Squared norms [P / W, tables] of the touched rows of each shard."""
         model = self.model
-        norms = torch.zeros(len(self.mine), len(model.tables), dtype=torch.float64)
+        norms = np.zeros((len(self.mine), len(model.tables)))
         if self.stage.lambda3 == 0:
             return norms
         for at, (name, space) in enumerate(model.tables.items()):
             if name in model.undecayed:
                 continue
-            touched = routes[space].touched
-            rows = model.table(name).index_select(0, touched).flatten(1).numpy()
+            rows = touched[name].flatten(1).numpy()
             squares = np.einsum("nk,nk->n", rows, rows)
-            shards = self._shardings[space].held_shards(touched)
+            shards = self._shardings[space].held_shards(routes[space].touched)
             # Rows of a shard come in the order of the parts that touch them, and are added in it.
-            found = np.bincount(shards, weights=squares, minlength=len(self.mine))
-            norms[:, at] = torch.from_numpy(found)
+            norms[:, at] = np.bincount(shards, weights=squares, minlength=len(self.mine))
         return norms
 
-    def _decay(self, values: dict[str, float], found: _Found, size: int) -> None:
+    def _decay(self, values: dict[str, float], total: _Total, size: int) -> None:
         """Add what the squared weights and rows have in the loss, and in the dense gradients."""
         model, stage = self.model, self.stage
         if stage.lambda2 > 0 and (dense := model.dense_weights(self.name)):
@@ -170,17 +182,17 @@ class PartsTrainer:
         norm = 0.0
         for p in model.relations():
             x = p.detach()
-            touched = found.relations.view(-1, *[1] * (x.dim() - 1))
+            touched = total.relations.view(-1, *[1] * (x.dim() - 1))
             norm += float(fixed_order_sum(x.square() * touched))
             decay = x * touched * (stage.lambda3 / size)
             p.grad = decay if p.grad is None else p.grad + decay
-        for name in found.tables:
-            norm += float(found.norms[tables.index(name)])
+        for name in total.tables:
+            norm += float(total.norms[tables.index(name)])
         values["l2_rows"] = norm * stage.lambda3 / 2 / size
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Total:
     """Sums over all parts and shards.
 
     Attributes:
@@ -188,80 +200,98 @@ class _Found:
         tables: names of those that have a gradient.
         relations: [R] float32, 1 where a part names the relation.
         norms: [tables] float64, squared norms of the touched rows.
+        stop: signal that a process has caught, None without one.
     """
 
     terms: dict[str, float]
     tables: list[str]
     relations: Tensor
-    norms: Tensor
+    norms: Float64
+    stop: int | None
 
 
-class _Report:
-    """Report of a process on its parts and shards, one row of float32 for each, and their sums."""
+class _Reports:
+    """Reports on the parts of a mini-batch and the shards, [P, L] float32, and their sums."""
 
-    def __init__(self, model: Model, state: StepState, count: int) -> None:
-        self._model, self._state, self._count = model, state, count
-        self._relations = model.source.graph.num_relations
+    def __init__(self, model: Model, state: StepState) -> None:
+        self._dense, self._tables = state.dense, list(model.tables)
+        self._sizes = [p.numel() for p in self._dense]
+        # A number of float64 takes two places.
+        lengths = {
+            "dense": sum(self._sizes),
+            "has dense": len(self._dense),
+            "has rows": len(self._tables),
+            "relations": model.source.graph.num_relations,
+            "has term": len(_TERMS),
+            "terms": 2 * len(_TERMS),
+            "norms": 2 * len(self._tables),
+            "stop": 1,
+        }
+        ends = list(accumulate(lengths.values()))
+        self._length = ends[-1]
+        self._at = {
+            name: slice(end - length, end)
+            for (name, length), end in zip(lengths.items(), ends, strict=True)
+        }
 
-    def of_all(
-        self, parts: Sequence[_Part], batches: Sequence[Batch], norms: Tensor, world: World
-    ) -> _Found:
-        """Sums in the order of the parts; gradients of dense parameters are left in `grad`."""
-        dense, tables = self._state.dense, list(self._model.tables)
-        rows = [
-            self._row(parts[k], batches[k].relation_touched) if k < len(parts) else self._nothing()
-            for k in range(self._count)
-        ]
-        stop = torch.full((self._count, 1), float(world.caught() or 0))
-        mine = torch.cat([torch.stack(rows), norms.view(torch.float32), stop], dim=1)
-        by_part = world.gather(mine)
-        sizes = [p.numel() for p in dense]
-        lengths = [sum(sizes), len(dense), len(tables), self._relations, 2, 4, 2 * len(tables), 1]
-        grads, *flags, terms, norms, stop = torch.split(by_part, lengths, dim=1)
-        total = grads[0].clone()
-        for grad in grads[1:]:
-            total += grad
-        has_grad, has_rows, relations, has_term = (flag.amax(0) for flag in flags)
-        for p, grad, has in zip(dense, torch.split(total, sizes), has_grad.tolist(), strict=True):
-            p.grad = grad.view_as(p) if has else None
-        world.stop = int(stop.max()) or None
-        sums = terms.contiguous().view(torch.float64).cumsum(0)[-1].tolist()
-        return _Found(
-            {
-                term: value
-                for term, value, has in zip(_TERMS, sums, has_term.tolist(), strict=True)
-                if has
-            },
-            [name for name, has in zip(tables, has_rows.tolist(), strict=True) if has],
-            relations,
-            norms.contiguous().view(torch.float64).cumsum(0)[-1],
-        )
+    def empty(self, count: int) -> Float32:
+        """Reports of so many parts that do not exist."""
+        return np.zeros((count, self._length), np.float32)
 
-    def _row(self, part: _Part, relations: Tensor) -> Tensor:
-        dense = self._state.dense
-        grads = [
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for p, g in zip(dense, part.dense, strict=True)
-        ]
-        flags = [
-            *(g is not None for g in part.dense),
-            *(name in part.rows for name in self._model.tables),
-        ]
-        terms = torch.tensor([part.terms.get(term, 0.0) for term in _TERMS], dtype=torch.float64)
-        return torch.cat(
-            [
-                *grads,
-                torch.tensor(flags, dtype=torch.float32),
-                relations,
-                torch.tensor([term in part.terms for term in _TERMS], dtype=torch.float32),
-                terms.view(torch.float32),
+    def norms(self, reports: Float32) -> Float64:
+        """Squared norms [n, tables] of the touched rows of the shards."""
+        return reports[:, self._at["norms"]].view(np.float64)
+
+    def stop(self, reports: Float32) -> Float32:
+        """Signals [n, 1] that the processes have caught, 0 without one."""
+        return reports[:, self._at["stop"]]
+
+    def put(
+        self,
+        report: Float32,
+        terms: Mapping[str, float],
+        rows: Mapping[str, Tensor],
+        relations: Tensor,
+        weight: float,
+    ) -> None:
+        """Fill the report [L] on a part: terms and gradients times its weight."""
+        at = self._at
+        grads = [p.grad for p in self._dense]
+        if grads:
+            dense = report[at["dense"]]
+            of_all = [
+                np.zeros(size, np.float32) if grad is None else grad.detach().numpy().ravel()
+                for grad, size in zip(grads, self._sizes, strict=True)
             ]
-        )
+            np.concatenate(of_all, out=dense)
+            dense *= weight
+        report[at["has dense"]] = [grad is not None for grad in grads]
+        report[at["has rows"]] = [name in rows for name in self._tables]
+        report[at["relations"]] = relations.numpy()
+        report[at["has term"]] = [term in terms for term in _TERMS]
+        report[at["terms"]].view(np.float64)[:] = [terms.get(term, 0.0) * weight for term in _TERMS]
 
-    def _nothing(self) -> Tensor:
-        dense = self._state.dense
-        length = sum(p.numel() for p in dense) + len(dense) + len(self._model.tables)
-        return torch.zeros(length + self._relations + 2 + 4)
+    def total(self, reports: Float32) -> _Total:
+        """Sums in the order of the parts; gradients of dense parameters are left in `grad`."""
+        at = self._at
+        first, *others = reports[:, at["dense"]]
+        grads = first.copy()
+        for grad in others:
+            grads += grad
+        of_each = torch.split(torch.from_numpy(grads), self._sizes)
+        has_dense, has_rows, has_term = (
+            reports[:, at[f"has {name}"]].max(0).tolist() for name in ("dense", "rows", "term")
+        )
+        for p, grad, has_grad in zip(self._dense, of_each, has_dense, strict=True):
+            p.grad = grad.view_as(p) if has_grad else None
+        sums = np.cumsum(reports[:, at["terms"]].view(np.float64), axis=0)[-1].tolist()
+        return _Total(
+            {term: x for term, x, has in zip(_TERMS, sums, has_term, strict=True) if has},
+            [name for name, has in zip(self._tables, has_rows, strict=True) if has],
+            torch.from_numpy(reports[:, at["relations"]].max(0)),
+            np.cumsum(self.norms(reports), axis=0)[-1],
+            int(self.stop(reports).max()) or None,
+        )
 
 
 _TERMS = TERMS[:2]  # those that are sums over pairs and triples

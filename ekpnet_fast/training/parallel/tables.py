@@ -51,7 +51,7 @@ class SharedTables:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Context of whole tables in the first process's model; all processes enter it."""
+        """Context of whole tables in the model; all processes enter it."""
         mine = {name: self._model.table(name) for name in self._model.tables}
         self.make_whole()
         try:
@@ -61,11 +61,9 @@ class SharedTables:
                 self._put(name, rows)
 
     def make_whole(self) -> None:
-        """Give the first process's model whole tables."""
+        """Give the model whole tables; all processes call it."""
         for name, space in self._model.tables.items():
-            table = self.shardings[space].whole(self._model.table(name))
-            if table is not None:
-                self._put(name, table)
+            self._put(name, self.shardings[space].whole(self._model.table(name)))
 
     def _put(self, name: str, rows: Tensor) -> None:
         setattr(self._model, name, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from threading import Event
 from typing import TypeVar
 
 from torch import Tensor
@@ -35,10 +36,6 @@ class World:
         self.caught: Callable[[], int | None] = lambda: None
         self.stop: int | None = None
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Tensors [n, ...] of all processes by rank, [W n, ...], everywhere."""
-        return x
-
     def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Rows that the processes send to this one, by rank.
 
@@ -49,17 +46,22 @@ class World:
         """
         return x
 
-    def collect(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Tensors [rows[rank], ...] of the processes by rank, one at a time, on the first one.
-
-        On the others there are none.
-        """
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
         yield x
 
     def share(self, value: Value) -> Value:
         """Value of the first process, everywhere."""
         return value
 
-    def values(self, value: Value) -> list[Value]:
-        """Values of the processes by rank, everywhere."""
+    def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
+        """Values of the processes by rank, on the first one; on the others their own.
+
+        Unlike the other methods it may be called by any thread, while others are called.
+
+        Args:
+            name: of the values, used once.
+            value: JSON-serialisable.
+            given_up: ends the waiting.
+        """
         return [value]

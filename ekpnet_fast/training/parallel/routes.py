@@ -1,0 +1,262 @@
+"""Routes of rows: from the processes that have them to the parts of a mini-batch, and back.
+
+A step has two messages from each process to each: one brings the rows that it asked for, the other
+their gradients. What else it has to tell goes along, above all which rows its parts of the next
+mini-batch touch, so that nobody waits for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ekpnet_fast import ops
+from ekpnet_fast.training.parallel.shards import Sharding
+from ekpnet_fast.training.parallel.world import World
+
+__all__ = ["Asked", "Route", "Router"]
+
+
+class Kind(NamedTuple):
+    """Rows of one kind in the messages of all processes to this one, and back.
+
+    Attributes:
+        rows: [n, ...], of 4 bytes an element, by the process that gets them.
+        sent: [W] rows for each process.
+        received: [W] rows from each process.
+    """
+
+    rows: Tensor
+    sent: Sequence[int]
+    received: Sequence[int]
+
+
+def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Tensor]]:
+    """Rows [n, ...] of each kind that the processes send to this one, [W] by rank.
+
+    One message to each process carries all kinds.
+    """
+    pieces = [torch.split(kind.rows, list(kind.sent)) for kind in kinds]
+    if world.size == 1 or not kinds:
+        return [list(of_kind) for of_kind in pieces]
+    widths = [math.prod(kind.rows.shape[1:]) for kind in kinds]
+    own, nothing = world.rank, torch.zeros(0)
+    packed = [
+        nothing if rank == own else rows.reshape(-1).view(torch.float32)
+        for rank, of_one in enumerate(zip(*pieces, strict=True))
+        for rows in of_one
+    ]
+    lengths = [
+        0 if rank == own else kind.received[rank] * width
+        for rank in range(world.size)
+        for kind, width in zip(kinds, widths, strict=True)
+    ]
+    count = len(kinds)
+    came = world.exchange(
+        torch.cat(packed),
+        [sum(map(len, packed[at : at + count])) for at in range(0, len(packed), count)],
+        [sum(lengths[at : at + count]) for at in range(0, len(lengths), count)],
+    )
+    found = torch.split(came, lengths)
+    return [
+        [
+            pieces[k][own]
+            if rank == own
+            else found[rank * count + k]
+            .view(kind.rows.dtype)
+            .view(kind.received[rank], *kind.rows.shape[1:])
+            for rank in range(world.size)
+        ]
+        for k, kind in enumerate(kinds)
+    ]
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(pieces)) if len(pieces) > 1 else pieces[0]
+
+
+class Asked:
+    """Rows of one space that the parts of this process touch, by the processes that have them.
+
+    Args:
+        sharding: of the space.
+        wanted: [P / W] ids [n] int32, distinct within a part.
+
+    Attributes:
+        counts: [W, P / W] int32, rows of each process that each part touches.
+        rows: [n] int32, rows of the process that has them, by process, then by part.
+        order: [n] int64, position of each of `rows` among all that are wanted.
+        places: [P / W] positions [n] int32 in `rows` of what each part wants.
+    """
+
+    def __init__(self, sharding: Sharding, wanted: Sequence[Tensor]) -> None:
+        size, each = sharding.world.size, len(wanted)
+        lengths = [len(ids) for ids in wanted]
+        shards, rows = sharding.places(torch.cat(list(wanted)))
+        keys = shards  # of owners and parts; one and the same where each process has one
+        if each > 1:
+            part = torch.repeat_interleave(torch.arange(each), torch.tensor(lengths))
+            keys = shards // each * each + part
+        # NumPy sorts bytes in one pass.
+        order = np.argsort(keys.to(torch.uint8).numpy(), kind="stable")
+        self.order = torch.from_numpy(order)
+        places = torch.empty(len(order), dtype=torch.int32)
+        places[self.order] = torch.arange(len(order), dtype=torch.int32)
+        self.places = list(torch.split(places, lengths))
+        self.rows = rows.index_select(0, self.order).int()
+        self.counts = keys.bincount(minlength=sharding.shards).view(size, each).int()
+        self.from_each: list[int] = self.counts.sum(1).tolist()
+
+
+class Route:
+    """Way of the rows of one space for one step.
+
+    Args:
+        asked: by this process.
+        counts: [W, P / W] int32, rows of this process that each part touches.
+        rows: [sum of counts] int32, these rows.
+
+    Attributes:
+        touched: [u] int32, rows of this process that any part touches.
+        positions: [sum of counts] int64, positions of `rows` in it.
+    """
+
+    def __init__(self, asked: Asked, counts: Tensor, rows: Tensor) -> None:
+        self.asked = asked
+        self.to_each: list[int] = counts.sum(1).tolist()
+        self._to_parts: list[list[int]] = counts.tolist()
+        self.touched, positions = ops.localize(rows)
+        self.positions = positions.long()  # torch adds rows several times faster by int64
+
+    def of_parts(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients [n, ...] of the rows of each part from those that each process sent."""
+        pairs = zip(grads, self._to_parts, strict=True)
+        return [part for sent, lengths in pairs for part in torch.split(sent, lengths)]
+
+    def sum(self, of_parts: Sequence[Tensor]) -> Tensor:
+        """Gradients [u, ...] of the touched rows from those of each part, added in their order."""
+        first, *others = of_parts
+        # `touched` begins with the rows of the first part, in its order.
+        total = torch.cat(
+            [first, first.new_zeros(len(self.touched) - len(first), *first.shape[1:])]
+        )
+        at = len(first)
+        for part in others:
+            # In any order, because a part names a row once.
+            total.index_add_(0, self.positions[at : at + len(part)], part)
+            at += len(part)
+        return total
+
+
+class Router:
+    """Router of the rows of some tables.
+
+    Args:
+        shardings: by space.
+        tables: spaces by the names of the tables.
+        world: the processes.
+    """
+
+    def __init__(
+        self, shardings: Mapping[str, Sharding], tables: Mapping[str, str], world: World
+    ) -> None:
+        self._shardings, self._tables, self._world = shardings, tables, world
+
+    def ask(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, Asked]:
+        """Rows that the parts of this process touch, by space; tells nobody.
+
+        Args:
+            wanted: by space as for `Asked`.
+        """
+        return {space: Asked(self._shardings[space], ids) for space, ids in wanted.items()}
+
+    def routes(self, asked: Mapping[str, Asked]) -> dict[str, Route]:
+        """Routes by space, by two messages of their own."""
+        counts = [*map(_joined, exchange(self._world, self._counts(asked)))]
+        return _routes(asked, counts, exchange(self._world, _rows(asked, counts)))
+
+    def fetch(
+        self,
+        routes: Mapping[str, Route],
+        touched: Mapping[str, Tensor],
+        following: Mapping[str, Asked],
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Rows [n, ...] by table that the parts of this process touch, by `Asked.rows`.
+
+        Args:
+            routes: of the step.
+            touched: by table the rows [u, ...] of `Route.touched`.
+            following: what the next step asks for; empty where none is known.
+
+        Returns:
+            The rows, and what `give_back` takes as `counts`.
+        """
+        kinds = []
+        for name, space in self._tables.items():
+            route = routes[space]
+            rows = touched[name].index_select(0, route.positions)
+            kinds.append(Kind(rows, route.to_each, route.asked.from_each))
+        came = [*map(_joined, exchange(self._world, [*kinds, *self._counts(following)]))]
+        return dict(zip(self._tables, came[: len(kinds)], strict=True)), came[len(kinds) :]
+
+    def give_back(
+        self,
+        routes: Mapping[str, Route],
+        grads: Mapping[str, Sequence[Tensor]],
+        report: Tensor,
+        following: Mapping[str, Asked],
+        counts: Sequence[Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Route]]:
+        """Give gradients to the processes that have the rows, and a report to all.
+
+        Args:
+            routes: of the step.
+            grads: by table [P / W] gradients [n, ...] of the rows that each part wants.
+            report: [P / W, L] float32.
+            following: what the next step asks for; empty where none is known.
+            counts: what `fetch` gave of it.
+
+        Returns:
+            By table the gradients [u, ...] of `Route.touched`, summed in the order of the parts;
+            the reports [P, L] of all parts; the routes of the next step.
+        """
+        size, kinds = self._world.size, []
+        if size > 1:
+            for name, space in self._tables.items():
+                asked = routes[space].asked
+                rows = _joined(grads[name]).index_select(0, asked.order)
+                kinds.append(Kind(rows, asked.from_each, routes[space].to_each))
+        each = [len(report)] * size
+        reports = Kind(report.repeat(size, 1), each, each)
+        reported, *came = exchange(self._world, [reports, *kinds, *_rows(following, counts)])
+        sums = {}
+        for k, (name, space) in enumerate(self._tables.items()):
+            # One process has them by part already.
+            of_parts = routes[space].of_parts(came[k]) if size > 1 else grads[name]
+            sums[name] = routes[space].sum(of_parts)
+        return sums, _joined(reported), _routes(following, counts, came[len(kinds) :])
+
+    def _counts(self, asked: Mapping[str, Asked]) -> list[Kind]:
+        ones = [1] * self._world.size
+        return [Kind(of_space.counts, ones, ones) for of_space in asked.values()]
+
+
+def _rows(asked: Mapping[str, Asked], counts: Sequence[Tensor]) -> list[Kind]:
+    return [
+        Kind(of_space.rows, of_space.from_each, given.sum(1).tolist())
+        for of_space, given in zip(asked.values(), counts, strict=True)
+    ]
+
+
+def _routes(
+    asked: Mapping[str, Asked], counts: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]
+) -> dict[str, Route]:
+    return {
+        space: Route(of_space, given, _joined(told))
+        for (space, of_space), given, told in zip(asked.items(), counts, rows, strict=True)
+    }
