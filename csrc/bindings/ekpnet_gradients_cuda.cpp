@@ -58,8 +58,8 @@ ekpnet_gradients_cuda(
     const std::optional<Tensor>& entity_keys, const std::optional<Tensor>& entity_references,
     const std::optional<Tensor>& relation_keys, const std::optional<Tensor>& relation_references,
     int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
-  STD_TORCH_CHECK(!slot_folds && !pair_folds,
-                  "slot_folds is given, expected groups of one fold each on a GPU");
+  STD_TORCH_CHECK(slot_folds.has_value() == pair_folds.has_value(),
+                  "slot_folds and pair_folds must be given together");
   STD_TORCH_CHECK(loss == 0, "loss is ", loss, ", expected 0 (cross-entropy) on a GPU");
   const bool deep = weights.has_value(), sorted = entity_keys.has_value();
   STD_TORCH_CHECK(
@@ -85,6 +85,8 @@ ekpnet_gradients_cuda(
                                      {&w_out, "w_out"},
                                      {&b_out, "b_out"},
                                      {&offset, "offset"},
+                                     {&slot_folds, "slot_folds"},
+                                     {&pair_folds, "pair_folds"},
                                      {&real, "real"},
                                      {&real_pairs, "real_pairs"},
                                      {&entity_keys, "entity_keys"},
@@ -115,6 +117,12 @@ ekpnet_gradients_cuda(
                     " references to rows, expected below 2^31");
     check_tensor(labels, "labels", dtype, {B});
     if (offset) check_tensor(*offset, "offset", dtype, {B});
+    SlotFoldsCuda folds;
+    if (slot_folds) {
+      check_tensor(*slot_folds, "slot_folds", ScalarType::Long, {G, H, M});
+      check_tensor(*pair_folds, "pair_folds", ScalarType::Int, {B});
+      folds = {data<int64_t>(*slot_folds), data<int32_t>(*pair_folds)};
+    }
     if (real) check_tensor(*real, "real", dtype, {B});
     if (real) check_tensor(*real_pairs, "real_pairs", dtype, {});
     const int64_t entities = 2 * G * H * M + B + 2 * triples.num_triples;
@@ -139,7 +147,8 @@ ekpnet_gradients_cuda(
     Tensor dz = here({deep ? B : 0, K}), dmatch = here({deep ? 0 : B});
     const auto plan_back =
         plan_attention_backward(G, B, args.hops, args.slots, args.width, sizeof(S));
-    const auto plan_there = plan_attention_forward(G, B, args.slots, args.width, sizeof(S));
+    const auto plan_there =
+        plan_attention_forward(G, B, args.hops, args.slots, args.width, sizeof(S));
     const OnDevice device(table);
     check_plan(plan_back, table, device);
     check_plan(plan_there, table, device);
@@ -149,7 +158,7 @@ ekpnet_gradients_cuda(
         {n, C * D, table.size(0), data<S>(table), data<int32_t>(rows), mutable_data<S>(entity),
          mutable_data<S>(dentity), R * C * D, mutable_data<S>(drelation)},
         mutable_data<double>(row_squares), device.stream);
-    launch_ripple_attention_forward(args, plan_there, deep ? mutable_data<S>(z) : nullptr,
+    launch_ripple_attention_forward(args, folds, plan_there, deep ? mutable_data<S>(z) : nullptr,
                                     deep ? nullptr : mutable_data<S>(match),
                                     static_cast<S*>(nullptr), device.stream);
     check_launch();
@@ -193,18 +202,14 @@ ekpnet_gradients_cuda(
     }
     check_launch();
 
-    const int64_t teams = plan_back.teams;
-    Tensor dkey = here({G, H, M, D}), dvalue = here({G, H, M, D}), factors = here({G, H, M, 4});
-    Tensor ditem = here({B, D}), dW_e_teams = here({teams, D, D}), db_e_teams = here({teams, D});
+    const AttentionWorkspace<S> workspace(table, args, plan_back, deep ? data<S>(dz) : nullptr,
+                                          deep ? nullptr : data<S>(dmatch));
     Tensor dW_e = here({D, D}), db_e = here({D});
-    const AttentionGradsCuda<S> grads = {
-        deep ? data<S>(dz) : nullptr, deep ? nullptr : data<S>(dmatch), mutable_data<S>(dkey),
-        mutable_data<S>(dvalue),      mutable_data<S>(factors),         mutable_data<S>(ditem),
-        mutable_data<S>(dW_e_teams),  mutable_data<S>(db_e_teams)};
-    launch_ripple_attention_backward(args, plan_back, grads, device.stream);
+    const AttentionGradsCuda<S>& grads = workspace.grads;
+    launch_ripple_attention_backward(args, folds, plan_back, grads, device.stream);
     check_launch();
-    add_parameter(teams, dW_e_teams, args.W_e, D * D, dW_e);
-    add_parameter(teams, db_e_teams, args.b_e, D, db_e);
+    add_parameter(plan_back.teams, workspace.dW_e_teams, args.W_e, D * D, dW_e);
+    add_parameter(plan_back.teams, workspace.db_e_teams, args.b_e, D, db_e);
 
     const int64_t kg_blocks = lambda1 > 0 ? triple_loss_blocks(triples.num_triples, args.width) : 0;
     Tensor kg = sums(kg_blocks);

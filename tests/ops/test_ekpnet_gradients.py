@@ -130,6 +130,18 @@ def test_float64_on_a_gpu_equals_the_specification(device, size, channels, hidde
 
 
 @on_gpus
+@sizes
+@pytest.mark.parametrize(("channels", "hidden"), [(2, None), (2, 2), (1, 0)])
+def test_folds_on_a_gpu_equal_the_specification(device, size, channels, hidden):
+    plain = loss_problem(**size, channels=channels, hidden=hidden, dtype=torch.float64)
+    problem = with_folds(plain)
+    expected = found_by(reference, problem)
+    for name, x, y in zip(NAMES, on_device(device, problem), expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert len(plain[5].items) == 1 or expected[0][0] != found_by(reference, plain)[0][0]
+
+
+@on_gpus
 @hidden
 def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
     problem = loss_problem(**SIZES["usual"], hidden=hidden)
@@ -313,10 +325,9 @@ def results_on_device(device, problems):
 
 def test_no_race(emulated, tmp_path):
     size = dict(pairs=90, groups=4, hops=2, slots=32, width=16, rows=60, triples=9)
+    plain = [loss_problem(**size, hidden=hidden) for hidden in (None, 2)]
     problems = [
-        [*model, tuple(batch)]
-        for hidden in (None, 2)
-        for *model, batch in [loss_problem(**size, hidden=hidden)]
+        [*model, tuple(batch)] for *model, batch in [*plain, *(with_folds(x) for x in plain)]
     ]
     found = results_on_device(emulated, problems)
     others = under_other_order(emulated.path, tmp_path, results_on_device, problems)
@@ -335,16 +346,10 @@ def test_launches_are_those_of_the_table(emulated, hidden):
 
 
 @on_gpus
-def test_refuses_folds_and_lists_on_a_gpu(device):
-    problem = with_folds(loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4))
-    with pytest.raises(RuntimeError, match="expected groups of one fold each on a GPU"):
-        on_device(device, problem)
+def test_refuses_lists_on_a_gpu(device):
+    problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
     with pytest.raises(RuntimeError, match="loss is 1, expected 0"):
-        on_device(
-            device,
-            [*problem[:5], problem[5]._replace(slot_folds=None, pair_folds=None)],
-            loss="bpr",
-        )
+        on_device(device, problem, loss="bpr")
 
 
 @on_gpus
@@ -353,6 +358,10 @@ def test_refuses_half_of_what_belongs_together(device):
     for change, message in (
         (dict(relation_keys=None), "must be given together"),
         (dict(real=torch.ones(20)), "real and real_pairs must be given together"),
+        (
+            dict(pair_folds=torch.zeros(20).int()),
+            "slot_folds and pair_folds must be given together",
+        ),
     ):
         changes = [*problem[:5], problem[5]._replace(**change)]
         with pytest.raises(RuntimeError, match=message):
