@@ -126,8 +126,6 @@ Gradients ekpnet_gradients_cpu(
       args.real = data<T>(*real);
     }
     const double size = real ? static_cast<double>(*data<T>(*real_pairs)) : B;
-    STD_TORCH_CHECK(!real || loss == 0, "real is given with loss ", loss,
-                    ", expected 0 (cross-entropy)");
     args.labels = data<T>(labels);
     args.offset = offset ? data<T>(*offset) : nullptr;
     args.pair_weight = static_cast<T>(1 / size);

@@ -7,6 +7,7 @@
 #include "bindings/ripple_attention_cuda.h"
 #include "bindings/triple_loss.h"
 #include "cuda/ekpnet_gradients.h"
+#include "cuda/list_loss.h"
 
 namespace ekpnet {
 namespace {
@@ -60,7 +61,8 @@ ekpnet_gradients_cuda(
     int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
   STD_TORCH_CHECK(slot_folds.has_value() == pair_folds.has_value(),
                   "slot_folds and pair_folds must be given together");
-  STD_TORCH_CHECK(loss == 0, "loss is ", loss, ", expected 0 (cross-entropy) on a GPU");
+  STD_TORCH_CHECK(loss >= 0 && loss <= 2, "loss is ", loss,
+                  ", expected 0 (cross-entropy), 1 (bpr) or 2 (softmax)");
   const bool deep = weights.has_value(), sorted = entity_keys.has_value();
   STD_TORCH_CHECK(
       deep == biases.has_value() && deep == w_out.has_value() && deep == b_out.has_value(),
@@ -145,6 +147,7 @@ ekpnet_gradients_cuda(
     Tensor dentity = here({n, C, D}), drelation = here({R, C, D});
     Tensor z = here({deep ? B : 0, K}), match = here({deep ? 0 : B});
     Tensor dz = here({deep ? B : 0, K}), dmatch = here({deep ? 0 : B});
+    Tensor logit = here({deep && loss != 0 ? B : 0}), dlogit = here({deep && loss != 0 ? B : 0});
     const auto plan_back =
         plan_attention_backward(G, B, args.hops, args.slots, args.width, sizeof(S));
     const auto plan_there =
@@ -181,23 +184,46 @@ ekpnet_gradients_cuda(
     Tensor dweights_blocks = here({blocks, hidden, K, K}),
            dbiases_blocks = here({blocks, hidden, K});
     Tensor dw_out_blocks = here({blocks, K}), db_out_blocks = here({blocks, 1});
-    Tensor bce = sums(deep ? blocks : gradient_blocks(B));
+    const bool lists = loss != 0;
+    Tensor losses = sums(lists ? list_loss_blocks(G) : deep ? blocks : gradient_blocks(B));
+    const auto list_loss = [&](const Tensor& logit, Tensor& dlogit) {
+      launch_list_loss(pairs, static_cast<ListLoss>(loss), args.group_indptr, G, data<S>(logit),
+                       mutable_data<S>(dlogit), mutable_data<double>(losses), device.stream);
+    };
     if (deep) {
-      const DeepWorkspace<S> workspace(table, layers, plan, device.stream);
-      launch_deep_score_gradients(
-          layers, plan, workspace.weights, mutable_data<S>(workspace.activations),
-          DeepScoreGradsCuda<S>{nullptr, mutable_data<S>(dz), mutable_data<S>(dweights_blocks),
-                                mutable_data<S>(dbiases_blocks), mutable_data<S>(dw_out_blocks),
-                                mutable_data<S>(db_out_blocks)},
-          pairs, mutable_data<double>(bce), device.stream);
+      const DeepWorkspace<S> padded(table, layers, plan, device.stream);
+      DeepScoreGradsCuda<S> of_layers = {nullptr,
+                                         mutable_data<S>(dz),
+                                         mutable_data<S>(dweights_blocks),
+                                         mutable_data<S>(dbiases_blocks),
+                                         mutable_data<S>(dw_out_blocks),
+                                         mutable_data<S>(db_out_blocks)};
+      if (lists) {
+        // A list's pairs are those of several blocks: all logits come first.
+        const auto forward = plan_deep_score(B, K, layers.hidden, sizeof(S), false);
+        const Tensor activations =
+            empty_beside(table, {forward.blocks, forward.activation_values}, dtype);
+        launch_deep_score_forward(layers, forward, padded.weights, mutable_data<S>(activations),
+                                  mutable_data<S>(logit), device.stream);
+        list_loss(logit, dlogit);
+        of_layers.dlogit = data<S>(dlogit);
+        launch_deep_score_backward(layers, plan, padded.weights,
+                                   mutable_data<S>(padded.activations), of_layers, device.stream);
+      } else {
+        launch_deep_score_gradients(layers, plan, padded.weights,
+                                    mutable_data<S>(padded.activations), of_layers, pairs,
+                                    mutable_data<double>(losses), device.stream);
+      }
       if (hidden > 0) {
         add_parameter(blocks, dweights_blocks, layers.weights, hidden * K * K, dweights);
         add_parameter(blocks, dbiases_blocks, layers.biases, hidden * K, dbiases);
       }
       add_parameter(blocks, dw_out_blocks, layers.w_out, K, dw_out);
       add_parameter(blocks, db_out_blocks, layers.b_out, 1, db_out);
+    } else if (lists) {
+      list_loss(match, dmatch);
     } else {
-      launch_pair_loss(pairs, data<S>(match), mutable_data<S>(dmatch), mutable_data<double>(bce),
+      launch_pair_loss(pairs, data<S>(match), mutable_data<S>(dmatch), mutable_data<double>(losses),
                        device.stream);
     }
     check_launch();
@@ -243,10 +269,11 @@ ekpnet_gradients_cuda(
     double* const square = mutable_data<double>(squares);
     launch_decay(decay, square, device.stream);
     Tensor terms = sums(4);
-    launch_terms<S>({data<double>(bce), data<double>(kg), square, square + of_parameters,
-                     data<double>(row_squares), bce.size(0), kg_blocks, of_parameters, of_relations,
-                     row_squares.size(0), pairs.real_pairs, B, lambda1, lambda2, lambda3},
-                    mutable_data<double>(terms), device.stream);
+    launch_terms<S>(
+        {data<double>(losses), data<double>(kg), square, square + of_parameters,
+         data<double>(row_squares), losses.size(0), kg_blocks, of_parameters, of_relations,
+         row_squares.size(0), pairs.real_pairs, B, lambda1, lambda2, lambda3},
+        mutable_data<double>(terms), device.stream);
     check_launch();
     return std::tuple(terms, dentity, drelation, dW_e, db_e, dweights, dbiases, dw_out, db_out);
   });

@@ -1,4 +1,5 @@
 #include "cuda/attention_rows.cuh"
+#include "cuda/block_sum.cuh"
 #include "cuda/dispatch_width.cuh"
 #include "cuda/ekpnet_gradients.h"
 #include "cuda/pair_loss.cuh"
@@ -8,18 +9,6 @@ namespace ekpnet {
 namespace {
 
 constexpr int kThreads = 256, kMostBlocks = 512;
-
-// Sum over the block's threads in one fixed order, in thread 0.
-__device__ double block_sum(double x) {
-  __shared__ double sums[kThreads / kWarp];
-  x = lane_sum<kWarp>(x);
-  __syncthreads();  // `sums` may be in use still
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  if (threadIdx.x == 0)
-    for (int w = 1; w < kThreads / kWarp; ++w) x += sums[w];
-  return x;
-}
 
 template <class S>
 __device__ double divisor(const S* size, int64_t num_pairs) {
@@ -45,7 +34,7 @@ __global__ void __launch_bounds__(kThreads)
     sum += static_cast<double>(x) * x;
   }
   for (int64_t i = first; i < args.num_drelation; i += stride) args.drelation[i] = S(0);
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
@@ -61,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
     sum += pair_loss(args, b, x);
     dmatch[b] = x;
   }
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) bce[blockIdx.x] = sum;
 }
 
@@ -158,7 +147,7 @@ __global__ void __launch_bounds__(kThreads) terms_kernel(const TermsArgs<S> args
   const auto sum = [](const double* values, int64_t n) {
     double x = 0;
     for (int64_t i = threadIdx.x; i < n; i += kThreads) x += values[i];
-    return block_sum(x);
+    return block_sum<kThreads>(x);
   };
   const double bce = sum(args.bce, args.num_bce), kg = sum(args.kg, args.num_kg);
   const double weights = sum(args.weights, args.num_weights);

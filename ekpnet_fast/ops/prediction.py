@@ -166,8 +166,7 @@ def ekpnet_gradients(
     gradient [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds;
     and the gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the
     layers' tensors (decay lambda2 / B). Sums are in a fixed order at any number of threads. On a
-    GPU nobody waits, the loss is the cross-entropy, and groups are of one fold: `slot_folds` is
-    refused there.
+    GPU nobody waits.
     """
     if activation not in ACTIVATIONS:
         raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")

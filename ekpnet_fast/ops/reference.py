@@ -151,7 +151,7 @@ def ekpnet_gradients(
                 logit, labels, batch.real, reduction="sum"
             )
         else:
-            pairs = list_loss(logit, labels, pair_lists(group_indptr), loss)
+            pairs = list_loss(logit, labels, pair_lists(group_indptr), loss, batch.real)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
         named = torch.zeros(len(relation), dtype=torch.bool)
         named[torch.cat([relations[valid], batch.triple_relations]).long()] = True

@@ -31,9 +31,6 @@ class LossGradients:
     def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self.dense: list[nn.Parameter] = [*model.relations(), *model.dense_weights(name)]
-        # On a GPU native ops that find gradients by themselves know no losses of lists.
-        on_cpu = all(p.device.type == "cpu" for p in self.dense)
-        self.native = backend is ops and (on_cpu or stage.loss == "bce")
 
     def of(
         self, tables: Mapping[str, Tensor], batch: Batch
@@ -47,7 +44,7 @@ class LossGradients:
             batch: on their device.
         """
         found = None
-        if self.native:
+        if self.backend is ops:
             found = self.model.gradients(tables, batch, self.stage, stage=self.name)
         return self._by_autograd(tables, batch) if found is None else self._taken(found)
 

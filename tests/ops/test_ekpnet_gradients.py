@@ -345,11 +345,13 @@ def test_launches_are_those_of_the_table(emulated, hidden):
     assert emulated.launches - before == table["kernels"]["ekpnet_gradients"]
 
 
-@on_gpus
-def test_refuses_lists_on_a_gpu(device):
-    problem = loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4)
-    with pytest.raises(RuntimeError, match="loss is 1, expected 0"):
-        on_device(device, problem, loss="bpr")
+@pytest.mark.parametrize(("hidden", "count"), [(None, 12), (2, 14)])
+def test_launches_of_lists(emulated, hidden, count):
+    """Two more with layers: a list's pairs are in several blocks, so that all logits come first."""
+    problem = with_references(loss_problem(**SIZES["usual"], hidden=hidden))
+    before = emulated.launches
+    on_device(emulated, problem, loss="bpr")
+    assert emulated.launches - before == count
 
 
 @on_gpus
