@@ -99,11 +99,11 @@ ekpnet_gradients_cuda(
   check_rate("lambda1", lambda1);
   check_rate("lambda2", lambda2);
   check_rate("lambda3", lambda3);
-  return dispatch_float(table, "table", [&](auto zero) {
+  return dispatch_float(relation, "relation", [&](auto zero) {
     using S = decltype(zero);
-    const ScalarType dtype = table.scalar_type();
+    const ScalarType dtype = relation.scalar_type();
     check_channels(table);
-    check_tensor(table, "table", dtype, {-1, -1, -1});
+    check_table(table, dtype);
     check_tensor(rows, "rows", ScalarType::Int, {-1});
     const int64_t n = rows.size(0);
     Tensor entity = empty_beside(table, {n, table.size(1), table.size(2)}, dtype);
@@ -157,10 +157,17 @@ ekpnet_gradients_cuda(
     check_plan(plan_there, table, device);
 
     Tensor row_squares = sums(gradient_blocks(n * C * D));
-    launch_gather_rows<S>(
-        {n, C * D, table.size(0), data<S>(table), data<int32_t>(rows), mutable_data<S>(entity),
-         mutable_data<S>(dentity), R * C * D, mutable_data<S>(drelation)},
-        mutable_data<double>(row_squares), device.stream);
+    const auto gather = [&](const auto* from) {
+      using T = std::remove_cvref_t<decltype(*from)>;
+      launch_gather_rows<T, S>(
+          {n, C * D, table.size(0), from, data<int32_t>(rows), mutable_data<S>(entity),
+           mutable_data<S>(dentity), R * C * D, mutable_data<S>(drelation)},
+          mutable_data<double>(row_squares), device.stream);
+    };
+    if (table.scalar_type() == dtype)
+      gather(data<S>(table));
+    else if constexpr (std::is_same_v<S, float>)
+      gather(data<Bf16>(table));
     launch_ripple_attention_forward(args, folds, plan_there, deep ? mutable_data<S>(z) : nullptr,
                                     deep ? nullptr : mutable_data<S>(match),
                                     static_cast<S*>(nullptr), device.stream);

@@ -40,27 +40,14 @@ using emulation::shared_memory;
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-union FloatBits {
-  float value;
-  uint32_t bits;
-};
-
 inline __device__ float to_compute(float x) { return x; }
 inline __device__ double to_compute(double x) { return x; }
-inline __device__ float to_compute(Bf16 x) {
-  FloatBits wide;
-  wide.bits = uint32_t{x.bits} << 16;
-  return wide.value;
-}
+inline __device__ float to_compute(Bf16 x) { return widened(x); }
 
 template <class S>
 __device__ S from_compute(Compute<S> x) {
   if constexpr (std::is_same_v<S, Bf16>) {
-    FloatBits wide;
-    wide.value = x;
-    if (x != x) return {0x7fc0};
-    // To nearest, ties to even.
-    return {static_cast<uint16_t>((wide.bits + 0x7fff + ((wide.bits >> 16) & 1)) >> 16)};
+    return rounded(x);
   } else {
     return x;
   }

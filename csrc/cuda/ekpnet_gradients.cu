@@ -17,9 +17,9 @@ __device__ double divisor(const S* size, int64_t num_pairs) {
 
 // Rows of a table, their squared norm per block, and zeros where gradients are added up.
 // table [E, C D], rows [n], entity and dentity [n, C D]. One thread per value, grid-stride.
-template <class S>
+template <class T, class S>
 __global__ void __launch_bounds__(kThreads)
-    gather_rows_kernel(const GatherArgs<S> args, double* squares) {
+    gather_rows_kernel(const GatherArgs<T, S> args, double* squares) {
   const int64_t n = args.num_rows * args.row_size;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t row = args.rows[i / args.row_size];
     S x = S(0);
     if (row >= 0)
-      x = args.table[checked_id(row, args.table_rows) * args.row_size + i % args.row_size];
+      x = to_compute(
+          args.table[checked_id(row, args.table_rows) * args.row_size + i % args.row_size]);
     args.entity[i] = x;
     args.dentity[i] = S(0);
     sum += static_cast<double>(x) * x;
@@ -176,10 +177,10 @@ int64_t gradient_blocks(int64_t n) {
   return blocks < 1 ? 1 : blocks < kMostBlocks ? blocks : kMostBlocks;
 }
 
-template <class S>
-void launch_gather_rows(const GatherArgs<S>& args, double* squares, cudaStream_t stream) {
-  launch(gather_rows_kernel<S>, gradient_blocks(args.num_rows * args.row_size), kThreads, 0, stream,
-         args, squares);
+template <class T, class S>
+void launch_gather_rows(const GatherArgs<T, S>& args, double* squares, cudaStream_t stream) {
+  launch(gather_rows_kernel<T, S>, gradient_blocks(args.num_rows * args.row_size), kThreads, 0,
+         stream, args, squares);
 }
 
 template <class S>
@@ -254,7 +255,7 @@ void launch_terms(const TermsArgs<S>& args, double* terms, cudaStream_t stream) 
 }
 
 #define EKPNET_INSTANTIATE(S)                                                                     \
-  template void launch_gather_rows(const GatherArgs<S>&, double*, cudaStream_t);                  \
+  template void launch_gather_rows(const GatherArgs<S, S>&, double*, cudaStream_t);               \
   template void launch_pair_loss(const PairLossArgs<S>&, const S*, S*, double*, cudaStream_t);    \
   template void launch_batch_references(const AttentionArgs<S>&, const TripleLossArgs<S>&,        \
                                         int32_t*, int32_t*, int32_t*, int32_t*, cudaStream_t);    \
@@ -269,5 +270,6 @@ void launch_terms(const TermsArgs<S>& args, double* terms, cudaStream_t stream) 
 EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(double)
 #undef EKPNET_INSTANTIATE
+template void launch_gather_rows(const GatherArgs<Bf16, float>&, double*, cudaStream_t);
 
 }  // namespace ekpnet

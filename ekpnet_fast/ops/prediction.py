@@ -140,7 +140,7 @@ library.register_autograd("ekpnet::triple_loss", _triple_loss_backward, setup_co
 
 
 def ekpnet_gradients(
-    table: Tensor,  # [E, C, D]
+    table: Tensor,  # [E, C, D], may be bfloat16 where the others are float32
     relation: Tensor,  # [R, C, D]
     W_e: Tensor,  # [D, D]
     b_e: Tensor,  # [D]
@@ -201,4 +201,4 @@ def _(
     else:
         layers = [torch.empty_like(x) for x in (weights, biases, w_out, b_out)]
     terms = table.new_empty(4, dtype=torch.float64)
-    return (terms, table.new_empty(rows.size(0), *table.shape[1:]), *shared, *layers)
+    return (terms, relation.new_empty(rows.size(0), *table.shape[1:]), *shared, *layers)

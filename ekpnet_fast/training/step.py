@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.models.base import Gradients
+from ekpnet_fast.models.base import Gradients, widened
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.training.losses import TERMS, loss_terms
@@ -54,7 +54,7 @@ class LossGradients:
         stage, model = self.stage, self.model
         batch = batch.by_fold()
         rows = {
-            table: tables[table].index_select(0, batch.rows_of(space)).requires_grad_()
+            table: widened(tables[table].index_select(0, batch.rows_of(space))).requires_grad_()
             for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)

@@ -151,6 +151,26 @@ def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
     assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
 
 
+@sizes
+@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
+def test_bfloat16_table_is_that_of_its_numbers_in_float32(device, size):
+    table, *rest = loss_problem(**size)
+    small = table.bfloat16()
+    found, wide = (on_device(device, [x, *rest]) for x in (small, small.float()))
+    assert_same_bits(found[1:], wide[1:])
+    for terms in (wide[0], found_by(reference, [small, *rest])[0]):
+        torch.testing.assert_close(found[0], terms, rtol=1e-5, atol=0)
+
+
+def test_bfloat16_is_for_the_table_alone():
+    table, relation, *rest = loss_problem(**SIZES["usual"])
+    with pytest.raises(RuntimeError, match="relation is bfloat16, expected float32 or float64"):
+        found_by(ops, [table, relation.bfloat16(), *rest])
+    double = loss_problem(**SIZES["usual"], dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="table is bfloat16, expected float64"):
+        found_by(ops, [double[0].bfloat16(), *double[1:]])
+
+
 @pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
 @pytest.mark.parametrize("hidden", [None, 2])
 def test_padding_does_not_count(device, hidden):
