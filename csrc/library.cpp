@@ -201,7 +201,7 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, "
       "Tensor rows, Tensor grad, "
       "Tensor step, Tensor l2, "
-      "float lr, float beta1, float beta2, float eps"
+      "float lr, float beta1, float beta2, float eps, int seed"
       ") -> ()");
   m.def(
       "top_items("

@@ -33,6 +33,8 @@ class ModelConfig:
         init: distribution of the initial rows: "xavier" = U(-b, b), b = sqrt(6 / (rows + D)),
             "normal" = N(0, 0.1^2), "transe" = U(-6 / sqrt(D), 6 / sqrt(D)) with v scaled to norm
             1 (Bordes et al. 2013), as Algorithm 1 starts.
+        table_dtype: of the tables of which a mini-batch touches some rows. bfloat16 takes half the
+            memory; their moments, gradients and all arithmetic stay float32.
     """
 
     width: int = 16
@@ -41,6 +43,7 @@ class ModelConfig:
     layers: int = 3
     activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
     init: Literal["xavier", "normal", "transe"] = "xavier"
+    table_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: b
                     found["attention"].append,
                 )
     for n in sizes if quick else [10**4, 182_011, 10**7]:
-        row_adam = partial(op_benchmarks.row_adam, device, n, min(n, 12_000), 16)
-        parts.run(f"row_adam_, {n} rows", row_adam, found["row_adam"].append)
+        for dtype in (torch.float32, torch.bfloat16):
+            row_adam = partial(op_benchmarks.row_adam, device, n, min(n, 12_000), 16, dtype)
+            parts.run(f"row_adam_, {n} rows, {dtype}", row_adam, found["row_adam"].append)
     for record in found["attention"]:
         shape = next(shape for shape in shapes if shape.name == record["shape"])
         if shape.compiled and record["dtype"] == "float32":
@@ -177,6 +178,7 @@ def render(found: Record) -> str:
         {
             "rows": text("rows"),
             "touched": text("touched"),
+            "table": text("dtype"),
             "ms": number("row_adam_s", 1e3),
             "dense Adam, ms": number("dense_adam_s", 1e3),
             "GB/s": lambda r: f"{r['row_adam_bytes'] / r['row_adam_s'] / 1e9:,.0f}",

@@ -144,6 +144,12 @@ inline void check_channels(const Tensor& entity) {
                   ", expected [n, C, D] with C = 1 (v) or 2 (v, gamma)");
 }
 
+// Rows in the dtype of what is computed, or in bfloat16 beside float32.
+inline void check_table(const Tensor& table, ScalarType dtype) {
+  const bool small = table.scalar_type() == ScalarType::BFloat16 && dtype == ScalarType::Float;
+  check_tensor(table, "table", small ? ScalarType::BFloat16 : dtype, {-1, -1, -1});
+}
+
 template <class T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

@@ -6,6 +6,7 @@
 #include "bindings/cpu_checks.h"
 #include "bindings/cpu_launch.h"
 #include "bindings/deep_score.h"
+#include "common/bf16.h"
 #include "cpu/dispatch.h"
 
 namespace ekpnet {
@@ -33,23 +34,39 @@ double add_decay(const T* x, int64_t n, double l2, T* grad) {
   return static_cast<T>(l2 / 2 * squares);
 }
 
+// `gather` of the kernels from a bfloat16 table.
+double gather_bf16(const Bf16* table, int64_t size, const int32_t* rows, int64_t begin, int64_t end,
+                   float* out) {
+  double squares = 0;
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t d = 0; d < size; ++d) {
+      const float x = rows[i] < 0 ? 0.0f : widened(table[rows[i] * size + d]);
+      out[i * size + d] = x;
+      squares += static_cast<double>(x) * x;
+    }
+  return squares;
+}
+
 // The rows that the batch touches, copied out of the table; adds their sum of squares.
 template <class T>
-Tensor gathered(const Tensor& table, const Tensor& rows, double* squares) {
+Tensor gathered(const Tensor& table, ScalarType dtype, const Tensor& rows, double* squares) {
   check_channels(table);
-  check_tensor(table, "table", table.scalar_type(), {-1, -1, -1});
+  check_table(table, dtype);
   check_tensor(rows, "rows", ScalarType::Int, {-1});
   const int64_t n = rows.size(0), size = table.size(1) * table.size(2);
   const int32_t* ids = data<int32_t>(rows);
   for (int64_t i = 0; i < n; ++i)
     STD_TORCH_CHECK(ids[i] < table.size(0), "rows holds id ", ids[i], " at position ", i,
                     ", expected below ", table.size(0), " (rows of table)");
-  Tensor entity = empty({n, table.size(1), table.size(2)}, table.scalar_type());
+  Tensor entity = empty({n, table.size(1), table.size(2)}, dtype);
   T* out = mutable_data<T>(entity);
   std::vector<double> parts((n + kRowGrain - 1) / kRowGrain);
   for_each_piece(n, kRowGrain, [&](int64_t begin, int64_t end) {
-    parts[begin / kRowGrain] =
-        ekpnet_kernels<T>().gather(data<T>(table), size, data<int32_t>(rows), begin, end, out);
+    double* const part = &parts[begin / kRowGrain];
+    if (table.scalar_type() == dtype)
+      *part = ekpnet_kernels<T>().gather(data<T>(table), size, ids, begin, end, out);
+    else if constexpr (sizeof(T) == 4)
+      *part = gather_bf16(data<Bf16>(table), size, ids, begin, end, out);
   });
   for (double part : parts) *squares += part;
   return entity;
@@ -83,11 +100,11 @@ Gradients ekpnet_gradients_cpu(
     const std::optional<Tensor>& /*entity_keys*/, const std::optional<Tensor>& /*references*/,
     const std::optional<Tensor>& /*relation_keys*/, const std::optional<Tensor>& /*references*/,
     int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
-  return dispatch_float(table, "table", [&](auto zero) {
+  return dispatch_float(relation, "relation", [&](auto zero) {
     using T = decltype(zero);
-    const ScalarType dtype = table.scalar_type();
+    const ScalarType dtype = relation.scalar_type();
     double squares = 0;
-    const Tensor entity = gathered<T>(table, rows, &squares);
+    const Tensor entity = gathered<T>(table, dtype, rows, &squares);
     EkpnetArgs<T> args = {};
     args.attention = checked_attention<T>(
         {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, false});
@@ -126,8 +143,6 @@ Gradients ekpnet_gradients_cpu(
       args.real = data<T>(*real);
     }
     const double size = real ? static_cast<double>(*data<T>(*real_pairs)) : B;
-    STD_TORCH_CHECK(!real || loss == 0, "real is given with loss ", loss,
-                    ", expected 0 (cross-entropy)");
     args.labels = data<T>(labels);
     args.offset = offset ? data<T>(*offset) : nullptr;
     args.pair_weight = static_cast<T>(1 / size);

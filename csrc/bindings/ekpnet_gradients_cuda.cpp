@@ -7,6 +7,7 @@
 #include "bindings/ripple_attention_cuda.h"
 #include "bindings/triple_loss.h"
 #include "cuda/ekpnet_gradients.h"
+#include "cuda/list_loss.h"
 
 namespace ekpnet {
 namespace {
@@ -58,9 +59,10 @@ ekpnet_gradients_cuda(
     const std::optional<Tensor>& entity_keys, const std::optional<Tensor>& entity_references,
     const std::optional<Tensor>& relation_keys, const std::optional<Tensor>& relation_references,
     int64_t activation, int64_t loss, double lambda1, double lambda2, double lambda3) {
-  STD_TORCH_CHECK(!slot_folds && !pair_folds,
-                  "slot_folds is given, expected groups of one fold each on a GPU");
-  STD_TORCH_CHECK(loss == 0, "loss is ", loss, ", expected 0 (cross-entropy) on a GPU");
+  STD_TORCH_CHECK(slot_folds.has_value() == pair_folds.has_value(),
+                  "slot_folds and pair_folds must be given together");
+  STD_TORCH_CHECK(loss >= 0 && loss <= 2, "loss is ", loss,
+                  ", expected 0 (cross-entropy), 1 (bpr) or 2 (softmax)");
   const bool deep = weights.has_value(), sorted = entity_keys.has_value();
   STD_TORCH_CHECK(
       deep == biases.has_value() && deep == w_out.has_value() && deep == b_out.has_value(),
@@ -85,6 +87,8 @@ ekpnet_gradients_cuda(
                                      {&w_out, "w_out"},
                                      {&b_out, "b_out"},
                                      {&offset, "offset"},
+                                     {&slot_folds, "slot_folds"},
+                                     {&pair_folds, "pair_folds"},
                                      {&real, "real"},
                                      {&real_pairs, "real_pairs"},
                                      {&entity_keys, "entity_keys"},
@@ -95,11 +99,11 @@ ekpnet_gradients_cuda(
   check_rate("lambda1", lambda1);
   check_rate("lambda2", lambda2);
   check_rate("lambda3", lambda3);
-  return dispatch_float(table, "table", [&](auto zero) {
+  return dispatch_float(relation, "relation", [&](auto zero) {
     using S = decltype(zero);
-    const ScalarType dtype = table.scalar_type();
+    const ScalarType dtype = relation.scalar_type();
     check_channels(table);
-    check_tensor(table, "table", dtype, {-1, -1, -1});
+    check_table(table, dtype);
     check_tensor(rows, "rows", ScalarType::Int, {-1});
     const int64_t n = rows.size(0);
     Tensor entity = empty_beside(table, {n, table.size(1), table.size(2)}, dtype);
@@ -115,6 +119,12 @@ ekpnet_gradients_cuda(
                     " references to rows, expected below 2^31");
     check_tensor(labels, "labels", dtype, {B});
     if (offset) check_tensor(*offset, "offset", dtype, {B});
+    SlotFoldsCuda folds;
+    if (slot_folds) {
+      check_tensor(*slot_folds, "slot_folds", ScalarType::Long, {G, H, M});
+      check_tensor(*pair_folds, "pair_folds", ScalarType::Int, {B});
+      folds = {data<int64_t>(*slot_folds), data<int32_t>(*pair_folds)};
+    }
     if (real) check_tensor(*real, "real", dtype, {B});
     if (real) check_tensor(*real_pairs, "real_pairs", dtype, {});
     const int64_t entities = 2 * G * H * M + B + 2 * triples.num_triples;
@@ -137,19 +147,28 @@ ekpnet_gradients_cuda(
     Tensor dentity = here({n, C, D}), drelation = here({R, C, D});
     Tensor z = here({deep ? B : 0, K}), match = here({deep ? 0 : B});
     Tensor dz = here({deep ? B : 0, K}), dmatch = here({deep ? 0 : B});
+    Tensor logit = here({deep && loss != 0 ? B : 0}), dlogit = here({deep && loss != 0 ? B : 0});
     const auto plan_back =
         plan_attention_backward(G, B, args.hops, args.slots, args.width, sizeof(S));
-    const auto plan_there = plan_attention_forward(G, B, args.slots, args.width, sizeof(S));
+    const auto plan_there =
+        plan_attention_forward(G, B, args.hops, args.slots, args.width, sizeof(S));
     const OnDevice device(table);
     check_plan(plan_back, table, device);
     check_plan(plan_there, table, device);
 
     Tensor row_squares = sums(gradient_blocks(n * C * D));
-    launch_gather_rows<S>(
-        {n, C * D, table.size(0), data<S>(table), data<int32_t>(rows), mutable_data<S>(entity),
-         mutable_data<S>(dentity), R * C * D, mutable_data<S>(drelation)},
-        mutable_data<double>(row_squares), device.stream);
-    launch_ripple_attention_forward(args, plan_there, deep ? mutable_data<S>(z) : nullptr,
+    const auto gather = [&](const auto* from) {
+      using T = std::remove_cvref_t<decltype(*from)>;
+      launch_gather_rows<T, S>(
+          {n, C * D, table.size(0), from, data<int32_t>(rows), mutable_data<S>(entity),
+           mutable_data<S>(dentity), R * C * D, mutable_data<S>(drelation)},
+          mutable_data<double>(row_squares), device.stream);
+    };
+    if (table.scalar_type() == dtype)
+      gather(data<S>(table));
+    else if constexpr (std::is_same_v<S, float>)
+      gather(data<Bf16>(table));
+    launch_ripple_attention_forward(args, folds, plan_there, deep ? mutable_data<S>(z) : nullptr,
                                     deep ? nullptr : mutable_data<S>(match),
                                     static_cast<S*>(nullptr), device.stream);
     check_launch();
@@ -172,39 +191,58 @@ ekpnet_gradients_cuda(
     Tensor dweights_blocks = here({blocks, hidden, K, K}),
            dbiases_blocks = here({blocks, hidden, K});
     Tensor dw_out_blocks = here({blocks, K}), db_out_blocks = here({blocks, 1});
-    Tensor bce = sums(deep ? blocks : gradient_blocks(B));
+    const bool lists = loss != 0;
+    Tensor losses = sums(lists ? list_loss_blocks(G) : deep ? blocks : gradient_blocks(B));
+    const auto list_loss = [&](const Tensor& logit, Tensor& dlogit) {
+      launch_list_loss(pairs, static_cast<ListLoss>(loss), args.group_indptr, G, data<S>(logit),
+                       mutable_data<S>(dlogit), mutable_data<double>(losses), device.stream);
+    };
     if (deep) {
-      const DeepWorkspace<S> workspace(table, layers, plan, device.stream);
-      launch_deep_score_gradients(
-          layers, plan, workspace.weights, mutable_data<S>(workspace.activations),
-          DeepScoreGradsCuda<S>{nullptr, mutable_data<S>(dz), mutable_data<S>(dweights_blocks),
-                                mutable_data<S>(dbiases_blocks), mutable_data<S>(dw_out_blocks),
-                                mutable_data<S>(db_out_blocks)},
-          pairs, mutable_data<double>(bce), device.stream);
+      const DeepWorkspace<S> padded(table, layers, plan, device.stream);
+      DeepScoreGradsCuda<S> of_layers = {nullptr,
+                                         mutable_data<S>(dz),
+                                         mutable_data<S>(dweights_blocks),
+                                         mutable_data<S>(dbiases_blocks),
+                                         mutable_data<S>(dw_out_blocks),
+                                         mutable_data<S>(db_out_blocks)};
+      if (lists) {
+        // A list's pairs are those of several blocks: all logits come first.
+        const auto forward = plan_deep_score(B, K, layers.hidden, sizeof(S), false);
+        const Tensor activations =
+            empty_beside(table, {forward.blocks, forward.activation_values}, dtype);
+        launch_deep_score_forward(layers, forward, padded.weights, mutable_data<S>(activations),
+                                  mutable_data<S>(logit), device.stream);
+        list_loss(logit, dlogit);
+        of_layers.dlogit = data<S>(dlogit);
+        launch_deep_score_backward(layers, plan, padded.weights,
+                                   mutable_data<S>(padded.activations), of_layers, device.stream);
+      } else {
+        launch_deep_score_gradients(layers, plan, padded.weights,
+                                    mutable_data<S>(padded.activations), of_layers, pairs,
+                                    mutable_data<double>(losses), device.stream);
+      }
       if (hidden > 0) {
         add_parameter(blocks, dweights_blocks, layers.weights, hidden * K * K, dweights);
         add_parameter(blocks, dbiases_blocks, layers.biases, hidden * K, dbiases);
       }
       add_parameter(blocks, dw_out_blocks, layers.w_out, K, dw_out);
       add_parameter(blocks, db_out_blocks, layers.b_out, 1, db_out);
+    } else if (lists) {
+      list_loss(match, dmatch);
     } else {
-      launch_pair_loss(pairs, data<S>(match), mutable_data<S>(dmatch), mutable_data<double>(bce),
+      launch_pair_loss(pairs, data<S>(match), mutable_data<S>(dmatch), mutable_data<double>(losses),
                        device.stream);
     }
     check_launch();
 
-    const int64_t teams = plan_back.teams;
-    Tensor dkey = here({G, H, M, D}), dvalue = here({G, H, M, D}), factors = here({G, H, M, 4});
-    Tensor ditem = here({B, D}), dW_e_teams = here({teams, D, D}), db_e_teams = here({teams, D});
+    const AttentionWorkspace<S> workspace(table, args, plan_back, deep ? data<S>(dz) : nullptr,
+                                          deep ? nullptr : data<S>(dmatch));
     Tensor dW_e = here({D, D}), db_e = here({D});
-    const AttentionGradsCuda<S> grads = {
-        deep ? data<S>(dz) : nullptr, deep ? nullptr : data<S>(dmatch), mutable_data<S>(dkey),
-        mutable_data<S>(dvalue),      mutable_data<S>(factors),         mutable_data<S>(ditem),
-        mutable_data<S>(dW_e_teams),  mutable_data<S>(db_e_teams)};
-    launch_ripple_attention_backward(args, plan_back, grads, device.stream);
+    const AttentionGradsCuda<S>& grads = workspace.grads;
+    launch_ripple_attention_backward(args, folds, plan_back, grads, device.stream);
     check_launch();
-    add_parameter(teams, dW_e_teams, args.W_e, D * D, dW_e);
-    add_parameter(teams, db_e_teams, args.b_e, D, db_e);
+    add_parameter(plan_back.teams, workspace.dW_e_teams, args.W_e, D * D, dW_e);
+    add_parameter(plan_back.teams, workspace.db_e_teams, args.b_e, D, db_e);
 
     const int64_t kg_blocks = lambda1 > 0 ? triple_loss_blocks(triples.num_triples, args.width) : 0;
     Tensor kg = sums(kg_blocks);
@@ -238,10 +276,11 @@ ekpnet_gradients_cuda(
     double* const square = mutable_data<double>(squares);
     launch_decay(decay, square, device.stream);
     Tensor terms = sums(4);
-    launch_terms<S>({data<double>(bce), data<double>(kg), square, square + of_parameters,
-                     data<double>(row_squares), bce.size(0), kg_blocks, of_parameters, of_relations,
-                     row_squares.size(0), pairs.real_pairs, B, lambda1, lambda2, lambda3},
-                    mutable_data<double>(terms), device.stream);
+    launch_terms<S>(
+        {data<double>(losses), data<double>(kg), square, square + of_parameters,
+         data<double>(row_squares), losses.size(0), kg_blocks, of_parameters, of_relations,
+         row_squares.size(0), pairs.real_pairs, B, lambda1, lambda2, lambda3},
+        mutable_data<double>(terms), device.stream);
     check_launch();
     return std::tuple(terms, dentity, drelation, dW_e, db_e, dweights, dbiases, dw_out, db_out);
   });

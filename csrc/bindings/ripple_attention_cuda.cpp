@@ -14,11 +14,11 @@ namespace {
 template <class S>
 void run_forward(const AttentionTensors& t, const AttentionArgs<S>& args, S* z, S* match,
                  S* alpha) {
-  const AttentionPlan plan = plan_attention_forward(args.num_groups, args.num_pairs, args.slots,
-                                                    args.width, sizeof(Compute<S>));
+  const AttentionPlan plan = plan_attention_forward(args.num_groups, args.num_pairs, args.hops,
+                                                    args.slots, args.width, sizeof(Compute<S>));
   const OnDevice device(t.entity);
   check_plan(plan, t.entity, device);
-  launch_ripple_attention_forward(args, plan, z, match, alpha, device.stream);
+  launch_ripple_attention_forward(args, {}, plan, z, match, alpha, device.stream);
   check_launch();
 }
 
@@ -75,6 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
     check_tensor(dz, "dz", dtype, {B, (H + 1) * D});
     check_tensor(dmatch, "dmatch", dtype, {B});
+    if (D % 4 == 0) check_aligned<S>(dz, "dz");
     Tensor dentity = zeros_beside(entity, {args.num_rows, C, D}, dtype);
     Tensor drelation = zeros_beside(entity, {R, C, D}, dtype);
     Tensor dW_e = zeros_beside(entity, {D, D}, dtype), db_e = zeros_beside(entity, {D}, dtype);
@@ -84,22 +85,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cuda(
     const OnDevice device(entity);
     check_plan(plan, entity, device);
 
-    constexpr ScalarType kCompute = kComputeDtype<S>;
-    Tensor dkey = empty_beside(entity, {G, H, M, D}, kCompute);
-    Tensor dvalue = empty_beside(entity, {G, H, M, D}, kCompute);
-    Tensor factors = empty_beside(entity, {G, H, M, 4}, kCompute);
-    Tensor ditem = empty_beside(entity, {B, D}, kCompute);
-    Tensor dW_e_teams = empty_beside(entity, {plan.teams, D, D}, kCompute);
-    Tensor db_e_teams = empty_beside(entity, {plan.teams, D}, kCompute);
-    const AttentionGradsCuda<S> grads = {data<S>(dz),
-                                         data<S>(dmatch),
-                                         mutable_data<A>(dkey),
-                                         mutable_data<A>(dvalue),
-                                         mutable_data<A>(factors),
-                                         mutable_data<A>(ditem),
-                                         mutable_data<A>(dW_e_teams),
-                                         mutable_data<A>(db_e_teams)};
-    launch_ripple_attention_backward(args, plan, grads, device.stream);
+    const AttentionWorkspace<S> workspace(entity, args, plan, data<S>(dz), data<S>(dmatch));
+    const AttentionGradsCuda<S>& grads = workspace.grads;
+    launch_ripple_attention_backward(args, {}, plan, grads, device.stream);
     check_launch();
     launch_sum_parts(grads.dW_e_teams, plan.teams, D * D, mutable_data<S>(dW_e), device.stream);
     launch_sum_parts(grads.db_e_teams, plan.teams, D, mutable_data<S>(db_e), device.stream);

@@ -25,12 +25,11 @@ inline void check_rates(double lr, double beta1, double beta2, double eps) {
     STD_TORCH_CHECK(beta >= 0 && beta < 1, name, " is ", beta, ", expected 0 <= ", name, " < 1");
 }
 
-// Elements of a row; m and v have the table's shape and `moment`, rows [n] int32, grad [n, row] the
-// table's dtype, step [] int64, l2 [] float64.
+// Elements of a row; m and v have the table's shape and `moment`, rows [n] int32, grad [n, row]
+// `moment` too, step [] int64, l2 [] float64.
 inline int64_t check_row_adam(const Tensor& table, const Tensor& m, const Tensor& v,
                               const Tensor& rows, const Tensor& grad, const Tensor& step,
                               const Tensor& l2, ScalarType moment) {
-  const ScalarType dtype = table.scalar_type();
   STD_TORCH_CHECK(table.dim() >= 1 && table.is_contiguous(),
                   "table must be contiguous with at least one dimension");
   for (const auto& [tensor, name] : {std::pair(&m, "m"), std::pair(&v, "v")})
@@ -43,10 +42,11 @@ inline int64_t check_row_adam(const Tensor& table, const Tensor& m, const Tensor
   const int64_t size = table.size(0) == 0 ? 0 : table.numel() / table.size(0);
   std::vector<int64_t> grad_shape = {rows.size(0)};
   for (int64_t i = 1; i < table.dim(); ++i) grad_shape.push_back(table.size(i));
-  STD_TORCH_CHECK(grad.scalar_type() == dtype &&
+  STD_TORCH_CHECK(grad.scalar_type() == moment &&
                       shape_text(grad.sizes()) == shape_text(grad_shape) && grad.is_contiguous(),
-                  "grad has shape ", shape_text(grad.sizes()), ", expected ",
-                  shape_text(grad_shape), " of the table's dtype, contiguous");
+                  "grad has shape ", shape_text(grad.sizes()), " of ",
+                  dtype_name(grad.scalar_type()), ", expected ", shape_text(grad_shape), " of ",
+                  dtype_name(moment), ", contiguous");
   check_tensor(step, "step", ScalarType::Long, {});
   check_tensor(l2, "l2", ScalarType::Double, {});
   return size;

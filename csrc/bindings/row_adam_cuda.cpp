@@ -10,7 +10,7 @@ namespace {
 
 void row_adam_cuda(Tensor table, Tensor m, Tensor v, const Tensor& rows, const Tensor& grad,
                    const Tensor& step, const Tensor& l2, double lr, double beta1, double beta2,
-                   double eps) {
+                   double eps, int64_t seed) {
   check_same_device(table, "table",
                     {{&std::as_const(m), "m"},
                      {&std::as_const(v), "v"},
@@ -29,12 +29,12 @@ void row_adam_cuda(Tensor table, Tensor m, Tensor v, const Tensor& rows, const T
       check_aligned<S>(table, "table");
       check_aligned<A>(m, "m");
       check_aligned<A>(v, "v");
-      check_aligned<S>(grad, "grad");
+      check_aligned<A>(grad, "grad");
     }
     const OnDevice device(table);
     launch_row_adam<S>({rows.size(0), size, table.size(0), mutable_data<S>(table),
-                        mutable_data<A>(m), mutable_data<A>(v), data<int32_t>(rows), data<S>(grad),
-                        data<int64_t>(step), data<double>(l2), lr, beta1, beta2, eps},
+                        mutable_data<A>(m), mutable_data<A>(v), data<int32_t>(rows), data<A>(grad),
+                        data<int64_t>(step), data<double>(l2), lr, beta1, beta2, eps, seed},
                        device.stream);
     check_launch();
   });

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 
+#include "common/host_device.h"
+
 namespace ekpnet {
 
 // Finaliser of SplitMix64 (Steele et al. 2014, Stafford's variant 13): a bijection of 64-bit words.
-inline uint64_t mix64(uint64_t x) {
+EKPNET_HOST_DEVICE inline uint64_t mix64(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   return x ^ (x >> 31);
@@ -16,7 +18,7 @@ inline uint64_t mix64(uint64_t x) {
 constexpr uint64_t kGoldenGamma = 0x9e3779b97f4a7c15ull;
 
 // Start of an independent stream for each combination of counters.
-inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_t b, uint64_t c) {
+EKPNET_HOST_DEVICE inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_t b, uint64_t c) {
   uint64_t key = mix64(seed + kGoldenGamma);
   key = mix64(key ^ (a + kGoldenGamma));
   key = mix64(key ^ (b + 2 * kGoldenGamma));
@@ -24,7 +26,7 @@ inline uint64_t stream_key(uint64_t seed, uint64_t a, uint64_t b, uint64_t c) {
 }
 
 // The i-th 64 random bits of a stream.
-inline uint64_t random_bits(uint64_t key, uint64_t i) {
+EKPNET_HOST_DEVICE inline uint64_t random_bits(uint64_t key, uint64_t i) {
   return mix64(key + (i + 1) * kGoldenGamma);
 }
 

@@ -235,14 +235,14 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
         *to = first ? sum : *to + sum;
       }
       A* dW = dweights + static_cast<int64_t>(layer) * K * K;
-      product_cols_cols(team, KP, KP, P, in, ds, dact, ds, Zero<A>(),
-                        [&](int r, int c, const Vec4<A>& x) {
-                          if (r >= K) return;
-                          A* to = dW + static_cast<int64_t>(r) * K + c;
+      product_cols_cols<4>(team, KP, KP, P, in, ds, dact, ds, Zero<A>(),
+                           [&](int r, int c, const Vec4<A>& x) {
+                             if (r >= K) return;
+                             A* to = dW + static_cast<int64_t>(r) * K + c;
 #pragma unroll
-                          for (int j = 0; j < 4; ++j)
-                            if (c + j < K) to[j] = first ? x.x[j] : to[j] + x.x[j];
-                        });
+                             for (int j = 0; j < 4; ++j)
+                               if (c + j < K) to[j] = first ? x.x[j] : to[j] + x.x[j];
+                           });
       product_rows_rows<4, 0>(
           team, P, KP, KP, dact, ds, W, stride, Zero<A>(),
           [&](int i, int c, const Vec4<A>& x) { store4_shared(dprev + i * ds + c, x); });

@@ -1,4 +1,5 @@
 #include "cuda/attention_rows.cuh"
+#include "cuda/block_sum.cuh"
 #include "cuda/dispatch_width.cuh"
 #include "cuda/ekpnet_gradients.h"
 #include "cuda/pair_loss.cuh"
@@ -9,18 +10,6 @@ namespace {
 
 constexpr int kThreads = 256, kMostBlocks = 512;
 
-// Sum over the block's threads in one fixed order, in thread 0.
-__device__ double block_sum(double x) {
-  __shared__ double sums[kThreads / kWarp];
-  x = lane_sum<kWarp>(x);
-  __syncthreads();  // `sums` may be in use still
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  if (threadIdx.x == 0)
-    for (int w = 1; w < kThreads / kWarp; ++w) x += sums[w];
-  return x;
-}
-
 template <class S>
 __device__ double divisor(const S* size, int64_t num_pairs) {
   return size != nullptr ? static_cast<double>(to_compute(*size)) : static_cast<double>(num_pairs);
@@ -28,9 +17,9 @@ __device__ double divisor(const S* size, int64_t num_pairs) {
 
 // Rows of a table, their squared norm per block, and zeros where gradients are added up.
 // table [E, C D], rows [n], entity and dentity [n, C D]. One thread per value, grid-stride.
-template <class S>
+template <class T, class S>
 __global__ void __launch_bounds__(kThreads)
-    gather_rows_kernel(const GatherArgs<S> args, double* squares) {
+    gather_rows_kernel(const GatherArgs<T, S> args, double* squares) {
   const int64_t n = args.num_rows * args.row_size;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -39,13 +28,14 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t row = args.rows[i / args.row_size];
     S x = S(0);
     if (row >= 0)
-      x = args.table[checked_id(row, args.table_rows) * args.row_size + i % args.row_size];
+      x = to_compute(
+          args.table[checked_id(row, args.table_rows) * args.row_size + i % args.row_size]);
     args.entity[i] = x;
     args.dentity[i] = S(0);
     sum += static_cast<double>(x) * x;
   }
   for (int64_t i = first; i < args.num_drelation; i += stride) args.drelation[i] = S(0);
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
@@ -61,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     sum += pair_loss(args, b, x);
     dmatch[b] = x;
   }
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) bce[blockIdx.x] = sum;
 }
 
@@ -158,7 +148,7 @@ __global__ void __launch_bounds__(kThreads) terms_kernel(const TermsArgs<S> args
   const auto sum = [](const double* values, int64_t n) {
     double x = 0;
     for (int64_t i = threadIdx.x; i < n; i += kThreads) x += values[i];
-    return block_sum(x);
+    return block_sum<kThreads>(x);
   };
   const double bce = sum(args.bce, args.num_bce), kg = sum(args.kg, args.num_kg);
   const double weights = sum(args.weights, args.num_weights);
@@ -187,10 +177,10 @@ int64_t gradient_blocks(int64_t n) {
   return blocks < 1 ? 1 : blocks < kMostBlocks ? blocks : kMostBlocks;
 }
 
-template <class S>
-void launch_gather_rows(const GatherArgs<S>& args, double* squares, cudaStream_t stream) {
-  launch(gather_rows_kernel<S>, gradient_blocks(args.num_rows * args.row_size), kThreads, 0, stream,
-         args, squares);
+template <class T, class S>
+void launch_gather_rows(const GatherArgs<T, S>& args, double* squares, cudaStream_t stream) {
+  launch(gather_rows_kernel<T, S>, gradient_blocks(args.num_rows * args.row_size), kThreads, 0,
+         stream, args, squares);
 }
 
 template <class S>
@@ -265,7 +255,7 @@ void launch_terms(const TermsArgs<S>& args, double* terms, cudaStream_t stream) 
 }
 
 #define EKPNET_INSTANTIATE(S)                                                                     \
-  template void launch_gather_rows(const GatherArgs<S>&, double*, cudaStream_t);                  \
+  template void launch_gather_rows(const GatherArgs<S, S>&, double*, cudaStream_t);               \
   template void launch_pair_loss(const PairLossArgs<S>&, const S*, S*, double*, cudaStream_t);    \
   template void launch_batch_references(const AttentionArgs<S>&, const TripleLossArgs<S>&,        \
                                         int32_t*, int32_t*, int32_t*, int32_t*, cudaStream_t);    \
@@ -280,5 +270,6 @@ void launch_terms(const TermsArgs<S>& args, double* terms, cudaStream_t stream) 
 EKPNET_INSTANTIATE(float)
 EKPNET_INSTANTIATE(double)
 #undef EKPNET_INSTANTIATE
+template void launch_gather_rows(const GatherArgs<Bf16, float>&, double*, cudaStream_t);
 
 }  // namespace ekpnet

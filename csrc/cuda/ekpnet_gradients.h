@@ -10,12 +10,13 @@
 namespace ekpnet {
 
 // Rows that a batch touches, out of a table.
-template <class S>
+// `T` is the table's type, S or bfloat16.
+template <class T, class S>
 struct GatherArgs {
   int64_t num_rows;       // n
   int64_t row_size;       // C D
   int64_t table_rows;     // E
-  const S* table;         // [E, C D]
+  const T* table;         // [E, C D]
   const int32_t* rows;    // [n], below E; a negative one is none
   S* entity;              // [n, C D], 0 for none
   S* dentity;             // [n, C D], becomes 0
@@ -27,8 +28,8 @@ struct GatherArgs {
 int64_t gradient_blocks(int64_t n);
 
 // squares [gradient_blocks(n C D)] add up to the squared norm of the rows.
-template <class S>
-void launch_gather_rows(const GatherArgs<S>& args, double* squares, cudaStream_t stream);
+template <class T, class S>
+void launch_gather_rows(const GatherArgs<T, S>& args, double* squares, cudaStream_t stream);
 
 // dmatch [B] for logits `match`; bce [gradient_blocks(B)] add up to the cross-entropy.
 template <class S>

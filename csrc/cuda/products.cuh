@@ -12,6 +12,10 @@
 
 namespace ekpnet {
 
+// Steps of a product's loop whose values are fetched together.
+template <int kRows>
+constexpr int kUnrolled = kRows == 1 ? 2 : 4;
+
 template <class T>
 struct Zero {
   __device__ Vec4<T> operator()(int, int) const { return {{T(0), T(0), T(0), T(0)}}; }
@@ -41,7 +45,7 @@ __device__ void product_rows_rows(const Team& team, int rows, int cols, int dept
   for_tiles<kRows, T>(
       team, rows, cols,
       [&](int r, int c, int step, Vec4<T>(&sums)[kRows]) {
-#pragma unroll 4
+#pragma unroll kUnrolled < kRows>
         for (int k = 0; k < n; k += 4) {
           Vec4<T> b[4];
 #pragma unroll
@@ -59,16 +63,6 @@ __device__ void product_rows_rows(const Team& team, int rows, int cols, int dept
       init, store);
 }
 
-// The same in tiles of four rows, or of one where fours would leave threads of the team idle.
-template <int kDepth, class T, class Init, class Store>
-__device__ void product_rows_rows(const Team& team, int rows, int cols, int depth, const T* A,
-                                  int stride_a, const T* B, int stride_b, Init init, Store store) {
-  if (rows / 4 * (cols / 4) >= team.size)
-    product_rows_rows<4, kDepth>(team, rows, cols, depth, A, stride_a, B, stride_b, init, store);
-  else
-    product_rows_rows<1, kDepth>(team, rows, cols, depth, A, stride_a, B, stride_b, init, store);
-}
-
 // C[r][c] = init + sum over k < depth of A[r][k] B[k][c].
 template <int kRows, int kDepth, class T, class Init, class Store>
 __device__ void product_rows_cols(const Team& team, int rows, int cols, int depth, const T* A,
@@ -77,7 +71,7 @@ __device__ void product_rows_cols(const Team& team, int rows, int cols, int dept
   for_tiles<kRows, T>(
       team, rows, cols,
       [&](int r, int c, int step, Vec4<T>(&sums)[kRows]) {
-#pragma unroll 4
+#pragma unroll kUnrolled < kRows>
         for (int k = 0; k < n; k += 4) {
           Vec4<T> b[4];
 #pragma unroll
@@ -95,26 +89,32 @@ __device__ void product_rows_cols(const Team& team, int rows, int cols, int dept
       init, store);
 }
 
-// C[r][c] = init + sum over k < depth of A[k][r] B[k][c]; the four rows of a tile are neighbours.
-template <class T, class Init, class Store>
+// C[r][c] = init + sum over k < depth of A[k][r] B[k][c]; the rows of a tile are neighbours.
+template <int kRows, class T, class Init, class Store>
 __device__ void product_cols_cols(const Team& team, int rows, int cols, int depth, const T* A,
                                   int stride_a, const T* B, int stride_b, Init init, Store store) {
-  const int col_tiles = cols / 4, tiles = rows / 4 * col_tiles;
+  static_assert(kRows == 1 || kRows == 4);
+  const int col_tiles = cols / 4, tiles = rows / kRows * col_tiles;
   for (int t = team.rank; t < tiles; t += team.size) {
-    const int r = 4 * (t / col_tiles), c = 4 * (t % col_tiles);
-    Vec4<T> sums[4];
+    const int r = kRows * (t / col_tiles), c = 4 * (t % col_tiles);
+    Vec4<T> sums[kRows];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sums[j] = init(r + j, c);
-#pragma unroll 4
+    for (int j = 0; j < kRows; ++j) sums[j] = init(r + j, c);
+#pragma unroll kUnrolled < kRows>
     for (int k = 0; k < depth; ++k) {
-      const Vec4<T> a = load4(A + k * stride_a + r), b = load4(B + k * stride_b + c);
+      Vec4<T> a;
+      if constexpr (kRows == 4)
+        a = load4(A + k * stride_a + r);
+      else
+        a.x[0] = A[k * stride_a + r];
+      const Vec4<T> b = load4(B + k * stride_b + c);
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < kRows; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums[j].x[i] += a.x[j] * b.x[i];
     }
 #pragma unroll
-    for (int j = 0; j < 4; ++j) store(r + j, c, sums[j]);
+    for (int j = 0; j < kRows; ++j) store(r + j, c, sums[j]);
   }
 }
 

@@ -7,24 +7,21 @@ namespace {
 // Propagation of user groups through all hops (eq. 8-16).
 // score = key . o, alpha = softmax(score), rho = alpha value, xi += rho, o = (o + rho) W_e + b_e.
 // z [B, (H + 1) D], match [B], alpha [B, H, M]; any may be null; inputs as in AttentionArgs.
-// A team owns up to P pairs of one group: tiles and item rows stay in shared memory over all hops.
+// A block owns up to P pairs of one group: tiles and item rows stay in shared memory over all hops.
 // Accumulates in float (double for double); every sum has one fixed order.
-template <int kD, class S>
-__global__ void __launch_bounds__(kAttentionThreads, 2)
-    ripple_attention_forward_kernel(const AttentionArgs<S> args, const AttentionPlan plan, S* z,
-                                    S* match, S* alpha_out) {
+template <int kD, int kRows, class S>
+__global__ void __launch_bounds__(kAttentionThreads, (kBlocksAtOnce<kD, kRows, Compute<S>>))
+    ripple_attention_forward_kernel(const AttentionArgs<S> args, const SlotFoldsCuda folds,
+                                    const AttentionPlan plan, S* z, S* match, S* alpha_out) {
   using A = Compute<S>;
   using F = Fragment<kD, A>;
-  const Team team{static_cast<int>(threadIdx.x) % plan.team, plan.team};
-  const int place = threadIdx.x / plan.team;
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * (blockDim.x / plan.team) + place;
-  if (item >= args.num_groups + (args.num_pairs >> plan.shift)) return;
-  const WorkItem work = find_work(args.group_indptr, args.num_groups, plan.shift, item);
+  const Team team = block_team();
+  const WorkItem work = find_work(args.group_indptr, args.num_groups, plan.shift, blockIdx.x);
   if (work.count <= 0) return;
   checked_id(static_cast<int32_t>(work.begin), args.num_pairs);
   checked_id(static_cast<int32_t>(work.begin + work.count - 1), args.num_pairs);
 
-  SharedRows<A> rows{reinterpret_cast<A*>(shared_memory() + place * plan.team_bytes)};
+  SharedRows<A> rows{reinterpret_cast<A*>(shared_memory())};
   const Tiles<A> tiles = take_tiles(rows, plan);
   const int D = kD > 0 ? kD : args.width, ds = bank_stride(round_up4(D));
   const int P = plan.pairs, H = args.hops;
@@ -35,10 +32,11 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   load_W_e(args, team, tiles.W_e, ds);
   load_items<kD>(args, team, work.begin, work.count, P, o, ds);
   for (int i = team.rank; i < P * ds; i += team.size) xi[i] = A(0);
+  if (plan.all_tiles) build_tiles<kD>(args, plan, team, tiles, work.group, 0, 2 * H);
   team.sync();
   for (int p = 0; p < H; ++p) {
     const int64_t hop = work.group * H + p;
-    propagate_hop<kD>(args, plan, team, tiles, hop, o, o, o_next, xi, alpha);
+    propagate_hop<kD, kRows>(args, folds, plan, team, tiles, work, p, o, o, o_next, xi, alpha);
     if (z)
       for_rows<F::kLanes>(team, work.count, [&](int i, int lane) {
         if (i < work.count)
@@ -74,22 +72,25 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
 }  // namespace
 
 template <class S>
-void launch_ripple_attention_forward(const AttentionArgs<S>& args, const AttentionPlan& plan, S* z,
-                                     S* match, S* alpha, cudaStream_t stream) {
+void launch_ripple_attention_forward(const AttentionArgs<S>& args, const SlotFoldsCuda& folds,
+                                     const AttentionPlan& plan, S* z, S* match, S* alpha,
+                                     cudaStream_t stream) {
   if (args.num_pairs == 0) return;
-  const int teams = kAttentionThreads / plan.team;
-  const int64_t items = args.num_groups + (args.num_pairs >> plan.shift);
   dispatch_width<S>(args.width, [&](auto width) {
-    launch(ripple_attention_forward_kernel<decltype(width)::value, S>, ceil_div(items, teams),
-           kAttentionThreads, plan.team_bytes * teams, stream, args, plan, z, match, alpha);
+    constexpr int kD = decltype(width)::value;
+    const auto kernel = plan.tile_rows == 1 ? ripple_attention_forward_kernel<kD, 1, S>
+                                            : ripple_attention_forward_kernel<kD, 4, S>;
+    launch(kernel, plan.items, plan.threads, plan.shared_bytes, stream, args, folds, plan, z, match,
+           alpha);
   });
 }
 
-template void launch_ripple_attention_forward(const AttentionArgs<float>&, const AttentionPlan&,
-                                              float*, float*, float*, cudaStream_t);
-template void launch_ripple_attention_forward(const AttentionArgs<Bf16>&, const AttentionPlan&,
-                                              Bf16*, Bf16*, Bf16*, cudaStream_t);
-template void launch_ripple_attention_forward(const AttentionArgs<double>&, const AttentionPlan&,
-                                              double*, double*, double*, cudaStream_t);
+#define EKPNET_INSTANTIATE(S)                                                                  \
+  template void launch_ripple_attention_forward(const AttentionArgs<S>&, const SlotFoldsCuda&, \
+                                                const AttentionPlan&, S*, S*, S*, cudaStream_t);
+EKPNET_INSTANTIATE(float)
+EKPNET_INSTANTIATE(Bf16)
+EKPNET_INSTANTIATE(double)
+#undef EKPNET_INSTANTIATE
 
 }  // namespace ekpnet

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "common/random_rounding.h"
 #include "cuda/device.cuh"
 #include "cuda/row_adam.h"
 
@@ -11,16 +12,19 @@ constexpr int kThreads = 256;
 // Adam on touched rows. Kingma & Ba 2015, Algorithm 1, with gradient grad + l2 * table.
 // table, m, v [E, row_size]; rows [n] distinct or negative; grad [n, row_size]; step, l2 [].
 // A thread owns kVector neighbours of a row, so a row is read in whole lines and distinct rows make
-// every element the work of one thread: no atomics. The step's number is read from the device, so
-// that a captured launch can be replayed. Computes in float (double for double).
+// every element the work of one thread: no atomics. A bfloat16 table is rounded at random. The
+// step's number is read from the device, so that a captured launch can be replayed. Computes in
+// float (double for double).
 template <int kVector, class S>
 __global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArgs<S> args) {
   using A = Compute<S>;
   __shared__ A corrections[2];
+  __shared__ uint64_t stream;
   if (threadIdx.x == 0) {
     const double step = static_cast<double>(*args.step);
     corrections[0] = A(args.lr / (1 - std::pow(args.beta1, step)));
     corrections[1] = A(std::sqrt(1 / (1 - std::pow(args.beta2, step))));
+    stream = rounding_stream(args.seed, *args.step);
   }
   __syncthreads();
   const A step_size = corrections[0], rsqrt_correction2 = corrections[1], l2 = A(*args.l2);
@@ -47,15 +51,26 @@ __global__ void __launch_bounds__(kThreads) row_adam_kernel(const RowAdamCudaArg
       }
       store4(args.m + at, m);
       store4(args.v + at, v);
-      store4(args.table + at, x);
+      if constexpr (std::is_same_v<S, Bf16>) {
+        const uint64_t random = rounding_bits(stream, at);
+        Vec4<S> stored;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) stored.x[j] = rounded_at_random(x.x[j], random >> (16 * j));
+        *reinterpret_cast<Vec4<S>*>(args.table + at) = stored;
+      } else {
+        store4(args.table + at, x);
+      }
     } else {
-      const A x = to_compute(args.table[at]), g = to_compute(args.grad[from]) + l2 * x;
+      const A x = to_compute(args.table[at]), g = args.grad[from] + l2 * x;
       const A m = beta1 * args.m[at] + one_minus_beta1 * g,
               v = beta2 * args.v[at] + one_minus_beta2 * g * g;
       args.m[at] = m;
       args.v[at] = v;
-      args.table[at] =
-          from_compute<S>(x - step_size * m / (std::sqrt(v) * rsqrt_correction2 + eps));
+      const A moved = x - step_size * m / (std::sqrt(v) * rsqrt_correction2 + eps);
+      if constexpr (std::is_same_v<S, Bf16>)
+        args.table[at] = rounded_at_random(moved, rounding_bits(stream, at));
+      else
+        args.table[at] = moved;
     }
   }
 }

@@ -5,7 +5,7 @@
 
 namespace ekpnet {
 
-constexpr int kSegmentChunk = 16;  // references
+constexpr int kSegmentChunk = 8;  // references, each behind a chain of four reads
 
 inline int64_t segment_chunks(int64_t num_references) {
   return (num_references + kSegmentChunk - 1) / kSegmentChunk;

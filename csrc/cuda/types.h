@@ -10,16 +10,12 @@
 #include <cuda_runtime.h>
 #endif
 
+#include "common/bf16.h"
 #include "common/host_device.h"
 
 namespace ekpnet {
 
 constexpr int kWarp = 32;
-
-// bfloat16 storage: the upper half of a float. Arithmetic is always in float.
-struct Bf16 {
-  uint16_t bits;
-};
 
 // The type that values of a storage type are computed in.
 template <class S>

@@ -88,8 +88,7 @@ class Scorer:
     @classmethod
     def of(cls, backend: ModuleType, model: Model, stage: str, device: torch.device) -> Scorer:
         """Scorer of a model with its own tables."""
-        tables = {name: model.table(name) for name in model.tables}
-        return cls(backend, model, tables, stage, device)
+        return cls(backend, model, model.whole_tables(), stage, device)
 
     def pairs(
         self,

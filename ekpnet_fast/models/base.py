@@ -290,10 +290,10 @@ class Model(nn.Module):
     def add_table(self, name: str, rows: Tensor) -> None:
         """Make a row-sparse table of its initial rows; it must be declared in `tables`."""
         assert name in self.tables, f"{name} is not in tables of {type(self).__name__}"
-        self.register_buffer(name, rows)
+        self.register_buffer(name, rows.to(getattr(torch, self.shape.table_dtype)))
 
     def table(self, name: str) -> Tensor:
-        """Row-sparse table of a name."""
+        """Row-sparse table of a name, of the dtype that it is stored in."""
         table: Tensor = self.get_buffer(name)
         return table
 
@@ -301,11 +301,20 @@ class Model(nn.Module):
         """Parameters named in `relation_tables`."""
         return [self.get_parameter(name) for name in self.relation_tables]
 
+    def whole_tables(self) -> dict[str, Tensor]:
+        """Row-sparse tables by name, in the dtype that is computed in."""
+        return {name: widened(self.table(name)) for name in self.tables}
+
     @property
     def reads(self) -> BatchFields:
         """Fields that a mini-batch must hold."""
         spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
         return BatchFields(spaces, self.inputs, self.input_spaces)
+
+
+def widened(rows: Tensor) -> Tensor:
+    """Rows of a table in the dtype that is computed in: bfloat16 is for storage alone."""
+    return rows.float() if rows.dtype == torch.bfloat16 else rows
 
 
 def uniform(size: tuple[int, ...], bound: float, draw: torch.Generator) -> Tensor:

@@ -31,7 +31,9 @@ def pair_lists(group_indptr: Tensor) -> Tensor:
     return torch.cat([begins, group_indptr[-1:]])
 
 
-def list_loss(logits: Tensor, labels: Tensor, lists: Tensor, loss: str) -> Tensor:
+def list_loss(
+    logits: Tensor, labels: Tensor, lists: Tensor, loss: str, real: Tensor | None = None
+) -> Tensor:
     """Loss of lists summed over their positives, the same bits for any number of threads.
 
     "bpr": -log sigmoid(positive - negative), by the mean over the list's N negatives (Rendle et al.
@@ -45,9 +47,12 @@ def list_loss(logits: Tensor, labels: Tensor, lists: Tensor, loss: str) -> Tenso
         labels: [B], 1 = positive, 0 = negative.
         lists: [L + 1] int64, pairs of each list, at most `LIST_PAIRS`.
         loss: "bpr" or "softmax".
+        real: [B], 1, or 0 for pairs that belong to no list; None where all do.
     """
     at = lists[:-1, None] + torch.arange(LIST_PAIRS, device=lists.device)
     inside = at < lists[1:, None]
+    if real is not None:
+        inside &= functional.pad(real, (0, 1))[torch.where(inside, at, len(logits))] != 0
     at = torch.where(inside, at, len(logits))
     positive = inside & (functional.pad(labels, (0, 1))[at] == 1)
     negative = inside & ~positive

@@ -140,7 +140,7 @@ library.register_autograd("ekpnet::triple_loss", _triple_loss_backward, setup_co
 
 
 def ekpnet_gradients(
-    table: Tensor,  # [E, C, D]
+    table: Tensor,  # [E, C, D], may be bfloat16 where the others are float32
     relation: Tensor,  # [R, C, D]
     W_e: Tensor,  # [D, D]
     b_e: Tensor,  # [D]
@@ -166,8 +166,7 @@ def ekpnet_gradients(
     gradient [n, C, D] of the touched rows but for their decay lambda3 / B, which `row_adam_` adds;
     and the gradients of relation (decay lambda3 / B where the batch names it), W_e, b_e and the
     layers' tensors (decay lambda2 / B). Sums are in a fixed order at any number of threads. On a
-    GPU nobody waits, the loss is the cross-entropy, and groups are of one fold: `slot_folds` is
-    refused there.
+    GPU nobody waits.
     """
     if activation not in ACTIVATIONS:
         raise RuntimeError(f"activation is {activation!r}, expected one of {ACTIVATIONS}")
@@ -202,4 +201,4 @@ def _(
     else:
         layers = [torch.empty_like(x) for x in (weights, biases, w_out, b_out)]
     terms = table.new_empty(4, dtype=torch.float64)
-    return (terms, table.new_empty(rows.size(0), *table.shape[1:]), *shared, *layers)
+    return (terms, relation.new_empty(rows.size(0), *table.shape[1:]), *shared, *layers)

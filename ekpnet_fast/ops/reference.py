@@ -134,7 +134,7 @@ def ekpnet_gradients(
         of_pairs = batch.slot_folds[_group_of_pairs(group_indptr, items)]
         seen = (of_pairs >> batch.pair_folds.long()[:, None, None]) & 1 == 1
     with torch.enable_grad():
-        entity = table.detach()[rows.clamp(min=0).long()]
+        entity = table.detach()[rows.clamp(min=0).long()].to(relation.dtype)
         entity = entity.masked_fill((rows < 0)[:, None, None], 0.0).requires_grad_()
         dense = [x.detach().requires_grad_() for x in (relation, W_e, b_e, *(layers or ()))]
         relation, *shared = dense
@@ -151,7 +151,7 @@ def ekpnet_gradients(
                 logit, labels, batch.real, reduction="sum"
             )
         else:
-            pairs = list_loss(logit, labels, pair_lists(group_indptr), loss)
+            pairs = list_loss(logit, labels, pair_lists(group_indptr), loss, batch.real)
         valid = torch.arange(heads.shape[2]) < counts.unsqueeze(-1)
         named = torch.zeros(len(relation), dtype=torch.bool)
         named[torch.cat([relations[valid], batch.triple_relations]).long()] = True
@@ -182,17 +182,43 @@ def row_adam_(
     beta2: float = 0.999,
     eps: float = 1e-8,
     l2: float | Tensor = 0.0,
+    seed: int = 0,
 ) -> None:
     """Specification of `ekpnet_fast.ops.row_adam_` (Kingma & Ba 2015, Algorithm 1)."""
+    number = int(step)
     if isinstance(step, Tensor):
         step = step.double()
     kept = rows >= 0
     at = rows[kept].long()
-    g = grad[kept] + l2 * table[at]
+    x = table[at].to(m.dtype)
+    g = grad[kept] + l2 * x
     m[at] = beta1 * m[at] + (1 - beta1) * g
     v[at] = beta2 * v[at] + (1 - beta2) * g * g
     m_hat, v_hat = m[at] / (1 - beta1**step), v[at] / (1 - beta2**step)
-    table[at] -= lr * m_hat / (v_hat.sqrt() + eps)
+    x = x - lr * m_hat / (v_hat.sqrt() + eps)
+    if table.dtype == torch.bfloat16:
+        places = torch.arange(table.numel()).view(table.shape)[at]
+        x = _rounded_at_random(x, _rounding_bits(seed, number, places))
+    table[at] = x.to(table.dtype)
+
+
+def _rounded_at_random(x: Tensor, random: Tensor) -> Tensor:
+    """bfloat16 numbers beside float32 `x`: away from zero where 16 random bits carry, else towards.
+
+    Gupta et al. 2015: the mean over all bits is x.
+    """
+    bits = x.view(torch.int32)
+    there = (bits + random.int()) & ~0xFFFF
+    return torch.where(x.isfinite(), there.view(torch.float32), x).bfloat16()
+
+
+def _rounding_bits(seed: int, step: int, places: Tensor) -> Tensor:
+    """16 random bits per element of a table by its place, for a step."""
+    draws = [
+        _random_bits((seed, step, 0, 0), at // 4) >> (at % 4 * 16) & 0xFFFF
+        for at in places.flatten().tolist()
+    ]
+    return torch.tensor(draws, dtype=torch.int64).view(places.shape)
 
 
 _WORD, _GOLDEN = (1 << 64) - 1, 0x9E3779B97F4A7C15

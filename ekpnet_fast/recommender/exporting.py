@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.base import widened
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
 from ekpnet_fast.recommender.state import QueryBatch, State
@@ -42,7 +43,7 @@ class ScoringGraph(nn.Module):
         self.stage = state.stage
         self.backend = backend
         for name, table in state.tables.items():  # with the rows of entities that were added
-            self.register_buffer(f"table_{name}", table)
+            self.register_buffer(f"table_{name}", widened(table))
 
     def forward(
         self,

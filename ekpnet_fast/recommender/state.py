@@ -21,6 +21,7 @@ from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.evaluation.scoring import Scorer, UserGroups
 from ekpnet_fast.models import Model
+from ekpnet_fast.models.base import widened
 from ekpnet_fast.ops.backends import BACKENDS
 from ekpnet_fast.recommender.item_index import IndexHolder
 from ekpnet_fast.recommender.names import Names
@@ -143,7 +144,7 @@ class State:
                 f"similar_items: model {self.model.name} has no vectors of items, expected one with"
                 " a table of items or entities"
             )
-        rows = self.tables[name][self.catalogue_there]
+        rows = widened(self.tables[name][self.catalogue_there])
         rows = rows[:, 0] if rows.dim() == 3 else rows
         return torch.nn.functional.normalize(rows, dim=1)
 
@@ -208,7 +209,8 @@ class State:
     def scorer(self) -> Scorer:
         """Scorer of the model's predictions, over this state's tables and graph."""
         backend = BACKENDS[self.config.backend]
-        return Scorer(backend, self._reader, self.tables, self.stage, self.device)
+        tables = {name: widened(rows) for name, rows in self.tables.items()}
+        return Scorer(backend, self._reader, tables, self.stage, self.device)
 
     def groups(self, queries: QueryBatch, sets: RippleSets) -> UserGroups:
         """Groups of pairs, one per ripple set; where there is one query, they all are its own."""

@@ -34,6 +34,7 @@ from ekpnet_fast.data.ids import Ids
 from ekpnet_fast.data.splits import with_validation
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, reason, told
 from ekpnet_fast.models import MODELS, Model
+from ekpnet_fast.models.base import widened
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
@@ -285,7 +286,7 @@ def packed(state: State) -> dict[str, Any]:
     return {
         "config": state.config,
         "stage": state.stage,
-        "weights": {name: x.detach().cpu().numpy() for name, x in weights.items()},
+        "weights": {name: widened(x.detach()).cpu().numpy() for name, x in weights.items()},
         "graph": {
             **vars(state.graph),
             **{name: getattr(state.graph, name).numpy() for name in GRAPH_ARRAYS},

@@ -332,6 +332,12 @@ def _check(config: RunConfig) -> None:
             f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"
             " there is nothing to hide a row's own fold from"
         )
+    if config.shape.table_dtype != "float32":
+        found = f"--shape.table_dtype is {config.shape.table_dtype}, expected float32:"
+        if not model.tables:
+            raise ConfigError(f"{found} {config.model} has no tables")
+        if config.parallel.parts > 1:
+            raise ConfigError(f"{found} processes share tables of --parallel.parts in float32")
     if config.parallel.parts > 1 and (why := model.uncut or _no_batches(model)):
         raise ConfigError(
             f"--parallel.parts is {config.parallel.parts}, expected 1: {config.model} {why}"

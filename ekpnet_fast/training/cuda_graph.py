@@ -19,7 +19,7 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.models.base import Gradients
+from ekpnet_fast.models.base import Gradients, widened
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
@@ -198,7 +198,7 @@ class ResidentTrainer:
             found = model.gradients({self._table: self._rows}, batch, stage, stage=name)
             if found is not None:
                 return found
-        rows = self._rows.index_select(0, batch.rows.clamp(min=0)).requires_grad_()
+        rows = widened(self._rows.index_select(0, batch.rows.clamp(min=0))).requires_grad_()
         terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=name)
         loss = torch.stack(list(terms.values())).sum()
         drows, *dense = torch.autograd.grad(loss, [rows, *self.state.dense])

@@ -41,12 +41,18 @@ class Passed(NamedTuple):
     whole: bool = False
 
 
-def is_resident(model: Model, data: TrainingData, device: torch.device, loss: str) -> bool:
+def is_resident(
+    model: Model, data: TrainingData, device: torch.device, loss: str, backend: ModuleType
+) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch has no lists, and all ripple sets at once, of which there may be too many.
+    A replayed epoch has all ripple sets at once, of which there may be too many. Lists are of a
+    user's pairs of all folds, and a replayed epoch with folds has groups of one; only the native op
+    makes them of groups.
     """
-    return device.type == "cuda" and model.resident and data.held and loss == "bce"
+    if loss != "bce" and (data.folds is not None or backend is not ops):
+        return False
+    return device.type == "cuda" and model.resident and data.held
 
 
 @contextmanager
@@ -79,7 +85,7 @@ def epochs_of(
         parted = PartsTrainer(model, stage, backend, name, tables)
         yield PartedEpochs(parted, data, stream, threads > 1)
         return
-    if not is_resident(model, data, device, stage.loss):
+    if not is_resident(model, data, device, stage.loss, backend):
         trainer = StageTrainer(model, stage, backend, name)
         ahead = device.type != "cpu" or threads > 1
         yield SteppedEpochs(trainer, data, stream, device, ahead)
@@ -120,7 +126,7 @@ class SteppedEpochs:
         """Train on the run's epoch of that number, but for its first steps."""
         ripple = self._data.ripple_sets(number)
         for batch in self._stream.epoch(number, ripple, skip=skip, ahead=self._ahead):
-            if self._device.type != "cpu":
+            if self._device.type != "cpu" and self._trainer.backend is not ops:
                 batch = batch.by_fold()  # its sizes depend on values, for which a device must wait
             terms = self._trainer.step(batch.to(self._device))
             sums = {term: value * batch.size for term, value in terms.items()}

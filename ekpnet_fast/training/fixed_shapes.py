@@ -7,7 +7,7 @@ Padding changes nothing: padded pairs belong to groups of their own that reach n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ class HostEpoch:
     triple_heads: Tensor  # [steps, K] int32, true then corrupted
     triple_relations: Tensor  # [steps, K] int32
     triple_tails: Tensor  # [steps, K] int32
+    corrections: Tensor | None = None  # [steps, B] float32, as in `Batch`
 
     @classmethod
     def prepare(
@@ -100,7 +101,7 @@ class HostEpoch:
 
         by_step = (users, indptr, items, labels, real, pairs.astype(np.float32))
         drawn = [stream.draw_triples(epoch, i) for i in range(steps)]
-        return cls(
+        host = cls(
             epoch,
             steps,
             F,
@@ -109,6 +110,11 @@ class HostEpoch:
             *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
             *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
         )
+        if stream.corrections is None:
+            return host
+        corrections = stream.corrections[torch.from_numpy(items)]
+        corrections *= torch.from_numpy((labels == 0) * real)
+        return replace(host, corrections=placed(corrections))
 
     def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
         """Copy some of the batches to a device, by name."""
@@ -208,6 +214,7 @@ def localize_batches(
     }
     # Masked slots hold 0 in every id, as ops require.
     found |= {name: found[name].masked_fill(masked, 0) for name in ("heads", "tails")}
+    as_they_are = ("group_indptr", "labels", "real", "real_pairs", "l2", "corrections")
     return {
         **found,
         "rows": localized.rows,
@@ -219,7 +226,7 @@ def localize_batches(
         "counts": counts,
         "triple_relations": at["triple_relations"],
         "relation_touched": touched[:, :num_relations],
-        **{name: at[name] for name in ("group_indptr", "labels", "real", "real_pairs", "l2")},
+        **{name: at[name] for name in as_they_are if name in at},
         **{name: x for name, x in at.items() if name.startswith(INPUT)},
     }
 

@@ -38,12 +38,21 @@ class StepState:
 
     def __init__(self, model: Model, stage: StageConfig, name: str) -> None:
         self.model, self.stage, self.name = model, stage, name
-        self.m = {table: torch.zeros_like(model.table(table)) for table in model.tables}
-        self.v = {table: torch.zeros_like(model.table(table)) for table in model.tables}
+        self.m, self.v = (
+            {
+                table: torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+                for table in model.tables
+                for x in [model.table(table)]
+            }
+            for _ in range(2)
+        )
         self.dense = [*model.relations(), *model.dense_weights(name)]
         self.adam = DenseAdam(self.dense, stage.lr)
         self.steps = 0
         self.watch = LossWatch(stage, name)
+        # Of the rounding of bfloat16 tables; steps start anew in each stage, and draws must not.
+        place = list(model.stages).index(name) if name in model.stages else 0
+        self._seed = (model.draw.initial_seed() * len(model.stages) + place) * len(model.tables)
 
     def apply(
         self,
@@ -56,6 +65,7 @@ class StepState:
     ) -> None:
         """Update the touched rows by their gradients, and the dense parameters by their own."""
         model = self.model
+        tables = list(model.tables)
         for table, grad in grads.items():
             backend.row_adam_(
                 model.table(table),
@@ -66,6 +76,7 @@ class StepState:
                 step=step,
                 lr=self.stage.lr,
                 l2=0.0 if table in model.undecayed else l2,
+                seed=self._seed + tables.index(table),
             )
         self.adam.step()
 

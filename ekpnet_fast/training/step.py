@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.models.base import Gradients
+from ekpnet_fast.models.base import Gradients, widened
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.pairs import Batch
 from ekpnet_fast.training.losses import TERMS, loss_terms
@@ -31,9 +31,6 @@ class LossGradients:
     def __init__(self, model: Model, stage: StageConfig, backend: ModuleType, name: str) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self.dense: list[nn.Parameter] = [*model.relations(), *model.dense_weights(name)]
-        # On a GPU native ops that find gradients by themselves know no losses of lists.
-        on_cpu = all(p.device.type == "cpu" for p in self.dense)
-        self.native = backend is ops and (on_cpu or stage.loss == "bce")
 
     def of(
         self, tables: Mapping[str, Tensor], batch: Batch
@@ -47,7 +44,7 @@ class LossGradients:
             batch: on their device.
         """
         found = None
-        if self.native:
+        if self.backend is ops:
             found = self.model.gradients(tables, batch, self.stage, stage=self.name)
         return self._by_autograd(tables, batch) if found is None else self._taken(found)
 
@@ -57,7 +54,7 @@ class LossGradients:
         stage, model = self.stage, self.model
         batch = batch.by_fold()
         rows = {
-            table: tables[table].index_select(0, batch.rows_of(space)).requires_grad_()
+            table: widened(tables[table].index_select(0, batch.rows_of(space))).requires_grad_()
             for table, space in model.tables.items()
         }
         terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)

@@ -130,6 +130,18 @@ def test_float64_on_a_gpu_equals_the_specification(device, size, channels, hidde
 
 
 @on_gpus
+@sizes
+@pytest.mark.parametrize(("channels", "hidden"), [(2, None), (2, 2), (1, 0)])
+def test_folds_on_a_gpu_equal_the_specification(device, size, channels, hidden):
+    plain = loss_problem(**size, channels=channels, hidden=hidden, dtype=torch.float64)
+    problem = with_folds(plain)
+    expected = found_by(reference, problem)
+    for name, x, y in zip(NAMES, on_device(device, problem), expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    assert len(plain[5].items) == 1 or expected[0][0] != found_by(reference, plain)[0][0]
+
+
+@on_gpus
 @hidden
 def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
     problem = loss_problem(**SIZES["usual"], hidden=hidden)
@@ -137,6 +149,26 @@ def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
     native, eager = on_device(device, problem), found_by(reference, problem)
     torch.testing.assert_close(native[0], exact[0], rtol=1e-5, atol=0)
     assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
+
+
+@sizes
+@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
+def test_bfloat16_table_is_that_of_its_numbers_in_float32(device, size):
+    table, *rest = loss_problem(**size)
+    small = table.bfloat16()
+    found, wide = (on_device(device, [x, *rest]) for x in (small, small.float()))
+    assert_same_bits(found[1:], wide[1:])
+    for terms in (wide[0], found_by(reference, [small, *rest])[0]):
+        torch.testing.assert_close(found[0], terms, rtol=1e-5, atol=0)
+
+
+def test_bfloat16_is_for_the_table_alone():
+    table, relation, *rest = loss_problem(**SIZES["usual"])
+    with pytest.raises(RuntimeError, match="relation is bfloat16, expected float32 or float64"):
+        found_by(ops, [table, relation.bfloat16(), *rest])
+    double = loss_problem(**SIZES["usual"], dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="table is bfloat16, expected float64"):
+        found_by(ops, [double[0].bfloat16(), *double[1:]])
 
 
 @pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
@@ -313,10 +345,9 @@ def results_on_device(device, problems):
 
 def test_no_race(emulated, tmp_path):
     size = dict(pairs=90, groups=4, hops=2, slots=32, width=16, rows=60, triples=9)
+    plain = [loss_problem(**size, hidden=hidden) for hidden in (None, 2)]
     problems = [
-        [*model, tuple(batch)]
-        for hidden in (None, 2)
-        for *model, batch in [loss_problem(**size, hidden=hidden)]
+        [*model, tuple(batch)] for *model, batch in [*plain, *(with_folds(x) for x in plain)]
     ]
     found = results_on_device(emulated, problems)
     others = under_other_order(emulated.path, tmp_path, results_on_device, problems)
@@ -334,17 +365,13 @@ def test_launches_are_those_of_the_table(emulated, hidden):
     assert emulated.launches - before == table["kernels"]["ekpnet_gradients"]
 
 
-@on_gpus
-def test_refuses_folds_and_lists_on_a_gpu(device):
-    problem = with_folds(loss_problem(pairs=20, groups=4, hops=2, slots=5, width=4))
-    with pytest.raises(RuntimeError, match="expected groups of one fold each on a GPU"):
-        on_device(device, problem)
-    with pytest.raises(RuntimeError, match="loss is 1, expected 0"):
-        on_device(
-            device,
-            [*problem[:5], problem[5]._replace(slot_folds=None, pair_folds=None)],
-            loss="bpr",
-        )
+@pytest.mark.parametrize(("hidden", "count"), [(None, 12), (2, 14)])
+def test_launches_of_lists(emulated, hidden, count):
+    """Two more with layers: a list's pairs are in several blocks, so that all logits come first."""
+    problem = with_references(loss_problem(**SIZES["usual"], hidden=hidden))
+    before = emulated.launches
+    on_device(emulated, problem, loss="bpr")
+    assert emulated.launches - before == count
 
 
 @on_gpus
@@ -353,6 +380,10 @@ def test_refuses_half_of_what_belongs_together(device):
     for change, message in (
         (dict(relation_keys=None), "must be given together"),
         (dict(real=torch.ones(20)), "real and real_pairs must be given together"),
+        (
+            dict(pair_folds=torch.zeros(20).int()),
+            "slot_folds and pair_folds must be given together",
+        ),
     ):
         changes = [*problem[:5], problem[5]._replace(**change)]
         with pytest.raises(RuntimeError, match=message):

@@ -13,12 +13,14 @@ from ekpnet_fast.ops.list_losses import LIST_PAIRS, list_loss, pair_lists
 from support.contracts import (
     ISAS,
     assert_accurate,
+    assert_same_bits,
     assert_same_bits_for_any_thread_count,
 )
-from support.devices import under_isa
+from support.devices import on_gpus, under_isa, under_other_order
 from support.loss_problems import (
     NAMES,
     SIZES,
+    WEIGHTS,
     found_by,
     in_float64,
     loss_problem,
@@ -84,6 +86,83 @@ def test_float64_equals_the_specification(size, hidden, folds, loss):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
     if size != "smallest":
         assert found[0][0] > 0
+
+
+def assert_close64(found, expected):
+    for name, x, y in zip(NAMES, found, expected, strict=False):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@on_gpus
+@losses
+@hidden
+@pytest.mark.parametrize("size", SIZES)
+def test_float64_on_a_gpu_equals_the_specification(device, size, hidden, loss):
+    problem = loss_problem(**SIZES[size], hidden=hidden, dtype=torch.float64)
+    problem[5] = problem[5]._replace(offset=torch.randn_like(problem[5].labels))
+    for given in (problem, with_folds(problem)):
+        found = device.gradients(given, **WEIGHTS, loss=loss)
+        assert_close64(found, found_by(reference, given, loss=loss))
+
+
+@on_gpus
+@losses
+@hidden
+def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden, loss):
+    problem = loss_problem(**SIZES["usual"], hidden=hidden)
+    found = device.gradients(problem, **WEIGHTS, loss=loss)
+    exact = found_by(reference, in_float64(problem), loss=loss)
+    torch.testing.assert_close(found[0], exact[0], rtol=1e-5, atol=0)
+    assert_accurate(found[1:], found_by(reference, problem, loss=loss)[1:], exact[1:], factor=3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
+@losses
+@hidden
+def test_padding_is_in_no_list(device, hidden, loss):
+    *model, batch = loss_problem(**SIZES["usual"], hidden=hidden, dtype=torch.float64)
+    B = len(batch.items)
+    real = (torch.arange(B) % 5 != 2).double()
+    problem = [*model, batch._replace(real=real, real_pairs=real.sum())]
+    found = device.gradients(problem, **WEIGHTS, loss=loss)
+    assert_close64(found, found_by(reference, problem, loss=loss))
+    # Groups of padding, whatever its labels, as if they were not there.
+    indptr = torch.cat([batch.group_indptr, batch.group_indptr[-1:] + 20])
+    longer = batch._replace(
+        **{
+            name: torch.cat([x, x[:1]])
+            for name in ("heads", "relations", "tails", "counts")
+            for x in [getattr(batch, name)]
+        },
+        group_indptr=indptr,
+        items=torch.cat([batch.items, batch.items[:20]]),
+        labels=torch.cat([batch.labels, torch.arange(20).double() % 2]),
+        real=(torch.arange(B + 20) < B).double(),
+        real_pairs=torch.tensor(B, dtype=torch.float64),
+    )
+    found = device.gradients([*model, longer], **WEIGHTS, loss=loss)
+    assert_close64(found, found_by(reference, [*model, batch], loss=loss))
+
+
+def results_on_device(device, problems):
+    return [
+        device.gradients([*model, ops.RippleBatch(*batch)], **WEIGHTS, loss=loss)
+        for *model, batch in problems
+        for loss in ("bpr", "softmax")
+    ]
+
+
+def test_no_race(emulated, tmp_path):
+    size = dict(pairs=90, groups=4, hops=1, slots=8, width=4, rows=60, triples=3)
+    problems = [
+        [*model, tuple(batch)]
+        for hidden in (None, 1)
+        for *model, batch in [loss_problem(**size, hidden=hidden)]
+    ]
+    found = results_on_device(emulated, problems)
+    others = under_other_order(emulated.path, tmp_path, results_on_device, problems)
+    for x, y in zip(found, others, strict=True):
+        assert_same_bits(x, y)
 
 
 def results_of_all(device, problems):

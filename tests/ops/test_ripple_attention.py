@@ -44,13 +44,14 @@ SIZES = {
     "sharp": dict(pairs=64, groups=9, hops=2, slots=32, width=16, channels=1, scale=1.0),
 }
 LARGER = {
-    # Every width that is compiled apart for a GPU; groups from one pair to all, packed by four to a
-    # block and alone; one tile for keys and values where its memory is short.
+    # Every width that is compiled apart for a GPU; groups from one pair to all, in one piece and in
+    # several; tiles of all hops, of one, and one for keys and values where memory is short.
     "width-8": dict(pairs=64, groups=9, hops=2, slots=32, width=8, channels=2),
     "width-32": dict(pairs=64, groups=9, hops=2, slots=17, width=32, channels=2),
     "pairs-of-a-user": dict(pairs=90, groups=25, hops=3, slots=32, width=4, channels=2),
     "single-pairs": dict(pairs=40, groups=60, hops=2, slots=32, width=16, channels=2),
     "all-items": dict(pairs=400, groups=2, hops=2, slots=32, width=16, channels=2),
+    "two-tiles": dict(pairs=60, groups=2, hops=4, slots=32, width=32, channels=2),
     "all-items-wide": dict(pairs=150, groups=1, hops=4, slots=64, width=64, channels=1),
     "widest-four-hops": dict(pairs=20, groups=2, hops=4, slots=64, width=128, channels=1),
 }
@@ -239,6 +240,14 @@ def test_same_bits_twice(device, size):
     problem = attention_problem(**ALL_SIZES[size])
     one, other = results(device, problem), results(device, problem)
     assert_same_bits([*one[0], *one[1]], [*other[0], *other[1]])
+
+
+@pytest.mark.slow
+@on_gpus
+def test_large_batches_on_a_gpu(device):
+    """From 16,384 pairs on pieces of groups are of 32 pairs, and threads own four rows of them."""
+    problem = attention_problem(pairs=16_384, groups=512, hops=1, slots=64, rows=200)
+    assert_matches_reference(results(device, problem), SPECIFIED, problem)
 
 
 @pytest.mark.parametrize("isa", ISAS)

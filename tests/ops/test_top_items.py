@@ -67,14 +67,18 @@ def test_against_a_sort(device, kind, num_items, k):
     assert top(scores, nothing, k, device).tolist() == sorted_items(scores, nothing, k)
 
 
-def test_more_items_than_the_mask_holds(device):
-    # A bit per item does not fit into a GPU's shared memory, so seen items are searched for.
-    num_items = 800_000
-    scores = torch.randn(1, num_items, generator=torch.Generator().manual_seed(0))
-    best = scores[0].argsort(descending=True, stable=True)
-    seen = sorted(best[[0, 2, 5]].tolist())
-    expected = [i for i in best[:13].tolist() if i not in seen][:10]
-    assert top(scores, [seen], 10, device).tolist() == [expected]
+@pytest.mark.parametrize("kind", ["normal", "ties", "special"])
+def test_more_items_than_one_block_takes(device, kind):
+    """Blocks of a GPU share them: 2^17 each, the last of them fewer than a list is long."""
+    num_items, k = 2 * 131_072 + 5, 12
+    scores, _ = random_case(0, 2, num_items, kind)
+    order = [np.lexsort((np.arange(num_items), -row, np.isnan(row))) for row in scores]
+    seen = [sorted(order[0][[0, 2, 5]].tolist()), list(range(num_items - 3))]
+    expected = [
+        ([i for i in best.tolist() if i not in left_out] + [-1] * k)[:k]
+        for best, left_out in zip(order, map(set, seen), strict=True)
+    ]
+    assert top(scores, seen, k, device).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,17 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
     assert_same_run(stopped, undisturbed)
 
 
-def test_ekpnet_plus_goes_on_with_what_it_was_fitted_to(tmp_path):
-    """The linear part, which is fitted anew, folds and their ripple sets."""
-    arguments = [*SMALL, "--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"],
+        ["--shape.table_dtype", "bfloat16"],
+    ],
+    ids=["ekpnet_plus", "bfloat16"],
+)
+def test_it_goes_on_with_more_than_weights(tmp_path, options):
+    """The linear part, which is fitted anew, folds and their ripple sets; rounding at random."""
+    arguments = [*SMALL, *options]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
     runner.run(parse_command([*arguments, "--output", str(undisturbed)]).config)
     with pytest.raises(Interrupted):

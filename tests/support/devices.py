@@ -109,9 +109,9 @@ def _op(name):
     return flat(op) if name in ("ripple_attention", "ripple_attention_weights") else op
 
 
-def _schema_of_row_adam(*tensors, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, l2=0.0):
+def _schema_of_row_adam(*tensors, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, l2=0.0, seed=0):
     numbers = torch.as_tensor(step), torch.as_tensor(l2, dtype=torch.float64)
-    return (*tensors, *numbers, lr, beta1, beta2, eps)
+    return (*tensors, *numbers, lr, beta1, beta2, eps, seed)
 
 
 # Arguments that `ops` makes for an op whose schema has others.

@@ -31,6 +31,13 @@ CONFIG = RunConfig(
     ranking=False,
 )
 PLUS = replace(CONFIG, model="ekpnet_plus", folds=3)
+LISTS = replace(
+    CONFIG,
+    protocol="recbole",
+    ranking=True,
+    pretrain=replace(STAGE, loss="softmax"),
+    train=replace(STAGE, lr=0.01, loss="softmax"),
+)
 
 
 def load(config, change=lambda dataset: dataset):

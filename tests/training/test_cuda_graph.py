@@ -22,6 +22,7 @@ from support.places import ROOT, SUPPORT
 from support.programs import PATIENCE
 from support.small_training import (
     CONFIG,
+    LISTS,
     PLUS,
     SYNTHETIC,
     start,
@@ -108,7 +109,7 @@ def test_localize_padded_of_no_entity_at_all(device):
 # ---- an epoch in host memory ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("config", "groups"), [(CONFIG, 0), (CONFIG, 500), (PLUS, 0)])
+@pytest.mark.parametrize(("config", "groups"), [(CONFIG, 0), (CONFIG, 500), (PLUS, 0), (LISTS, 0)])
 def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
     trainer, stream, ripple = start(config, deep=True)
     host = HostEpoch.prepare(stream, trainer.stage, ripple, 3, groups)
@@ -138,8 +139,10 @@ def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
         assert torch.equal(padded[:-1], x) and not padded[-1].any()
     assert set(host.inputs) == set(trainer.model.pair_inputs)
     for i, batch in enumerate(stream.epoch(3, ripple)):
-        for name, x in batch.inputs.items():
-            found = host.inputs[name][i]
+        further = {name: (x, host.inputs[name][i]) for name, x in batch.inputs.items()}
+        if config is LISTS:
+            further["corrections"] = (batch.corrections, host.corrections[i])
+        for x, found in further.values():
             assert torch.equal(found[: len(x)], x) and not found[len(x) :].any()
 
 
@@ -154,8 +157,8 @@ def tensors_of(sets):
 
 @pytest.mark.parametrize(
     ("config", "deep"),
-    [(CONFIG, False), (CONFIG, True), (PLUS, True)],
-    ids=["pretrain", "train", "plus"],
+    [(CONFIG, False), (CONFIG, True), (PLUS, True), (LISTS, False), (LISTS, True)],
+    ids=["pretrain", "train", "plus", "pretrain-lists", "train-lists"],
 )
 @devices
 def test_same_as_batch_by_batch(device, config, deep):

@@ -20,7 +20,7 @@ from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop, step
 from support.contracts import assert_same_bits
 from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
-from support.small_training import CONFIG, PLUS, load, start_resident, train_resident
+from support.small_training import CONFIG, LISTS, PLUS, load, start_resident, train_resident
 
 # Per model, folds and stage. Of a step that is not captured they include those of its batch; of one
 # that is, nodes are its launches with all kernels of our ops.
@@ -147,8 +147,8 @@ def test_lists_are_learned_as_on_the_cpu(loss, folds):
 
 @pytest.mark.parametrize(
     ("config", "deep"),
-    [(CONFIG, False), (CONFIG, True), (PLUS, True)],
-    ids=["pretrain", "train", "plus"],
+    [(CONFIG, False), (CONFIG, True), (PLUS, True), (LISTS, True)],
+    ids=["pretrain", "train", "plus", "lists"],
 )
 def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(config, deep):
     states = []

@@ -29,7 +29,7 @@ struct EkpnetArgs {
   T triple_weight;  // of a triple's loss (22)
   SlotFolds folds = {};
   PairLoss loss = PairLoss::kCrossEntropy;
-  const T* real = nullptr;  // [B], weight of a pair's cross-entropy: 1, or 0 for padding
+  const T* real = nullptr;  // [B], 1 for pairs that count, 0 for padding
 };
 
 // Sums over pairs are made per chunk of groups, those over triples per chunk of triples; chunks are

@@ -66,16 +66,23 @@ double cross_entropy(int64_t P, const T* labels, const T* real, T weight, T* log
   return total;
 }
 
-// A list's logits by label, padded to whole vectors.
+template <class T>
+bool is_real(const T* real, int64_t i) {
+  return real == nullptr || real[i] != T(0);
+}
+
+// A list's logits by label, padded to whole vectors; without pairs that are not real.
 template <class T>
 struct ListSides {
   static constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
   T positive[kListPairs + kLanes], negative[kListPairs + kLanes];
   int64_t positives = 0, negatives = 0;
 
-  ListSides(int64_t P, const T* labels, const T* logit) {
+  ListSides(int64_t P, const T* labels, const T* real, const T* logit) {
     for (int64_t i = 0; i < P; ++i)
-      if (labels[i] > T(0))
+      if (!is_real(real, i))
+        continue;
+      else if (labels[i] > T(0))
         positive[positives++] = logit[i];
       else
         negative[negatives++] = logit[i];
@@ -87,10 +94,10 @@ struct ListSides {
 // BPR (Rendle et al. 2009): of each positive, -log sigmoid(positive - negative), by the mean over
 // the list's negatives.
 template <class T>
-double bpr(int64_t P, const T* labels, T weight, T* logit) {
+double bpr(int64_t P, const T* labels, const T* real, T weight, T* logit) {
   using V = Vector<T>;
   constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
-  const ListSides<T> sides(P, labels, logit);
+  const ListSides<T> sides(P, labels, real, logit);
   const int64_t N = sides.negatives, padded = round_up(N, kLanes);
   T slopes[kListPairs + kLanes], terms[kLanes], dpositive[kListPairs];
   for (int64_t j = 0; j < padded; ++j) slopes[j] = T(0);
@@ -110,7 +117,7 @@ double bpr(int64_t P, const T* labels, T weight, T* logit) {
   }
   int64_t i = 0, j = 0;
   for (int64_t k = 0; k < P; ++k)
-    if (N == 0)
+    if (N == 0 || !is_real(real, k))
       logit[k] = T(0);
     else
       logit[k] = labels[k] > T(0) ? dpositive[i++] : slopes[j++] * weight / N;
@@ -121,10 +128,10 @@ double bpr(int64_t P, const T* labels, T weight, T* logit) {
 // lack the logarithm of the probability that they were drawn with, of one draw; that of their
 // number is added here.
 template <class T>
-double sampled_softmax(int64_t P, const T* labels, T weight, T* logit) {
+double sampled_softmax(int64_t P, const T* labels, const T* real, T weight, T* logit) {
   using V = Vector<T>;
   constexpr int64_t kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
-  const ListSides<T> sides(P, labels, logit);
+  const ListSides<T> sides(P, labels, real, logit);
   const int64_t N = sides.negatives, positives = sides.positives;
   if (N == 0 || positives == 0) {
     for (int64_t k = 0; k < P; ++k) logit[k] = T(0);
@@ -150,12 +157,15 @@ double sampled_softmax(int64_t P, const T* labels, T weight, T* logit) {
   const T scale = static_cast<T>(slope_sum * weight / sum);
   int64_t i = 0, j = 0;
   for (int64_t k = 0; k < P; ++k)
-    logit[k] = labels[k] > T(0) ? -slopes[i++] * weight : share[j++] * scale;
+    if (!is_real(real, k))
+      logit[k] = T(0);
+    else
+      logit[k] = labels[k] > T(0) ? -slopes[i++] * weight : share[j++] * scale;
   return total;
 }
 
 // The loss of P pairs, their logits plus their offsets, if any; its gradient times `weight`
-// replaces the logits. `real`, if given, weighs the cross-entropy of each.
+// replaces the logits. `real`, if given, is 0 for pairs that do not count.
 template <class T>
 double pair_loss(PairLoss loss, int64_t P, const T* labels, const T* offset, const T* real,
                  T weight, T* logit) {
@@ -163,9 +173,9 @@ double pair_loss(PairLoss loss, int64_t P, const T* labels, const T* offset, con
     for (int64_t i = 0; i < P; ++i) logit[i] += offset[i];
   switch (loss) {
     case PairLoss::kBpr:
-      return bpr(P, labels, weight, logit);
+      return bpr(P, labels, real, weight, logit);
     case PairLoss::kSoftmax:
-      return sampled_softmax(P, labels, weight, logit);
+      return sampled_softmax(P, labels, real, weight, logit);
     default:
       return cross_entropy(P, labels, real, weight, logit);
   }
