@@ -89,6 +89,8 @@ def train(
                 stages.end_epoch(valid)
         stages.leave()
     if tables is not None:
+        if shared is not None:
+            shared.finish()
         tables.make_whole()
     if not model.stages:
         model.fit(prepared)

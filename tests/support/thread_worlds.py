@@ -18,6 +18,9 @@ class ThreadWorld(World):
         self.rank, self.size = rank, len(board)
         self._board, self._barrier, self._posted = board, barrier, posted
 
+    def meet(self):
+        self._barrier.wait(60)
+
     def post(self, name, value, given_up):
         self._posted[name, self.rank] = value
         if self.rank > 0:

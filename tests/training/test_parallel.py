@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import replace
-from threading import Event
+from threading import BrokenBarrierError, Event
 
 import pytest
 import torch
@@ -355,7 +356,8 @@ def test_what_is_written_is_what_was_saved(tmp_path, monkeypatch):
             shared.save(facts, {"model.entity": rows, "other": other[world.rank]})
             rows.zero_()
             other[world.rank].zero_()
-            assert not list(tmp_path.iterdir())
+            assert not list(tmp_path.glob("checkpoint-*"))
+            world.meet()
             release.set()
 
     whole, other = build_model(*data).table("entity"), [torch.ones(3), torch.ones(3)]
@@ -366,6 +368,32 @@ def test_what_is_written_is_what_was_saved(tmp_path, monkeypatch):
     for shard in range(4):
         ids = Sharding(len(whole), 4, World()).ids_of(shard)
         assert torch.equal(start.shard(shard)["model.entity"], saved[ids])
+
+
+def test_a_shard_that_cannot_be_written_ends_all(tmp_path, monkeypatch):
+    write = tensor_file.write
+
+    def full(path, *arguments):
+        if "shard-3" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, *arguments)
+
+    monkeypatch.setattr(tensor_file, "write", full)
+    data, ends = load(4), []
+
+    def work(world):
+        with CheckpointWriter(tmp_path, {}, first=world.rank == 0) as writer:
+            try:
+                loop.train(*data, writer=writer, world=world)
+            except BaseException as error:
+                ends.append((world.rank, type(error)))
+                raise
+
+    began = time.monotonic()
+    with pytest.raises((ConfigError, BrokenBarrierError)):
+        run_together(2, work)
+    assert time.monotonic() - began < 50  # less than anybody waits for another one
+    assert dict(ends) == {0: BrokenBarrierError, 1: ConfigError}
 
 
 def draw(seed):

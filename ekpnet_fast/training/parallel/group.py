@@ -88,6 +88,11 @@ class Group(World):
             dist.broadcast_object_list(values, 0)
         return cast(Value, values[0])
 
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        with self._answered():
+            dist.barrier()
+
     def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
         """Values of the processes by rank, on the first one; on the others their own.
 

@@ -40,7 +40,7 @@ class SharedWriter:
         self._writer, self._tables = writer, tables
         self._saves = 0
         self.start = None if writer.start is None else self._joined(writer.start)
-        self.stopped, self.due, self.finish = writer.stopped, writer.due, writer.finish
+        self.stopped, self.due = writer.stopped, writer.due
 
     def save(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Copy a state and start to write it; all processes call it.
@@ -54,6 +54,7 @@ class SharedWriter:
             ConfigError: the checkpoint before this one could not be written.
         """
         tables, writer = self._tables, self._writer
+        self.finish()
         # Nothing changes the rows of the best epoch, so they are written without a copy.
         cut = {
             name: torch.split(x if kind == "best" else x.detach().clone(), tables.lengths(table))
@@ -74,6 +75,20 @@ class SharedWriter:
 
         rest = {name: x for name, x in tensors.items() if name not in cut}
         writer.save(facts, rest, shards, sealed)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint saved is on the disk; all processes call it.
+
+        Raises:
+            ConfigError: it could not be written.
+        """
+        world = self._tables.world
+        if world.rank > 0:
+            self._writer.finish()
+        # Here, because the first one would wait long for the seals of a process that has ended.
+        world.meet()
+        if world.rank == 0:
+            self._writer.finish()
 
     def _joined(self, start: Checkpoint) -> Checkpoint:
         found = [start.shard(number) for number in self._tables.held]

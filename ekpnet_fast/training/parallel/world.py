@@ -54,6 +54,9 @@ class World:
         """Value of the first process, everywhere."""
         return value
 
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+
     def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
         """Values of the processes by rank, on the first one; on the others their own.
 
