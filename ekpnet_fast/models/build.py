@@ -24,7 +24,7 @@ are drawn when they are asked for."""
 
 
 def fit_in_memory(config: RunConfig, num_users: int, *, shared: bool = False) -> bool:
-    """Whether the ripple sets of all users, or those that folds share, are drawn at once and held."""
+    """Whether the ripple sets of all users, or those that folds share, are held."""
     ids = config.shape.hops * (3 * config.shape.slots + 1)
     folds = config.shape.hops * config.shape.slots if shared else 0
     return num_users * (4 * ids + 8 * folds) <= HELD_BYTES
