@@ -81,8 +81,9 @@ def map_graph(folder: Path, num_entities: int, num_relations: int, *, inverse: b
         DataError: a file is missing, or does not fit the others.
     """
     paths = [folder / name for name in GRAPH_FILES]
-    indptr, tails = map_column(paths[0], np.int64), map_column(paths[2], np.int32)
-    relations = map_column(paths[1])
+    indptr = map_column(paths[0], np.int64, scattered=True)
+    relations = map_column(paths[1], scattered=True)
+    tails = map_column(paths[2], np.int32, scattered=True)
     if relations.dtype not in (np.uint8, np.int16, np.int32):
         found, expected = str(relations.dtype), "uint8, int16 or int32"
         raise DataError.about(paths[1], None, found, expected)
