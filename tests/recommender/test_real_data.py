@@ -8,6 +8,7 @@ import pytest
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.recommender import Recommender
+from support.growing import distance, grown
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 
@@ -60,3 +61,15 @@ def test_a_new_history_of_a_users_clicks_gives_much_the_same(last_fm):
     same = np.mean([len(a & b) for a, b in zip(known, new, strict=True)])
     other = np.mean([len(a & b) for a, b in zip(known, new[1:] + new[:1], strict=True)])
     assert same > other
+
+
+def test_live_answers_come_near_refitted_ones(data_root):
+    """After 5 % more clicks and triples, whatever stays as fitted until a refresh."""
+    found = grown(load_dataset("last-fm", data_root), "linear", 0.05)
+    live, stale, redrawn = (
+        distance(each, found.refitted) for each in (found.live, found.stale, found.redrawn)
+    )
+    assert live.lists > 0.82 and live.order > 0.95 and live.logits < 0.3 * live.spread
+    assert live.lists > stale.lists + 0.02 and live.logits < stale.logits
+    # No answer can come nearer than a refresh with other drawn items does.
+    assert redrawn.lists > live.lists and redrawn.logits < live.logits

@@ -22,7 +22,7 @@ gives the same data whatever the order of summation on a machine.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,40 @@ from ekpnet_fast.data.synthetic.config import SyntheticConfig
 from ekpnet_fast.data.synthetic.graph import LATENT_UNIT, SyntheticGraph, make_graph
 from ekpnet_fast.data.tables import Dataset, Examples, Interactions
 
-__all__ = ["SyntheticConfig", "make_synthetic"]
+__all__ = ["PlantedTruth", "SyntheticConfig", "make_synthetic", "plant", "standardised"]
 
 _BLOCK_CELLS = 1 << 22
 _TITLE_WORDS = 3
 
 Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlantedTruth:
+    """Truth behind a data set: log w_ui = <taste_u, vector_i> + bias_i.
+
+    Attributes:
+        graph: triples, and the vectors of attributes and parents.
+        item_vectors: [I, latent].
+        tastes: [U, latent], standardised.
+        bias: [I], popularity_skew * b_i.
+    """
+
+    graph: SyntheticGraph
+    item_vectors: Float64
+    tastes: Float64
+    bias: Float64
+
+
+def plant(config: SyntheticConfig) -> tuple[PlantedTruth, np.random.Generator]:
+    """Truth of a configuration, and the stream that clicks are drawn from next."""
+    streams = random_stream(config.seed, SYNTHETIC).spawn(4)
+    graph = make_graph(config, streams[0])
+    item_vectors = _item_vectors(config, graph, streams[1])
+    tastes = _tastes(config, graph, streams[2])
+    bias = config.popularity_skew * streams[3].standard_normal(config.items)
+    tastes = standardised(config, tastes, item_vectors)
+    return PlantedTruth(graph, item_vectors, tastes, bias), streams[3]
 
 
 def make_synthetic(config: SyntheticConfig) -> Dataset:
@@ -54,19 +82,13 @@ def make_synthetic(config: SyntheticConfig) -> Dataset:
         attributes, then parents. An item's title names its first attributes, three at most, for
         models that read words.
     """
-    streams = random_stream(config.seed, SYNTHETIC).spawn(4)
-    graph = make_graph(config, streams[0])
-    item_vectors = _item_vectors(config, graph, streams[1])
-    tastes = _tastes(config, graph, streams[2])
-    bias = config.popularity_skew * streams[3].standard_normal(config.items)
-    tastes = _standardise(config, tastes, item_vectors)
-    counts = _positive_counts(config, streams[3])
-    positive, normaliser = draw_positives(tastes, item_vectors, bias, counts, streams[3])
+    truth, stream = plant(config)
+    graph, tastes, item_vectors, bias = truth.graph, truth.tastes, truth.item_vectors, truth.bias
+    counts = _positive_counts(config, stream)
+    positive, normaliser = draw_positives(tastes, item_vectors, bias, counts, stream)
     users = np.repeat(np.arange(config.users, dtype=np.int32), counts)
     clicks = Interactions(users, positive, np.ones(len(users), dtype=np.bool_))
-    negative_users, negative_items, _ = draw_negatives(
-        streams[3], clicks, config.users, config.items
-    )
+    negative_users, negative_items, _ = draw_negatives(stream, clicks, config.users, config.items)
     labels = np.zeros(len(users) + len(negative_users), dtype=np.int8)
     labels[: len(users)] = 1
     rows = Examples(
@@ -143,7 +165,7 @@ def _tastes(config: SyntheticConfig, graph: SyntheticGraph, stream: np.random.Ge
     return total / LATENT_UNIT
 
 
-def _standardise(config: SyntheticConfig, tastes: Float64, item_vectors: Float64) -> Float64:
+def standardised(config: SyntheticConfig, tastes: Float64, item_vectors: Float64) -> Float64:
     """Tastes scaled so that the match with the items has standard deviation ``sharpness``."""
     centred = item_vectors - item_vectors.mean(axis=0)
     covariance = centred.T @ centred / config.items
