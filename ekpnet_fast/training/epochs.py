@@ -47,13 +47,11 @@ def is_resident(
     """Whether epochs are replayed on the device; the one place that decides it.
 
     Where the folds of a user do not share a ripple set (repetition), there may be too many sets to
-    have all of them at once. Lists are of a user's pairs of all folds, and a replayed epoch has
-    groups of one; only the native op makes them of groups.
+    have all of them at once. A replayed epoch has no lists but those that the native op makes of
+    groups.
     """
     on_device = device.type == "cuda" and model.resident
-    if loss != "bce" and (data.folds is not None or backend is not ops):
-        return False
-    return on_device and (data.folds is None or data.shared)
+    return on_device and (data.folds is None or data.shared) and (loss == "bce" or backend is ops)
 
 
 @contextmanager
