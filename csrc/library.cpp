@@ -195,7 +195,8 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   // Threads of the calling thread's ops from now on; 0 = as many as torch has. Returns what it was.
   m.def("team_threads(int threads) -> int");
 
-  // Optimizer and ranking
+  // Optimizer and ranking. A bfloat16 table has float32 moments and gradients and is rounded at random
+  // by `seed`; other tables do not look at it.
   m.def(
       "row_adam_("
       "Tensor(a!) table, Tensor(b!) m, Tensor(c!) v, "

@@ -288,7 +288,10 @@ class Model(nn.Module):
         return (self.source.histories if given is None else given), request.history_ids
 
     def add_table(self, name: str, rows: Tensor) -> None:
-        """Make a row-sparse table of its initial rows; it must be declared in `tables`."""
+        """Make a row-sparse table of its initial rows; it must be declared in `tables`.
+
+        It is stored in `shape.table_dtype`; `logits` and `kg_sum` get float32 rows.
+        """
         assert name in self.tables, f"{name} is not in tables of {type(self).__name__}"
         self.register_buffer(name, rows.to(getattr(torch, self.shape.table_dtype)))
 

@@ -150,12 +150,17 @@ class FoldRippleSets:
         return cls(RippleSets(*sets), slot_folds)
 
     def of(self, users: Tensor, folds: Tensor) -> RippleSets:
-        """Sets apart, of the slots that fold folds[g] of user users[g] sees, in their order.
+        """Sets apart, of the slots that fold folds[g] of user users[g] sees, in their order."""
+        return self.seen_by(users, torch.ones_like(folds, dtype=torch.int64) << folds).sets
 
-        In shapes that no value decides, so that on a GPU nobody waits.
+    def seen_by(self, users: Tensor, folds: Tensor) -> FoldRippleSets:
+        """Sets of users [G], of the slots that any of the folds [G] int64, a bit each, sees.
+
+        Slots stay in their order. In shapes that no value decides, so that on a GPU nobody waits.
         """
         found, M = self.sets.of_users(users), self.slot_folds.shape[2]
-        seen = (self.slot_folds[users] >> folds.long()[:, None, None]) & 1 == 1
+        slot_folds = self.slot_folds[users]
+        seen = (slot_folds & folds[:, None, None]) != 0
         seen &= torch.arange(M, device=seen.device) < found.counts[..., None]
         place = (seen.cumsum(2) - 1).masked_fill_(~seen, M)  # the others: past the end
 
@@ -164,7 +169,8 @@ class FoldRippleSets:
             return apart.scatter_(2, place, x)[..., :M].contiguous()
 
         counts = seen.sum(2, dtype=torch.int32)
-        return RippleSets(kept(found.heads), kept(found.relations), kept(found.tails), counts)
+        sets = RippleSets(kept(found.heads), kept(found.relations), kept(found.tails), counts)
+        return FoldRippleSets(sets, kept(slot_folds))
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,6 @@ class ResidentTrainer:
         fields = localize_batches(
             host.batches(begin, end, self.device),
             sets,
-            host.folds,
             self._rows.shape[0],
             self.stream.graph.num_relations,
         )
@@ -198,6 +197,7 @@ class ResidentTrainer:
             found = model.gradients({self._table: self._rows}, batch, stage, stage=name)
             if found is not None:
                 return found
+        batch = batch.by_fold()
         rows = widened(self._rows.index_select(0, batch.rows.clamp(min=0))).requires_grad_()
         terms = loss_terms(self.backend, model, {self._table: rows}, batch, stage, name=name)
         loss = torch.stack(list(terms.values())).sum()

@@ -46,13 +46,11 @@ def is_resident(
 ) -> bool:
     """Whether epochs are replayed on the device; the one place that decides it.
 
-    A replayed epoch has all ripple sets at once, of which there may be too many. Lists are of a
-    user's pairs of all folds, and a replayed epoch with folds has groups of one; only the native op
-    makes them of groups.
+    A replayed epoch has all ripple sets at once, of which there may be too many, and no lists but
+    those that the native op makes of groups.
     """
-    if loss != "bce" and (data.folds is not None or backend is not ops):
-        return False
-    return device.type == "cuda" and model.resident and data.held
+    on_device = device.type == "cuda" and model.resident
+    return on_device and data.held and (loss == "bce" or backend is ops)
 
 
 @contextmanager

@@ -34,7 +34,6 @@ class HostEpoch:
 
     number: int  # of the epoch
     steps: int
-    folds: int  # F; above 1 a group is of a (user, fold) pair, which has the number user * F + fold
     ripple: RippleSets | FoldRippleSets  # of U + 1 users
     inputs: Mapping[str, Tensor]  # [steps, B] each, the model's inputs by name
     group_users: Tensor  # [steps, G] int64
@@ -48,6 +47,9 @@ class HostEpoch:
     triple_relations: Tensor  # [steps, K] int32
     triple_tails: Tensor  # [steps, K] int32
     corrections: Tensor | None = None  # [steps, B] float32, as in `Batch`
+    # Where folds share the ripple sets: the fold of each pair, and a bit for each fold of a group.
+    pair_folds: Tensor | None = None  # [steps, B] int32
+    group_folds: Tensor | None = None  # [steps, G] int64
 
     @classmethod
     def prepare(
@@ -65,19 +67,22 @@ class HostEpoch:
         `pin` puts the tensors into memory that a GPU copies from without the host waiting.
         """
         order = stream.order(epoch)
-        ends = order.group_indptr.numpy()
-        cuts = np.asarray(order.cuts)
+        shared = order.shared
+        ends = (order.group_indptr if shared is None else shared.indptr).numpy()
+        cuts = np.asarray(order.cuts if order.shared_cuts is None else order.shared_cuts)
+        of_groups = order.group_users if shared is None else shared.users
         steps, most = len(cuts) - 1, int(np.diff(cuts).max(initial=0))
         G = max(groups, -(-most // GROUP_STEP) * GROUP_STEP + 1)
-        B, F = stream.batch_size, 1 if stream.folds is None else stream.folds.count
-        users = np.full((steps, G), ripple.num_users * F, np.int64)
+        B = stream.batch_size
+        users = np.full((steps, G), ripple.num_users, np.int64)
+        pair_folds, group_folds = np.zeros((steps, B), np.int32), np.zeros((steps, G), np.int64)
         inputs: dict[str, Tensor] = {}
         indptr = np.zeros((steps, G + 1), np.int64)
         items, labels = np.zeros((steps, B), np.int32), np.zeros((steps, B), np.float32)
         real = np.zeros((steps, B), np.float32)
         for i, (first, last) in enumerate(pairwise(cuts)):
             begin, end = ends[first], ends[last]
-            users[i, : last - first] = order.group_users[first:last]
+            users[i, : last - first] = of_groups[first:last]
             indptr[i, : last - first + 1] = ends[first : last + 1] - begin
             # Padding over the groups that are left, so that no team has it all.
             spare = np.arange(1, G - (last - first) + 1)
@@ -87,6 +92,12 @@ class HostEpoch:
             items[i, end - begin :] = items[i, 0]
             labels[i, : end - begin] = order.labels[begin:end]
             real[i, : end - begin] = 1
+            if shared is not None:
+                folds = shared.folds[begin:end].numpy()
+                pair_folds[i, : end - begin] = folds
+                bits = np.left_shift(1, folds.astype(np.int64))
+                starts = ends[first:last] - begin
+                group_folds[i, : last - first] = np.bitwise_or.reduceat(bits, starts)
             for name, x in stream.reads.of(stream.request(order, i, epoch)).items():
                 if name not in inputs:
                     inputs[name] = x.new_zeros(steps, B)
@@ -104,17 +115,22 @@ class HostEpoch:
         host = cls(
             epoch,
             steps,
-            F,
             ripple.each(with_one_more),
             {name: placed(x) for name, x in inputs.items()},
             *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
             *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
         )
-        if stream.corrections is None:
-            return host
-        corrections = stream.corrections[torch.from_numpy(items)]
-        corrections *= torch.from_numpy((labels == 0) * real)
-        return replace(host, corrections=placed(corrections))
+        if stream.corrections is not None:
+            corrections = stream.corrections[torch.from_numpy(items)]
+            corrections *= torch.from_numpy((labels == 0) * real)
+            host = replace(host, corrections=placed(corrections))
+        if shared is not None:
+            host = replace(
+                host,
+                pair_folds=placed(torch.from_numpy(pair_folds)),
+                group_folds=placed(torch.from_numpy(group_folds)),
+            )
+        return host
 
     def batches(self, begin: int, end: int, device: torch.device) -> dict[str, Tensor]:
         """Copy some of the batches to a device, by name."""
@@ -172,7 +188,6 @@ def sorted_by_batch(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 def localize_batches(
     at: dict[str, Tensor],
     sets: RippleSets | FoldRippleSets,
-    folds: int,
     num_entities: int,
     num_relations: int,
 ) -> dict[str, Tensor]:
@@ -181,14 +196,19 @@ def localize_batches(
     Args:
         at: fields of `HostEpoch`, [S, ..].
         sets: ripple sets of U + 1 users, on the same device.
-        folds: F, whose number a group's has beside its user's where folds share the sets.
         num_entities: E.
         num_relations: R.
     """
     S, G = at["group_users"].shape
     groups = at["group_users"].flatten()
+    folds = {}
     if isinstance(sets, FoldRippleSets):
-        of_groups = sets.of(groups // folds, groups % folds)
+        shared = sets.seen_by(groups, at["group_folds"].flatten())
+        of_groups, slot_folds = shared.sets, shared.slot_folds
+        folds = {
+            "slot_folds": slot_folds.view(S, G, *slot_folds.shape[1:]),
+            "pair_folds": at["pair_folds"],
+        }
     else:
         of_groups = sets.of_users(groups)
     of_groups = of_groups.each(lambda x: x.view(S, G, *x.shape[1:]))
@@ -227,6 +247,7 @@ def localize_batches(
         "triple_relations": at["triple_relations"],
         "relation_touched": touched[:, :num_relations],
         **{name: at[name] for name in as_they_are if name in at},
+        **folds,
         **{name: x for name, x in at.items() if name.startswith(INPUT)},
     }
 

@@ -145,12 +145,17 @@ def test_cuda_kernels_keep_everything_in_registers():
         pytest.skip(f"no CUDA kernels: {info.cuda_reason}")
     kernels = cuda_kernels()
     # The list is whole: each architecture has the propagation for every specialised width.
-    named = {(kernel.arch, kernel.kernel) for kernel in kernels}
+    named = {(kernel.arch, kernel.kernel): kernel for kernel in kernels}
     for arch in (arch for arch in info.cuda_archs if arch.startswith("sm_")):
         for step in ("forward", "backward"):
             for storage, widths in (("float", (4, 8, 16, 32, 64)), ("Bf16", (16, 32, 64))):
                 for width in widths:
-                    assert (arch, f"ripple_attention_{step}_kernel<{width}, {storage}>") in named
+                    small, _ = (
+                        named[arch, f"ripple_attention_{step}_kernel<{width}, {rows}, {storage}>"]
+                        for rows in (1, 4)
+                    )
+                    # Four blocks of 128 threads share the 65,536 of a multiprocessor.
+                    assert small.registers <= 128
     local = [kernel for kernel in kernels if kernel.stack_bytes or kernel.spill_bytes]
     assert not local
 

@@ -114,21 +114,25 @@ def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
     trainer, stream, ripple = start(config, deep=True)
     host = HostEpoch.prepare(stream, trainer.stage, ripple, 3, groups)
     order = stream.order(3)
-    assert host.steps == len(order.cuts) - 1 > 2
+    indptr, users_of, cuts = order.group_indptr, order.group_users, order.cuts
+    if config.folds > 1:  # which share groups and ripple sets
+        indptr, users_of, _ = order.shared
+        cuts = order.shared_cuts
+    assert host.steps == len(cuts) - 1 > 2
     assert host.group_users.shape[1] >= max(groups, 1)
     at = 0
     for i in range(host.steps):
-        n, used = int(host.real_pairs[i]), order.cuts[i + 1] - order.cuts[i]
+        n, used = int(host.real_pairs[i]), cuts[i + 1] - cuts[i]
         assert torch.equal(host.items[i, :n], order.items[at : at + n])
         assert torch.equal(host.labels[i, :n], order.labels[at : at + n])
         assert host.real[i].tolist() == [1.0] * n + [0.0] * (stream.batch_size - n)
-        first = order.cuts[i]
-        users = order.group_users[first : first + used]
+        first = cuts[i]
+        users = users_of[first : first + used]
         assert torch.equal(host.group_users[i, :used], users.long())
-        ends = order.group_indptr[first : first + used + 1] - order.group_indptr[first]
+        ends = indptr[first : first + used + 1] - indptr[first]
         assert torch.equal(host.group_indptr[i, : used + 1], ends)
         # The rest share the padding.
-        assert (host.group_users[i, used:] == ripple.num_users * config.folds).all()
+        assert (host.group_users[i, used:] == ripple.num_users).all()
         padding = host.group_indptr[i, used:].diff()
         assert (padding >= 0).all() and host.group_indptr[i, -1] == stream.batch_size
         assert padding.max() <= -(-(stream.batch_size - n) // len(padding))
@@ -142,6 +146,13 @@ def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
         further = {name: (x, host.inputs[name][i]) for name, x in batch.inputs.items()}
         if config is LISTS:
             further["corrections"] = (batch.corrections, host.corrections[i])
+        if config.folds > 1:
+            further["folds"] = (batch.pair_folds, host.pair_folds[i])
+            for g, bits in enumerate(host.group_folds[i].tolist()):
+                begin, end = host.group_indptr[i, g : g + 2].tolist()
+                real = host.real[i, begin:end] > 0
+                named = set(host.pair_folds[i, begin:end][real].tolist())
+                assert bits == sum(1 << fold for fold in named)
         for x, found in further.values():
             assert torch.equal(found[: len(x)], x) and not found[len(x) :].any()
 
@@ -157,8 +168,11 @@ def tensors_of(sets):
 
 @pytest.mark.parametrize(
     ("config", "deep"),
-    [(CONFIG, False), (CONFIG, True), (PLUS, True), (LISTS, False), (LISTS, True)],
-    ids=["pretrain", "train", "plus", "pretrain-lists", "train-lists"],
+    [
+        *[(CONFIG, False), (CONFIG, True), (PLUS, True)],
+        *[(LISTS, False), (LISTS, True), (replace(LISTS, folds=3), True)],
+    ],
+    ids=["pretrain", "train", "plus", "pretrain-lists", "train-lists", "folds-lists"],
 )
 @devices
 def test_same_as_batch_by_batch(device, config, deep):
@@ -172,21 +186,27 @@ def test_same_as_batch_by_batch(device, config, deep):
     assert_same_training(trainer, stepped)
 
 
-@stages
-def test_same_with_the_specification(deep):
-    expected, stepped = train_stepped(CONFIG, deep, 2)
-    trainer, ripple = start_resident(CONFIG, deep, backend=reference)
+@pytest.mark.parametrize(
+    ("config", "deep"),
+    [(CONFIG, False), (CONFIG, True), (PLUS, True)],
+    ids=["pretrain", "train", "plus"],
+)
+def test_same_with_the_specification(config, deep):
+    expected, stepped = train_stepped(config, deep, 2)
+    trainer, ripple = start_resident(config, deep, backend=reference)
     for ours, theirs in zip(train_resident(trainer, ripple, 2), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-4)
     assert_same_training(trainer, stepped)
 
 
-@stages
-def test_same_through_the_kernels_on_the_emulated_gpu(emulated, deep, monkeypatch):
+@pytest.mark.parametrize(
+    ("folds", "deep"), [(1, False), (1, True), (3, True)], ids=["pretrain", "train", "folds"]
+)
+def test_same_through_the_kernels_on_the_emulated_gpu(emulated, folds, deep, monkeypatch):
     monkeypatch.setattr(fixed_shapes, "GROUP_STEP", 4)  # padding takes the emulation long
     stage = replace(CONFIG.train, batch_size=16, triples=8)
     tiny = replace(SYNTHETIC, users=40, items=60, positives=8, triples=335)
-    config = replace(CONFIG, pretrain=stage, train=stage, synthetic=tiny)
+    config = replace(CONFIG, pretrain=stage, train=stage, synthetic=tiny, folds=folds)
     expected, stepped = train_stepped(config, deep, 3)
     assert stepped.state.steps >= 50
     trainer, ripple = start_resident(config, deep)
@@ -244,7 +264,6 @@ def test_epoch_of_one_more_batch_finds_room():
     fields = localize_batches(
         first.batches(0, first.steps, trainer.device),
         first.ripple,
-        first.folds,
         len(trainer._rows),
         trainer.stream.graph.num_relations,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,10 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.ops import reference
 from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.training import fixed_shapes
 from support.contracts import assert_same_bits
 from support.pretended_gpu import pretended_gpu
-from support.small_training import CONFIG, start, start_resident, train, train_resident
+from support.small_training import CONFIG, SYNTHETIC, start, start_resident, train, train_resident
 
 SMALL = replace(CONFIG, shape=replace(CONFIG.shape, table_dtype="bfloat16"))
 
@@ -70,6 +72,23 @@ def test_captured_step_equals_the_step_bit_for_bit():
             states.append((losses, [x.cpu() for x in tensors]))
     assert states[0][0] == states[1][0]
     assert_same_bits(states[0][1], states[1][1])
+
+
+def test_kernels_take_the_steps_of_the_cpu(emulated, monkeypatch):
+    monkeypatch.setattr(fixed_shapes, "GROUP_STEP", 4)  # padding takes the emulation long
+    stage = replace(SMALL.train, batch_size=16, triples=8)
+    tiny = replace(SYNTHETIC, users=20, items=40, positives=6, triples=240)
+    config = replace(SMALL, train=stage, synthetic=tiny)
+    results = []
+    for place in (contextlib.nullcontext(), emulated.in_place_of_the_cpu()):
+        trainer, ripple = start_resident(config, True)
+        with place:
+            losses = train_resident(trainer, ripple, 1)
+        results.append((losses[0], trainer.model.table("entity").float()))
+    (found, table), (expected, other) = results
+    assert found == pytest.approx(expected, rel=5e-3)
+    # Where the last bit of float32 decides, the neighbouring number.
+    assert (table != other).float().mean() < 0.05
 
 
 def test_recommender_is_kept_as_it_is(tmp_path):
