@@ -82,7 +82,7 @@ def calls() -> dict[str, list]:
         ],
         "row_adam_": [
             *row_state, ints(0, 3, -1), torch.ones(3, 2, D), torch.tensor(1),
-            torch.tensor(0.1, dtype=torch.float64), 0.1, 0.9, 0.999, 1e-8,
+            torch.tensor(0.1, dtype=torch.float64), 0.1, 0.9, 0.999, 1e-8, 7,
         ],
         "top_items": [torch.rand(2, 5), torch.tensor([0, 1, 3]), ints(0, 1, 4), 2],
     }  # fmt: skip

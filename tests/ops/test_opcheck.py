@@ -40,7 +40,7 @@ def adam():
     table, rows = torch.randn(6, 2, 4), torch.tensor([4, -1, 2], dtype=torch.int32)
     step, l2 = torch.tensor(3), torch.tensor(0.1, dtype=torch.float64)
     moments = torch.zeros_like(table), torch.zeros_like(table)
-    arguments = (rows, torch.randn(3, 2, 4), step, l2, 0.01, 0.9, 0.999, 1e-8)
+    arguments = (rows, torch.randn(3, 2, 4), step, l2, 0.01, 0.9, 0.999, 1e-8, 7)
     yield "row_adam_", (table, *moments, *arguments)
 
 
