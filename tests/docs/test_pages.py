@@ -266,7 +266,7 @@ def is_module(name: str) -> bool:
 @EVERY_PAGE
 def test_commands_in_the_text(page):
     """Commands and extras named between backticks exist."""
-    for module in re.findall(r"python -m (ekpnet_fast\.\w+|benchmarks\.\w+)", page.prose):
+    for module in re.findall(r"python -m (ekpnet_fast\.\w+|benchmarks(?:\.\w+)+)", page.prose):
         assert is_module(module) or module == "ekpnet_fast.X", module
     for command in re.findall(r"`ekpnet (\w+)", page.prose):
         assert command in cli.COMMANDS or command == "X", command

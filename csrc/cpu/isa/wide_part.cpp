@@ -268,11 +268,7 @@ class PairSums {
           of_neighbours(source, history, n, items, a);
           break;
         case AffinitySource::kDense:
-          std::fill(a, a + n, 0.0f);
-          for (int64_t j = 0; j < history.length(); ++j) {
-            const float* row = source.values + history.items()[j] * args_.num_items;
-            for (int64_t b = 0; b < n; ++b) a[b] += row[items[b]];
-          }
+          of_dense(source, history, n, items, a);
           break;
         case AffinitySource::kVectors: {
           const Parts parts(args_.affinities + first, args_.affinities + last);
@@ -289,6 +285,27 @@ class PairSums {
   }
 
  private:
+  // Four rows at a time, as `History::sum_dense`.
+  void of_dense(const AffinitySource& source, const History& history, int64_t n,
+                const int32_t* items, float* a) const {
+    const int64_t I = args_.num_items, length = history.length();
+    std::fill(a, a + n, 0.0f);
+    int64_t j = 0;
+    for (; j + 4 <= length; j += 4) {
+      const float* rows[4];
+      for (int64_t k = 0; k < 4; ++k) rows[k] = source.values + history.items()[j + k] * I;
+      for (int64_t b = 0; b < n; ++b) {
+        float sum = a[b];
+        for (const float* row : rows) sum += row[items[b]];
+        a[b] = sum;
+      }
+    }
+    for (; j < length; ++j) {
+      const float* row = source.values + history.items()[j] * I;
+      for (int64_t b = 0; b < n; ++b) a[b] += row[items[b]];
+    }
+  }
+
   void of_neighbours(const AffinitySource& source, const History& history, int64_t n,
                      const int32_t* items, float* a) {
     // Looking a row up takes some steps for each of its halvings.
