@@ -89,7 +89,7 @@ def rows_of(matrix: Matrix) -> ops.SparseRows:
 
 
 def matrix_of(rows: ops.SparseRows, num_columns: int) -> Matrix:
-    """Matrix [n, num_columns] of what the ops take; the arrays are not copied."""
+    """Rows as a matrix [n, num_columns]; the arrays are not copied."""
     from scipy import sparse
 
     return sparse.csr_matrix(
