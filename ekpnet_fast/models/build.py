@@ -24,12 +24,15 @@ are drawn when they are asked for."""
 
 
 def fit_in_memory(
-    config: RunConfig, num_users: int, *, shared: bool = False, most: int = HELD_BYTES
+    config: RunConfig, num_users: int, *, shared: bool = False, most: int | None = None
 ) -> bool:
-    """Whether ripple sets of all users, or those that folds share, take at most so many bytes."""
+    """Whether ripple sets of all users, or those that folds share, take at most so many bytes.
+
+    Without a number, `HELD_BYTES`.
+    """
     ids = config.shape.hops * (3 * config.shape.slots + 1)
     folds = config.shape.hops * config.shape.slots if shared else 0
-    return num_users * (4 * ids + 8 * folds) <= most
+    return num_users * (4 * ids + 8 * folds) <= (HELD_BYTES if most is None else most)
 
 
 def sample_ripple_sets(

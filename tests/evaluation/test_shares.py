@@ -17,7 +17,7 @@ from ekpnet_fast.evaluation.metrics import auc, click_metrics, gauc
 from ekpnet_fast.evaluation.ranking import report_ranking
 from ekpnet_fast.evaluation.shares import all_shares, share_of
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.models.build import build_model, lazy_ripple_sets, sample_ripple_sets
+from ekpnet_fast.models.build import build_model, sample_ripple_sets
 from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training.data import TrainingData
@@ -79,7 +79,7 @@ def test_processes_find_what_one_finds(model, threads):
 
     scores, clicks, ranking = found(sample_ripple_sets(config, graph, prepared))
     for size in SIZES:
-        sets = lazy_ripple_sets(config, graph, prepared)
+        sets = sample_ripple_sets(config, graph, prepared, lazy=True)
         for theirs in run_together(size, lambda world, sets=sets: found(sets, world)):
             assert np.array_equal(theirs[0], scores)
             assert theirs[1] == clicks and theirs[2] == ranking

@@ -81,7 +81,7 @@ def test_a_drawn_data_set_and_its_import_have_one_hash(mapped):
         (CONFIG, {"padding": "repeat", "inverse": False}),
         (PLUS, {"resample": True}),
     ],
-    ids=str,
+    ids=["of users", "redrawn", "repeated", "of folds"],
 )
 def test_sets_drawn_when_asked_for_are_those_of_all(mapped, monkeypatch, config, sampling):
     config = replace(config, sampling=replace(config.sampling, **sampling))
