@@ -35,9 +35,16 @@ def with_drawn_items(recommender: Recommender, items: int, seed: int = 0) -> Rec
     rows = torch.zeros(more, *entity.shape[1:])
     rows[:, 0] = mean + SHARE**0.5 * (real - mean) + (1 - SHARE) ** 0.5 * noise
     drawn = torch.arange(len(entity), len(entity) + more, dtype=torch.int32)
+    indptr = state.graph.indptr
+    alone = replace(  # drawn items have no triples
+        state.graph,
+        indptr=torch.cat([indptr, indptr[-1:].expand(more)]),
+        num_entities=len(entity) + more,
+    )
     return Recommender(
         replace(
             state,
+            graph=alone,
             tables={**state.tables, "entity": torch.cat([entity, rows])},
             catalogue=torch.cat([state.catalogue, drawn]),
             items=state.items.with_more([f"drawn {number}" for number in range(more)], None),
