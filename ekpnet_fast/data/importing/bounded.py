@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -37,7 +38,7 @@ from ekpnet_fast.storage.parts import beside, place_of
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["BoundedImport", "Request", "bytes_of", "disk_needed", "import_bounded"]
+__all__ = ["BoundedImport", "Request", "bytes_of", "disk_needed", "import_bounded", "work_on_disk"]
 
 _PART_TABLES = {"train": "interactions", "valid": "valid", "test": "test"}
 LEAST_MEMORY = 256 << 20
@@ -123,6 +124,29 @@ def disk_needed(files: Sequence[Path]) -> int:
     return int(total) + (64 << 20)
 
 
+@contextmanager
+def work_on_disk(out: Path) -> Iterator[None]:
+    """Context of an import within a bound, which ends in words where memory or disk are too little.
+
+    Args:
+        out: the folder that is written.
+
+    Raises:
+        ConfigError: instead of what the engine or the system raises.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise ConfigError(
+            f"--memory: found too little for this ({first_line(error)}), expected more"
+        ) from None
+    except (OSError, duckdb.IOException) as error:
+        said = first_line(error) if isinstance(error, duckdb.Error) else reason(error)
+        raise ConfigError(f"{out} cannot be written ({said})") from error
+
+
 def import_bounded(
     request: Request,
     out: Path,
@@ -145,8 +169,6 @@ def import_bounded(
             written.
         DataError: files that cannot be read, with line, column and finding.
     """
-    import duckdb
-
     files = {
         table: [found for path in paths for found in files_of(path, table)]
         for table, paths in request.files.items()
@@ -156,7 +178,7 @@ def import_bounded(
     }
     files = {"interactions": [one for several in parts.values() for one in several], **files}
     place = place_of(out)
-    try:
+    with work_on_disk(out):
         place.parent.mkdir(parents=True, exist_ok=True)
         needed = disk_needed([path for some in files.values() for path, _ in some])
         free = shutil.disk_usage(place.parent).free
@@ -186,13 +208,6 @@ def import_bounded(
 
             write_folder(out, write, overwrite=overwrite, memory=request.memory // 4)
             return BoundedImport(work.counts(), tuple(facts["notes"])), report
-    except duckdb.OutOfMemoryException as error:
-        raise ConfigError(
-            f"--memory: found too little for this ({first_line(error)}), expected more"
-        ) from None
-    except (OSError, duckdb.IOException) as error:
-        said = first_line(error) if isinstance(error, duckdb.Error) else reason(error)
-        raise ConfigError(f"{out} cannot be written ({said})") from error
 
 
 class _Work:

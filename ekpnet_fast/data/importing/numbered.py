@@ -32,10 +32,10 @@ from ekpnet_fast.data.formats.imported import (
     write_folder,
 )
 from ekpnet_fast.data.formats.opened import place
-from ekpnet_fast.data.importing.bounded import bytes_of
+from ekpnet_fast.data.importing.bounded import bytes_of, work_on_disk
 from ekpnet_fast.data.importing.checks import times_note
 from ekpnet_fast.data.importing.sources import files_of
-from ekpnet_fast.errors import ConfigError, DataError, reason
+from ekpnet_fast.errors import DataError
 from ekpnet_fast.storage.parts import beside, place_of
 
 if TYPE_CHECKING:
@@ -81,11 +81,10 @@ def import_numbered(
         ConfigError: a folder that cannot be written, or too little memory.
         DataError: tables that cannot be read, or that do not fit each other; names the table.
     """
-    import duckdb
 
     source, out, bound = Path(source), Path(out), bytes_of(memory)
     expect_free(out, overwrite=overwrite)
-    try:
+    with work_on_disk(out):
         taken = place_of(out)
         taken.parent.mkdir(parents=True, exist_ok=True)
         with beside(taken) as folder, bounded_session(folder, bound) as connection:
@@ -118,13 +117,6 @@ def import_numbered(
 
             write_folder(out, write, overwrite=overwrite, memory=bound // 4)
             return counts
-    except duckdb.OutOfMemoryException as error:
-        raise ConfigError(
-            f"--memory: found too little for this ({first_line(error)}), expected more"
-        ) from None
-    except (OSError, duckdb.IOException) as error:
-        said = first_line(error) if isinstance(error, duckdb.Error) else reason(error)
-        raise ConfigError(f"{out} cannot be written ({said})") from error
 
 
 def _load(
