@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.data.formats.csr_files import GRAPH_FILES, map_graph
-from ekpnet_fast.storage.columns import ColumnWriter
+from ekpnet_fast.data.formats.csr_files import graph_writers, map_graph
 
 RELATIONS = 200
 BLOCK = 1 << 20  # heads that are drawn together
@@ -39,11 +38,7 @@ def draw(folder: Path, num_triples: int, num_entities: int, seed: int) -> int:
         return stream.geometric(1 / (mean + 1), min(BLOCK, num_entities - start)) - 1
 
     total = sum(int(degrees(start).sum()) for start in starts)
-    kinds, counts = (np.int64, np.uint8, np.int32), (num_entities + 1, total, total)
-    indptr, relations, tails = (
-        ColumnWriter(folder / name, kind, count)
-        for name, kind, count in zip(GRAPH_FILES, kinds, counts, strict=True)
-    )
+    indptr, relations, tails = graph_writers(folder, num_entities, RELATIONS, total)
     with indptr, relations, tails:
         indptr.add(np.zeros(1, dtype=np.int64))
         done = 0

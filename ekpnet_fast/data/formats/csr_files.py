@@ -21,7 +21,7 @@ from ekpnet_fast.data.tables import FEW_HEADS, StoredGraph
 from ekpnet_fast.errors import DataError
 from ekpnet_fast.storage.columns import ColumnWriter, map_column
 
-__all__ = ["GRAPH_FILES", "map_graph", "write_graph"]
+__all__ = ["GRAPH_FILES", "graph_writers", "map_graph", "write_graph"]
 
 GRAPH_FILES = ("graph.indptr.npy", "graph.relations.npy", "graph.tails.npy")
 
@@ -53,14 +53,7 @@ def write_graph(
     inverse = total < FEW_HEADS * distinct_count(num_entities, triples[2])
     if inverse:
         total, num_relations = 2 * total, 2 * num_relations
-    kinds: list[Any] = [np.int64, np.int32, np.int32]
-    if num_relations <= 1 << 15:
-        kinds[1] = np.uint8 if num_relations <= 1 << 8 else np.int16
-    counts = (num_entities + 1, total, total)
-    indptr, relations, tails = (
-        ColumnWriter(folder / name, kind, count)
-        for name, kind, count in zip(GRAPH_FILES, kinds, counts, strict=True)
-    )
+    indptr, relations, tails = graph_writers(folder, num_entities, num_relations, total)
     with indptr, relations, tails:
         indptr.add(np.zeros(1, dtype=np.int64))
         done = 0
@@ -72,6 +65,20 @@ def write_graph(
             tails.add(t[order])
             done += len(h)
     return inverse
+
+
+def graph_writers(
+    folder: Path, num_entities: int, num_relations: int, total: int
+) -> tuple[ColumnWriter, ColumnWriter, ColumnWriter]:
+    """Writers of `GRAPH_FILES`; triples and relations are counted with their inverses."""
+    small = np.uint8 if num_relations <= 1 << 8 else np.int16
+    relation = small if num_relations <= 1 << 15 else np.int32
+    indptr, relations, tails = (folder / name for name in GRAPH_FILES)
+    return (
+        ColumnWriter(indptr, np.int64, num_entities + 1),
+        ColumnWriter(relations, relation, total),
+        ColumnWriter(tails, np.int32, total),
+    )
 
 
 def map_graph(folder: Path, num_entities: int, num_relations: int, *, inverse: bool) -> StoredGraph:
