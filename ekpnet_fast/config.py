@@ -110,9 +110,15 @@ class ParallelConfig:
         parts: P, parts that each mini-batch is cut into, 1 to 64, whose gradients are added in
             their order; as many processes as divide P may share them, with the same result. 1
             computes a mini-batch in one piece, in one process.
+        table: backend of the tables that processes share; `rows` is the package's own, `torchrec`
+            TorchRec's row-wise sharding, of two processes or more.
+        optimizer: optimizer of these tables; `rows` has `adam` and no other, `torchrec` on CPUs the
+            others. The rest of a model is trained by Adam.
     """
 
     parts: int = 1
+    table: Literal["rows", "torchrec"] = "rows"
+    optimizer: Literal["adam", "sgd", "adagrad", "rowwise_adagrad"] = "adam"
 
 
 @dataclass(frozen=True)

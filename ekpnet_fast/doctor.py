@@ -45,6 +45,7 @@ _EXTRAS = {
     "report": ("matplotlib", "drawing figures"),
     "track": ("tensorboard", "watching runs in TensorBoard"),
     "tune": ("optuna", "searching for options"),
+    "torchrec": ("fbgemm_gpu_cpu", "tables shared by TorchRec"),
     "export": ("onnxruntime", "writing ONNX"),
     "test": ("pytest", "running the tests"),
     "bench": ("pytest_benchmark", "running the benchmarks"),

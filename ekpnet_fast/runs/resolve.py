@@ -179,6 +179,21 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
     return replace(config, auto=tuple(name for name in ruled if not _is_given(name, given)))
 
 
+def _check_optimizer(config: RunConfig) -> None:
+    """Check that the backend of shared tables has their optimizer."""
+    parallel, model = config.parallel, MODELS[config.model]
+    has = {"rows": ("adam",), "torchrec": ("sgd", "adagrad", "rowwise_adagrad")}[parallel.table]
+    if parallel.optimizer not in has:
+        raise ConfigError(
+            f"--parallel.optimizer is {parallel.optimizer}, expected {' or '.join(has)}:"
+            f" --parallel.table {parallel.table} has no other on CPUs"
+        )
+    if parallel.table == "torchrec" and not model.tables:
+        raise ConfigError(
+            f"--parallel.table is torchrec, expected rows: {config.model} has no tables"
+        )
+
+
 def _no_batches(model: type[Model]) -> str:
     return "" if model.stages else "is not trained by mini-batches"
 
@@ -338,6 +353,7 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{found} {config.model} has no tables")
         if config.parallel.parts > 1:
             raise ConfigError(f"{found} processes share tables of --parallel.parts in float32")
+    _check_optimizer(config)
     if config.parallel.parts > 1 and (why := model.uncut or _no_batches(model)):
         raise ConfigError(
             f"--parallel.parts is {config.parallel.parts}, expected 1: {config.model} {why}"

@@ -31,6 +31,7 @@ from ekpnet_fast.runs.tensorboard import tracking
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import Checkpoint, CheckpointWriter
 from ekpnet_fast.storage.files import to_json
+from ekpnet_fast.training.parallel.backend import check_backend
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.progress import Progress, records_as_dicts
 from ekpnet_fast.training.signals import Interrupted, Signals
@@ -75,6 +76,7 @@ def run(
             f"--parallel.parts is {config.parallel.parts}, but --device {config.device} is a GPU;"
             " expected --device cpu, where parts are computed"
         )
+    check_backend(config.parallel, world.size)
     if config.report:
         html.check_available()
     if config.output is None:

@@ -80,7 +80,7 @@ def epochs_of(
     """
     stage: StageConfig = getattr(data.config, name)
     if tables is not None:
-        parted = PartsTrainer(model, stage, backend, name, tables)
+        parted = PartsTrainer(model, stage, backend, name, tables, data.config.parallel)
         yield PartedEpochs(parted, data, stream, threads > 1)
         return
     if not is_resident(model, data, device, stage.loss, backend):

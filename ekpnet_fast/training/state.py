@@ -14,7 +14,9 @@ from ekpnet_fast.models import Model
 from ekpnet_fast.training.dense_adam import DenseAdam
 from ekpnet_fast.training.losses import LossWatch
 
-__all__ = ["StepState"]
+__all__ = ["Moments", "StepState"]
+
+Moments = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class StepState:
@@ -27,6 +29,7 @@ class StepState:
         model: the model, on its device.
         stage: the stage's options.
         name: the stage's name.
+        moments: `m` and `v` of tables that another optimizer trains, which changes them.
 
     Attributes:
         m, v: moments of the tables, by table.
@@ -36,16 +39,11 @@ class StepState:
         watch: stops a stage that diverges.
     """
 
-    def __init__(self, model: Model, stage: StageConfig, name: str) -> None:
+    def __init__(
+        self, model: Model, stage: StageConfig, name: str, moments: Moments | None = None
+    ) -> None:
         self.model, self.stage, self.name = model, stage, name
-        self.m, self.v = (
-            {
-                table: torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-                for table in model.tables
-                for x in [model.table(table)]
-            }
-            for _ in range(2)
-        )
+        self.m, self.v = moments or (_zeros(model), _zeros(model))
         self.dense = [*model.relations(), *model.dense_weights(name)]
         self.adam = DenseAdam(self.dense, stage.lr)
         self.steps = 0
@@ -119,3 +117,11 @@ class StepState:
             for i, parameter in enumerate(self.dense)
         }
         self.adam.load({parameter: state for parameter, state in found.items() if state})
+
+
+def _zeros(model: Model) -> dict[str, Tensor]:
+    tables = ((table, model.table(table)) for table in model.tables)
+    return {
+        table: torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        for table, x in tables
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor
 from ekpnet_fast import ops
 from ekpnet_fast.training.parallel.shards import Sharding
 from ekpnet_fast.training.parallel.world import World
+from ekpnet_fast.training.state import StepState
 
-__all__ = ["Asked", "Route", "Router"]
+__all__ = ["Asked", "Route", "Router", "exchange", "joined"]
 
 
 class Kind(NamedTuple):
@@ -76,7 +78,8 @@ def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Tensor]]:
     ]
 
 
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Rows [n, ...] of some pieces, one after the other."""
     return torch.cat(list(pieces)) if len(pieces) > 1 else pieces[0]
 
 
@@ -177,7 +180,7 @@ class Router:
 
     def routes(self, asked: Mapping[str, Asked]) -> dict[str, Route]:
         """Routes by space, by two messages of their own."""
-        counts = [*map(_joined, exchange(self._world, self._counts(asked)))]
+        counts = [*map(joined, exchange(self._world, self._counts(asked)))]
         return _routes(asked, counts, exchange(self._world, _rows(asked, counts)))
 
     def fetch(
@@ -201,7 +204,7 @@ class Router:
             route = routes[space]
             rows = touched[name].index_select(0, route.positions)
             kinds.append(Kind(rows, route.to_each, route.asked.from_each))
-        came = [*map(_joined, exchange(self._world, [*kinds, *self._counts(following)]))]
+        came = [*map(joined, exchange(self._world, [*kinds, *self._counts(following)]))]
         return dict(zip(self._tables, came[: len(kinds)], strict=True)), came[len(kinds) :]
 
     def give_back(
@@ -229,17 +232,52 @@ class Router:
         if size > 1:
             for name, space in self._tables.items():
                 asked = routes[space].asked
-                rows = _joined(grads[name]).index_select(0, asked.order)
+                rows = joined(grads[name]).index_select(0, asked.order)
                 kinds.append(Kind(rows, asked.from_each, routes[space].to_each))
-        each = [len(report)] * size
-        reports = Kind(report.repeat(size, 1), each, each)
-        reported, *came = exchange(self._world, [reports, *kinds, *_rows(following, counts)])
+        reports, came, told = self._told(report, kinds, following, counts)
         sums = {}
         for k, (name, space) in enumerate(self._tables.items()):
             # One process has them by part already.
             of_parts = routes[space].of_parts(came[k]) if size > 1 else grads[name]
             sums[name] = routes[space].sum(of_parts)
-        return sums, _joined(reported), _routes(following, counts, came[len(kinds) :])
+        return sums, reports, told
+
+    def update(
+        self,
+        state: StepState,
+        backend: ModuleType,
+        routes: Mapping[str, Route],
+        sums: Mapping[str, Tensor],
+        names: Sequence[str],
+        l2: float,
+    ) -> None:
+        """Update the touched rows of some tables, and the parameters that have a gradient.
+
+        Args:
+            state: of the optimizer.
+            backend: `ops` or `reference`.
+            routes: of the step.
+            sums: gradients that `give_back` gave.
+            names: of the tables that have a gradient, on any process.
+            l2: decay of the rows.
+        """
+        rows = {name: routes[self._tables[name]].touched for name in names}
+        of_rows = {name: sums[name] for name in names}
+        state.apply(backend, rows, of_rows, step=state.steps, l2=l2)
+
+    def _told(
+        self,
+        report: Tensor,
+        kinds: Sequence[Kind],
+        following: Mapping[str, Asked],
+        counts: Sequence[Tensor],
+    ) -> tuple[Tensor, list[list[Tensor]], dict[str, Route]]:
+        """Reports of all, rows of the kinds by rank, and the routes of the next step."""
+        size, each = self._world.size, [len(report)] * self._world.size
+        all_kinds = [Kind(report.repeat(size, 1), each, each), *kinds, *_rows(following, counts)]
+        reports, *came = exchange(self._world, all_kinds)
+        asked = came[len(kinds) :]
+        return joined(reports), came[: len(kinds)], _routes(following, counts, asked)
 
     def _counts(self, asked: Mapping[str, Asked]) -> list[Kind]:
         ones = [1] * self._world.size
@@ -257,6 +295,6 @@ def _routes(
     asked: Mapping[str, Asked], counts: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]
 ) -> dict[str, Route]:
     return {
-        space: Route(of_space, given, _joined(told))
+        space: Route(of_space, given, joined(told))
         for (space, of_space), given, told in zip(asked.items(), counts, rows, strict=True)
     }

@@ -64,7 +64,15 @@ class Sharding:
         return positions * pow(self._factor, -1, self._modulus) % self._modulus
 
     def places(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Shard, and row among all rows of the process that has it, of ids [n]; int64."""
+        """Shard, and row among all rows of the process that has it, of ids [n]; int64.
+
+        Raises:
+            ValueError: an id is out of range, which would be at the place of another one.
+        """
+        if len(ids):
+            low, high = (int(x) for x in ids.aminmax())
+            if low < 0 or high >= self.count:
+                raise ValueError(f"ids from {low} to {high}, expected 0 to {self.count - 1}")
         positions = ids.long() * self._factor % self._modulus
         shards = positions * self.shards // self._modulus
         return shards, positions - self._bases[shards]

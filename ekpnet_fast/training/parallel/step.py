@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ekpnet_fast.config import StageConfig
+from ekpnet_fast.config import ParallelConfig, StageConfig
 from ekpnet_fast.models import Model
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.batches import StepParts
 from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.parallel.routes import Asked, Route, Router
 from ekpnet_fast.training.parallel.tables import SharedTables
-from ekpnet_fast.training.state import StepState
+from ekpnet_fast.training.state import Moments, StepState
 from ekpnet_fast.training.step import LossGradients
 
 __all__ = ["PartsTrainer"]
@@ -44,6 +44,7 @@ class PartsTrainer:
         backend: `ops` or `reference`.
         name: the stage's name.
         tables: those of the model, in P shards.
+        parallel: the backend that they are trained by.
 
     Attributes:
         parts: P.
@@ -58,14 +59,15 @@ class PartsTrainer:
         backend: ModuleType,
         name: str,
         tables: SharedTables,
+        parallel: ParallelConfig,
     ) -> None:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self._shardings, self._world = tables.shardings, tables.world
-        self._router = Router(tables.shardings, model.tables, tables.world)
+        self._router, moments = _router(model, tables, stage, parallel)
         self.parts, self.mine = tables.shards, tables.held
         # A part does not know which rows the others touch, so decay is added afterwards.
         self._loss = LossGradients(model, replace(stage, lambda2=0.0, lambda3=0.0), backend, name)
-        self.state = StepState(model, stage, name)
+        self.state = StepState(model, stage, name, moments)
         self._reports = _Reports(model, self.state)
         self._ahead: tuple[StepParts, dict[str, Route]] | None = None
 
@@ -113,9 +115,7 @@ class PartsTrainer:
         values = total.terms
         self._decay(values, total, step.size)
         state.watch.check(values, state.steps)
-        rows = {name: routes[model.tables[name]].touched for name in total.tables}
-        of_rows = {name: sums[name] for name in total.tables}
-        state.apply(self.backend, rows, of_rows, step=state.steps, l2=stage.lambda3 / step.size)
+        router.update(state, self.backend, routes, sums, total.tables, stage.lambda3 / step.size)
         return values
 
     def _asked(self, step: StepParts) -> dict[str, Asked]:
@@ -189,6 +189,19 @@ class PartsTrainer:
         for name in total.tables:
             norm += float(total.norms[tables.index(name)])
         values["l2_rows"] = norm * stage.lambda3 / 2 / size
+
+
+def _router(
+    model: Model, tables: SharedTables, stage: StageConfig, parallel: ParallelConfig
+) -> tuple[Router, Moments | None]:
+    """Router of the backend, and the moments that it has."""
+    if parallel.table == "rows":
+        return Router(tables.shardings, model.tables, tables.world), None
+    # Imported on use, because it takes seconds, and few have it.
+    from ekpnet_fast.training.parallel.torchrec_rows import TorchrecRouter
+
+    router = TorchrecRouter(model, tables, stage, parallel.optimizer)
+    return router, (router.moments, {})
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class SharedTables:
             for name, space in model.tables.items()
         }
         for name, space in model.tables.items():
-            self._put(name, self.shardings[space].mine(model.table(name)))
+            self.put(name, self.shardings[space].mine(model.table(name)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,12 +58,13 @@ class SharedTables:
             yield
         finally:
             for name, rows in mine.items():
-                self._put(name, rows)
+                self.put(name, rows)
 
     def make_whole(self) -> None:
         """Give the model whole tables; all processes call it."""
         for name, space in self._model.tables.items():
-            self._put(name, self.shardings[space].whole(self._model.table(name)))
+            self.put(name, self.shardings[space].whole(self._model.table(name)))
 
-    def _put(self, name: str, rows: Tensor) -> None:
+    def put(self, name: str, rows: Tensor) -> None:
+        """Make rows a table of the model."""
         setattr(self._model, name, rows)
