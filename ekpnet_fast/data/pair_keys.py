@@ -12,6 +12,7 @@ __all__ = [
     "count_new",
     "history_of",
     "is_in_sorted",
+    "keys_of",
     "pair_keys",
     "positions_within",
     "positives_of",
@@ -25,8 +26,16 @@ def pair_keys(dataset: Dataset) -> tuple[Int64, NDArray[np.bool_]]:
     """Keys user * I + item [n] of a data set's rows, and which of them are positives."""
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
     assert pairs is not None
-    keys: Int64 = pairs.users.astype(np.int64) * dataset.num_items + pairs.items
+    keys = keys_of(pairs.users, pairs.items, dataset.num_items)
     return keys, pairs.labels == 1 if isinstance(pairs, Examples) else pairs.positive
+
+
+def keys_of(users: Int32, items: Int32, num_items: int) -> Int64:
+    """Keys user * I + item [n] of pairs."""
+    keys: Int64 = users.astype(np.int64)
+    keys *= num_items
+    keys += items
+    return keys
 
 
 def positives_of(keys: Int64, num_items: int) -> Examples:
@@ -44,7 +53,7 @@ def history_of(rows: Examples, num_users: int, num_items: int) -> tuple[Int64, I
         indptr [U + 1] int64 and items [indptr[-1]] int32, sorted and distinct within a user.
     """
     positive = rows.labels == 1
-    keys = sorted_distinct(rows.users[positive].astype(np.int64) * num_items + rows.items[positive])
+    keys = sorted_distinct(keys_of(rows.users[positive], rows.items[positive], num_items))
     users = keys // num_items
     indptr = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=indptr[1:])

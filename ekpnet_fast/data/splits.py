@@ -98,11 +98,9 @@ def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
     count = len(rows)
     if count < 5:
         raise DataError(f"{dataset.name}: found {count} rows, expected at least 5 to split 6:2:2")
-    order = np.argsort(stream.bit_generator.random_raw(count), kind="stable")
     held_out = count // 5
-    parts = np.split(order, [count - 2 * held_out, count - held_out])
-    train = rows.take(parts[0])
-    indptr, items = history_of(train, dataset.num_users, dataset.num_items)
+    parts = np.split(_shuffled(stream, count), [count - 2 * held_out, count - held_out])
+    indptr, items = history_of(rows.take(parts[0]), dataset.num_users, dataset.num_items)
     kept = np.diff(indptr) > 0
     if not kept.any():
         raise DataError(f"{dataset.name}: found no positive row in train, expected some")
@@ -124,6 +122,12 @@ def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
         hash=_digest(dataset, int(seed), rows, (train, valid, test)),
         missing_negatives=missing,
     )
+
+
+def _shuffled(stream: np.random.Generator, count: int) -> NDArray[np.integer]:
+    """Numbers below a count in drawn order, of the smallest type."""
+    order = np.argsort(stream.bit_generator.random_raw(count), kind="stable")
+    return order.astype(np.int32) if count < 1 << 31 else order
 
 
 def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
