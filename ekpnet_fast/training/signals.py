@@ -63,14 +63,15 @@ class Signals:
     def deferred(self) -> Iterator[None]:
         """Context of a block that checks `caught` itself; a signal left over is raised after it.
 
+        Where the block ends by an error, a signal is only noted from there on too, so that the
+        error is what is told.
+
         Raises:
             Interrupted: a signal came and the block ended without stopping for it.
         """
         self._deferring = True
-        try:
-            yield
-        finally:
-            self._deferring = False
+        yield
+        self._deferring = False
         if self.caught is not None:
             raise Interrupted(self.caught)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,9 @@ class Launch:
         trace: TracebackType | None,
     ) -> None:
         """Leave the group; end the process without a word where another one tells."""
+        if error is not None and self._group is not None:
+            # torchrun ends a process as soon as another one has ended; this one tells why first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         told = error is None or isinstance(error, SystemExit) or os.environ.get(TRACEBACK_VARIABLE)
         quiet = not told and not self.tells()
         if self._group is not None:
