@@ -18,16 +18,17 @@ from pathlib import Path
 import torch
 
 # What a process imports late is imported here, once for all that are forked.
-import ekpnet_fast.training.parallel.group
-import ekpnet_fast.training.parallel.torchrec_rows  # noqa: F401
+import ekpnet_fast.training.parallel.group  # noqa: F401
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic
+from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop
+from ekpnet_fast.training.parallel import torchrec_rows
 from ekpnet_fast.training.parallel.launch import Launch
 from ekpnet_fast.training.signals import Interrupted
 
@@ -111,8 +112,24 @@ def stopped_and_resumed(world):
     return {**found(outcome), "resumed": start is not None}
 
 
-def together(work):
-    """What the first of two processes finds."""
+def left_alone(world):
+    """What is said where the other process ends while TorchRec waits for it."""
+    look_up, calls = torchrec_rows._Rows.look_up, iter(range(5))
+
+    def ended(*arguments):
+        if world.rank == 1 and next(calls, None) is None:
+            os._exit(9)
+        return look_up(*arguments)
+
+    torchrec_rows._Rows.look_up = ended
+    try:
+        loop.train(*load("ekpnet", "adagrad"), world=world)
+    except TrainingError as error:
+        return str(error)
+
+
+def together(work, codes=(0, 0)):
+    """What the first of two processes finds; they end with these codes."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -134,8 +151,8 @@ def together(work):
                     traceback.print_exc()
                     os._exit(1)
             pids.append(pid)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        assert codes == [0, 0], codes
+        ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        assert ends == [*codes], ends
         return json.loads(result.read_text())
 
 
@@ -146,6 +163,7 @@ def main() -> None:
     for model in ("ekpnet", "mf"):
         for optimizer in ("sgd", "adagrad", "rowwise_adagrad"):
             results[f"{model} {optimizer}"] = together(trained(model, optimizer))
+    results["left alone"] = together(left_alone, (0, 9))
     results["resumed"] = together(stopped_and_resumed)
     adam = ops.row_adam_
     for model in ("ekpnet", "mf"):

@@ -82,6 +82,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(runs):
     assert resumed == undisturbed
 
 
+@installed
+def test_a_process_that_ends_is_told(runs):
+    assert "process 0 of 2: another process has ended; start all of them" in runs["left alone"]
+
+
 def test_an_id_out_of_range_is_refused():
     """TorchRec would take row 0."""
     sharding = Sharding(50, 4, World())

@@ -42,7 +42,7 @@ class Group(World):
         timeout = timedelta(seconds=seconds)
         # Processes that torchrun starts anew may find what those before them left in its store.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        with self._answered():
+        with self.answered():
             store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))  # type: ignore[attr-defined]
             self._store = dist.PrefixStore(f"ekpnet/{attempt}", store)  # type: ignore[attr-defined]
             dist.init_process_group(
@@ -65,7 +65,7 @@ class Group(World):
     def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Rows that the processes send to this one, by rank."""
         came = x.new_empty(sum(received), *x.shape[1:])
-        with self._answered():
+        with self.answered():
             dist.all_to_all_single(came, x.contiguous(), list(received), list(sent))
         if len(x):
             self.sent += (len(x) - sent[self.rank]) * x[0].nbytes
@@ -76,7 +76,7 @@ class Group(World):
         for rank in range(self.size):
             mine = rank == self.rank
             of_rank = x.contiguous() if mine else x.new_empty(rows[rank], *x.shape[1:])
-            with self._answered():
+            with self.answered():
                 dist.broadcast(of_rank, rank)
             self.sent += (self.size - 1) * x.nbytes if mine else 0
             yield of_rank
@@ -84,13 +84,13 @@ class Group(World):
     def share(self, value: Value) -> Value:
         """Value of the first process, everywhere."""
         values: list[Any] = [value if self.rank == 0 else None]
-        with self._answered():
+        with self.answered():
             dist.broadcast_object_list(values, 0)
         return cast(Value, values[0])
 
     def meet(self) -> None:
         """Wait until all processes are here."""
-        with self._answered():
+        with self.answered():
             dist.barrier()
 
     def post(self, name: str, value: Value, given_up: Event) -> list[Value]:
@@ -99,12 +99,12 @@ class Group(World):
         By the store, because a thread that waited in a collective would be in the way of others.
         """
         if self.rank > 0:
-            with self._answered():
+            with self.answered():
                 self._store.set(f"{name}/{self.rank}", json.dumps(value))
             return [value]
         values, deadline = [value], time.monotonic() + self._seconds
         for rank in range(1, self.size):
-            with self._answered():
+            with self.answered():
                 while not self._store.check([f"{name}/{rank}"]):
                     if given_up.wait(_POLL) or time.monotonic() > deadline:
                         raise RuntimeError("timed out")
@@ -112,7 +112,7 @@ class Group(World):
         return values
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
+    def answered(self) -> Iterator[None]:
         """Context of waiting for the other processes.
 
         Raises:

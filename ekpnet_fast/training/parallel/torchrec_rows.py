@@ -92,7 +92,8 @@ class TorchrecRouter(Router):
             asked, rows = routes[space].asked, self._rows[name]
             # Decay of a row is its owner's part of the gradient, because others see it repeatedly.
             own = routes[space].touched if name in self._decayed else asked.rows[:0]
-            self._found[name] = found = rows.look_up(asked, own)
+            with self._world.answered():
+                self._found[name] = found = rows.look_up(asked, own)
             shape = rows.mine.shape[1:]
             leaf = found.detach()[: len(asked.rows), : math.prod(shape)]
             leaves[name] = leaf.reshape(-1, *shape)
@@ -127,7 +128,8 @@ class TorchrecRouter(Router):
             grad = pad(grad, (0, found.shape[1] - grad.shape[1]))
             if name in self._decayed:
                 grad = torch.cat([grad, found.detach()[len(grad) :] * l2])
-            found.backward(grad)  # type: ignore[no-untyped-call]
+            with self._world.answered():
+                found.backward(grad)  # type: ignore[no-untyped-call]
         self._found, self._grads = {}, {}
         state.apply(backend, {}, {}, step=state.steps, l2=l2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from threading import Event
 from typing import TypeVar
 
@@ -53,6 +54,14 @@ class World:
     def share(self, value: Value) -> Value:
         """Value of the first process, everywhere."""
         return value
+
+    def answered(self) -> AbstractContextManager[None]:
+        """Context of a collective that is not one of these methods.
+
+        Raises:
+            TrainingError: another process does not answer.
+        """
+        return nullcontext()
 
     def meet(self) -> None:
         """Wait until all processes are here."""
