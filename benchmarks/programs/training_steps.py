@@ -7,14 +7,12 @@ from dataclasses import replace
 from itertools import count
 from types import ModuleType, SimpleNamespace
 
-import torch
-
 from benchmarks.harness.datasets import Histories, Setting
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
 from ekpnet_fast.evaluation.scoring import examples_by_user
 from ekpnet_fast.models.ekpnet import EKPAtt, EKPNet
-from ekpnet_fast.ops.threads import torch_on_one_thread
+from ekpnet_fast.ops.threads import num_threads, torch_on_one_thread
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
@@ -76,7 +74,7 @@ class Training:
                     seed=0,
                     epoch=epoch,
                 )
-                yield from stream.epoch(epoch, sets, ahead=torch.get_num_threads() > 1)
+                yield from stream.epoch(epoch, sets, ahead=num_threads() > 1)
 
         self._batches = batches()
 
@@ -103,8 +101,8 @@ class Training:
 
     def __call__(self) -> int:
         """Run one step; returns its number of pairs."""
-        self.batch = next(self._batches)
         with torch_on_one_thread():
+            self.batch = next(self._batches)
             self.trainer.step(self.batch)
         return self.batch.num_pairs
 
