@@ -121,9 +121,7 @@ double gather(const T* table, int64_t size, const int32_t* rows, int64_t begin, 
   constexpr int64_t kAhead = 12, kLanes = EKPNET_VECTOR_BYTES / sizeof(T);
   double total = 0;
   for (int64_t i = begin; i < end; ++i) {
-    if (i + kAhead < end)
-      for (int64_t d = 0; d < size; d += 64 / sizeof(T))
-        __builtin_prefetch(table + rows[i + kAhead] * size + d);
+    if (i + kAhead < end) prefetch(table + rows[i + kAhead] * size, size);
     if (rows[i] < 0) {
       std::fill_n(out + i * size, size, T(0));
       continue;

@@ -129,8 +129,8 @@ class GroupWorker {
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
         if (m + kAhead < count) {
-          prefetch(entity_row(args_.heads[slot + kAhead]));
-          prefetch(entity_row(args_.tails[slot + kAhead]));
+          prefetch(entity_row(args_.heads[slot + kAhead]), C * D);
+          prefetch(entity_row(args_.tails[slot + kAhead]), C * D);
         }
         const T* h = entity_row(args_.heads[slot]);
         const T* r = args_.relation + args_.relations[slot] * C * D;
@@ -155,12 +155,9 @@ class GroupWorker {
   // o^H is computed for z only: nothing else reads it.
   void propagate(int64_t g, int64_t begin, int64_t P, T* z, int64_t stride, T* match) {
     const int64_t DP = padded_width(), MP = s_.MP;
-    for (int64_t i = 0; i < P; ++i) {
-      const T* v = entity_row(args_.items[begin + i]);
-      T* o = w_.o + i * DP;
-      for (int64_t d = 0; d < D; ++d) o[d] = v[d];
-      for (int64_t d = D; d < DP; ++d) o[d] = T(0);
-    }
+    for (int64_t i = 0; i < P; ++i) copy_padded(entity_row(args_.items[begin + i]), w_.o + i * DP);
+    const int64_t next = begin + 2 * P < args_.num_pairs ? begin + 2 * P : args_.num_pairs;
+    for (int64_t b = begin + P; b < next; ++b) prefetch(entity_row(args_.items[b]), D);
     fill(w_.xi, P * DP, T(0));
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
@@ -171,12 +168,17 @@ class GroupWorker {
         if (folds_.of_slots != nullptr) {
           const int32_t* fold = folds_.of_pairs + begin;
           by_rows(P, [&](int64_t i, auto rows) {
-            softmax<rows, true>(
+            softmax<rows, kByFold>(
                 alpha + i * MP, MP, [&](int r) { return bias_of(fold[i + r], p); }, padded);
+          });
+        } else if (padded != count) {
+          by_rows(P, [&](int64_t i, auto rows) {
+            softmax<rows, kFirst>(alpha + i * MP, MP, [&](int) { return bias_of(0, p); }, padded);
           });
         } else {
           by_rows(P, [&](int64_t i, auto rows) {
-            softmax<rows, false>(alpha + i * MP, MP, [&](int) { return bias_of(0, p); }, padded);
+            softmax<rows, kEvery>(
+                alpha + i * MP, MP, [](int) -> const T* { return nullptr; }, padded);
           });
         }
         gemm<VD>(P, DP, count, alpha, MP, 1, w_.value + p * M * DP, DP, w_.rho, DP, false);
@@ -189,8 +191,7 @@ class GroupWorker {
         for (int64_t i = 0; i < P * DP; i += kLanesD) store(u + i, load<VD>(o + i));
       }
       if (p < H - 1 || z) {
-        for (int64_t i = 0; i < P; ++i)
-          for (int64_t d = 0; d < DP; ++d) o_next[i * DP + d] = d < D ? args_.b_e[d] : T(0);
+        for (int64_t i = 0; i < P; ++i) copy_padded(args_.b_e, o_next + i * DP);
         gemm<VD>(P, DP, D, u, DP, 1, w_.W_e, DP, o_next, DP, true);
       }
       if (z) write_rows(w_.xi, z + p * D, stride, P);
@@ -216,11 +217,15 @@ class GroupWorker {
                           T* ditem) {
     const int64_t DP = padded_width(), MP = s_.MP;
     // Only loops up to DP may read the padding, so it is kept at zero.
-    for (int64_t i = 0; i < P; ++i)
-      for (int64_t d = 0; d < DP; ++d) {
-        w_.do_next[i * DP + d] = dz && d < D ? dz[i * stride + H * D + d] : T(0);
-        w_.dxi[i * DP + d] = dmatch ? dmatch[i] * w_.o[i * DP + d] : T(0);
-      }
+    if (dz)
+      for (int64_t i = 0; i < P; ++i) copy_padded(dz + i * stride + H * D, w_.do_next + i * DP);
+    else
+      fill(w_.do_next, P * DP, T(0));
+    if (dmatch)
+      for (int64_t i = 0; i < P; ++i)
+        scale_add<VD, T>(DP, dmatch[i], w_.o + i * DP, nullptr, w_.dxi + i * DP);
+    else
+      fill(w_.dxi, P * DP, T(0));
     for (int64_t p = H - 1; p >= 0; --p) {
       const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
       const T *o = w_.o + p * kGroupBlock * DP, *u = w_.u + p * kGroupBlock * DP;
@@ -253,9 +258,11 @@ class GroupWorker {
       w_.do_next = w_.do_prev;
       w_.do_prev = swap;
     }
-    for (int64_t i = 0; i < P; ++i)
-      for (int64_t d = 0; d < D; ++d)
-        ditem[i * D + d] = w_.do_next[i * DP + d] + (dmatch ? dmatch[i] * w_.xi[i * DP + d] : T(0));
+    for (int64_t i = 0; i < P; ++i) {
+      T* row = w_.do_next + i * DP;
+      if (dmatch) axpy<VD>(D, dmatch[i], w_.xi + i * DP, row);
+      scale_add<VD, T>(D, T(1), row, nullptr, ditem + i * D);
+    }
   }
 
   // Key and value gradients of the group to the slots, and its share of the relations' gradient.
@@ -334,8 +341,12 @@ class GroupWorker {
   int64_t padded_width() const { return round_up(D, kWidthBytes / sizeof(T)); }
   int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
   const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
-  void prefetch(const T* row) const {
-    for (int64_t d = 0; d < C * D; d += 64 / sizeof(T)) __builtin_prefetch(row + d);
+
+  // A row of D, and zeros up to the padded width. By vectors, because what is written value by
+  // value and then read as a vector waits for all of the writes.
+  void copy_padded(const T* from, T* to) const {
+    scale_add<VD, T>(D, T(1), from, nullptr, to);
+    for (int64_t d = D; d < padded_width(); ++d) to[d] = T(0);
   }
 
   void write_rows(const T* rows, T* z, int64_t stride, int64_t P) const {
@@ -346,7 +357,7 @@ class GroupWorker {
   // Rows 0 .. P - 1, some at a time, so that their chains of operations overlap.
   template <class F>
   static void by_rows(int64_t P, F f) {
-    constexpr int kRows = 4;
+    constexpr int kRows = kReducedRows<VM, T>;
     int64_t i = 0;
     for (; i + kRows <= P; i += kRows) f(i, std::integral_constant<int, kRows>());
     for (; i < P; ++i) f(i, std::integral_constant<int, 1>());
@@ -364,44 +375,49 @@ class GroupWorker {
       f(n / kLanesM);
   }
 
+  // Which slots a row sees: every lane, the first ones, or those of its fold, which may be none.
+  enum Sight { kEvery, kFirst, kByFold };
+
   // Rows of n padded lanes, in place; the maximum is subtracted first, masked lanes become exactly
-  // 0. Row i has the bias bias_of(i); a row may be masked as a whole if `kMayBeEmpty`.
-  template <int kRows, bool kMayBeEmpty, class BiasOf>
+  // 0. Row i has the bias bias_of(i), which is not asked for of rows that see every lane.
+  template <int kRows, Sight kSight, class BiasOf>
   static void softmax(T* x, int64_t stride, BiasOf bias_of, int64_t n) {
     const T* bias[kRows];
-    for (int i = 0; i < kRows; ++i) bias[i] = bias_of(i);
+    unrolled<kRows>([&](auto i) { bias[i] = bias_of(i); });
+    const auto masked = [&](int i, int64_t m) {
+      const VM score = load<VM>(x + i * stride + m * kLanesM);
+      if constexpr (kSight == kEvery)
+        return score;
+      else
+        return score + load<VM>(bias[i] + m * kLanesM);
+    };
     with_vectors(n, [&](auto vectors) {
       VM top[kRows], total[kRows];
-      for (int i = 0; i < kRows; ++i) top[i] = load<VM>(x + i * stride) + load<VM>(bias[i]);
+      unrolled<kRows>([&](auto i) { top[i] = masked(i, 0); });
       for (int64_t m = 1; m < vectors; ++m)
-        for (int i = 0; i < kRows; ++i)
-          top[i] = Max()(top[i],
-                         load<VM>(x + i * stride + m * kLanesM) + load<VM>(bias[i] + m * kLanesM));
-      for (int i = 0; i < kRows; ++i) top[i] = reduce_lanes<T>(top[i], Max());
-      if constexpr (kMayBeEmpty)
-        for (int i = 0; i < kRows; ++i)
-          top[i] = top[i] == VM{} - T(__builtin_inf()) ? VM{} : top[i];
-      for (int i = 0; i < kRows; ++i) total[i] = VM{};
-      for (int64_t m = 0; m < vectors; ++m) {
-        VM b[kRows];
-        for (int i = 0; i < kRows; ++i) b[i] = load<VM>(bias[i] + m * kLanesM);
-        for (int i = 0; i < kRows; ++i) {
-          T* at = x + i * stride + m * kLanesM;
-          VM e = exp_nonpositive<T>(load<VM>(at) + b[i] - top[i]);
-          e = b[i] < VM{} ? VM{} : e;
-          store(at, e);
-          total[i] += e;
-        }
-      }
-      for (int i = 0; i < kRows; ++i) total[i] = reduce_lanes<T>(total[i], Sum());
-      if constexpr (kMayBeEmpty)
-        for (int i = 0; i < kRows; ++i) total[i] = total[i] == VM{} ? VM{} + T(1) : total[i];
-      for (int i = 0; i < kRows; ++i) total[i] = (VM{} + T(1)) / total[i];
+        unrolled<kRows>([&](auto i) { top[i] = Max()(top[i], masked(i, m)); });
+      VM tops = reduce_rows<T, kRows>(top, Max());
+      if constexpr (kSight == kByFold) tops = tops == VM{} - T(__builtin_inf()) ? VM{} : tops;
+      unrolled<kRows>([&](auto i) {
+        top[i] = spread_row<T, kRows, i>(tops);
+        total[i] = VM{};
+      });
       for (int64_t m = 0; m < vectors; ++m)
-        for (int i = 0; i < kRows; ++i) {
+        unrolled<kRows>([&](auto i) {
+          VM e = exp_nonpositive<T>(masked(i, m) - top[i]);
+          if constexpr (kSight != kEvery) e = load<VM>(bias[i] + m * kLanesM) < VM{} ? VM{} : e;
+          store(x + i * stride + m * kLanesM, e);
+          total[i] += e;
+        });
+      VM totals = reduce_rows<T, kRows>(total, Sum());
+      if constexpr (kSight == kByFold) totals = totals == VM{} ? VM{} + T(1) : totals;
+      totals = (VM{} + T(1)) / totals;
+      unrolled<kRows>([&](auto i) { total[i] = spread_row<T, kRows, i>(totals); });
+      for (int64_t m = 0; m < vectors; ++m)
+        unrolled<kRows>([&](auto i) {
           T* at = x + i * stride + m * kLanesM;
           store(at, load<VM>(at) * total[i]);
-        }
+        });
     });
   }
 
@@ -410,17 +426,19 @@ class GroupWorker {
   static void softmax_backward(const T* alpha, T* dalpha, int64_t stride, int64_t n) {
     with_vectors(n, [&](auto vectors) {
       VM mean[kRows];
-      for (int i = 0; i < kRows; ++i) mean[i] = VM{};
+      unrolled<kRows>([&](auto i) { mean[i] = VM{}; });
       for (int64_t m = 0; m < vectors; ++m)
-        for (int i = 0; i < kRows; ++i)
+        unrolled<kRows>([&](auto i) {
           mean[i] += load<VM>(alpha + i * stride + m * kLanesM) *
                      load<VM>(dalpha + i * stride + m * kLanesM);
-      for (int i = 0; i < kRows; ++i) mean[i] = reduce_lanes<T>(mean[i], Sum());
+        });
+      const VM means = reduce_rows<T, kRows>(mean, Sum());
+      unrolled<kRows>([&](auto i) { mean[i] = spread_row<T, kRows, i>(means); });
       for (int64_t m = 0; m < vectors; ++m)
-        for (int i = 0; i < kRows; ++i) {
+        unrolled<kRows>([&](auto i) {
           T* dx = dalpha + i * stride + m * kLanesM;
           store(dx, load<VM>(alpha + i * stride + m * kLanesM) * (load<VM>(dx) - mean[i]));
-        }
+        });
     });
   }
 

@@ -28,6 +28,7 @@ void forward_pairs(const AttentionArgs<T>& args, int64_t begin, int64_t end, T* 
     worker.build_tiles(g, false);
     for (; begin < stop; begin += kGroupBlock) {
       const int64_t P = stop - begin < kGroupBlock ? stop - begin : kGroupBlock;
+      if (z) prefetch(z + begin * width, P * width);
       worker.propagate(g, begin, P, z ? z + begin * width : nullptr, width,
                        match ? match + begin : nullptr);
       if (alpha) {
@@ -59,6 +60,8 @@ void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads
          begin += kGroupBlock) {
       const int64_t left = args.group_indptr[g + 1] - begin;
       const int64_t P = left < kGroupBlock ? left : kGroupBlock;
+      prefetch(grads.dz + begin * width, P * width);
+      prefetch(grads.ditem + begin * args.width, P * args.width);
       worker.propagate(g, begin, P, nullptr, 0, nullptr);
       worker.propagate_backward(g, P, grads.dz + begin * width, width, grads.dmatch + begin,
                                 grads.ditem + begin * args.width);

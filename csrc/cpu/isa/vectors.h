@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace ekpnet {
@@ -33,6 +34,21 @@ inline V load(const T* p) {
 template <class V, class T>
 inline void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// Asks for n elements, which are needed soon.
+template <class T>
+inline void prefetch(const T* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(p + i);
+}
+
+// Calls f(0) .. f(n - 1) with constants. The compiler unrolls such a loop by itself too, but only
+// after it has put an array that the loop indexes into memory.
+template <int n, class F>
+__attribute__((always_inline)) inline void unrolled(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>()), ...);
+  }(std::make_integer_sequence<int, n>());
 }
 
 // Lower or upper half of a vector.
@@ -68,6 +84,51 @@ template <class T, class V, class F>
 inline V reduce_lanes(V v, F f) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   return reduce_lanes<T, kLanes>(v, f, std::make_integer_sequence<int, kLanes>());
+}
+
+// Rows that reduce_rows takes at once: four, or one where a vector has no four lanes.
+template <class V, class T>
+constexpr int kReducedRows = sizeof(V) / sizeof(T) >= 4 ? 4 : 1;
+
+// f over all lanes of each of kRows vectors: of row i in every lane of block i, a run of 1 / kRows
+// of the lanes. Rows share the operations of a step as soon as its half of the lanes is free, but
+// their values meet in the order of reduce_lanes.
+template <class T, int kRows, class V, class F, int... kI>
+inline V reduce_rows(const V* x, F f, std::integer_sequence<int, kI...>) {
+  constexpr int kLanes = sizeof(V) / sizeof(T), kHalf = kLanes / 2, kQuarter = kLanes / 4;
+  if constexpr (kRows == 1) {
+    return reduce_lanes<T>(x[0], f);
+  } else {
+    static_assert(kRows == 4 && kLanes >= 4);
+    const auto halves = [&](V a, V b) {
+      return f(__builtin_shufflevector(a, b, (kI < kHalf ? kI : kI + kHalf)...),
+               __builtin_shufflevector(a, b, (kI < kHalf ? kI + kHalf : kI + kLanes)...));
+    };
+    const V ab = halves(x[0], x[1]), cd = halves(x[2], x[3]);
+    const V all =
+        f(__builtin_shufflevector(ab, cd, (kI / kQuarter * kHalf + kI % kQuarter)...),
+          __builtin_shufflevector(ab, cd, (kI / kQuarter * kHalf + kQuarter + kI % kQuarter)...));
+    return reduce_lanes<T, kQuarter>(all, f, std::integer_sequence<int, kI...>());
+  }
+}
+template <class T, int kRows, class V, class F>
+inline V reduce_rows(const V* x, F f) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  return reduce_rows<T, kRows>(x, f, std::make_integer_sequence<int, kLanes>());
+}
+
+// Block kRow of kRows blocks, in every one.
+template <class T, int kRows, int kRow, class V, int... kI>
+inline V spread_row(V v, std::integer_sequence<int, kI...>) {
+  constexpr int kBlock = sizeof(V) / sizeof(T) / kRows;
+  return __builtin_shufflevector(v, v, (kRow * kBlock + kI % kBlock)...);
+}
+template <class T, int kRows, int kRow, class V>
+inline V spread_row(V v) {
+  if constexpr (kRows == 1)
+    return v;
+  else
+    return spread_row<T, kRows, kRow>(v, std::make_integer_sequence<int, sizeof(V) / sizeof(T)>());
 }
 
 struct Max {
@@ -192,19 +253,21 @@ inline void gemm_block(int64_t K, const T* a, int64_t a_row, int64_t a_col, cons
                        T* c, int64_t ldc, bool accumulate) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   V acc[kRows][kVectors];
-  for (int p = 0; p < kRows; ++p)
-    for (int n = 0; n < kVectors; ++n)
-      acc[p][n] = accumulate ? load<V>(c + p * ldc + n * kLanes) : V{};
+  unrolled<kRows>([&](auto p) {
+    unrolled<kVectors>(
+        [&](auto n) { acc[p][n] = accumulate ? load<V>(c + p * ldc + n * kLanes) : V{}; });
+  });
   for (int64_t k = 0; k < K; ++k) {
     V bv[kVectors];
-    for (int n = 0; n < kVectors; ++n) bv[n] = load<V>(b + k * ldb + n * kLanes);
-    for (int p = 0; p < kRows; ++p) {
+    unrolled<kVectors>([&](auto n) { bv[n] = load<V>(b + k * ldb + n * kLanes); });
+    unrolled<kRows>([&](auto p) {
       const T x = a[p * a_row + k * a_col];
-      for (int n = 0; n < kVectors; ++n) acc[p][n] += bv[n] * x;
-    }
+      unrolled<kVectors>([&](auto n) { acc[p][n] += bv[n] * x; });
+    });
   }
-  for (int p = 0; p < kRows; ++p)
-    for (int n = 0; n < kVectors; ++n) store(c + p * ldc + n * kLanes, acc[p][n]);
+  unrolled<kRows>([&](auto p) {
+    unrolled<kVectors>([&](auto n) { store(c + p * ldc + n * kLanes, acc[p][n]); });
+  });
 }
 
 // At most kRows rows.
