@@ -14,6 +14,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.harness.operation_counts import Work
 from benchmarks.harness.roofline import Ceilings
 
+PAUSE = 0.02  # seconds before a turn, in which threads of the one before go to sleep
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -57,8 +59,8 @@ def alternate(
 ) -> Comparison:
     """Time two callables in turns; who begins changes from round to round.
 
-    Each turn opens with a call that is not timed: threads of the other one may still spin, and the
-    caches are full of its data.
+    Each turn opens with a pause, because OpenMP's threads spin for milliseconds after their last
+    region, and with a call that is not timed, because the caches are full of the other one's data.
 
     Args:
         first: the callable whose speed-up is measured.
@@ -75,6 +77,7 @@ def alternate(
         for turn in range(rounds):
             for side in (turn % 2, 1 - turn % 2):
                 call = (first, second)[side]
+                time.sleep(PAUSE)
                 call()
                 start = time.perf_counter()
                 for _ in range(calls[side]):

@@ -109,7 +109,8 @@ NOTES = {
     "floor": "Both passes of an op on generated batches. *Products alone* is the time that the"
     " matrix products of both passes take in torch's library (MKL on Intel and AMD), over the time"
     " of the op: the products with operands per group of pairs or with shared ones, whichever are"
-    " faster.",
+    " faster. Their operands lie side by side; *products and rows* adds what torch takes to copy"
+    " the rows that the batch names, once, without their gradient.",
     "ops": "On the first batch of training. Samples are pairs of the batch; of `triple_loss`"
     " triples, of `row_adam_` rows, of `top_items` pairs of user and item.",
     "isa": "The set is chosen when the library loads (`EKPNET_CPU_ISA`), so each runs in a process"
@@ -138,6 +139,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "operations_per_s": ("G operations/s", lambda x: f"{x / 1e9:.1f}"),
     "share_of_floor": ("share of the floor", lambda x: f"{100 * x:.0f} %"),
     "products_alone_percent": ("products alone", lambda x: f"{x:.0f} %"),
+    "products_and_rows_percent": ("products and rows", lambda x: f"{x:.0f} %"),
     "peer_slower_with_anomaly": ("RecBole's time with anomaly mode", lambda x: f"{x:.2f} x"),
     "rows_touched": ("rows touched", lambda x: f"{x:,}"),
     "time_over_1e5": ("time over that at 10^5", lambda x: f"{x:.2f}"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness.shapes import Shape
+from ekpnet_fast.ops import Propagation
 
 MATRIX = 1024  # rows and columns of the matrix product that gives the ceiling
 COPIED = 1 << 28  # bytes of the copy that gives the ceiling: no cache holds them
@@ -90,6 +91,20 @@ def product_chain(shape: Shape, *, per_group: bool) -> Chain:
             product(t(alpha), o, out=slots)  # of the values
             product(alpha, key, out=narrow)  # of o
             product(t(alpha), o, out=slots)  # of the keys
+
+    return chain
+
+
+def gather_chain(propagation: Propagation) -> Chain:
+    """Copies of all rows that a propagation names, once, in the order in which it names them."""
+    rows = propagation.entity.flatten(1)
+    ids = torch.cat(
+        [x.flatten() for x in (propagation.heads, propagation.tails, propagation.items)]
+    )
+    out = rows.new_empty(len(ids), rows.shape[1])
+
+    def chain() -> None:
+        torch.index_select(rows, 0, ids, out=out)
 
     return chain
 
