@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "bindings/checks.h"
 #include "bindings/parallel.h"
@@ -21,14 +22,19 @@ int64_t chunks_of_groups(const AttentionArgs<T>& args, int64_t bytes) {
   return std::max<int64_t>(1, std::min({kMaxChunks, kMaxBytes / bytes, args.num_groups}));
 }
 
-// References to the rows of a batch, in memory that the calling thread keeps.
+// References to the rows of a batch and room for their parts, in memory that the calling thread
+// keeps.
 template <class T>
-const RowReferences& row_references(const AttentionArgs<T>& args) {
+void place_parts(const AttentionArgs<T>& args, AttentionGrads<T>& grads) {
   thread_local RowReferences references;
+  thread_local std::vector<T> parts;
   references.sort({args.num_groups, args.num_rows, args.hops, args.slots, args.heads, args.tails,
                    args.counts, args.group_indptr, args.items},
-                  num_threads());
-  return references;
+                  grads.num_chunks, num_threads());
+  const size_t most = 2 * args.num_groups * args.hops * args.slots;
+  parts.resize(std::max(parts.size(), most * part_size<T>(args.width)));
+  grads.references = &references;
+  grads.parts = parts.data();
 }
 
 template <class T>

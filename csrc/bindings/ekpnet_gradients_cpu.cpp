@@ -110,9 +110,9 @@ Gradients ekpnet_gradients_cpu(
         {entity, relation, W_e, b_e, heads, relations, tails, counts, group_indptr, items, false});
     args.triples = checked_triples<T>(entity, relation, triple_heads, triple_relations,
                                       triple_tails, triple_labels);
-    const int64_t G = args.attention.num_groups, B = args.attention.num_pairs;
+    const int64_t B = args.attention.num_pairs;
     const int64_t R = args.attention.num_relations, H = args.attention.hops;
-    const int64_t M = args.attention.slots, D = args.attention.width, C = args.attention.channels;
+    const int64_t D = args.attention.width, C = args.attention.channels;
     const int64_t K = (H + 1) * D, triples = args.triples.num_triples;
     STD_TORCH_CHECK(B > 0, "items is empty, expected at least one pair");
     check_tensor(labels, "labels", dtype, {B});
@@ -152,8 +152,7 @@ Gradients ekpnet_gradients_cpu(
     const int64_t shared = R * C * D + D * D + D + layers * (K * K + K) + width + args.deep;
     const int64_t chunks =
         chunks_of_groups(args.attention, shared * static_cast<int64_t>(sizeof(T)));
-    Tensor dkey = empty({G, H, M, D}, dtype), dvalue = empty({G, H, M, D}, dtype);
-    Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
+    Tensor ditem = empty({B, D}, dtype);
     Tensor dtriple = empty({triples, D}, dtype);
     Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);
     Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
@@ -162,14 +161,12 @@ Gradients ekpnet_gradients_cpu(
     Tensor dw_out_chunks = empty({chunks, width}, dtype);
     Tensor db_out_chunks = empty({chunks, args.deep ? 1 : 0}, dtype);
     EkpnetSums<T> sums = {};
-    sums.attention.dkey = mutable_data<T>(dkey);
-    sums.attention.dvalue = mutable_data<T>(dvalue);
-    sums.attention.factors = mutable_data<T>(factors);
     sums.attention.ditem = mutable_data<T>(ditem);
     sums.attention.num_chunks = chunks;
     sums.attention.drelation_chunks = zeroed<T>(drelation_chunks);
     sums.attention.dW_e_chunks = mutable_data<T>(dW_e_chunks);
     sums.attention.db_e_chunks = mutable_data<T>(db_e_chunks);
+    place_parts(args.attention, sums.attention);
     sums.layers.num_chunks = chunks;
     sums.layers.dweights_chunks = mutable_data<T>(dweights_chunks);
     sums.layers.dbiases_chunks = mutable_data<T>(dbiases_chunks);
@@ -199,9 +196,8 @@ Gradients ekpnet_gradients_cpu(
     Tensor dweights = empty({layers, K, K}, dtype), dbiases = empty({layers, K}, dtype);
     Tensor dw_out = empty({width}, dtype), db_out = empty({args.deep ? 1 : 0}, dtype);
     T *drows = mutable_data<T>(dentity), *drelations = mutable_data<T>(drelation);
-    const RowReferences& references = row_references(args.attention);
-    for_each_chunk(references.num_ranges(),
-                   [&](int64_t range) { kernels.scatter(args, sums, references, range, drows); });
+    for_each_chunk(sums.attention.references->num_ranges(),
+                   [&](int64_t range) { kernels.scatter(args, sums, range, drows); });
     sum_chunks(sums.attention.drelation_chunks, chunks, R * C * D, drelations);
     sum_chunks(sums.attention.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
     sum_chunks(sums.attention.db_e_chunks, chunks, D, mutable_data<T>(db_e));

@@ -67,26 +67,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     const ScalarType dtype = entity.scalar_type();
     const auto args = checked_attention<T>({entity, relation, W_e, b_e, heads, relations, tails,
                                             counts, group_indptr, items, replace});
-    const int64_t G = args.num_groups, B = args.num_pairs, R = args.num_relations;
-    const int64_t H = args.hops, M = args.slots, D = args.width, C = args.channels;
+    const int64_t B = args.num_pairs, R = args.num_relations;
+    const int64_t H = args.hops, D = args.width, C = args.channels;
     check_tensor(dz, "dz", dtype, {B, (H + 1) * D});
     check_tensor(dmatch, "dmatch", dtype, {B});
     const int64_t chunks =
         chunks_of_groups(args, (R * C * D + D * D + D) * static_cast<int64_t>(sizeof(T)));
-    Tensor dkey = empty({G, H, M, D}, dtype), dvalue = empty({G, H, M, D}, dtype);
-    Tensor factors = empty({G, H, M, 4}, dtype), ditem = empty({B, D}, dtype);
+    Tensor ditem = empty({B, D}, dtype);
     Tensor drelation_chunks = empty({chunks, R, C, D}, dtype);
     Tensor dW_e_chunks = empty({chunks, D, D}, dtype), db_e_chunks = empty({chunks, D}, dtype);
-    const AttentionGrads<T> grads = {data<T>(dz),
-                                     data<T>(dmatch),
-                                     mutable_data<T>(dkey),
-                                     mutable_data<T>(dvalue),
-                                     mutable_data<T>(factors),
-                                     mutable_data<T>(ditem),
-                                     chunks,
-                                     zeroed<T>(drelation_chunks),
-                                     mutable_data<T>(dW_e_chunks),
-                                     mutable_data<T>(db_e_chunks)};
+    AttentionGrads<T> grads = {};
+    grads.dz = data<T>(dz);
+    grads.dmatch = data<T>(dmatch);
+    grads.ditem = mutable_data<T>(ditem);
+    grads.num_chunks = chunks;
+    grads.drelation_chunks = zeroed<T>(drelation_chunks);
+    grads.dW_e_chunks = mutable_data<T>(dW_e_chunks);
+    grads.db_e_chunks = mutable_data<T>(db_e_chunks);
+    place_parts(args, grads);
     const auto& kernels = attention_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
     for_each_chunk(chunks, [&](int64_t chunk) {
@@ -95,10 +93,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ripple_attention_backward_cpu(
     Tensor dentity = empty({args.num_rows, C, D}, dtype), drelation = empty({R, C, D}, dtype);
     Tensor dW_e = empty({D, D}, dtype), db_e = empty({D}, dtype);
     T* dentity_data = mutable_data<T>(dentity);
-    const RowReferences& references = row_references(args);
-    for_each_chunk(references.num_ranges(), [&](int64_t range) {
-      kernels.scatter(args, grads, references, range, dentity_data);
-    });
+    for_each_chunk(grads.references->num_ranges(),
+                   [&](int64_t range) { kernels.scatter(args, grads, range, dentity_data); });
     sum_chunks(grads.drelation_chunks, chunks, R * C * D, mutable_data<T>(drelation));
     sum_chunks(grads.dW_e_chunks, chunks, D * D, mutable_data<T>(dW_e));
     sum_chunks(grads.db_e_chunks, chunks, D, mutable_data<T>(db_e));

@@ -20,21 +20,30 @@ struct RowIds {
 };
 
 // References to rows by ranges of rows, 2^shift each, and within a range in the order of the batch:
-// chunk of groups after chunk. One of slots is 2 slot for its head and 2 slot + 1 for its tail.
+// chunk of groups after chunk. What a slot gives to the rows of its head and its tail has a
+// position for each, so that a range is read in the order in which it lies in memory.
 class RowReferences {
  public:
-  // References of a batch, sorted by so many threads.
-  void sort(const RowIds& ids, int64_t threads);
+  static constexpr int64_t kMaxRanges = 64;
+
+  // References of a batch, sorted by so many threads, in so many chunks of groups.
+  void sort(const RowIds& ids, int64_t chunks, int64_t threads);
 
   int64_t num_ranges() const { return num_ranges_; }
   int64_t first_row(int64_t range) const { return range << shift_; }
+  int shift() const { return shift_; }  // a row is in range row >> shift
 
-  // Calls f(2 slot + is tail) for every reference of slots to the range, in order.
+  // Positions of a chunk's first references of slots to each range, [ranges].
+  const int64_t* slot_starts(int64_t chunk) const {
+    return slot_starts_.data() + chunk * (num_ranges_ + 1);
+  }
+
+  // Calls f(position) for every reference of slots to the range, in order.
   template <class F>
   void for_each_slot(int64_t range, F f) const {
     for (int64_t chunk = 0; chunk < num_chunks_; ++chunk) {
-      const int64_t* starts = slot_starts_.data() + chunk * (num_ranges_ + 1) + range;
-      for (int64_t i = starts[0]; i < starts[1]; ++i) f(slots_[i]);
+      const int64_t* starts = slot_starts(chunk) + range;
+      for (int64_t i = starts[0]; i < starts[1]; ++i) f(i);
     }
   }
 
@@ -52,7 +61,7 @@ class RowReferences {
 
   int64_t num_chunks_ = 0, num_ranges_ = 0;
   int shift_ = 0;
-  std::vector<int64_t> slots_, pairs_;
+  std::vector<int64_t> pairs_;
   std::vector<int64_t> slot_starts_, pair_starts_;  // [chunks, ranges + 1]
 };
 

@@ -50,15 +50,14 @@ struct PlainLoss {
 // Everything that the kernels write.
 template <class T>
 struct Results {
-  Reals<T> dkey, dvalue, factors, ditem, drelation, dW_e, db_e;
+  RowReferences references;
+  Reals<T> parts, ditem, drelation, dW_e, db_e;
   Reals<T> dweights, dbiases, dw_out, db_out, dtriple, dentity;
   std::vector<uint8_t> touched;
   Reals<double> pairs, kg;
 
   explicit Results(const PlainLoss& plain)
-      : dkey(plain.attention.heads.size() * plain.attention.D, kUnset<T>),
-        dvalue(dkey),
-        factors(plain.attention.heads.size() * 4, kUnset<T>),
+      : parts(2 * plain.attention.heads.size() * part_size<T>(plain.attention.D), kUnset<T>),
         ditem(plain.attention.B * plain.attention.D, kUnset<T>),
         drelation(kChunks * plain.attention.relation.size()),
         dW_e(kChunks * plain.attention.W_e.size(), kUnset<T>),
@@ -74,8 +73,8 @@ struct Results {
         kg(kTripleChunks, kUnset<double>) {}
 
   EkpnetSums<T> sums() {
-    return {{nullptr, nullptr, dkey.data(), dvalue.data(), factors.data(), ditem.data(), kChunks,
-             drelation.data(), dW_e.data(), db_e.data()},
+    return {{nullptr, nullptr, &references, parts.data(), ditem.data(), kChunks, drelation.data(),
+             dW_e.data(), db_e.data()},
             {nullptr, nullptr, nullptr, kChunks, dweights.data(), dbiases.data(), dw_out.data(),
              db_out.data()},
             kTripleChunks,
@@ -95,16 +94,15 @@ template <class T>
 Results<T> results(const PlainLoss& plain, const EkpnetArgs<T>& args, int threads) {
   Results<T> found(plain);
   const EkpnetSums<T> sums = found.sums();
+  found.references.sort(row_ids(args.attention), kChunks, threads);
   Chunks chunks(sums.attention.num_chunks + sums.triple_chunks, threads);
   auto work = [&](int64_t slot) {
     Reals<T> workspace(kernels<T>().workspace_size(args));
     kernels<T>().chunks(args, sums, chunks, slot, workspace.data());
   };
   run_team(threads, Work(work));
-  RowReferences references;
-  references.sort(row_ids(args.attention), threads);
-  for (int64_t range = 0; range < references.num_ranges(); ++range)
-    kernels<T>().scatter(args, sums, references, range, found.dentity.data());
+  for (int64_t range = 0; range < found.references.num_ranges(); ++range)
+    kernels<T>().scatter(args, sums, range, found.dentity.data());
   return found;
 }
 

@@ -51,26 +51,25 @@ void test(int width, int channels, double tolerance, double grad_tolerance, size
   };
   constexpr int64_t kChunks = 3;
   const auto dz = as<T>(wz), dmatch = as<T>(wmatch);
-  Reals<T> dkey(slots * D, kUnset<T>), dvalue(slots * D, kUnset<T>);
-  Reals<T> factors(slots * 4, kUnset<T>), ditem(B * D, kUnset<T>);
-  Reals<T> drelation(kChunks * R * C * D), dW_e(kChunks * D * D, kUnset<T>);
-  Reals<T> db_e(kChunks * D, kUnset<T>);
-  const AttentionGrads<T> grads = {dz.data(),      dmatch.data(), dkey.data(), dvalue.data(),
-                                   factors.data(), ditem.data(),  kChunks,     drelation.data(),
-                                   dW_e.data(),    db_e.data()};
-  for (int64_t chunk = 0; chunk < kChunks; ++chunk)
-    kernels.backward(args, grads, chunk, workspace.data());
-  const auto scatter = [&](int64_t threads) {
-    Reals<T> dentity(n * C * D, kUnset<T>);
+  Reals<T> parts(2 * slots * part_size<T>(D), kUnset<T>), ditem(B * D, kUnset<T>);
+  Reals<T> drelation, dW_e(kChunks * D * D, kUnset<T>), db_e(kChunks * D, kUnset<T>);
+  const auto backward = [&](int64_t threads) {
     RowReferences references;
-    references.sort(row_ids(args), threads);
+    references.sort(row_ids(args), kChunks, threads);
     check((references.num_ranges() > 1) == (threads > 1), name + ": ranges of rows");
+    drelation.assign(kChunks * R * C * D, 0);
+    const AttentionGrads<T> grads = {dz.data(),        dmatch.data(), &references,
+                                     parts.data(),     ditem.data(),  kChunks,
+                                     drelation.data(), dW_e.data(),   db_e.data()};
+    for (int64_t chunk = 0; chunk < kChunks; ++chunk)
+      kernels.backward(args, grads, chunk, workspace.data());
+    Reals<T> dentity(n * C * D, kUnset<T>);
     for (int64_t range = references.num_ranges() - 1; range >= 0; --range)
-      kernels.scatter(args, grads, references, range, dentity.data());
+      kernels.scatter(args, grads, range, dentity.data());
     return dentity;
   };
-  const Reals<T> dentity = scatter(1);
-  check_same_bits(scatter(3), dentity, name + ", dentity by three threads");
+  const Reals<T> dentity = backward(1);
+  check_same_bits(backward(3), dentity, name + ", dentity by three threads");
   check_slopes(dentity, plain.entity, objective, grad_tolerance, name + ", dentity", slopes);
   check_slopes(sum_chunks(drelation, kChunks), plain.relation, objective, grad_tolerance,
                name + ", drelation", slopes);

@@ -32,7 +32,7 @@ void run_group_chunk(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64
   const AttentionArgs<T>& a = args.attention;
   const int64_t D = a.width, R = a.num_relations, chunks = sums.attention.num_chunks;
   T logit[kGroupBlock + EKPNET_VECTOR_BYTES / sizeof(T)];
-  worker.clear_shared_gradients();
+  worker.begin_chunk(sums.attention, chunk);
   if (args.deep) stack.clear_gradients();
   double loss = 0;
   const int64_t last = a.num_groups * (chunk + 1) / chunks;
@@ -159,12 +159,12 @@ void chunks(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks& chunks
 }
 
 template <class T>
-void scatter(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, const RowReferences& references,
-             int64_t range, T* dentity) {
+void scatter(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t range, T* dentity) {
   const AttentionArgs<T>& a = args.attention;
+  const RowReferences& references = *sums.attention.references;
   const int64_t row_begin = references.first_row(range), row_end = references.first_row(range + 1);
   with_width<T>(a.width, [&](auto bytes, auto width) {
-    scatter_rows<T, bytes, width>(a, sums.attention, references, range, dentity);
+    scatter_rows<T, bytes, width>(a, sums.attention, range, dentity);
     using VD = Vector<T, bytes>;
     const Width<width> D{a.width};
     const int64_t row = a.channels * D;

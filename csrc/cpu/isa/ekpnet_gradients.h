@@ -57,8 +57,7 @@ struct EkpnetKernels {
   void (*chunks)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, Chunks& chunks, int64_t slot,
                  T* workspace);
   // The rows of a range in dentity [n, C, D]: sums in the order of slots, pairs, triples.
-  void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums,
-                  const RowReferences& references, int64_t range, T* dentity);
+  void (*scatter)(const EkpnetArgs<T>& args, const EkpnetSums<T>& sums, int64_t range, T* dentity);
 };
 
 }  // namespace ekpnet

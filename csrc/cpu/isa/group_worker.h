@@ -122,16 +122,16 @@ class GroupWorker {
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p), padded = round_up(count, kLanesM);
       T *key_t = w_.key_t + p * D * MP, *value_t = w_.value_t + p * D * MP;
+      const int64_t next = g * H + p + 1;
+      if (next < args_.num_groups * H)
+        for (int64_t m = 0; m < args_.counts[next] && m < kAhead; ++m) prefetch_slot(next * M + m);
       if (padded != count) {
         for (int64_t d = 0; d < D; ++d)
           for (int64_t m = count; m < padded; ++m) key_t[d * MP + m] = value_t[d * MP + m] = T(0);
       }
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
-        if (m + kAhead < count) {
-          prefetch(entity_row(args_.heads[slot + kAhead]), C * D);
-          prefetch(entity_row(args_.tails[slot + kAhead]), C * D);
-        }
+        if (m + kAhead < count) prefetch_slot(slot + kAhead);
         const T* h = entity_row(args_.heads[slot]);
         const T* r = args_.relation + args_.relations[slot] * C * D;
         const T* t = entity_row(args_.tails[slot]);
@@ -265,40 +265,57 @@ class GroupWorker {
     }
   }
 
-  // Key and value gradients of the group to the slots, and its share of the relations' gradient.
+  // Key and value gradients of the group to the parts, and its share of the relations' gradient.
   void write_group_gradients(int64_t g, const AttentionGrads<T>& grads, int64_t chunk) {
     const int64_t DP = padded_width();
     T* drelation = grads.drelation_chunks + chunk * args_.num_relations * C * D;
+    T* const parts = grads.parts;
+    const int64_t size = part_size<T>(D);
+    const int shift = grads.references->shift();
+    const Width<kWidth> width = D;
+    // The chunk's next part for a row; returns the place of its factors.
+    const auto write_part = [=, at = part_at_](int32_t row, int32_t relation, const T* dpsi) {
+      T* part = parts + at[row >> shift]++ * size;
+      __builtin_prefetch(part + 8 * size, 1);
+      const int32_t ids[2] = {row, relation};
+      __builtin_memcpy(part, ids, sizeof(ids));
+      scale_add<VD, T>(width, T(1), dpsi, nullptr, part + kPartGradient<T>);
+      return part + kPartFactors<T>;
+    };
     for (int64_t p = 0; p < H; ++p) {
       const int64_t count = slots_of(g, p);
       for (int64_t m = 0; m < count; ++m) {
         const int64_t slot = (g * H + p) * M + m;
         const T *dkey = w_.dkey + (p * M + m) * DP, *dvalue = w_.dvalue + (p * M + m) * DP;
-        scale_add<VD, T>(D, T(1), dkey, nullptr, grads.dkey + slot * D);
-        scale_add<VD, T>(D, T(1), dvalue, nullptr, grads.dvalue + slot * D);
+        T* of_head = write_part(args_.heads[slot], args_.relations[slot], dkey);
+        T* of_tail = write_part(args_.tails[slot], args_.relations[slot], dvalue);
         T* dr = drelation + args_.relations[slot] * C * D;
         axpy<VD>(D, T(1), dkey, dr);
         if (C == 2) {
           const T* h = entity_row(args_.heads[slot]);
           const T* r = args_.relation + args_.relations[slot] * C * D;
           const T* t = entity_row(args_.tails[slot]);
-          T* factors = grads.factors + slot * 4;
-          factors[0] = dot<VD>(D, dkey, h + D);
-          factors[1] = dot<VD>(D, r + D, h);
-          factors[2] = dot<VD>(D, dvalue, t + D);
-          factors[3] = dot<VD>(D, r + D, t);
+          T factors[4];
+          four_dots<VD>(D, {dkey, r + D, dvalue, r + D}, {h + D, h, t + D, t}, factors);
+          __builtin_memcpy(of_head, factors, 2 * sizeof(T));
+          __builtin_memcpy(of_tail, factors + 2, 2 * sizeof(T));
+          const T to_head = factors[0], to_tail = factors[2];
           // One sum for both, because the next slot often waits for the same relation.
           for (int64_t d = 0; d + kLanesD <= D; d += kLanesD)
-            store(dr + D + d, load<VD>(dr + D + d) +
-                                  (load<VD>(h + d) * factors[0] + load<VD>(t + d) * factors[2]));
+            store(dr + D + d,
+                  load<VD>(dr + D + d) + (load<VD>(h + d) * to_head + load<VD>(t + d) * to_tail));
           for (int64_t d = D / kLanesD * kLanesD; d < D; ++d)
-            dr[D + d] += h[d] * factors[0] + t[d] * factors[2];
+            dr[D + d] += h[d] * to_head + t[d] * to_tail;
         }
       }
     }
   }
 
-  void clear_shared_gradients() {
+  // Before the first group of a chunk.
+  void begin_chunk(const AttentionGrads<T>& grads, int64_t chunk) {
+    const int64_t* starts = grads.references->slot_starts(chunk);
+    for (int64_t range = 0; range < grads.references->num_ranges(); ++range)
+      part_at_[range] = starts[range];
     fill(w_.dW_e, D * padded_width(), T(0));
     fill(w_.db_e, padded_width(), T(0));
   }
@@ -340,6 +357,10 @@ class GroupWorker {
 
   int64_t padded_width() const { return round_up(D, kWidthBytes / sizeof(T)); }
   int64_t slots_of(int64_t g, int64_t p) const { return args_.counts[g * H + p]; }
+  void prefetch_slot(int64_t slot) const {
+    prefetch(entity_row(args_.heads[slot]), C * D);
+    prefetch(entity_row(args_.tails[slot]), C * D);
+  }
   const T* entity_row(int32_t row) const { return args_.entity + row * C * D; }
 
   // A row of D, and zeros up to the padded width. By vectors, because what is written value by
@@ -446,6 +467,7 @@ class GroupWorker {
   const SlotFolds folds_;
   const Strides<T> s_;
   Workspace<T> w_;
+  int64_t part_at_[RowReferences::kMaxRanges];  // of the chunk's next part for each range
   const int64_t H, M;
   const Width<kWidth> D;
   const int64_t C;

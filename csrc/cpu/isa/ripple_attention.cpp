@@ -52,7 +52,7 @@ void backward_chunk(const AttentionArgs<T>& args, const AttentionGrads<T>& grads
   const int64_t last = args.num_groups * (chunk + 1) / grads.num_chunks;
   GroupWorker<T, kWidthBytes, kWidth> worker(args, workspace);
   const int64_t width = (args.hops + 1) * args.width;
-  worker.clear_shared_gradients();
+  worker.begin_chunk(grads, chunk);
   for (int64_t g = first; g < last; ++g) {
     worker.build_tiles(g, true);
     worker.clear_group_gradients();
@@ -104,10 +104,10 @@ void backward(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int6
 }
 
 template <class T>
-void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads,
-             const RowReferences& references, int64_t range, T* dentity) {
+void scatter(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t range,
+             T* dentity) {
   with_width<T>(args.width, [&](auto bytes, auto width) {
-    scatter_rows<T, bytes, width>(args, grads, references, range, dentity);
+    scatter_rows<T, bytes, width>(args, grads, range, dentity);
   });
 }
 

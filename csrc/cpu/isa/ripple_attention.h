@@ -8,16 +8,27 @@
 
 namespace ekpnet {
 
+// What a slot gives to the row of its head or tail, on its way there: the row of `entity` and the
+// relation, [2] int32; behind them, where C is 2, dpsi . gamma and gamma_r . v; then dpsi [D], the
+// gradient of psi(row).
+template <class T>
+constexpr int64_t kPartFactors = 2 * sizeof(int32_t) / sizeof(T);
+template <class T>
+constexpr int64_t kPartGradient = kPartFactors<T> + 2;
+template <class T>
+int64_t part_size(int64_t width) {
+  return kPartGradient<T> + width;
+}
+
 // What the backward pass reads and writes besides the inputs. A chunk is a fixed range of groups
 // whose shared-parameter gradients are summed in group order; chunks are then summed in order.
 template <class T>
 struct AttentionGrads {
-  const T* dz;      // [B, (H + 1) D]
-  const T* dmatch;  // [B]
-  T* dkey;          // [G, H, M, D]
-  T* dvalue;        // [G, H, M, D]
-  T* factors;       // [G, H, M, 4]: dkey . gamma_h, gamma_r . v_h, dvalue . gamma_t, gamma_r . v_t
-  T* ditem;         // [B, D]
+  const T* dz;                      // [B, (H + 1) D]
+  const T* dmatch;                  // [B]
+  const RowReferences* references;  // in num_chunks chunks
+  T* parts;                         // [2 G H M, part_size], by the positions of `references`
+  T* ditem;                         // [B, D]
   int64_t num_chunks;
   T* drelation_chunks;  // [num_chunks, R, C, D], zeroed by the caller
   T* dW_e_chunks;       // [num_chunks, D, D]
@@ -46,8 +57,8 @@ struct AttentionKernels {
                    T* workspace);
   // The rows of a range in dentity [n, C, D]: sums over all slots and pairs that name the row, in
   // slot order and then pair order, whoever computes it.
-  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads,
-                  const RowReferences& references, int64_t range, T* dentity);
+  void (*scatter)(const AttentionArgs<T>& args, const AttentionGrads<T>& grads, int64_t range,
+                  T* dentity);
 };
 
 }  // namespace ekpnet

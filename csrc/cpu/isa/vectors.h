@@ -57,6 +57,18 @@ inline auto half_of(V v, std::integer_sequence<int, kI...>) {
   return __builtin_shufflevector(v, v, (kFirst + kI)...);
 }
 
+// Four lanes from the sums of halves, as in reduce.
+template <class T, int kLanes, class V>
+inline auto folded(V v) {
+  if constexpr (kLanes == 4) {
+    return v;
+  } else {
+    constexpr auto half = std::make_integer_sequence<int, kLanes / 2>();
+    return folded<T, kLanes / 2>(half_of<V, T, kLanes, 0>(v, half) +
+                                 half_of<V, T, kLanes, kLanes / 2>(v, half));
+  }
+}
+
 template <class T, int kLanes, class V, class F>
 inline T reduce(V v, F f) {
   if constexpr (kLanes * sizeof(T) <= 16) {
@@ -311,6 +323,19 @@ inline void gemm(int64_t P, int64_t N, int64_t K, const T* a, int64_t a_row, int
     gemm_columns<V, T, 1>(P, K, a, a_row, a_col, b + n, ldb, c + n, ldc, accumulate);
 }
 
+template <class Quad>
+__attribute__((always_inline)) inline void transpose_quads(const Quad* rows, Quad* columns) {
+  const Quad a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+  const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Quad ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Quad cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  columns[0] = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  columns[1] = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  columns[2] = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+  columns[3] = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+}
+
 // to [n, P] = from [P, n] transposed.
 template <class T>
 inline void transpose(int64_t P, int64_t n, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
@@ -321,16 +346,11 @@ inline void transpose(int64_t P, int64_t n, const T* from, int64_t ld_from, T* t
     for (; i + 4 <= n; i += 4) {
       const T* x = from + p * ld_from + i;
       T* y = to + i * ld_to + p;
-      const Quad a = load<Quad>(x), b = load<Quad>(x + ld_from);
-      const Quad c = load<Quad>(x + 2 * ld_from), d = load<Quad>(x + 3 * ld_from);
-      const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-      const Quad ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-      const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-      const Quad cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-      store(y, __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5));
-      store(y + ld_to, __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7));
-      store(y + 2 * ld_to, __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5));
-      store(y + 3 * ld_to, __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7));
+      const Quad rows[4] = {load<Quad>(x), load<Quad>(x + ld_from), load<Quad>(x + 2 * ld_from),
+                            load<Quad>(x + 3 * ld_from)};
+      Quad columns[4];
+      transpose_quads<Quad>(rows, columns);
+      unrolled<4>([&](auto k) { store(y + k * ld_to, columns[k]); });
     }
     for (; i < n; ++i)
       for (int64_t q = p; q < p + 4; ++q) to[i * ld_to + q] = from[q * ld_from + i];
@@ -379,6 +399,27 @@ __attribute__((always_inline)) inline T dot(int64_t n, const T* x, const T* y) {
   T r = reduce<T, kLanes>(acc, Sum());
   for (; i < n; ++i) r += x[i] * y[i];
   return r;
+}
+
+// out [4] = dot(n, x[i], y[i]), whose last lanes are added for all four at once.
+template <class V, class T>
+__attribute__((always_inline)) inline void four_dots(int64_t n, const T* const (&x)[4],
+                                                     const T* const (&y)[4], T* out) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  using Quad = Vector<T, 4 * sizeof(T)>;
+  if constexpr (kLanes >= 4)
+    if (n % kLanes == 0) {
+      Quad rows[4], columns[4];
+      unrolled<4>([&](auto k) {
+        V acc{};
+        for (int64_t i = 0; i < n; i += kLanes) acc += load<V>(x[k] + i) * load<V>(y[k] + i);
+        rows[k] = folded<T, kLanes>(acc);
+      });
+      transpose_quads<Quad>(rows, columns);
+      store(out, columns[0] + columns[1] + columns[2] + columns[3]);
+      return;
+    }
+  unrolled<4>([&](auto k) { out[k] = dot<V>(n, x[k], y[k]); });
 }
 
 }  // namespace
