@@ -20,6 +20,7 @@ PYBIND11_MODULE(_module, m) {
         facts["isas_supported"] = ekpnet::supported_isas();
         facts["cuda_archs"] = py::str(EKPNET_CUDA_ARCHS).attr("split")();
         facts["cuda_compiler"] = EKPNET_CUDA_COMPILER;
+        facts["cuda_runtime"] = EKPNET_CUDA_RUNTIME;
         facts["cuda_reason"] = EKPNET_CUDA_REASON;
         return facts;
       },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
 from functools import cache
@@ -10,7 +11,7 @@ import torch
 
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.native.build import build_info
-from ekpnet_fast.native.loading import same_cuda
+from ekpnet_fast.native.loading import fits_cuda
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,7 +64,7 @@ def why_no_cuda() -> str | None:
             f"the native files of ekpnet_fast have no GPU code ({info.cuda_reason});"
             " put nvcc on PATH and build again: pip install --no-build-isolation ."
         )
-    if not same_cuda(info.cuda_compiler, torch.version.cuda):
+    if not fits_cuda(info, torch.version.cuda):
         return (
             f"the GPU code was built by nvcc {info.cuda_compiler}, torch has CUDA"
             f" {torch.version.cuda}; build again with an nvcc of the same major version:"
@@ -71,6 +72,13 @@ def why_no_cuda() -> str | None:
         )
     if not torch.cuda.is_available():
         return "torch finds no GPU; check the driver with nvidia-smi"
+    driver = driver_cuda()
+    if driver is not None and driver[0] < int(info.cuda_compiler.split(".")[0]):
+        return (
+            f"the GPU code was built by nvcc {info.cuda_compiler}, the driver runs CUDA"
+            f" {driver[0]}.{driver[1]}; update the driver, or build again with an nvcc {driver[0]}:"
+            " pip install --no-build-isolation ."
+        )
     major, minor = torch.cuda.get_device_capability()
     if not covers(info.cuda_archs, major, minor):
         return (
@@ -79,6 +87,21 @@ def why_no_cuda() -> str | None:
             f' TORCH_CUDA_ARCH_LIST="{major}.{minor}" pip install --no-build-isolation .'
         )
     return None
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """CUDA version that the driver runs, which may be later than torch's; None without a driver.
+
+    It runs what any nvcc of its major version, or of an earlier one, built.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def covers(archs: list[str], major: int, minor: int) -> bool:

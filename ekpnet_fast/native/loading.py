@@ -6,14 +6,21 @@ import struct
 from pathlib import Path
 
 from ekpnet_fast.errors import NativeLibraryError
-from ekpnet_fast.native.build import HERE, build_info
+from ekpnet_fast.native.build import HERE, BuildInfo, build_info
 
 OLDEST_TORCH = (2, 10)  # the Stable ABI that the ops are built against
 
 
-def same_cuda(built: str, running: str | None) -> bool:
-    """Whether a library built by nvcc `built` finds its runtime in a torch with CUDA `running`."""
-    return running is not None and built.split(".")[0] == running.split(".")[0]
+def fits_cuda(info: BuildInfo, running: str | None) -> bool:
+    """Whether the CUDA library can be loaded into a torch with CUDA `running`.
+
+    With CUDA's runtime linked in it can be into any, and the driver decides what runs; else it takes
+    the runtime from a torch of nvcc's major version.
+    """
+    if not info.cuda_archs or running is None:
+        return False
+    same_major = info.cuda_compiler.split(".")[0] == running.split(".")[0]
+    return info.cuda_runtime == "static" or same_major
 
 
 def _torch_version(text: str) -> tuple[int, int]:
@@ -51,7 +58,7 @@ def load_ops() -> None:
     import torch
 
     libraries = [HERE / "libekpnet_cpu.so"]
-    if info.cuda_archs and same_cuda(info.cuda_compiler, torch.version.cuda):
+    if fits_cuda(info, torch.version.cuda):
         # It needs the libraries of a torch that has CUDA, so decide before loading.
         libraries.append(HERE / "libekpnet_cuda.so")
     for library in libraries:

@@ -49,6 +49,7 @@ def test_cpu_needs_nothing(monkeypatch):
 
 def with_gpu(monkeypatch, capability):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(device, "driver_cuda", lambda: (13, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU")
@@ -97,12 +98,51 @@ def test_native_files_without_gpu_code(monkeypatch):
         device.resolve_device("cuda")
 
 
-def test_gpu_code_for_another_cuda(monkeypatch):
-    built(monkeypatch, cuda_archs=BUILT)
+def test_gpu_code_with_the_runtime_of_another_cuda(monkeypatch):
+    built(monkeypatch, cuda_archs=BUILT, cuda_runtime="shared")
     with_gpu(monkeypatch, (9, 0))
+    assert device.why_no_cuda() is None
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     with pytest.raises(ConfigError, match=r"built by nvcc 13.0.88, torch has CUDA 12.8; build"):
         device.resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [
+        ((13, 0), None),
+        ((14, 1), None),
+        (None, None),  # cannot be asked
+        ((12, 9), "nvcc 13.0.88, the driver runs CUDA 12.9; update the driver, or build again"),
+    ],
+)
+def test_gpu_code_with_its_own_runtime_asks_the_driver(monkeypatch, driver, expected):
+    """Whatever CUDA torch has."""
+    built(monkeypatch, cuda_archs=BUILT, cuda_runtime="static")
+    with_gpu(monkeypatch, (9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(device, "driver_cuda", lambda: driver)
+    found = device.why_no_cuda()
+    assert found is None if expected is None else expected in found
+
+
+def test_version_of_the_driver(monkeypatch):
+    class Driver:
+        @staticmethod
+        def cuDriverGetVersion(version):
+            version._obj.value = 13010
+            return 0
+
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver)
+    assert device.driver_cuda() == (13, 1)
+    Driver.cuDriverGetVersion = staticmethod(lambda version: 100)
+    assert device.driver_cuda() is None
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(device.ctypes, "CDLL", missing)
+    assert device.driver_cuda() is None
 
 
 def test_torch_without_gpu(monkeypatch):

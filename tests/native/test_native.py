@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -135,7 +136,21 @@ def test_build_info():
     assert info.isa in info.isas_supported
     # Either there are architectures and the compiler that made them, or a reason.
     assert bool(info.cuda_archs) == bool(info.cuda_compiler) == (info.cuda_reason == "")
+    assert info.cuda_runtime in (("static", "shared") if info.cuda_archs else ("",))
     assert all(arch.startswith(("sm_", "compute_")) for arch in info.cuda_archs)
+
+
+def test_cuda_library_takes_nothing_of_another_cuda():
+    """Its runtime and CUB are its own: the loader neither finds nor gives them elsewhere."""
+    info = build_info()
+    if info.cuda_runtime != "static":
+        pytest.skip(f"no CUDA library with its own runtime: {info.cuda_reason or 'it is shared'}")
+    library = str(PACKAGE / "libekpnet_cuda.so")
+    symbols = subprocess.run(
+        [tool("nm"), "--dynamic", library], capture_output=True, text=True, check=True
+    ).stdout
+    of_cuda = re.findall(r" (?:(?:__)?cu(?:da)?[A-Z]|_Z\w*3cub\d)\w*", symbols)
+    assert "aoti_torch_get_current_cuda_stream" in symbols and not of_cuda
 
 
 def test_cuda_kernels_keep_everything_in_registers():
