@@ -31,6 +31,8 @@ WAITING = {
 }
 DRAWING = {"uniform_", "normal_", "random_", "bernoulli_", "rand", "randn", "randperm", "randint"}
 COPYING = {"copy_", "_to_copy"}
+# Operators that read some rows of their first argument, as our own read some of a table.
+READS_ROWS = {"index_select", "index", "gather", "embedding"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}  # take indices of the host
 
 
@@ -110,6 +112,7 @@ class Graph:
 
     def __init__(self):
         self.steps: list[tuple[Any, Any, Any, Any]] = []
+        self.bytes = 0  # that a replay reads and writes, as in `PretendedGpu.counts`
 
     def replay(self):
         with torch.no_grad(), _disable_current_modes():
@@ -124,7 +127,8 @@ class PretendedGpu(TorchDispatchMode):
     """Mode in which the device cuda:0 is pretended.
 
     Attributes:
-        counts: launches, waits and copies to the device since it was last cleared.
+        counts: launches, waits and copies to the device, and bytes that launches read and write,
+            since it was last cleared; of tables that our ops work on, none.
         graphs: the steps captured so far.
     """
 
@@ -168,6 +172,10 @@ class PretendedGpu(TorchDispatchMode):
         if self._graph is not None:
             self._remember(func, held, options)
         result = func(*held, **options)
+        of_it = _bytes(func, name, held, options, result)
+        self.counts["bytes"] += of_it
+        if self._graph is not None:
+            self._graph.bytes += of_it
         if name == "_to_copy" and result.data_ptr() == held[0].data_ptr():
             result = result.clone()
         if self._graph is not None:
@@ -239,6 +247,15 @@ class PretendedGpu(TorchDispatchMode):
                     storage = tensor.untyped_storage()
                     if storage.data_ptr() not in self._before:
                         self._before[storage.data_ptr()] = (storage, storage.clone())
+
+
+def _bytes(func, name, args, kwargs, result):
+    if func.is_view or name in ("detach", "_unsafe_view"):
+        return 0
+    read = args[1:] if name in READS_ROWS else (args, kwargs)
+    if func.namespace == "ekpnet":
+        read = ()
+    return sum(x.nbytes for x in tree_leaves((read, result)) if isinstance(x, Tensor))
 
 
 def _held(x):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,11 @@ def test_recommender(model, tmp_path):
 # ---- launches, waits, copies ---------------------------------------------------------------------
 
 
+def with_entities(dataset, number):
+    """The data set with entities that nothing names."""
+    return replace(dataset, num_entities=number, entity_names=None)
+
+
 def nodes_of(graph, kernels):
     """Nodes of a captured graph; an op of ours has several."""
     names = [func.name().split("::")[1].split(".")[0] for func, *_ in graph.steps]
@@ -188,10 +194,8 @@ def nodes_of(graph, kernels):
     return [kernels.get(name, 1) for name, view in zip(names, views, strict=True) if not view]
 
 
-def counts_of_steps(model, folds, kernels, monkeypatch):
-    """Most launches, waits and copies of a step by stage; of a captured one those of its graph."""
-    config = config_of(model, folds=folds)
-    data = load(config)
+def counts_of_steps(config, data, kernels, monkeypatch):
+    """Most launches, waits, copies and bytes of a step by stage; of a captured one its graph's."""
     found: dict[str, Counter[str]] = {}
     batch_to, take = step.Batch.to, step.StageTrainer.step
 
@@ -209,25 +213,49 @@ def counts_of_steps(model, folds, kernels, monkeypatch):
         monkeypatch.setattr(step.Batch, "to", moved)
         monkeypatch.setattr(step.StageTrainer, "step", counted)
         loop.train(replace(config, device="cuda"), *data)
-        names = list(MODELS[model].stages)
+        names = list(MODELS[config.model].stages)
         for name, graph in zip(names, gpu.graphs, strict=False):
             nodes = nodes_of(graph, kernels)
-            found[name] = Counter(captured=1, launches=len(nodes), nodes=sum(nodes))
-    keys = ("captured", "launches", "waits", "copies")
-    return {
-        name: {key: count[key] for key in (*keys, *(["nodes"] if count["captured"] else []))}
-        for name, count in found.items()
-    }
+            numbers = dict(launches=len(nodes), nodes=sum(nodes), bytes=graph.bytes)
+            found[name] = Counter(captured=1, **numbers)
+    return found
 
 
 @pytest.mark.parametrize(("model", "folds"), cases())
 def test_counts_of_a_step_are_those_of_the_table(model, folds, monkeypatch):
     """A change that raises one must say so in the table, and so must one that lowers it."""
     table = json.loads(COUNTS.read_text())
-    found = counts_of_steps(model, folds, table["kernels"], monkeypatch)
+    config = config_of(model, folds=folds)
+    counts = counts_of_steps(config, load(config), table["kernels"], monkeypatch)
+    keys = ("captured", "launches", "waits", "copies")
+    found = {
+        name: {key: count[key] for key in (*keys, *(["nodes"] if count["captured"] else []))}
+        for name, count in counts.items()
+    }
     if not torch.__version__.startswith(f"{table['torch']}."):
         pytest.skip(f"the table is torch {table['torch']}'s: others are made of other operators")
     assert found == table[f"{model}, {folds} folds"]
+
+
+@pytest.mark.parametrize(
+    ("model", "folds"),
+    [
+        *(("ekpnet", 1), ("ekpnet_plus", 3), ("mf", 1)),
+        *(pytest.param(model, 1, marks=pytest.mark.slow) for model in ("ripplenet", "kgcn", "cke")),
+    ],
+)
+def test_step_does_not_grow_with_the_tables(model, folds, monkeypatch):
+    """Nothing in it reads or writes all rows of a table, or counts to the number of its rows."""
+    config = config_of(model, folds=folds)
+    small, large = (
+        counts_of_steps(config, load(config, partial(with_entities, number=n)), {}, monkeypatch)
+        for n in (1_000, 50_000)
+    )
+    assert small.keys() == large.keys()
+    for name, count in small.items():
+        bound = 0 if count["captured"] else 0.1  # corrupted triples seldom name the same entity
+        assert large[name]["bytes"] <= (1 + bound) * count["bytes"]
+        assert large[name]["launches"] == count["launches"]
 
 
 def test_measurements(tmp_path, monkeypatch):
