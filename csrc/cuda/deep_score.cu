@@ -44,11 +44,13 @@ __global__ void pad_weights_kernel(const DeepScoreArgs<S> args, int KP, Compute<
   }
 }
 
-// What both passes do with a tile of pairs. kShared: weights and activations are in shared memory,
-// which makes the loads of their products loads from there.
-template <bool kShared, class S>
+// What both passes do with a tile of pairs. Which memory holds what is a constant, so that every
+// load of a product says where it loads from; so is how many rows a thread's tile of a product has.
+template <LayerMemory kMemory, int kRows, class S>
 struct DeepTile {
   using A = Compute<S>;
+  static constexpr bool kWeightsShared = kMemory == LayerMemory::kAllShared;
+  static constexpr bool kActivationsShared = kMemory != LayerMemory::kDevice;
   const DeepScoreArgs<S>& args;
   const DeepScorePlan& plan;
   const A* padded;
@@ -60,18 +62,20 @@ struct DeepTile {
   __device__ const A* layer_weights(int layer, int* stride) const {
     const int KP = plan.width;
     const A* from = padded + static_cast<int64_t>(layer) * KP * KP;
-    if (!kShared && !plan.weights_shared) {
+    if constexpr (kWeightsShared) {
+      for (int i = threadIdx.x; i < KP * KP / 4; i += kDeepThreads)
+        store4_shared(weights + i / (KP / 4) * plan.stride + 4 * (i % (KP / 4)),
+                      load4(from + 4 * i));
+      *stride = plan.stride;
+      return weights;
+    } else {
       *stride = KP;
       return from;
     }
-    for (int i = threadIdx.x; i < KP * KP / 4; i += kDeepThreads)
-      store4_shared(weights + i / (KP / 4) * plan.stride + 4 * (i % (KP / 4)), load4(from + 4 * i));
-    *stride = plan.stride;
-    return weights;
   }
 
   __device__ static void store_activations(A* to, const Vec4<A>& value) {
-    if constexpr (kShared)
+    if constexpr (kActivationsShared)
       store4_shared(to, value);
     else
       store4(to, value);
@@ -94,7 +98,7 @@ struct DeepTile {
     const A* W = layer_weights(layer, &stride);
     __syncthreads();
     const S* b = args.biases + layer * args.width;
-    product_rows_cols<4, 0>(
+    product_rows_cols<kRows, 0>(
         team(), plan.pairs, plan.width, plan.width, x, plan.stride, W, stride,
         [&](int, int c) {
           Vec4<A> start;
@@ -131,16 +135,17 @@ struct DeepTile {
 // A block owns tiles of P pairs; activations of two layers stay on chip (in device memory where K
 // is too large for that), weights come layer by layer.
 // Accumulates in float (double for double), every sum in one fixed order.
-template <bool kShared, class S>
+template <LayerMemory kMemory, int kRows, class S>
 __global__ void __launch_bounds__(kDeepThreads, 2)
     deep_score_forward_kernel(const DeepScoreArgs<S> args, const DeepScorePlan plan,
                               const Compute<S>* padded, Compute<S>* activations, S* logit) {
   using A = Compute<S>;
   A* shared = reinterpret_cast<A*>(shared_memory());
-  const DeepTile<kShared, S> tile{args, plan, padded, shared};
+  using Tile = DeepTile<kMemory, kRows, S>;
+  const Tile tile{args, plan, padded, shared};
   const int P = plan.pairs, stride = plan.stride;
-  A* x = shared + (kShared || plan.weights_shared ? plan.width * stride : 0);
-  if (!kShared && !plan.activations_shared) x = activations + blockIdx.x * plan.activation_values;
+  A* x = shared + (Tile::kWeightsShared ? plan.width * stride : 0);
+  if constexpr (!Tile::kActivationsShared) x = activations + blockIdx.x * plan.activation_values;
   A* y = x + P * stride;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * P; begin < args.num_pairs;
        begin += static_cast<int64_t>(gridDim.x) * P) {
@@ -163,7 +168,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
 // kLoss: the gradient of the logits is that of their cross-entropy, whose sum per block is written.
 // A block owns tiles of P pairs and its own sums in device memory, one thread to a place.
 // Accumulates in float (double for double), every sum in one fixed order.
-template <bool kShared, bool kLoss, class S>
+template <LayerMemory kMemory, int kRows, bool kLoss, class S>
 __global__ void __launch_bounds__(kDeepThreads, 2)
     deep_score_backward_kernel(const DeepScoreArgs<S> args, const DeepScorePlan plan,
                                const Compute<S>* padded, Compute<S>* activations,
@@ -172,13 +177,14 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
   using A = Compute<S>;
   __shared__ A dlogit[kMostDeepPairs], losses[kMostDeepPairs];
   A* shared = reinterpret_cast<A*>(shared_memory());
-  const DeepTile<kShared, S> tile{args, plan, padded, shared};
+  using Tile = DeepTile<kMemory, kRows, S>;
+  const Tile tile{args, plan, padded, shared};
   const Team team = tile.team();
   const int P = plan.pairs, K = static_cast<int>(args.width), KP = plan.width, ds = plan.stride;
   const int hidden = args.hidden;
-  A* next = shared + (kShared || plan.weights_shared ? KP * ds : 0);
+  A* next = shared + (Tile::kWeightsShared ? KP * ds : 0);
   A* act = next;
-  if (kShared || plan.activations_shared)
+  if constexpr (Tile::kActivationsShared)
     next += (hidden + 1) * P * ds;
   else
     act = activations + blockIdx.x * plan.activation_values;
@@ -243,7 +249,7 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
                              for (int j = 0; j < 4; ++j)
                                if (c + j < K) to[j] = first ? x.x[j] : to[j] + x.x[j];
                            });
-      product_rows_rows<4, 0>(
+      product_rows_rows<kRows, 0>(
           team, P, KP, KP, dact, ds, W, stride, Zero<A>(),
           [&](int i, int c, const Vec4<A>& x) { store4_shared(dprev + i * ds + c, x); });
       __syncthreads();
@@ -258,13 +264,23 @@ __global__ void __launch_bounds__(kDeepThreads, 2)
   if (kLoss && team.rank == 0) bce[blockIdx.x] = total;
 }
 
-// Calls f with whether all is in shared memory. Only float has kernels for that: float64 is there
-// to check gradients, and widths that bfloat16 is for do not fit.
+// Calls f with the memory and the rows of a tile as constants. float64, which is there to check
+// gradients, has plans for device memory alone, and bfloat16 one number of rows.
 template <class S, class F>
-void with_memory(const DeepScorePlan& plan, F f) {
-  if constexpr (std::is_same_v<S, float>)
-    if (plan.weights_shared && plan.activations_shared) return f(std::true_type());
-  f(std::false_type());
+void with_plan(const DeepScorePlan& plan, F f) {
+  const auto with_rows = [&](auto memory) {
+    if constexpr (std::is_same_v<S, float>)
+      if (plan.tile_rows == 2) return f(memory, std::integral_constant<int, 2>());
+    f(memory, std::integral_constant<int, 4>());
+  };
+  using enum LayerMemory;
+  if constexpr (!std::is_same_v<S, double>) {
+    if (plan.memory == kAllShared)
+      return with_rows(std::integral_constant<LayerMemory, kAllShared>());
+    if (plan.memory == kActivationsShared)
+      return with_rows(std::integral_constant<LayerMemory, kActivationsShared>());
+  }
+  f(std::integral_constant<LayerMemory, kDevice>(), std::integral_constant<int, 4>());
 }
 
 }  // namespace
@@ -282,9 +298,10 @@ template <class S>
 void launch_deep_score_forward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                const Compute<S>* padded, Compute<S>* activations, S* logit,
                                cudaStream_t stream) {
-  with_memory<S>(plan, [&](auto shared) {
-    launch(deep_score_forward_kernel<decltype(shared)::value, S>, plan.blocks, kDeepThreads,
-           plan.shared_bytes, stream, args, plan, padded, activations, logit);
+  with_plan<S>(plan, [&](auto memory, auto rows) {
+    launch(deep_score_forward_kernel<decltype(memory)::value, decltype(rows)::value, S>,
+           plan.blocks, kDeepThreads, plan.shared_bytes, stream, args, plan, padded, activations,
+           logit);
   });
 }
 
@@ -292,10 +309,10 @@ template <class S>
 void launch_deep_score_backward(const DeepScoreArgs<S>& args, const DeepScorePlan& plan,
                                 const Compute<S>* padded, Compute<S>* activations,
                                 const DeepScoreGradsCuda<S>& grads, cudaStream_t stream) {
-  with_memory<S>(plan, [&](auto shared) {
-    launch(deep_score_backward_kernel<decltype(shared)::value, false, S>, plan.blocks, kDeepThreads,
-           plan.shared_bytes, stream, args, plan, padded, activations, grads, PairLossArgs<S>{},
-           static_cast<double*>(nullptr));
+  with_plan<S>(plan, [&](auto memory, auto rows) {
+    launch(deep_score_backward_kernel<decltype(memory)::value, decltype(rows)::value, false, S>,
+           plan.blocks, kDeepThreads, plan.shared_bytes, stream, args, plan, padded, activations,
+           grads, PairLossArgs<S>{}, static_cast<double*>(nullptr));
   });
 }
 
@@ -304,9 +321,10 @@ void launch_deep_score_gradients(const DeepScoreArgs<S>& args, const DeepScorePl
                                  const Compute<S>* padded, Compute<S>* activations,
                                  const DeepScoreGradsCuda<S>& grads, const PairLossArgs<S>& loss,
                                  double* bce, cudaStream_t stream) {
-  with_memory<S>(plan, [&](auto shared) {
-    launch(deep_score_backward_kernel<decltype(shared)::value, true, S>, plan.blocks, kDeepThreads,
-           plan.shared_bytes, stream, args, plan, padded, activations, grads, loss, bce);
+  with_plan<S>(plan, [&](auto memory, auto rows) {
+    launch(deep_score_backward_kernel<decltype(memory)::value, decltype(rows)::value, true, S>,
+           plan.blocks, kDeepThreads, plan.shared_bytes, stream, args, plan, padded, activations,
+           grads, loss, bce);
   });
 }
 

@@ -10,16 +10,23 @@ namespace ekpnet {
 constexpr int kDeepThreads = 128;   // of a block
 constexpr int kMostDeepPairs = 32;  // P
 
+// Where weights and activations of the layers lie; gradients of activations are in shared memory.
+enum class LayerMemory {
+  kAllShared,          // a layer's weights, and activations of all layers, in shared memory
+  kActivationsShared,  // weights in device memory
+  kDevice              // both in device memory
+};
+
 // How a pass is laid over blocks and memory; a function of the shapes alone.
 struct DeepScorePlan {
-  int pairs;                  // P, pairs of a block at a time
-  int width;                  // KP, K rounded up to a multiple of 4
-  int stride;                 // of rows of activations and of weights in shared memory
-  bool weights_shared;        // a layer's weights fit into shared memory
-  bool activations_shared;    // as do the activations of all layers
+  int pairs;      // P, pairs of a block at a time
+  int tile_rows;  // of a thread's tile in products of activations: 2 or 4
+  int width;      // KP, K rounded up to a multiple of 4
+  int stride;     // of rows of activations and of weights in shared memory
+  LayerMemory memory;
   int64_t shared_bytes;       // of a block
   int64_t blocks;             // backward: each with its own sums of parameter gradients
-  int64_t activation_values;  // of a block in device memory, where they do not fit
+  int64_t activation_values;  // of a block in device memory, else 0
 };
 
 DeepScorePlan plan_deep_score(int64_t num_pairs, int64_t width, int hidden, int value_bytes,

@@ -2,7 +2,10 @@
 // for the GPU and runs the same source on the host, thread by thread, where nvcc is not at work.
 #pragma once
 
+#include <map>
+#include <mutex>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/types.h"
 
@@ -21,15 +24,29 @@ inline __device__ unsigned char* shared_memory() {
   return bytes;
 }
 
+// Lets blocks of a kernel have so much dynamic shared memory on the current GPU. Asking takes the
+// host a microsecond, so what was given is kept.
+inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, size_t> given;
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  size_t& most = given[{kernel, device}];
+  if (bytes <= most) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error == cudaSuccess) most = bytes;
+  return error;
+}
+
 template <class Kernel, class... Args>
 void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream,
             const Args&... args) {
   if (blocks == 0) return;
-  // Every GPU gives 48 KiB unasked, of which a kernel's static memory takes its part; asking for
-  // more costs the host a microsecond each time.
+  // Every GPU gives 48 KiB unasked, of which a kernel's static memory takes its part.
   if (shared_bytes > 44 * 1024 &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes)) != cudaSuccess)
+      allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes) != cudaSuccess)
     return;  // `check_launch` finds the error
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(args...);
 }

@@ -41,6 +41,8 @@ SIZES = {
     "wide": dict(pairs=65, layers=4, width=160, activation="tanh"),
 }
 LARGER = {
+    # Enough for a GPU's larger tiles.
+    "larger-tiles": dict(pairs=8200, layers=2, width=5, activation="relu"),
     # More tiles than one block of a GPU takes; weights, and activations, that do not fit into its
     # shared memory.
     "many-pairs": dict(pairs=300, layers=3, width=12, activation="relu"),
@@ -69,7 +71,7 @@ def results_of_all(device, problems):
 # ---- values ------------------------------------------------------------------------------------
 
 
-@sized(ALL_SIZES, sample=["smallest-hidden", "odd-relu", "usual-sigmoid"])
+@sized(ALL_SIZES, sample=["smallest-hidden", "odd-relu", "usual-sigmoid", "larger-tiles"])
 def test_float32_is_as_accurate_as_eager(device, size):
     problem = deep_problem(**size)
     assert_matches_reference(results(device, problem), reference.deep_score, problem)
