@@ -25,7 +25,10 @@ from ekpnet_fast.native.build import build_info
 from ekpnet_fast.native.device import describe_device, resolve_device
 
 Cell = Callable[[Record], str]
-KINDS = ("end_to_end", "steps", "ranking", "attention", "row_adam", "scale")  # of measurements
+# Of measurements.
+KINDS = (
+    *("end_to_end", "steps", "kernels", "ranking", "attention", "layers", "row_adam", "scale"),
+)
 
 
 def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: bool) -> None:
@@ -60,10 +63,18 @@ def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: b
         parts.run(
             f"step, {w.name}", partial(training.step, w, 1 if quick else 3), found["steps"].extend
         )
+    for w in works:
+        for stage, deep in (("pretrain", False), ("train", True)):
+            kernels = partial(training.kernels, w, deep=deep)
+            parts.run(f"kernels, {w.name}, {stage}", kernels, found["kernels"].extend)
     for n in sizes:
         width, users = (8, 300) if quick else (64, 6000)
         work = partial(training.scale, device, n, width, power_law_graph, users)
         parts.run(f"step, {n} entities", work, found["scale"].append)
+    for w in works[:1]:
+        # Once: most of it is the wide part, which the CPU fits.
+        end_to_end = partial(training.end_to_end, training.plus(w), runs=1)
+        parts.run(f"run of EKPNet+, {w.name}", end_to_end, found["end_to_end"].append)
     for w in works:
         parts.run(f"ranking, {w.name}", partial(training.rank, w), found["ranking"].append)
     for shape in shapes:
@@ -74,6 +85,9 @@ def measure(parts: Parts, device: torch.device, data_root: Path | None, quick: b
                     partial(op_benchmarks.attention, shape, device, dtype, found["ceilings"]),
                     found["attention"].append,
                 )
+    for shape in shapes:
+        layers = partial(op_benchmarks.layers, shape, device, found["ceilings"])
+        parts.run(f"deep_score, {shape.name}", layers, found["layers"].append)
     for n in sizes if quick else [10**4, 182_011, 10**7]:
         for dtype in (torch.float32, torch.bfloat16):
             row_adam = partial(op_benchmarks.row_adam, device, n, min(n, 12_000), 16, dtype)
@@ -124,9 +138,11 @@ def render(found: Record) -> str:
         found["end_to_end"],
         {
             "data": text("workload"),
+            "model": text("model"),
             "source": text("source"),
             "epochs": text("epochs"),
             "seconds": number("seconds"),
+            "of it the wide part": number("fit_features_s"),
             "of it training": number("train_s"),
             "first run in the process": number("first_s"),
             "validation AUC": number("valid_auc", digits=4),
@@ -143,6 +159,17 @@ def render(found: Record) -> str:
             "samples/s": number("samples_per_s", digits=0),
             "epoch, s": number("epoch_s"),
             "faster than eager": number("faster_than_eager", digits=1),
+        },
+    )
+    add(
+        "Kernels of a step",
+        [record for record in found["kernels"] if record["us_per_step"] >= 0.5],
+        {
+            "data": text("workload"),
+            "stage": text("stage"),
+            "kernel": lambda r: f"`{r['kernel']}`",
+            "per step": number("per_step", digits=2),
+            "us per step": number("us_per_step", digits=1),
         },
     )
     add(
@@ -170,6 +197,20 @@ def render(found: Record) -> str:
             "backward, share of floor": number("backward_share_of_floor", digits=2),
             "both, x eager": faster("eager", "both"),
             "both, x compiled": faster("compiled", "both"),
+        },
+    )
+    add(
+        "deep_score",
+        found["layers"],
+        {
+            "shape": text("shape"),
+            "pairs": text("pairs"),
+            "K": text("K"),
+            "forward, ms": number("native_forward_s", 1e3),
+            "both, ms": number("native_both_s", 1e3),
+            "both, share of floor": number("both_share_of_floor", digits=2),
+            "both, x eager": faster("eager", "both"),
+            "both, x eager in TF32": faster("tf32", "both"),
         },
     )
     add(

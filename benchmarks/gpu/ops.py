@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.timing import replayed_seconds, seconds
-from benchmarks.harness.operation_counts import attention_work
-from benchmarks.harness.shapes import Shape, problem
+from benchmarks.harness.operation_counts import attention_work, score_work
+from benchmarks.harness.shapes import Shape, layers_problem, problem
 from ekpnet_fast import ops
 from ekpnet_fast.ops import Propagation, reference
 
@@ -83,6 +83,46 @@ def compiled(shape: Shape, device: torch.device) -> dict[str, float]:
         f"compiled_{name}_s": scale * seconds(call, device, 7)
         for name, call in passes(op, some).items()
     }
+
+
+def layers(shape: Shape, device: torch.device, ceilings: dict[str, float]) -> dict[str, Any]:
+    """Times of the prediction layers of a shape's pairs against eager torch.
+
+    That computes in float32, and once more with products in TF32, which tells what tensor cores
+    would be worth.
+    """
+    inputs = [x.to(device) for x in layers_problem(shape)]
+    counted = score_work(*inputs[:2])
+    record: dict[str, Any] = {"shape": shape.name, "pairs": len(inputs[0]), "K": inputs[0].shape[1]}
+
+    def passes(score: Callable[..., torch.Tensor]) -> dict[str, Callable[[], object]]:
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        upstream = torch.ones_like(inputs[0][:, 0])
+
+        def forward() -> object:
+            with torch.no_grad():
+                return score(*inputs)
+
+        def both() -> object:
+            return torch.autograd.grad(score(*leaves), leaves, upstream)
+
+        return {"forward": forward, "both": both}
+
+    for name, call in passes(ops.deep_score).items():
+        record[f"native_{name}_s"] = replayed_seconds(call, device)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for key, allowed in (("eager", False), ("tf32", True)):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            for name, call in passes(reference.deep_score).items():
+                record[f"{key}_{name}_s"] = replayed_seconds(call, device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    if len(ceilings) == 2:
+        rates = ceilings["float32_operations_per_s"], ceilings["copy_bytes_per_s"]
+        both = counted["forward"] + counted["backward"]
+        record["both_share_of_floor"] = both.seconds(*rates) / record["native_both_s"]
+    return record
 
 
 def _for_peers(shape: Shape, inputs: Propagation) -> tuple[Propagation, float, int]:

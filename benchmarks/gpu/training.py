@@ -6,6 +6,7 @@ the paper's, at random in the rest, which changes the weights learnt and not the
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from benchmarks.gpu.timing import seconds
 from ekpnet_fast import ops
@@ -25,6 +27,7 @@ from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.ekpnet import EKPNet
 from ekpnet_fast.ops import reference
+from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.graph import Graph
@@ -178,24 +181,60 @@ def step(work: Workload, rounds: int) -> list[dict[str, Any]]:
     return records
 
 
-def end_to_end(work: Workload) -> dict[str, Any]:
-    """Time a run with sampling and validation after each epoch; the second of two counts.
+def kernels(work: Workload, *, deep: bool) -> list[dict[str, Any]]:
+    """What a step of a stage launches, by kernel, and the device's time for it.
+
+    By torch's profiler over an epoch, whose copies and batches count too. Of a CPU, or where the
+    profiler sees no GPU, operators in place of kernels.
+    """
+    steps = steps_of(work, ops, deep=deep)
+    steps.trainer.epoch(steps.host)  # captures
+    on_gpu = work.config.device != "cpu" and ProfilerActivity.CUDA in supported_activities()
+    kind = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    with profile(activities=[kind]) as profiled:
+        steps.trainer.epoch(steps.host)
+    records = []
+    for event in profiled.key_averages():
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if spent > 0:
+            name = re.sub(r"\(anonymous namespace\)::|ekpnet::|^void ", "", event.key)
+            records.append(
+                {
+                    "workload": work.name,
+                    "stage": steps.trainer.name,
+                    "kernel": name.split("(")[0][:80],
+                    "per_step": event.count / steps.host.steps,
+                    "us_per_step": spent / steps.host.steps,
+                }
+            )
+    return sorted(records, key=lambda record: -record["us_per_step"])
+
+
+def plus(work: Workload) -> Workload:
+    """The workload with EKPNet+ in place of EKPNet."""
+    return replace(work, config=resolve(replace(work.config, model="ekpnet_plus")))
+
+
+def end_to_end(work: Workload, runs: int = 2) -> dict[str, Any]:
+    """Time a run with sampling and validation after each epoch; the last of some counts.
 
     The first one also pays the costs of a process: kernels load, libraries start.
     """
     walls, outcome = [], None
-    for _ in range(2):
+    for _ in range(runs):
         started = time.perf_counter()
         outcome = loop.train(work.config, work.prepared, work.graph)
         walls.append(time.perf_counter() - started)
     assert outcome is not None
     return {
         "workload": work.name,
+        "model": work.config.model,
         "source": work.source,
         "epochs": len(outcome.records),
         "train_examples": len(work.prepared.train),
         "first_s": walls[0],
-        "seconds": walls[1],
+        "seconds": walls[-1],
+        "fit_features_s": outcome.seconds["fit_features"],
         "parts_s": outcome.seconds,
         "train_s": sum(record.seconds for record in outcome.records),
         "valid_auc": outcome.records[-1].valid_auc,

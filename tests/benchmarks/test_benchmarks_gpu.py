@@ -46,12 +46,17 @@ def test_everything_is_measured(tmp_path):
     assert not found["failed"] and not found["left_out"] and found["stopped"] is None
     assert (tmp_path / "gpu.md").read_text() in done.stdout
     assert {r["stage"] for r in found["steps"]} == {"pretrain", "train"}
-    assert [r["epochs"] for r in found["end_to_end"]] == [2]
-    for key in ("ranking", "attention", "row_adam", "scale"):
+    # EKPNet+ is validated once more, before its first epoch.
+    epochs = {r["model"]: r["epochs"] for r in found["end_to_end"]}
+    assert epochs == {"ekpnet": 2, "ekpnet_plus": 3}
+    assert {r["stage"] for r in found["kernels"]} == {"pretrain", "train"}
+    assert any("ekpnet_gradients" in r["kernel"] for r in found["kernels"])
+    for key in ("ranking", "attention", "layers", "row_adam", "scale"):
         assert found[key] and f"{found[key][0]}"
     for record in found["attention"]:
         assert record["forward_share_of_floor"] > 0
-    for title in ("Whole runs", "Training step", "Top lists", "ripple_attention", "row_adam_"):
+    titles = ("Whole runs", "Training step", "Kernels of a step", "Top lists", "ripple_attention")
+    for title in (*titles, "deep_score", "row_adam_", "Step by size"):
         assert f"### {title}" in done.stdout
     assert f"- device: cpu\n- torch: {found['facts']['torch']}" in done.stdout
 
@@ -68,7 +73,8 @@ def test_part_that_fails_stops_no_other(tmp_path):
     )
     assert done.returncode == 1
     found = json.loads(output.read_text())
-    assert set(found["failed"]) == {"run, tiny", "ranking, tiny", "float32_operations_per_s"}
+    broken = {"run, tiny", "run of EKPNet+, tiny", "ranking, tiny", "float32_operations_per_s"}
+    assert set(found["failed"]) == broken
     for why in found["failed"].values():
         assert why.startswith("Traceback") and why.splitlines()[-1].startswith("TypeError: ")
     assert found["end_to_end"] == found["ranking"] == []
