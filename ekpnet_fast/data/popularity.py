@@ -55,6 +55,12 @@ def best_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
 # ---- the arithmetic, on checked columns --------------------------------------------------------
 
 
+def check_no_nan(bad: int, count: int) -> None:
+    """Refuse scores of which some are NaN."""
+    if bad:
+        raise TrainingError(f"found {bad} NaN among {count} scores, expected numbers")
+
+
 def checked_positives(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.bool_]:
     """Mask [n] of the positives, after the checks that all click metrics share."""
     if labels.ndim != 1 or labels.shape != scores.shape:
@@ -62,8 +68,6 @@ def checked_positives(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.
             f"found labels of shape {labels.shape} and scores of shape {scores.shape},"
             " expected two columns of one length"
         )
-    bad = int(np.count_nonzero(np.isnan(scores)))
-    if bad:
-        raise TrainingError(f"found {bad} NaN among {len(scores)} scores, expected numbers")
+    check_no_nan(int(np.count_nonzero(np.isnan(scores))), len(scores))
     positive: NDArray[np.bool_] = labels == 1
     return positive

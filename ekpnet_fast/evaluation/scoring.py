@@ -219,6 +219,33 @@ def score_examples(
         kept: a list that is filled with the pairs, which need not be made again the next time.
         together: the processes that score, each the examples of a share of the users.
     """
+    logits, counts = example_logits(
+        backend, model, ripple, rows, stage=stage, kept=kept, together=together
+    )
+    in_table_order = torch.empty(len(rows.items))
+    in_table_order[rows.order] = all_shares(logits.cpu(), counts, together)
+    scores: NDArray[np.float32] = in_table_order.numpy()
+    return scores
+
+
+@torch.no_grad()
+def example_logits(
+    backend: ModuleType,
+    model: Model,
+    ripple: RippleSets | LazyRippleSets,
+    rows: UserExamples,
+    *,
+    stage: str,
+    kept: list[Pairs] | None = None,
+    together: Together = ALONE,
+) -> tuple[Tensor, list[int]]:
+    """Logits of this process's share of examples, on the device, in the order of `rows`.
+
+    Args are those of `score_examples`.
+
+    Returns:
+        The logits, and the length of every process's share.
+    """
     scorer = Scorer.of(backend, model, stage, ripple.device)
     indptr, num_pairs = rows.indptr.numpy(), len(rows.items)
     users = np.flatnonzero(np.diff(indptr))
@@ -231,11 +258,7 @@ def score_examples(
     )
     if kept is not None and not kept:
         kept.extend(made)
-    logits = scorer.logits_of(kept or made, count).cpu()
-    in_table_order = torch.empty(num_pairs)
-    in_table_order[rows.order] = all_shares(logits, counts, together)
-    scores: NDArray[np.float32] = in_table_order.numpy()
-    return scores
+    return scorer.logits_of(kept or made, count), counts
 
 
 @dataclass(frozen=True, eq=False)

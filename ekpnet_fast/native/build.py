@@ -46,8 +46,8 @@ class BuildInfo:
         cuda_archs: GPU architectures compiled, empty for none.
         cuda_reason: why there are none, else empty.
         cuda_compiler: version of nvcc, empty for none.
-        cuda_runtime: "static" where CUDA's runtime is linked in, "shared" where it is torch's, empty
-            for none.
+        cuda_runtime: "static" where CUDA's runtime is linked in, "shared" where it is torch's,
+            empty for none.
     """
 
     version: str

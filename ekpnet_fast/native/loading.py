@@ -14,8 +14,8 @@ OLDEST_TORCH = (2, 10)  # the Stable ABI that the ops are built against
 def fits_cuda(info: BuildInfo, running: str | None) -> bool:
     """Whether the CUDA library can be loaded into a torch with CUDA `running`.
 
-    With CUDA's runtime linked in it can be into any, and the driver decides what runs; else it takes
-    the runtime from a torch of nvcc's major version.
+    With CUDA's runtime linked in it can be into any, and the driver decides what runs; else it
+    takes the runtime from a torch of nvcc's major version.
     """
     if not info.cuda_archs or running is None:
         return False

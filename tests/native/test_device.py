@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,15 +128,14 @@ def test_gpu_code_with_its_own_runtime_asks_the_driver(monkeypatch, driver, expe
 
 
 def test_version_of_the_driver(monkeypatch):
-    class Driver:
-        @staticmethod
-        def cuDriverGetVersion(version):
-            version._obj.value = 13010
-            return 0
+    def asked(version):
+        version._obj.value = 13010
+        return 0
 
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver)
+    driver = SimpleNamespace(cuDriverGetVersion=asked)
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: driver)
     assert device.driver_cuda() == (13, 1)
-    Driver.cuDriverGetVersion = staticmethod(lambda version: 100)
+    driver.cuDriverGetVersion = lambda version: 100  # no GPU
     assert device.driver_cuda() is None
 
     def missing(name):
