@@ -55,8 +55,18 @@ def demangled(kernels: list[dict[str, str | int]]) -> list[dict[str, str | int]]
     done = subprocess.run([tool], input=names, capture_output=True, text=True, check=True)
     for kernel, name in zip(kernels, done.stdout.splitlines(), strict=True):
         name = name.replace("(anonymous namespace)::", "").replace("ekpnet::", "")
-        kernel["kernel"] = name.removeprefix("void ").split("(")[0]
+        kernel["kernel"] = without_arguments(name.removeprefix("void "))
     return kernels
+
+
+def without_arguments(name: str) -> str:
+    """A function's name up to its arguments; template arguments may have parentheses."""
+    depth = 0
+    for at, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0:
+            return name[:at]
+    return name
 
 
 def facts_of(target: Path) -> Path:

@@ -16,7 +16,7 @@ import torch
 
 import ekpnet_fast
 from ekpnet_fast import build_info, cuda_kernels
-from support.places import PACKAGE, ROOT
+from support.places import PACKAGE, ROOT, module_of
 from support.programs import PATIENCE, tool
 
 
@@ -151,6 +151,21 @@ def test_cuda_library_takes_nothing_of_another_cuda():
     ).stdout
     of_cuda = re.findall(r" (?:(?:__)?cu(?:da)?[A-Z]|_Z\w*3cub\d)\w*", symbols)
     assert "aoti_torch_get_current_cuda_stream" in symbols and not of_cuda
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pad_kernel(Args, int)", "pad_kernel"),
+        (
+            "score_kernel<(Memory)0, 2, Rows<4, A> >(Args<A>, int)",
+            "score_kernel<(Memory)0, 2, Rows<4, A> >",
+        ),
+    ],
+)
+def test_kernels_are_named_without_their_arguments(name, expected):
+    report = module_of(str(ROOT / "csrc" / "cuda" / "report_resources.py"))
+    assert report.without_arguments(name) == expected
 
 
 def test_cuda_kernels_keep_everything_in_registers():
