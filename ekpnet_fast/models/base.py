@@ -312,7 +312,8 @@ class Model(nn.Module):
     def reads(self) -> BatchFields:
         """Fields that a mini-batch must hold."""
         spaces = tuple(dict.fromkeys([*self.tables.values(), *self.input_spaces.values()]))
-        return BatchFields(spaces, self.inputs, self.input_spaces)
+        own = type(self).inputs is not Model.inputs
+        return BatchFields(spaces, self.inputs if own else None, self.input_spaces)
 
 
 def widened(rows: Tensor) -> Tensor:

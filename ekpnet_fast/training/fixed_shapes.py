@@ -80,6 +80,7 @@ class HostEpoch:
         indptr = np.zeros((steps, G + 1), np.int64)
         items, labels = np.zeros((steps, B), np.int32), np.zeros((steps, B), np.float32)
         real = np.zeros((steps, B), np.float32)
+        of_order, labels_of_order = order.items.numpy(), order.labels.numpy()
         for i, (first, last) in enumerate(pairwise(cuts)):
             begin, end = ends[first], ends[last]
             users[i, : last - first] = of_groups[first:last]
@@ -88,9 +89,9 @@ class HostEpoch:
             spare = np.arange(1, G - (last - first) + 1)
             share = -(-(B - (end - begin)) // len(spare))
             indptr[i, last - first + 1 :] = np.minimum(end - begin + spare * share, B)
-            items[i, : end - begin] = order.items[begin:end]
+            items[i, : end - begin] = of_order[begin:end]
             items[i, end - begin :] = items[i, 0]
-            labels[i, : end - begin] = order.labels[begin:end]
+            labels[i, : end - begin] = labels_of_order[begin:end]
             real[i, : end - begin] = 1
             if shared is not None:
                 folds = shared.folds[begin:end].numpy()
@@ -98,6 +99,8 @@ class HostEpoch:
                 bits = np.left_shift(1, folds.astype(np.int64))
                 starts = ends[first:last] - begin
                 group_folds[i, : last - first] = np.bitwise_or.reduceat(bits, starts)
+            if stream.reads.inputs is None:
+                continue
             for name, x in stream.reads.of(stream.request(order, i, epoch)).items():
                 if name not in inputs:
                     inputs[name] = x.new_zeros(steps, B)
