@@ -104,24 +104,17 @@ __global__ void __launch_bounds__(kSegmentThreads, sizeof(S) == 8 ? 2 : 4)
   finish(true);
 }
 
-// Sums of keys that cross a border between chunks. A warp owns a chunk and adds up the key that
-// begins in it and goes on: each fragment's lanes every kRuns-th part, then the runs in a tree.
-template <int kD, class S>
-__global__ void __launch_bounds__(kSegmentThreads, 4)
-    segment_parts_kernel(const SegmentSumArgs<S> args) {
-  using A = Compute<S>;
-  using Sum = RowSum<kD, A>;
-  constexpr int kLanes = Sum::F::kLanes, kRuns = kWarp / kLanes;
-  const int D = kD > 0 ? kD : args.width, C = args.channels;
-  const int lane = threadIdx.x % kLanes, run = threadIdx.x % kWarp / kLanes;
-  const int64_t N = args.num_references, chunks = ceil_div(N, kSegmentChunk);
-  const int64_t chunk = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
+// The last chunk that begins with the key that begins in a chunk and goes on after it; 0 without
+// one.
+template <class S>
+__device__ int64_t last_chunk(const SegmentSumArgs<S>& args, int64_t chunks, int64_t chunk) {
   const int64_t begin = chunk * kSegmentChunk, end = begin + kSegmentChunk;
-  if (end >= N) return;  // nothing follows
+  if (end >= args.num_references) return 0;  // nothing follows
   const int32_t key = args.keys[end - 1];
-  if (key >= args.num_rows || args.keys[end] != key) return;
-  if (args.keys[begin] == key && begin > 0 && args.keys[begin - 1] == key) return;  // began before
-  int64_t last = chunk + 1, high = chunks - 1;  // the last chunk that begins with the key
+  if (key >= args.num_rows || args.keys[end] != key) return 0;
+  if (args.keys[begin] == key && begin > 0 && args.keys[begin - 1] == key)
+    return 0;  // began before
+  int64_t last = chunk + 1, high = chunks - 1;
   while (last < high) {
     const int64_t middle = (last + high + 1) / 2;
     if (args.keys[middle * kSegmentChunk] == key)
@@ -129,18 +122,56 @@ __global__ void __launch_bounds__(kSegmentThreads, 4)
     else
       high = middle - 1;
   }
-  Sum sum = run == 0 ? Sum::load(args.parts + (chunks + chunk) * C * D, lane, D, C) : Sum::zero();
+  return last;
+}
+
+// Sums of keys that cross a border between chunks. A warp looks at a chunk, whether a key begins in
+// it and goes on; the block adds up those of its chunks one after the other, because a key may go
+// on over most of the chunks: each fragment's lanes every kRuns-th part, then the runs in a tree.
+template <int kD, class S>
+__global__ void __launch_bounds__(kSegmentThreads, 4)
+    segment_parts_kernel(const SegmentSumArgs<S> args) {
+  using A = Compute<S>;
+  using Sum = RowSum<kD, A>;
+  constexpr int kLanes = Sum::F::kLanes, kRuns = kSegmentThreads / kLanes;
+  constexpr int kWarps = kSegmentThreads / kWarp;
+  __shared__ int64_t lasts[kWarps];  // the last chunk that begins with the key, 0 without one
+  __shared__ A sums[kWarps][2][4 * kLanes];
+  const int D = kD > 0 ? kD : args.width, C = args.channels;
+  const int lane = threadIdx.x % kLanes, run = threadIdx.x / kLanes, warp = threadIdx.x / kWarp;
+  const int64_t N = args.num_references, chunks = ceil_div(N, kSegmentChunk);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps;
+  if (threadIdx.x % kWarp == 0) lasts[warp] = last_chunk(args, chunks, first + warp);
+  __syncthreads();
+  for (int at = 0; at < kWarps; ++at) {
+    const int64_t chunk = first + at, last = lasts[at];
+    if (last == 0) continue;
+    Sum sum = run == 0 ? Sum::load(args.parts + (chunks + chunk) * C * D, lane, D, C) : Sum::zero();
 #pragma unroll 4
-  for (int64_t next = chunk + 1 + run; next <= last; next += kRuns)
-    sum.add(Sum::load(args.parts + next * C * D, lane, D, C));
-#pragma unroll
-  for (int step = kLanes; step < kWarp; step *= 2)
+    for (int64_t next = chunk + 1 + run; next <= last; next += kRuns)
+      sum.add(Sum::load(args.parts + next * C * D, lane, D, C));
 #pragma unroll
     for (int c = 0; c < 2; ++c)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        sum.channel[c].x[j] += __shfl_xor_sync(kAllLanes, sum.channel[c].x[j], step);
-  if (run == 0) sum.store(args.sums + key * static_cast<int64_t>(C) * D, lane, D, C);
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int step = kLanes; step < kWarp; step *= 2)
+          sum.channel[c].x[j] += __shfl_xor_sync(kAllLanes, sum.channel[c].x[j], step);
+        if (threadIdx.x % kWarp < kLanes) sums[warp][c][4 * lane + j] = sum.channel[c].x[j];
+      }
+    __syncthreads();
+    if (run == 0) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int w = 1; w < kWarps; ++w) sum.channel[c].x[j] += sums[w][c][4 * lane + j];
+      const int64_t key = args.keys[(chunk + 1) * kSegmentChunk];
+      sum.store(args.sums + key * C * D, lane, D, C);
+    }
+    __syncthreads();
+  }
 }
 
 template <int kD, class S, class Rows>
