@@ -75,9 +75,14 @@ struct WideInputs {
     for (int64_t r = 0; r < N; ++r) {
       const int64_t* row = data<int64_t>(of_responses) + 2 * r;
       check_range("affinity of a response", row[0], 0, A - 1);
-      check_range("scale of a response", row[1], 0, 2);
+      check_range("scale of a response", row[1], 0, 3);
+      const bool is_signed = row[1] == Response::kSigned;
+      const auto& affinity = affinities[row[0]];
+      STD_TORCH_CHECK(!is_signed || affinity.first < affinity.end,
+                      "responses holds scale 3 of affinity ", row[0], ", expected one of vectors");
       const float* constant = data<float>(constants) + 2 * r;
-      STD_TORCH_CHECK(constant[0] > 0 && constant[1] >= 0 && (row[1] != 2 || constant[1] > 0),
+      STD_TORCH_CHECK((is_signed || constant[0] > 0) && constant[1] >= 0 &&
+                          (row[1] < Response::kByMean || constant[1] > 0),
                       "constants holds ", constant[0], ", ", constant[1], " at row ", r,
                       ", expected them above 0");
       responses.push_back({static_cast<Response::Scale>(row[1]), row[0], constant[0], constant[1],

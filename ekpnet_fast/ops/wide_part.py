@@ -23,7 +23,8 @@ class AffinitySources(NamedTuple):
     vectors S[j, i] is the product of the affinity's columns. One source may be of users: its rows
     [U] are theirs, and what is summed are those of the users near the history, each times how near.
     A feature is log(max(a, 0) f + added), f by its scale: 0 is 1, 1 the root of n, 2 1 / (the
-    history's mean affinity + smoothing).
+    history's mean affinity + smoothing). Scale 3, of vectors, is signed and no logarithm: a over
+    the root of |q| + smoothing, q being n^(-1/2) times the sum of the history's vectors.
     """
 
     indptrs: list[Tensor]  # each [I + 1] or [0] int64

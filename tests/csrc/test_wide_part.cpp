@@ -163,8 +163,9 @@ void test_wide_part(int every) {
   for (int r = 0; r < N; ++r) std::sort(&rising[r * (P + 1)], &rising[r * (P + 1)] + P + 1);
   Response responses[N];
   const int of[N] = {0, 0, 1, 2, 3, 3, 4, 4, 4};
+  const int scales[N] = {0, 1, 2, 0, 1, 3, 0, 1, 2};
   for (int r = 0; r < N; ++r)
-    responses[r] = {static_cast<Response::Scale>(r % 3),
+    responses[r] = {static_cast<Response::Scale>(scales[r]),
                     of[r],
                     0.1f + r,
                     0.5f,
@@ -191,7 +192,7 @@ void test_wide_part(int every) {
     for (int i = 0; i < I; ++i) {
       const int n = history_indptr[g + 1] - history_indptr[g];
       const double share = n ? 1 / std::sqrt(n) : 0;
-      double a[5] = {}, mean[5] = {};
+      double a[5] = {}, mean[5] = {}, of_history[kWidth] = {};
       for (int64_t at = history_indptr[g]; at < history_indptr[g + 1]; ++at) {
         const int j = history[at];
         a[0] += near.at(j, i);
@@ -199,6 +200,7 @@ void test_wide_part(int every) {
         for (int d = 0; d < kWidth; ++d) {
           const double x = vectors[j * kWidth + d] * vectors[i * kWidth + d];
           a[3] += x;
+          of_history[d] += vectors[j * kWidth + d];
           if (d < 5) a[2] += x;
         }
         for (int k = 0; k < 4; ++k) mean[k] += means[k * I + j];
@@ -208,11 +210,15 @@ void test_wide_part(int every) {
         a[4] += near_users.values[at] * of_users.at(user, i);
         mean[4] += near_users.values[at] * user_means[user];
       }
+      double squares = 0;
+      for (double x : of_history) squares += x * x;
       logits[g * I + i] = terms[i];
       for (int r = 0; r < N; ++r) {
         const double scale[] = {1, std::sqrt(n), 1 / (std::max(mean[of[r]] * share, 0.0) + 0.5)};
         const double x =
-            std::log(std::max(a[of[r]], 0.0) * share * scale[r % 3] + responses[r].added);
+            scales[r] == 3
+                ? a[of[r]] * share / std::sqrt(std::sqrt(squares) * share + 0.5)
+                : std::log(std::max(a[of[r]], 0.0) * share * scale[scales[r]] + responses[r].added);
         features[r * G * I + g * I + i] = x;
         for (int p = 0; p < P; ++p) {
           const float* knot = responses[r].knots;

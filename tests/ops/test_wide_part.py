@@ -10,7 +10,7 @@ from torch import library
 
 from ekpnet_fast.ops import AffinitySources, SparseRows, WideCurves, wide_features, wide_logits
 
-NONE, ROOT, MEAN = 0, 1, 2
+NONE, ROOT, MEAN, SIGNED = 0, 1, 2, 3
 # Three items. Neighbours: 0 -> 1 by 2, 1 -> 0 by 2 and 2 by 4. Vectors: of width 3.
 VECTORS = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [-3.0, 1.0, 0.0]])
 
@@ -23,14 +23,14 @@ def sources():
         [torch.zeros(0), VECTORS.T.contiguous()],
         torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 3]]),
         torch.tensor([[0.5, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
-        torch.tensor([[0, NONE], [0, MEAN], [1, ROOT], [2, NONE]]),
-        torch.tensor([[0.5, 0.0], [0.5, 0.25], [0.1, 0.0], [1.0, 0.0]]),
+        torch.tensor([[0, NONE], [0, MEAN], [1, ROOT], [2, NONE], [2, SIGNED]]),
+        torch.tensor([[0.5, 0.0], [0.5, 0.25], [0.1, 0.0], [1.0, 0.0], [0.0, 0.3]]),
     )
 
 
 def curves():
-    knots = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4, 1)
-    slopes = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    knots = torch.tensor([[0.0, 1.0, 2.0]]).repeat(5, 1)
+    slopes = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.5, 2.0]])
     return WideCurves(knots, slopes, torch.tensor([0.25, -1.0, 3.0]))
 
 
@@ -52,6 +52,7 @@ def by_hand(history, item):
         math.log(near / (mean + 0.25) + 0.5),
         math.log(max(first, 0) * math.sqrt(n) + 0.1),
         math.log(max(every, 0) + 1.0),
+        every / math.sqrt(share * float(VECTORS[list(history)].sum(0).norm()) + 0.3),
     ]
 
 
@@ -152,10 +153,20 @@ def test_opcheck():
         ({"affinities": torch.tensor([[0, 0, 0], [2, 0, 1], [1, 0, 3]])}, "source of an affinity"),
         ({"affinities": torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 4]])}, "columns 0 to 4"),
         ({"affinities": torch.tensor([[1, 0, 0], [0, 0, 1], [1, 0, 3]])}, "rising sources"),
-        ({"responses": torch.tensor([[0, 0], [3, 0], [1, 0], [2, 0]])}, "affinity of a response"),
-        ({"responses": torch.tensor([[0, 0], [0, 3], [1, 0], [2, 0]])}, "scale of a response"),
-        ({"constants": torch.zeros(4, 2)}, "constants holds 0, 0 at row 0"),
-        ({"constants": torch.full((4, 2), math.nan)}, "constants holds nan"),
+        (
+            {"responses": torch.tensor([[0, 0], [3, 0], [1, 0], [2, 0], [2, 0]])},
+            "affinity of a response",
+        ),
+        (
+            {"responses": torch.tensor([[0, 0], [0, 4], [1, 0], [2, 0], [2, 0]])},
+            "scale of a response",
+        ),
+        (
+            {"responses": torch.tensor([[0, 0], [0, 3], [1, 0], [2, 0], [2, 0]])},
+            "scale 3 of affinity 0, expected one of vectors",
+        ),
+        ({"constants": torch.zeros(5, 2)}, "constants holds 0, 0 at row 0"),
+        ({"constants": torch.full((5, 2), math.nan)}, "constants holds nan"),
         ({"indptrs": [torch.tensor([0, 2, 1, 3]), torch.zeros(0).long()]}, "indptrs falls"),
         ({"values": [torch.ones(3)]}, "expected as many"),
     ],

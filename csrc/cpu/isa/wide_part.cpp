@@ -21,13 +21,14 @@ constexpr int kTogether = 4;    // histories that meet an item's vector at a tim
 // Floats in whole cache lines, as an arena hands them out.
 constexpr int64_t whole_lines(int64_t n) { return round_up(n, 16); }
 
-// y = log(max(a, 0) f + added), or its curve added to y.
+// y = log(max(a, 0) f + added), or a f where it is signed; or its curve added to y.
 struct Responding {
   float factor;  // of the sum over the history
   const Response& response;
   int64_t pieces;
 
   V feature(V a) const {
+    if (response.scale == Response::kSigned) return a * factor;
     a = a < V{} ? V{} : a;
     return logarithm_f32(a * factor + response.added);
   }
@@ -92,6 +93,10 @@ class History {
         });
         mean = std::max(mean * share, 0.0);
         factor = share / static_cast<float>(mean + response.smoothing);
+      }
+      if (response.scale == Response::kSigned) {
+        const double norm = norm_of_sum(args.affinities[response.affinity]) * share;
+        factor = share / static_cast<float>(std::sqrt(norm + response.smoothing));
       }
       factors_[r] = factor;
     }
@@ -172,6 +177,18 @@ class History {
   }
 
  private:
+  // Norm of the sum of the items' vectors.
+  double norm_of_sum(const Affinity& affinity) const {
+    const AffinitySource& source = args_.sources[affinity.source];
+    double squares = 0;
+    for (int64_t d = affinity.first; d < affinity.end; ++d) {
+      double sum = 0;
+      for (int64_t j = 0; j < length_; ++j) sum += source.values[items_[j] * source.width + d];
+      squares += sum * sum;
+    }
+    return std::sqrt(squares);
+  }
+
   // f(row, weight) over the rows of a source that are summed.
   template <class F>
   void each_row(const AffinitySource& source, F f) const {

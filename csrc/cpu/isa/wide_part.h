@@ -26,9 +26,10 @@ struct Affinity {
 
 // Feature x = log(max(a, 0) f + added) of an affinity, where f is 1, the root of the history's
 // length, or 1 / (the history's mean affinity + smoothing); and its curve, lines through P pieces
-// between knots, of which the outermost go on.
+// between knots, of which the outermost go on. Signed, of vectors: x = a / sqrt(|q| + smoothing),
+// where q = n^(-1/2) times the sum of the history's vectors.
 struct Response {
-  enum Scale { kNone, kRootOfLength, kByMean } scale;
+  enum Scale { kNone, kRootOfLength, kByMean, kSigned } scale;
   int64_t affinity;
   float added, smoothing;
   const float* knots;   // [P + 1]
