@@ -49,6 +49,7 @@ class EKPNetPlus(EKPNet):
     rules: ClassVar[Rules] = {
         **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
         "ekpnet_plus.objective": by_measure("click", "list"),
+        "ekpnet_plus.graph_regression": by_measure(128, 0),
         "ekpnet_plus.joint_ridge": by_measure(0.0, 10.0),
         "ekpnet_plus.p3alpha": by_measure(False, True),
         "ekpnet_plus.user_knn": by_measure(0, NEAR_USERS),

@@ -31,12 +31,13 @@ class Linear(Model):
     The features x_f (see `wide/affinity.py`) are popularity, the clicks of neighbours in the graph,
     and affinities between history and item: 3-hop co-click, idf-weighted match in the graph, the
     walk graph-click-graph, projections on leading eigenvectors of clicks (the low-pass filter of
-    Shen et al., CIKM 2021) and of clicks and graph together, EASE^R, and where lists are measured
-    the clicks of like users. Every x_f rises with the clicks of the item; fitted to clicks no c_f
-    falls, so that the response to popularity is monotone, fitted to lists they may. Examples of an
-    item that nobody else clicked are not fitted: the catalogue has only items with a click
-    somewhere, so that their labels reveal how the data were split. Below the fitted values a curve
-    goes on as its first piece.
+    Shen et al., CIKM 2021) and of clicks and graph together, a regression of clicks on the graph
+    (see `wide/graph_regression.py`), EASE^R, and where lists are measured the clicks of like users.
+    Every other x_f rises with the clicks of the item; fitted to clicks no c_f falls, so that the
+    response to popularity is monotone, fitted to lists they may. Examples of an item that nobody
+    else clicked are not fitted: the catalogue has only items with a click somewhere, so that their
+    labels reveal how the data were split. Below the fitted values a curve goes on as its first
+    piece.
 
     Attributes:
         linear: the features' weights.
@@ -55,6 +56,7 @@ class Linear(Model):
     defaults: ClassVar[Defaults] = {"folds": 5}
     rules: ClassVar[Rules] = {
         "linear.objective": by_measure("click", "list"),
+        "linear.graph_regression": by_measure(128, 0),
         "linear.joint_ridge": by_measure(0.0, 10.0),
         "linear.p3alpha": by_measure(False, True),
         "linear.user_knn": by_measure(0, NEAR_USERS),

@@ -13,11 +13,12 @@ __all__ = ["Fact", "Part", "PartKind", "facts_in_words"]
 NAMED = 3  # facts of a part that its text names
 
 PartKind: TypeAlias = Literal[
-    "popularity", "neighbours", "clicks", "joint", "walk", "match", "paths", "item"
+    "popularity", "neighbours", "clicks", "joint", "walk", "taste", "match", "paths", "item"
 ]
 """What a part follows from: the item's clicks; those of its neighbours in the graph; who clicked
 both it and an item of the history; clicks and graph at once; what it shares with what is clicked
-with items like that; what it shares with that itself; EKPNet's paths; EKPNet's vector of the item.
+with items like that; how well its facts go with those of that, by what was clicked; what it shares
+with that itself; EKPNet's paths; EKPNet's vector of the item.
 """
 
 
@@ -52,7 +53,8 @@ class Part:
         text: the part in words.
         effect: how much it adds; below 0 it speaks against the item.
         signals: the same by the name of the signal.
-        shared: facts that a part of the graph rests on, largest first.
+        shared: facts that a part of the graph rests on, largest first; of "taste" those that
+            speak as the part does.
     """
 
     kind: PartKind

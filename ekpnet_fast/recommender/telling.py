@@ -129,7 +129,7 @@ class Telling:
         j = int(self._state.catalogue[int(pair.history[place])])
         because, speaks_for = node_of(self._state, j), share.effect > 0
         facts: tuple[Fact, ...] = ()
-        if kind == "match" or kind == "walk":
+        if kind in ("match", "walk", "taste"):
             facts = self._facts(place, kind)
         if kind == "clicks":
             both, who = int(together[j]), f"{int(clicks[j]):,}"
@@ -150,6 +150,9 @@ class Telling:
         elif kind == "walk":
             shared = f"shares {facts_in_words(facts)} with" if facts else "is like"
             text = f"{shared} what is clicked with items like {because}"
+        elif kind == "taste":
+            often = "" if speaks_for else "seldom "
+            text = f"its {facts_in_words(facts)} {often}go with {because}"
         else:
             text = f"shares {facts_in_words(facts)} with {because}"
         return Part(kind, because, text, share.effect, share.signals, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from ekpnet_fast.models.wide.shares import kind_of
+from ekpnet_fast.models.wide.signals import GRAPH_REGRESSION, source_names
 from ekpnet_fast.recommender import Fact, Node
 from ekpnet_fast.recommender.parts import facts_in_words
 from ekpnet_fast.recommender.reasons import masked_logits, tell
@@ -128,6 +130,31 @@ def test_text_json_and_drawing_tell_the_same(wide):
     bars = [float(r.get("width")) for r in svg.iter(f"{SPACE}rect") if r.get("fill") == "#7fb08a"]
     sizes = [part.effect for part in found.parts]
     assert bars == pytest.approx([120 * size / sizes[0] for size in sizes], abs=0.06)
+
+
+def test_a_taste_names_the_facts_of_the_item():
+    """Six films are too few to learn one from: what facts are worth beside each other is given."""
+    recommender = fitted("linear")
+    part = recommender._state.model.linear
+    affinities, place = part.affinities, part.names.index(GRAPH_REGRESSION)
+    graph = replace(affinities.graph, chosen=torch.ones_like(affinities.graph.chosen))
+    affinities.graph = graph
+    source = source_names(part.options)[GRAPH_REGRESSION]
+    affinities.sources.values[source].copy_(graph.folded_in(part.knowledge.match))
+    affinities.sources.transposed[source].copy_(affinities.sources.values[source].T)
+    part.weight.zero_()
+    part.weight[place], part.knots[place] = 1.0, torch.linspace(-1, 1, 5)
+    found = recommender.explain(history=["alien", "casablanca"], item="blade", top=99)
+    total = found.base + sum(part.effect for part in found.parts)
+    assert total == pytest.approx(found.logit, abs=1e-5) and found.logit != found.base
+    assert {part.kind for part in found.parts} == {"taste"}
+    for told in found.parts:
+        assert {str(fact) for fact in told.shared} == {"directed by Ridley Scott", "genre m/scifi"}
+        effects = [fact.effect for fact in told.shared]
+        assert sum(effects) == pytest.approx(told.effect)
+        first, second = map(str, told.shared)
+        often = "go" if told.effect > 0 else "seldom go"
+        assert told.text == f"its {first} and {second} {often} with {told.because}"
 
 
 def test_linear_has_no_remark_about_paths():

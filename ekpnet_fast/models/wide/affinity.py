@@ -1,9 +1,9 @@
 """Affinities of an item to a history, by clicks, by the graph, and by both: features of pairs.
 
-Everything is a sum over the history, so that a history that was not in training is described
-like any other, and everything rises with the clicks of the item: an item without clicks has the
-graph's affinities alone. No feature looks at negatives, and none compares users, because both
-reveal how a split was made (see `docs/ekpnet_plus.md`).
+Everything is a sum over the history, so that a history that was not in training is described like
+any other, and everything but the regression on the graph rises with the clicks of the item: an item
+without clicks has the graph's affinities alone. No feature looks at negatives, and none compares
+users, because both reveal how a split was made (see `docs/ekpnet_plus.md`).
 
 Letters: U histories, I items, K (relation, tail) pairs of the graph, G groups, B pairs, A
 affinities, N features of them and F = N + 2 features in all.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.models.wide.curves import curves
+from ekpnet_fast.models.wide.graph_regression import GraphVectors, graph_vectors
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
 from ekpnet_fast.models.wide.matrices import (
     Matrix,
@@ -37,7 +38,12 @@ from ekpnet_fast.models.wide.matrices import (
     walk_factors,
 )
 from ekpnet_fast.models.wide.regressions import regressions, similar_items
-from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, source_names
+from ekpnet_fast.models.wide.signals import (
+    GRAPH_REGRESSION,
+    LOG_EPS,
+    SignalOptions,
+    source_names,
+)
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.models.wide.users import UserNeighbours
 from ekpnet_fast.sampling.histories import Histories
@@ -52,7 +58,8 @@ MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a sq
 # Added to a history's mean affinity, as a share of the mean over all histories.
 MEAN_SMOOTHING = 0.05
 BLOCK = 4096  # histories whose near users are in memory at a time
-NONE, ROOT_OF_LENGTH, BY_MEAN = 0, 1, 2  # scales of a feature, as the op names them
+NONE, ROOT_OF_LENGTH, BY_MEAN, SIGNED = 0, 1, 2, 3  # scales of a feature, as the op names them
+NORM_SMOOTHING = 0.1  # added to a history's norm in the graph, as a share of the mean over all
 
 
 def neighbours_kept(options: SignalOptions, num_items: int) -> int:
@@ -176,6 +183,7 @@ class Affinities:
         popularity, neighbours: [I] features of the items alone.
         unknown_item: [2] both of an item without clicks that shares no triple.
         users: that are near histories; None without that affinity.
+        graph: vectors of the regression on the graph; None without it.
         sources: of all affinities, as the ops take them.
     """
 
@@ -193,6 +201,9 @@ class Affinities:
         self.neighbours = neighbours_clicks(knowledge.shared, counts, counts.mean(), scale)
         self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
         self.users = UserNeighbours(A, options.user_knn) if options.user_knn else None
+        self.graph: GraphVectors | None = None
+        if options.graph_regression:
+            self.graph = graph_vectors(A, knowledge.basis(options.graph_regression))
         self.sources = self._sources(A, counts)
 
     def features(
@@ -291,8 +302,14 @@ class Affinities:
             (names.index(name), NONE if name == "co-click" else ROOT_OF_LENGTH, eps, 0.0)
             for name, eps in LOG_EPS.items()
         ]
-        by_mean = [(a, BY_MEAN, 0.5, MEAN_SMOOTHING * x) for a, x in enumerate(typical)]
-        responses = plain + by_mean
+        norm = 1e-12 if self.graph is None else max(self.graph.typical, 1e-12)
+        each = [
+            (a, SIGNED, 0.0, NORM_SMOOTHING * norm)
+            if name == GRAPH_REGRESSION
+            else (a, BY_MEAN, 0.5, MEAN_SMOOTHING * x)
+            for a, (name, x) in enumerate(zip(names, typical, strict=True))
+        ]
+        responses = plain + each
         nothing, no_items = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
         return ops.AffinitySources(
             [nothing if s.rows is None else s.rows.indptr for s in made],
@@ -340,6 +357,9 @@ class Affinities:
                 vectors, values = leading_eigenvectors(factors, max(ranks))
                 ends = tuple(min(rank, vectors.shape[1]) for rank in ranks)
                 made.append(Source(None, vectors * values**power, ends))
+        if self.graph is not None:
+            vectors = self.graph.vectors
+            made.append(Source(None, vectors, (vectors.shape[1],)))
         if options.ease > 0:
             made.append(Source(None, _ease(A, options.ease)))
         if options.five_hop:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast import ops
+from ekpnet_fast.models.wide.graph_regression import GraphBasis
 from ekpnet_fast.models.wide.matrices import (
     Matrix,
     inverse,
@@ -61,6 +62,7 @@ class ItemTripleFeatures:
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
         self._by_relation: dict[int, ops.SparseRows] = {}
+        self._basis: GraphBasis | None = None
         chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
         self._chosen = np.flatnonzero(chosen)
         self.shared = table[:, chosen].tocsr()
@@ -95,6 +97,12 @@ class ItemTripleFeatures:
         if rank not in self._by_relation:
             self._by_relation[rank] = products(self.match_by(rank), self.count)
         return self._by_relation[rank]
+
+    def basis(self, rank: int) -> GraphBasis:
+        """Vectors of the items' triples, that clicks are regressed on; made once, for one rank."""
+        if self._basis is None:
+            self._basis = GraphBasis(self.match, rank)
+        return self._basis
 
     def pair(self, column: int) -> tuple[int, int]:
         """Relation and tail of a column of `match`."""

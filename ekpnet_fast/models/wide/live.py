@@ -1,10 +1,10 @@
 """Affinities after a change of the graph, from those that were fitted: what changed is made anew.
 
 As fitted stay the clicks with all that follows from them (counts, co-clicks, similarities of items
-and users, regressions, eigenvectors), the weights of the graph's (relation, tail) pairs, the mean
-affinities that others are measured by, and the neighbours that an item of a large catalogue has
-room for. Everything else is that of the graph as it is: the rows of an item whose pairs changed,
-and its column in the rows of others.
+and users, regressions, eigenvectors, what facts mean to each other), the weights of the graph's
+(relation, tail) pairs, the mean affinities that others are measured by, and the neighbours that an
+item of a large catalogue has room for. Everything else is that of the graph as it is: the rows of
+an item whose pairs changed, and its column in the rows of others.
 
 A pair that no item had counts as one that a single item has; from the second item on it makes them
 alike, as any pair of few items does. The result depends on what was fitted and on the graph as it
@@ -37,7 +37,7 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     unit_rows,
 )
-from ekpnet_fast.models.wide.signals import source_names
+from ekpnet_fast.models.wide.signals import GRAPH_REGRESSION, source_names
 from ekpnet_fast.sampling.graph import Graph
 
 __all__ = ["FittedTriples", "items_first", "with_graph"]
@@ -326,6 +326,10 @@ class _Splicing:
             self._put_walk()
         if self.options.joint_spectral:
             self._fold_in()
+        graph = self.fitted.affinities.graph
+        if graph is not None:
+            fitted_rows = unit_rows(weighed)[:, : len(self.fitted.codes)].tocsr()
+            self._put_vectors(GRAPH_REGRESSION, items, graph.folded_in(fitted_rows))
         transposed = [
             values.T.contiguous() if self._vectors(s) else old
             for s, (values, old) in enumerate(zip(self.values, self.old.transposed, strict=True))
@@ -418,15 +422,18 @@ class _Splicing:
         folded[torch.from_numpy(had)] -= (
             ops.sparse_product(rows_of(fitted), self.fitted.projected) * scale
         )
-        into = torch.from_numpy(items)
+        self._put_vectors("joint", items, folded)
+
+    def _put_vectors(self, name: str, items: Ids, vectors: Tensor) -> None:
+        """Put vectors [n, r] of some items into a source."""
+        s, into = self.places[name], torch.from_numpy(items)
         if self.size == self.before:
-            self.values[s] = vectors.clone()
-        self.values[s][into] = folded
-        mean = vectors.mean(0)
-        for a, end in (
-            (a, e) for a, (of, _, e) in enumerate(self.old.affinities.tolist()) if of == s
-        ):
-            self.means[a, into] = folded[:, :end] @ mean[:end]
+            self.values[s] = self.values[s].clone()
+        self.values[s][into] = vectors
+        mean = self.old.values[s].mean(0)
+        for a, (of, _, end) in enumerate(self.old.affinities.tolist()):
+            if of == s:
+                self.means[a, into] = vectors[:, :end] @ mean[:end]
 
     def _put(self, name: str, items: Ids, rows: Matrix) -> None:
         """Put rows [n, I], symmetric, into a source: as rows of the items, and as columns."""

@@ -40,6 +40,7 @@ AS_FITTED = (
     "similarities by clicks",
     "regressions on clicks",
     "projections of clicks",
+    "regression on the graph",
     "weights of the graph's pairs",
     "curves",
 )
@@ -72,6 +73,10 @@ def check_signals(model: str, options: LinearOptions, folds: int) -> None:
         for rank in getattr(options, name):
             if not 1 <= rank <= MAX_RANK:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
+    if not 0 <= options.graph_regression <= MAX_RANK:
+        raise ConfigError(
+            f"--{model}.graph_regression is {options.graph_regression}, expected 0 to {MAX_RANK}"
+        )
     if options.neighbours < 0:
         raise ConfigError(f"--{model}.neighbours is {options.neighbours}, expected at least 0")
     if not 0 <= options.ease < float("inf"):

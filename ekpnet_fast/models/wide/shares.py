@@ -2,17 +2,19 @@
 
 The *base* is the logit of an item that nobody clicked and that shares nothing, neither with other
 items nor with the history: the bias, and every curve at its value there. It is the same for all
-pairs. Above it each feature adds what its curve rises. That of an affinity a = n^(-1/2) sum_j
-S[j, i] is divided among the history's items j in proportion to S[j, i]. Before the curve this is
-exact, and of the curve it is what j adds on average on the way from no affinity to a, all items in
-step (Aumann & Shapley 1974, the rule of integrated gradients). The history's mean affinity, which
-divides some features, is held fixed. Entries of projections may be negative, and then their shares
-are; all of them still add up to the rise.
+pairs. Above it each feature adds what its curve rises. That of an affinity a = n^(-1/2) sum_j S[j,
+i] is divided among the history's items j in proportion to S[j, i]. Before the curve this is exact,
+and of the curve it is what j adds on average on the way from no affinity to a, all items in step
+(Aumann & Shapley 1974, the rule of integrated gradients). The history's mean affinity, which
+divides some features, is held fixed, and so is its norm in the graph, which divides the regression
+on the graph. Entries of projections may be negative, and then their shares are; all of them still
+add up to the rise.
 
 What users near the history say of an item is divided likewise, which users these are held fixed.
 
 A share of the graph is divided further among the (relation, tail) pairs that make it up, in
-proportion to what each adds to S[j, i].
+proportion to what each adds to S[j, i]; that of the regression among the item's, whose sum its
+vector is up to a factor.
 """
 
 from __future__ import annotations
@@ -27,15 +29,16 @@ import torch
 from numpy.typing import NDArray
 
 from ekpnet_fast import ops
-from ekpnet_fast.models.wide.affinity import BY_MEAN, ROOT_OF_LENGTH, Affinities
+from ekpnet_fast.models.wide.affinity import BY_MEAN, ROOT_OF_LENGTH, SIGNED, Affinities
 from ekpnet_fast.models.wide.curves import ramps
+from ekpnet_fast.models.wide.signals import GRAPH_REGRESSION
 
 __all__ = ["Kind", "PairShares", "SharedTriple", "kind_of", "pair_shares"]
 
 Float64: TypeAlias = NDArray[np.float64]
-Kind: TypeAlias = Literal["clicks", "joint", "walk", "match"]
+Kind: TypeAlias = Literal["clicks", "joint", "walk", "taste", "match"]
 """What an affinity compares: clicks, clicks and graph at once, the walk by graph, clicks and graph,
-or triples."""
+which triples are clicked together, or triples."""
 
 _KINDS: dict[str, Kind] = {
     "co-click": "clicks",
@@ -48,6 +51,7 @@ _KINDS: dict[str, Kind] = {
     "user kNN": "clicks",
     "joint": "joint",
     "KG-click-KG": "walk",
+    GRAPH_REGRESSION: "taste",
     "KG match": "match",
 }
 
@@ -125,8 +129,8 @@ class PairShares:
 
         Args:
             kept: entries that the affinities are summed over; all without.
-            counted: those that the history's mean affinities are; all without. The history's
-                length stays.
+            counted: those that the history's mean affinities, and its norm in the graph, are of;
+                all without. The history's length stays.
         """
         S = self.entries if kept is None else np.where(kept, self.entries, 0)
         M = self.means if counted is None else np.where(counted, self.means, 0)
@@ -140,17 +144,32 @@ class PairShares:
         factor[scale == ROOT_OF_LENGTH] = n**0.5
         by_mean = scale == BY_MEAN
         factor[by_mean] = 1 / (mean[of] + constants[:, 1])[by_mean]
-        added = constants[:, 0]
+        added = np.where(scale == SIGNED, 1, constants[:, 0])
         x = np.log(np.maximum(affinity[of], 0) * factor + added)
-        return _responses(self.knots, self.weight, x) - _responses(
-            self.knots, self.weight, np.log(added)
-        )
+        nothing = np.log(added)
+        for feature in np.flatnonzero(scale == SIGNED).tolist():
+            a = int(of[feature])
+            norm = share * self._norm(a, None if counted is None else counted[a])
+            x[feature] = affinity[a] / (norm + constants[feature, 1]) ** 0.5
+        return _responses(self.knots, self.weight, x) - _responses(self.knots, self.weight, nothing)
+
+    def _norm(self, a: int, counted: NDArray[np.bool_] | None) -> float:
+        """Norm of the sum of the history's vectors of an affinity."""
+        sources = self.affinities.sources
+        source, first, end = sources.affinities[a].tolist()
+        vectors = sources.values[source][torch.from_numpy(self.history), first:end].double()
+        if counted is not None:
+            vectors = vectors[torch.from_numpy(counted)]
+        return float(vectors.sum(0).norm())
 
     def by_item(self) -> Float64:
         """Rises [N, n] of the features, divided among the history's items."""
-        of = self.affinities.sources.responses[:, 0].numpy()
+        of, scale = self.affinities.sources.responses.numpy().T
         total = self.entries.sum(1, keepdims=True)
-        parts = np.divide(self.entries, total, out=np.zeros_like(self.entries), where=total > 0)
+        # What is not signed does not rise by a sum below 0.
+        signed = np.isin(np.arange(len(total)), of[scale == SIGNED])[:, None]
+        some = (total > 0) | (signed & (total != 0))
+        parts = np.divide(self.entries, total, out=np.zeros_like(self.entries), where=some)
         found: Float64 = self.rises()[:, None] * parts[of]
         return found
 
@@ -164,7 +183,8 @@ class PairShares:
         """Triples that the share of history[place] by a kind of the graph rests on, largest first.
 
         Of "match" those that both items have; of "walk" those that the item shares with what is
-        clicked with items like the one of the history. Empty for other kinds.
+        clicked with items like the one of the history; of "taste" all of the item, those that speak
+        as the share does first. Empty for other kinds.
         """
         effects = self.by_affinity()[:, place]
         found: dict[int, float] = {}
@@ -176,15 +196,30 @@ class PairShares:
                 columns, weights = knowledge.shared_pairs(j, self.item, _rank(name))
             elif kind == "walk":
                 columns, weights = knowledge.pairs_near(self._clicked_with_alike(j), self.item)
+            elif kind == "taste":
+                columns, weights = self._facts_of_item(a, j)
             else:
                 continue
-            if weights.sum() > 0:
+            if weights.sum() != 0:
                 for column, weight in zip(columns, weights / weights.sum(), strict=True):
                     found[int(column)] = found.get(int(column), 0.0) + effects[a] * weight
         triples = [
             SharedTriple(*knowledge.pair(column), float(effect)) for column, effect in found.items()
         ]
+        if kind == "taste":
+            sign = np.sign(sum(triple.effect for triple in triples))
+            return sorted(triples, key=lambda triple: (-sign * triple.effect, triple[:2]))
         return sorted(triples, key=lambda triple: (-abs(triple.effect), triple[:2]))
+
+    def _facts_of_item(self, a: int, j: int) -> tuple[NDArray[np.int64], Float64]:
+        """Columns [n] of the item's facts, and what each adds to S[j, item], up to a factor."""
+        sources, graph = self.affinities.sources, self.affinities.graph
+        assert graph is not None
+        row = self.affinities.knowledge.weighed[self.item]
+        fitted = row.indices < len(graph.basis.of_facts)  # others came later
+        columns = row.indices[fitted].astype(np.int64)
+        vector = sources.values[int(sources.affinities[a, 0])][j].double()
+        return columns, row.data[fitted] * (graph.of_facts(columns) @ vector).numpy()
 
     def _clicked_with_alike(self, j: int) -> Float64:
         """Co-clicks [I] of all items with those that are alike j by the graph."""
@@ -218,7 +253,8 @@ def pair_shares(
     of_item = affinities.item_features[:, item].double().numpy()
     at_item = _responses(knots[:alone], weight[:alone], of_item)
     unknown = _responses(knots[:alone], weight[:alone], affinities.unknown_item)
-    added = affinities.sources.constants[:, 0].double().numpy()
+    is_signed = affinities.sources.responses[:, 1].numpy() == SIGNED
+    added = np.where(is_signed, 1, affinities.sources.constants[:, 0].double().numpy())
     nothing = _responses(knots[alone:], weight[alone:], np.log(added))
     items = history.long()
     base = bias + float(unknown.sum()) + float(nothing.sum())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOG_EPS", "SignalOptions", "feature_names", "source_names"]
+__all__ = ["GRAPH_REGRESSION", "LOG_EPS", "SignalOptions", "feature_names", "source_names"]
 
+GRAPH_REGRESSION = "graph regression"
 LOG_EPS = {"co-click": 1e-4, "KG match": 1e-2}  # added before the logarithm
 
 
@@ -19,6 +20,8 @@ class SignalOptions:
         kg_click_kg: affinity by the graph, by clicks, and by the graph again.
         low_pass: ranks of projections of the history on what most clicks share.
         joint_spectral: ranks of projections on what clicks and graph share.
+        graph_regression: rank of the items' vectors in the graph that all clicks are regressed on;
+            0 leaves it out. If not set, only where clicks are predicted.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
         five_hop: whether 5-hop co-click is a feature beside the 3-hop one.
         knn: similarity of items by their clicks, of popular ones larger than the cosine.
@@ -38,6 +41,7 @@ class SignalOptions:
     kg_click_kg: bool = True
     low_pass: tuple[int, ...] = (32, 128)
     joint_spectral: tuple[int, ...] = (32, 128)
+    graph_regression: int = 128
     ease: float = 0.0
     five_hop: bool = True
     knn: bool = True
@@ -56,6 +60,7 @@ class SignalOptions:
             *(["KG-click-KG"] if self.kg_click_kg else []),
             *(f"low-pass {rank}" for rank in self.low_pass),
             *(f"joint {rank}" for rank in self.joint_spectral),
+            *([GRAPH_REGRESSION] if self.graph_regression else []),
             *(["EASE"] if self.ease > 0 else []),
             *(["far co-click"] if self.five_hop else []),
             *(["item kNN"] if self.knn else []),
@@ -73,7 +78,10 @@ def feature_names(options: SignalOptions) -> tuple[str, ...]:
         "popularity",
         "KG neighbours' clicks",
         *LOG_EPS,
-        *(f"{name} over the user's mean" for name in options.names),
+        *(
+            name if name == GRAPH_REGRESSION else f"{name} over the user's mean"
+            for name in options.names
+        ),
     )
 
 
@@ -85,6 +93,7 @@ def source_names(options: SignalOptions) -> dict[str, int]:
         *(["KG-click-KG"] if options.kg_click_kg else []),
         *(["low-pass"] if options.low_pass else []),
         *(["joint"] if options.joint_spectral else []),
+        *([GRAPH_REGRESSION] if options.graph_regression else []),
         *(["EASE"] if options.ease > 0 else []),
         *(["far co-click"] if options.five_hop else []),
         *(["item kNN"] if options.knn else []),

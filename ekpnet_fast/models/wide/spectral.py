@@ -16,6 +16,7 @@ OVERSAMPLED, ROUNDS = 16, 3  # of the subspace iteration (Halko et al. 2011)
 def leading_eigenvectors(
     factors: list[Matrix],  # each [I, K]
     rank: int,
+    rounds: int = ROUNDS,
 ) -> tuple[Tensor, Tensor]:
     """Leading eigenvectors [I, r] and values [r] of the sum of factor factor^T.
 
@@ -32,7 +33,7 @@ def leading_eigenvectors(
         of_factors = [ops.sparse_product(a, ops.sparse_product(b, x)) for a, b in both_ways]
         return of_factors[0] if len(of_factors) == 1 else of_factors[0] + of_factors[1]
 
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         # Twice between two orthogonalisations, which take longer.
         Q = torch.linalg.qr(apply(apply(Q)))[0].contiguous()
     values, vectors = torch.linalg.eigh(Q.T @ apply(Q))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity, spectral
+from ekpnet_fast.models.wide import affinity, graph_regression, spectral
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
@@ -45,6 +46,12 @@ def safe(x):
     return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
 
 
+def match_of(table):
+    degree = table.sum(0)
+    weighed = table[:, degree > 0] * np.log(ITEMS / degree[degree > 0])
+    return weighed * safe(np.linalg.norm(weighed, axis=1))[:, None]
+
+
 def dense_affinities(A, table, options):
     """[I, I] by name: a(history, i) = sum over j in the history of the entry (j, i)."""
     scaled = safe(np.sqrt(A.sum(1)))[:, None] * A * safe(np.sqrt(A.sum(0)))
@@ -70,6 +77,8 @@ def dense_affinities(A, table, options):
         kept = min(rank, ITEMS // 4)
         V, s = vectors[:, ::-1][:, :kept], values[::-1][:kept]
         found[f"joint {rank}"] = V @ np.diag(s) @ V.T
+    V, _ = dense_graph_vectors(A, match, options.graph_regression)
+    found["graph regression"] = V @ V.T
     P = np.linalg.inv(A.T @ A + options.ease * np.eye(ITEMS))
     B = -P / np.diag(P)
     np.fill_diagonal(B, 0)
@@ -97,6 +106,29 @@ def dense_affinities(A, table, options):
     return found, table[:, chosen]
 
 
+def dense_graph_vectors(A, match, rank):
+    """Vectors [I, k] of the regression on the graph, by its normal equations; and the mean norm."""
+    U, S, _ = np.linalg.svd(match)
+    kept = min(rank, ITEMS // 4)
+    f = U[:, :kept] * S[:kept] ** 0.5
+    n, c = A.sum(1), A.sum(0)
+    p = safe(np.sqrt(n))[:, None] * (A @ f)
+    target = (A - np.outer(n, c) / c.sum()) * safe(np.sqrt(c))
+    R = p.T @ target @ f
+    for u, i in np.argwhere(A):  # what a click adds to itself
+        R -= np.outer(f[i], f[i]) / np.sqrt(n[u] * c[i])
+    P, G = p.T @ p, f.T @ f
+    ridge = graph_regression.RIDGE * np.trace(P) * np.trace(G) / kept**2
+    normal = np.kron(P, G) + ridge * np.eye(kept**2)
+    M = np.linalg.solve(normal, R.ravel()).reshape(kept, kept)
+    strength, turn = np.linalg.eigh((M + M.T) / 2)
+    V = f @ (turn * np.sqrt(np.maximum(strength, 0)))
+    norms = np.linalg.norm(V, axis=1)
+    V *= np.sqrt(safe(norms / norms[norms > 0].mean()))[:, None]
+    q = safe(np.sqrt(n))[:, None] * (A @ V)
+    return V, np.linalg.norm(q, axis=1)[n > 0].mean()
+
+
 def dense_features(A, table, options, history, item, scale=1.0):
     """The features of one pair, by name."""
     affinities, shared = dense_affinities(A, table, options)
@@ -114,6 +146,11 @@ def dense_features(A, table, options, history, item, scale=1.0):
     for name, x in affinities.items():
         value = max(x[history, item].sum(), 0) / np.sqrt(n)
         own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
+        if name == "graph regression":  # the diagonal of V V^T has the norms
+            norm = np.sqrt(max(x[np.ix_(history, history)].sum(), 0)) / np.sqrt(n)
+            _, typical = dense_graph_vectors(A, match_of(table), options.graph_regression)
+            found[name] = x[history, item].sum() / np.sqrt(n) / np.sqrt(norm + 0.1 * typical)
+            continue
         if name in LOG_EPS:
             whole = value * (1 if name == "co-click" else np.sqrt(n))
             found[name] = np.log(whole + LOG_EPS[name])
@@ -145,7 +182,10 @@ def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
     """From squares of all items, and from rows of neighbours; all items at once, and pairs."""
     A, histories, graph, table = problem
     monkeypatch.setattr(affinity, "MOSTLY_FULL", 0.0 if square else 1.0)
-    monkeypatch.setattr(spectral, "ROUNDS", 60)  # small gaps between eigenvalues
+    iterate = functools.partial(spectral.leading_eigenvectors, rounds=60)  # small gaps between them
+    monkeypatch.setattr(affinity, "leading_eigenvectors", iterate)
+    monkeypatch.setattr(graph_regression, "ROUNDS", 60)
+    monkeypatch.setattr(graph_regression, "BLOCK", 7)
     found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, ITEMS), ALL, scale=1.25)
     assert (found.sources.indptrs[0].numel() == 0) == square
     ids = torch.tensor([4, 3, 0, 7, 4])
@@ -164,6 +204,19 @@ def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
             row = [expected[name] for name in names]
             assert pairs[ends[group] + place] == pytest.approx(row, rel=2e-3, abs=2e-3)
             assert every[group, item] == pytest.approx(row, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("triples", [0, 1])
+def test_a_graph_that_says_nothing(triples):
+    """Without triples, or with one that no two items share, nothing is regressed on."""
+    heads, relations, tails = np.zeros((3, triples), dtype=np.int32)
+    graph = Graph.from_triples(heads, relations, tails + ITEMS, ENTITIES, 1)
+    histories = Histories(*csr([[0, 1], [2], []]))
+    knowledge = ItemTripleFeatures(graph, ITEMS, ITEMS)
+    found = Affinities(histories, knowledge, SignalOptions())
+    row = feature_names(SignalOptions()).index("graph regression")
+    features = found.features(histories, *every_pair(3))[row].view(3, ITEMS)
+    assert features.isfinite().all() and not features[:, 1:].any() and not features[2].any()
 
 
 def test_an_item_keeps_its_strongest_neighbours(problem):
@@ -202,6 +255,7 @@ def test_names_follow_the_options():
         kg_click_kg=False,
         low_pass=(),
         joint_spectral=(),
+        graph_regression=0,
         five_hop=False,
         knn=False,
         ridge=0,

@@ -74,7 +74,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 class Reference:
     """Everything by dense matrices, with weights of the fitted graph."""
 
-    def __init__(self, before: list[set], after: list[set], fitted: Affinities) -> None:
+    def __init__(
+        self, before: list[set], after: list[set], fitted: Affinities, fitted_codes: np.ndarray
+    ) -> None:
         pairs = sorted(set().union(*before, *after))
         self.old, self.now = (
             np.array([[float(p in own) for p in pairs] for own in sets]) for sets in (before, after)
@@ -108,6 +110,12 @@ class Reference:
         padded = np.concatenate([near_old, np.zeros((n - ITEMS, len(pairs)))])
         self.joint = np.concatenate([X, np.zeros((n - ITEMS, X.shape[1]))])
         self.joint += (near - padded) @ of_pairs / values
+        basis = fitted.graph.of_facts(np.arange(len(fitted_codes))).numpy()
+        codes = {(int(c) >> 32, int(c) & 0xFFFFFFFF): k for k, c in enumerate(fitted_codes)}
+        loadings = np.array([basis[codes[p]] if p in codes else 0 * basis[0] for p in pairs])
+        self.graph = match @ loadings
+        norms = np.linalg.norm(self.graph, axis=1)
+        self.graph *= np.sqrt(fitted.graph.norm / np.where(norms > 0, norms, np.inf))[:, None]
         counts = np.append(fitted.counts, np.zeros(n - ITEMS))
         shared = self.now * (few | new)
         among = shared @ shared.T
@@ -157,12 +165,18 @@ def test_is_what_the_graph_says_by_the_fitted_weights(form, seed):
     fitted = fitted_to(graph, clicks)
     found = with_graph(fitted, items_first(after, torch.from_numpy(CATALOGUE)))
     expected = Reference(
-        sets_of(graph, np.arange(ITEMS)), sets_of(after, CATALOGUE), fitted.affinities
+        sets_of(graph, np.arange(ITEMS)),
+        sets_of(after, CATALOGUE),
+        fitted.affinities,
+        fitted.codes,
     )
     places = source_names(OPTIONS)
     for name, square in expected.sources.items():
         np.testing.assert_allclose(dense(found, places[name]), square, atol=2e-6, err_msg=name)
     np.testing.assert_allclose(dense(found, places["joint"]), expected.joint, atol=2e-5)
+    regressed = dense(found, places["graph regression"])
+    np.testing.assert_allclose(regressed, expected.graph, atol=2e-5)
+    assert np.abs(regressed[ITEMS:]).max() > 0.01
     np.testing.assert_allclose(found.neighbours, expected.neighbours, rtol=1e-9)
     assert found.popularity[ITEMS:].tolist() == [np.log(0.5)] * NEW
     for name in (
@@ -186,7 +200,7 @@ def test_is_what_the_graph_says_by_the_fitted_weights(form, seed):
     of_new = Histories(torch.tensor([0, 3]), torch.tensor([2, 9, ITEMS], dtype=torch.int32))
     near = found.users.of(of_new)  # a new item is nobody's
     assert torch.equal(near.values, found.users.of(asked.of(torch.tensor([0]))).values)
-    for name in ("low-pass", "joint"):
+    for name in ("low-pass", "joint", "graph regression"):
         s = places[name]
         assert torch.equal(found.sources.transposed[s], found.sources.values[s].T)
     rows = found.sources.affinities.tolist()

@@ -70,9 +70,39 @@ def test_shares_add_up_to_the_logit(problem):
             assert total == pytest.approx(wanted[item], abs=2e-5)
             assert found.logit == pytest.approx(wanted[item], abs=2e-5)
             assert found.by_affinity().sum() == pytest.approx(found.by_item().sum())
-            assert (found.rises() >= 0).all()
+            signed = [found.features.index("graph regression")]
+            assert (np.delete(found.rises(), signed) >= 0).all()
             bases.add(round(found.base, 9))
     assert len(bases) == 1
+
+
+def test_shares_add_up_after_changes(problem):
+    """Of the graph and the catalogue: items with other facts, with new ones, and a new item."""
+    part, lists = problem
+    stream = np.random.default_rng(4)
+    heads = np.append(stream.integers(2, ITEMS, 150), [5, ENTITIES, ENTITIES, ENTITIES])
+    tails = np.append(stream.integers(ITEMS, ENTITIES, 150), [ENTITIES + 1, ENTITIES + 1, 45, 50])
+    relations = np.append(stream.integers(0, RELATIONS, 150), [0, 0, 1, 2])
+    triples = (x.astype(np.int32) for x in (heads, relations, tails))
+    graph = Graph.from_triples(*triples, ENTITIES + 2, RELATIONS)
+    catalogue = torch.tensor([*range(ITEMS), ENTITIES], dtype=torch.int32)
+    source = TrainContext(graph, USERS, ITEMS + 1, *csr(lists), seed=0, catalogue=catalogue)
+    now = part.following(source)
+    histories = [lists[3], [2, 5, 11]]
+    logits = now._logits(now.affinities, Histories(*csr(histories)))
+    speaks = 0
+    for history, wanted in zip(histories, logits.tolist(), strict=True):
+        for item in range(ITEMS + 1):
+            entity = int(catalogue[item])
+            found = now.shares(torch.tensor(history, dtype=torch.int32), entity)
+            total = found.base + sum(found.alone.values()) + found.by_item().sum()
+            assert total == pytest.approx(wanted[item], abs=2e-5)
+            effects = found.by_affinity()[found.names.index("graph regression")]
+            for place in range(len(history)):
+                told = found.triples(place, "taste")
+                assert sum(t.effect for t in told) == pytest.approx(effects[place], abs=1e-6)
+                speaks += item == ITEMS and bool(told)
+    assert speaks  # the new item's known facts
 
 
 def test_an_item_that_shares_nothing_has_the_base(problem):
@@ -95,7 +125,8 @@ def test_shares_are_in_proportion_to_the_entries(problem):
     checked = 0
     for feature, a in enumerate(of):
         total = found.entries[a].sum()
-        if total <= 0:
+        signed = found.features[feature] == "graph regression"
+        if total <= 0 and not signed:
             assert rises[feature] == 0 and not by_item[feature].any()
             continue
         wanted = rises[feature] * found.entries[a] / total
@@ -136,7 +167,7 @@ def test_shares_of_the_graph_are_divided_among_triples(problem):
     part, lists = problem
     knowledge, graph = part.knowledge, part.knowledge.weighed
     history = torch.tensor(lists[3], dtype=torch.int32)
-    divided = {"match": 0, "walk": 0}
+    divided = {"match": 0, "walk": 0, "taste": 0}
     for item in range(ITEMS):
         found = part.shares(history, item)
         effects = found.by_affinity()
@@ -153,8 +184,10 @@ def test_shares_of_the_graph_are_divided_among_triples(problem):
             told = {t[:2] for t in found.triples(place, "match")}
             whole = found.entries[found.names.index("KG match"), place] > 0
             assert told == common if whole else told <= common
+            told = {t[:2] for t in found.triples(place, "taste")}
+            assert told <= {knowledge.pair(c) for c in graph[item].indices}
             assert found.triples(place, "clicks") == []
-    assert divided["match"] > 20 and divided["walk"] > 20
+    assert divided["match"] > 20 and divided["walk"] > 20 and divided["taste"] > 20
 
 
 def test_triples_of_a_match_by_hand():
@@ -184,6 +217,6 @@ def test_triples_of_a_match_by_hand():
 
 def test_every_affinity_has_a_kind():
     names = LinearOptions(ease=1.0, joint_ridge=2.0, p3alpha=True, user_knn=1).names
-    assert {kind_of(name) for name in names} == {"clicks", "joint", "walk", "match"}
+    assert {kind_of(name) for name in names} == {"clicks", "joint", "walk", "taste", "match"}
     with pytest.raises(KeyError, match="no such affinity"):
         kind_of("no such affinity")
