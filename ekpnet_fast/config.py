@@ -159,6 +159,7 @@ class RunConfig:
         ranking: also rank all items for every user (precision, recall, F1, NDCG, hit, MRR, MAP at
             K, and coverage, Gini and novelty of the lists).
         ks: lengths K of lists to measure beside 1, 2, 5, 10, 20, 50 and 100.
+        ranked_users: users to make those lists for, drawn by the seed; all if not set.
         memory_mb: memory that ranking may take beyond the tables.
         shape: the model's shape.
         sampling: how ripple sets, or neighbours, are drawn.
@@ -193,6 +194,7 @@ class RunConfig:
     threshold: float | None = None
     ranking: bool = True
     ks: tuple[int, ...] = ()
+    ranked_users: int | None = None
     memory_mb: int = 256
     shape: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

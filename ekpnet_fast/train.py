@@ -88,6 +88,11 @@ def _show_result(metrics: dict[str, Any], console: Console) -> None:
         epochs = ", ".join(f"{name} {n}" for name, n in metrics["refit"]["epochs"].items())
         chosen = f" for the epochs chosen ({epochs})" if epochs else ""
         console.print(f"Trained anew on train and validation together{chosen}.")
+    if metrics["validated_users"] is not None:
+        console.print(
+            f"Epochs are chosen by the lists of {metrics['validated_users']:,} users; lists on test"
+            f" are of {metrics['ranked_users']:,}."
+        )
     console.print(result_table(metrics))
     if metrics["weights"] is not None:
         console.print(weights_text(metrics["weights"]))

@@ -13,13 +13,14 @@ __all__ = [
     "BOOTSTRAP",
     "HELD_OUT",
     "NEGATIVES",
+    "RANKED",
     "RATIO_SPLIT",
     "SPLIT",
     "SYNTHETIC",
     "random_stream",
 ]
 
-NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT, HELD_OUT, BOOTSTRAP = range(6)
+NEGATIVES, SPLIT, SYNTHETIC, RATIO_SPLIT, HELD_OUT, BOOTSTRAP, RANKED = range(7)
 
 
 def random_stream(seed: int, purpose: int) -> np.random.Generator:

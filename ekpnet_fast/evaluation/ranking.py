@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.popularity import popularity
+from ekpnet_fast.data.streams import RANKED, random_stream
 from ekpnet_fast.data.tables import Examples, Int32, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation.lists import bootstrap_intervals, list_metrics
@@ -154,6 +155,7 @@ def evaluate_ranking(
     memory_mb: float = 256,
     split: Literal["valid", "test"] = "test",
     together: Together = ALONE,
+    users: int | None = None,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics over full ranking, averaged over users with a positive in the split.
 
@@ -164,6 +166,7 @@ def evaluate_ranking(
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
         split: whose positives are relevant.
         together: the processes that rank, each for a share of the users.
+        users: to rank for, see `ranking_task`.
 
     Returns:
         `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr", "map"}}` of `topk_metrics`; NaN if
@@ -173,7 +176,7 @@ def evaluate_ranking(
         ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
     """
     check_ks(ks)
-    task = ranking_task(prepared, split)
+    task = ranking_task(prepared, split, users)
     ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
     return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
 
@@ -184,6 +187,7 @@ def report_ranking(
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
     together: Together = ALONE,
+    users: int | None = None,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics on test, how sure they are, and what the lists are like.
 
@@ -193,6 +197,7 @@ def report_ranking(
         ks: values of K; one that exceeds I is fine.
         memory_mb: bound in MiB on one block of scores, see `rank_all`.
         together: the processes that rank, each for a share of the users.
+        users: to rank for, see `ranking_task`.
 
     Returns:
         By K what `evaluate_ranking` gives, "coverage", "gini" and "novelty" of `list_metrics`, and
@@ -203,17 +208,17 @@ def report_ranking(
         ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
     """
     check_ks(ks)
-    task = ranking_task(prepared)
+    task = ranking_task(prepared, users=users)
     ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
     values = topk_values(ranked, task.relevant_indptr, task.relevant_items, ks)
     found = averages(values, ks)
     num_items = prepared.dataset.num_items
     clicks = popularity(prepared.history_items, num_items)
-    users = int(np.count_nonzero(np.diff(prepared.history_indptr)))
+    known = int(np.count_nonzero(np.diff(prepared.history_indptr)))
     rows = [TOPK_NAMES.index(name) for name in ("recall", "ndcg")]
     intervals = bootstrap_intervals(values[:, rows], prepared.seed)
     for k, (recall, ndcg) in zip(ks, intervals.tolist(), strict=True):
-        found[k] |= list_metrics(ranked[:, :k], clicks, users)
+        found[k] |= list_metrics(ranked[:, :k], clicks, known)
         found[k] |= dict(zip(("recall_low", "recall_high"), recall, strict=True))
         found[k] |= dict(zip(("ndcg_low", "ndcg_high"), ndcg, strict=True))
     return found
@@ -247,12 +252,19 @@ def _rank(
     return found
 
 
-def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test") -> RankingTask:
+def ranking_task(
+    prepared: PreparedData, split: Literal["valid", "test"] = "test", users: int | None = None
+) -> RankingTask:
     """Protocol of full ranking on test, or on validation.
 
     Users are those with a positive in the split, candidates all items but the user's positives in
     the splits before it, relevant items the positives in the split. A positive that a file repeats
     in several splits is consumed, hence no candidate, hence not relevant: no model could find it.
+
+    Args:
+        prepared: the split data.
+        split: whose positives are relevant.
+        users: number of them that are drawn by the data's seed; all if it is None or not smaller.
     """
     num_items = prepared.dataset.num_items
     before = (prepared.train, prepared.valid) if split == "test" else (prepared.train,)
@@ -260,11 +272,15 @@ def ranking_task(prepared: PreparedData, split: Literal["valid", "test"] = "test
     seen = distinct_keys(np.concatenate([_positive_keys(part, num_items) for part in before]))
     wanted = distinct_keys(_positive_keys(sought, num_items))
     relevant = wanted[~np.isin(wanted, seen, assume_unique=True, kind="sort")]
-    users = distinct_keys(relevant // num_items)
+    ids = distinct_keys(relevant // num_items)
+    if users is not None and users < len(ids):
+        stream = random_stream(prepared.seed, RANKED)
+        order = np.argsort(stream.bit_generator.random_raw(len(ids)), kind="stable")
+        ids = ids[np.sort(order[:users])]
     return RankingTask(
-        users.astype(np.int32),
-        *_csr(seen, users, num_items),
-        *_csr(relevant, users, num_items),
+        ids.astype(np.int32),
+        *_csr(seen, ids, num_items),
+        *_csr(relevant, ids, num_items),
     )
 
 

@@ -29,8 +29,8 @@ from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 # cache, as many as keep a GPU busy.
 SCORED_PAIRS = {"cpu": 1 << 16, "cuda": 1 << 20}
 
-# Pairs whose `pair_inputs` are computed at a time: 32 MiB each.
-INPUTS_AT_ONCE = 1 << 23
+# Pairs whose bounds and `pair_inputs` are computed at a time: 32 MiB each.
+PARTS_AT_ONCE = 1 << 23
 
 # Share of a block's pairs that are scored in spite of their bounds, from which on bounds are not
 # computed for the blocks after it.
@@ -153,7 +153,12 @@ class Scorer:
 
     def groups_at_once(self, num_items: int) -> int:
         """Number of groups to give `catalogue_logits` at a time, at least 1."""
-        return max(1, SCORED_PAIRS[self.device.type] // max(num_items, 1))
+        return max(1, self._at_once // max(num_items, 1))
+
+    @property
+    def _at_once(self) -> int:
+        """Number of pairs to score at a time."""
+        return SCORED_PAIRS[self.device.type] * self.model.blocks
 
     def blocks(
         self,
@@ -163,7 +168,7 @@ class Scorer:
         items: Tensor,  # [indptr[-1]] int32
         inputs: Inputs | None = None,
     ) -> Iterator[Pairs]:
-        """Pairs of users in the given order, at most `SCORED_PAIRS`, or one user's, at a time.
+        """Pairs of users in the given order, as many at a time as may be, or one user's.
 
         Args:
             groups_of: makes the groups of some users.
@@ -172,7 +177,7 @@ class Scorer:
             items: of each pair.
             inputs: of the pairs, if they are known.
         """
-        at_once, first = SCORED_PAIRS[self.device.type], 0
+        at_once, first = self._at_once, 0
         while first < len(users):
             start = int(indptr[first])
             last = int(np.searchsorted(indptr, start + at_once, side="right")) - 1
@@ -329,11 +334,9 @@ class CatalogueScorer:
         return torch.arange(self.num_items, dtype=torch.int32)  # on the CPU
 
     def _parts(self, users: Int32) -> Iterator[tuple[slice, Inputs]]:
-        """Users whose inputs are computed at a time, and these."""
+        """Users whose bounds and inputs are computed at a time, and the inputs."""
         model, num_items = self.scorer.model, self.num_items
-        ahead = self.scorer.groups_at_once(num_items)
-        if model.pair_inputs:
-            ahead = max(ahead, INPUTS_AT_ONCE // num_items)
+        ahead = max(self.scorer.groups_at_once(num_items), PARTS_AT_ONCE // num_items)
         for first in range(0, len(users), ahead):
             part = slice(first, min(first + ahead, len(users)))
             given: Inputs = {}

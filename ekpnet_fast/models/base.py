@@ -82,6 +82,8 @@ class Model(nn.Module):
         input_spaces: which of `inputs` are ids, name -> space.
         pair_inputs: which of `inputs` have an entry per pair, [B], and cost less for many pairs
             at a time; of a model that has others too, none.
+        blocks: of pairs that are scored at a time, in place of one that stays in a CPU's cache:
+            more where pairs of other users and the same items share much of the work.
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
             space "entity", no `inputs` but `pair_inputs`, and steps that neither wait for the
             device nor depend on a value.
@@ -116,6 +118,7 @@ class Model(nn.Module):
     relation_tables: ClassVar[tuple[str, ...]] = ()
     input_spaces: ClassVar[Mapping[str, str]] = {}
     pair_inputs: ClassVar[tuple[str, ...]] = ()
+    blocks: ClassVar[int] = 1
     resident: ClassVar[bool] = False
     shared_sets: ClassVar[bool] = False
     draws: ClassVar[int] = 0

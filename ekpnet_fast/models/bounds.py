@@ -1,4 +1,6 @@
-"""Bounds of EKPNet's logits that hold for every item: linear functions of the item's vector.
+"""Bounds of logits that hold for every item: linear functions of the item's vector.
+
+Of a product of vectors little more than the rounding is to bound; of EKPNet there is more to do.
 
 An `Enclosure` contains a vector that depends on the item: its centre, plus symbols in [-1, 1] times
 a spread, plus a slack for what rounding may add (a zonotope: Singh et al., Fast and Effective
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ekpnet_fast.ops import Propagation
 
-__all__ = ["UNIT", "LinearBounds", "bounds_of_layers"]
+__all__ = ["UNIT", "LinearBounds", "bounds_of_layers", "bounds_of_products"]
 
 UNIT = 2.0**-23  # twice the rounding unit of float32
 LARGEST = 1e30  # beyond this float32 may overflow, and nothing is bounded
@@ -121,6 +123,19 @@ def _joined(found: list[Enclosure]) -> Enclosure:
     centre, slack = torch.cat([x.centre for x in found], 1), torch.cat([x.slack for x in found], 1)
     joined = Enclosure(centre, slack, (torch.cat(columns, 2),))
     return Enclosure(centre, slack + _rounding(1, joined.radius), joined.spread)
+
+
+def bounds_of_products(users: Tensor, vectors: Tensor) -> LinearBounds:
+    """Bounds of logits u . v that are summed up in float32, in any order.
+
+    Args:
+        users: [G, D] float32.
+        vectors: [I, D] float32, of the items.
+    """
+    slope = users.double()
+    terms = slope.abs() @ vectors.abs().amax(0).double()
+    error = _rounding(vectors.shape[1] + 1, terms) + SMALLEST
+    return LinearBounds(vectors, slope, torch.zeros_like(terms), error)
 
 
 def bounds_of_layers(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Defaults, Model, initial_rows
+from ekpnet_fast.models.bounds import LinearBounds, bounds_of_products
 from ekpnet_fast.models.rules import Rules, batch_size, by_density
 from ekpnet_fast.models.translation import TransR
 from ekpnet_fast.ops.deterministic import gather
@@ -71,6 +72,14 @@ class CKE(Model):
         u = gather(tables["user"], pairs.users[pairs.groups])
         item = gather(tables["item"], pairs.free_items) + gather(tables["entity"], pairs.items)
         return (u * item).sum(1)
+
+    def linear_bounds(
+        self, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> LinearBounds:
+        """Bounds of the logits."""
+        assert pairs.users is not None and pairs.free_items is not None
+        item = tables["item"][pairs.free_items.long()] + tables["entity"][pairs.items.long()]
+        return bounds_of_products(tables["user"][pairs.users.long()], item)
 
     def kg_sum(
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str

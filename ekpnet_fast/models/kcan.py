@@ -70,6 +70,7 @@ class KCAN(Model):
     """
 
     name = "kcan"
+    blocks = 8
     uncut = "takes other items of the same mini-batch as negatives"
     summary = "KCAN: target-specific subgraphs, distilled and refined by attention, TransH"
     Options = KCANOptions

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Defaults, Model, initial_rows
+from ekpnet_fast.models.bounds import LinearBounds, bounds_of_products
 from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
 from ekpnet_fast.ops.deterministic import gather
 from ekpnet_fast.sampling.pairs import Pairs, TrainContext
@@ -80,3 +81,18 @@ class MF(Model):
         if self.options.user_bias:
             bias = bias + gather(tables["user_bias"], users)
         return (u * i).sum(1) + bias.squeeze(1)
+
+    def linear_bounds(
+        self, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
+    ) -> LinearBounds:
+        """Bounds of the logits, whose biases are factors beside ones."""
+        assert pairs.users is not None and pairs.free_items is not None
+        users, items = pairs.users.long(), pairs.free_items.long()
+        u, i = [tables["user"][users]], [tables["item"][items]]
+        ones = u[0].new_ones
+        u.append(ones(len(users), 1))
+        i.append(tables["item_bias"][items])
+        if self.options.user_bias:
+            u.append(tables["user_bias"][users])
+            i.append(ones(len(items), 1))
+        return bounds_of_products(torch.cat(u, 1), torch.cat(i, 1))

@@ -25,7 +25,7 @@ from ekpnet_fast.evaluation.metrics import (
     click_metrics,
     popularity_click_metrics,
 )
-from ekpnet_fast.evaluation.ranking import popularity_scores, report_ranking
+from ekpnet_fast.evaluation.ranking import popularity_scores, ranking_task, report_ranking
 from ekpnet_fast.evaluation.shares import ALONE, Together
 from ekpnet_fast.models import build
 from ekpnet_fast.native.cpus import choose_threads
@@ -148,6 +148,7 @@ def _evaluate(
         "popularity": None,
         "popularity_auc": None,
         "oracle_auc": None,
+        "ranked_users": None,
         "ranking": None,
         "popularity_ranking": None,
     }
@@ -169,6 +170,7 @@ def _evaluate(
     if prepared.oracle_test is not None:
         found["oracle_auc"] = auc(prepared.test.labels, prepared.oracle_test)
     if config.ranking:
+        found["ranked_users"] = len(ranking_task(prepared, users=config.ranked_users).users)
         scorer = scoring.catalogue_scorer(
             backend, model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
@@ -177,7 +179,9 @@ def _evaluate(
             ("ranking", scorer),
             ("popularity_ranking", popularity_scores(prepared)),
         ):
-            found[name] = report_ranking(score, prepared, ks, config.memory_mb, together)
+            found[name] = report_ranking(
+                score, prepared, ks, config.memory_mb, together, config.ranked_users
+            )
     return found
 
 

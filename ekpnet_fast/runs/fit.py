@@ -84,7 +84,7 @@ def fit_run(
     again = replace(config, **stages)
     last = loop.train(again, data, graph, on_refit, validate=False, world=world)
     refit = {"epochs": epochs, "records": records_as_dicts(last.records)}
-    last.records = outcome.records
+    last.records, last.validated_users = outcome.records, outcome.validated_users
     last.seconds = {**outcome.seconds, "refit": time.perf_counter() - started}
     return Fitted(last, data, refit)
 

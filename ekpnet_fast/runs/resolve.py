@@ -291,6 +291,8 @@ def _check(config: RunConfig) -> None:
         ("memory_mb", config.memory_mb, 1, float("inf")),
     ]
     limits += [("ks", k, 1, 2**31 - 1) for k in config.ks]
+    if config.ranked_users is not None:
+        limits.append(("ranked_users", config.ranked_users, 1, 2**31 - 1))
     if config.checkpoint_every is not None:
         limits.append(("checkpoint_every", config.checkpoint_every, 0, 2**31 - 1))
         if config.checkpoint_every and config.output is None:

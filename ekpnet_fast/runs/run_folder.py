@@ -25,10 +25,12 @@ The files, and the fields of `metrics.json`:
                             in a stage without pairs), seconds, samples_per_second; none for a
                             model without stages
       refit                 with --refit the epochs by stage and their records; else null
+      validated_users       users whose lists chose the epochs; null where none did
       test                  null under the protocols that rank, which have no negatives; else auc,
                             acc, auc_warm (examples of warm items), gauc
       popularity            the same for item popularity; popularity_auc repeats its auc
       oracle_auc            of the generator's own Bayes score, synthetic data only, else null
+      ranked_users          users that the lists are of; null without --ranking
       ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100 and --ks: precision, recall,
                             f1, ndcg, hit, mrr, map, coverage, gini, novelty, recall_low,
                             recall_high, ndcg_low, ndcg_high (see

@@ -205,6 +205,7 @@ def _run(
         "split": None if prepared.counts is None else asdict(prepared.counts),
         "epochs": records_as_dicts(outcome.records),
         "refit": fitted.refit,
+        "validated_users": outcome.validated_users,
         **found,
         "weights": outcome.model.weights_by_name() or None,
         "seconds": {

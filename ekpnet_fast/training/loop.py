@@ -67,7 +67,10 @@ def train(
     if tables is not None and writer is not None:
         shared = SharedWriter(writer, tables)
     stages = Stages(config, outcome, on_progress, shared, validate=validate)
-    validation = Validation(data, model, backend, device, world) if validate else None
+    validation = None
+    if validate and model.stages:
+        validation = Validation(data, model, backend, device, world)
+        outcome.validated_users = validation.users
     for name in stages.left():
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)

@@ -82,6 +82,7 @@ class Outcome:
     stage: str  # whose prediction the kept weights give
     records: list[EpochRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # per part of the run
+    validated_users: int | None = None  # whose lists chose the epochs, where lists did
 
 
 @dataclass(frozen=True)

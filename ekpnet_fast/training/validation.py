@@ -11,7 +11,7 @@ from torch import Tensor
 from ekpnet_fast.data.popularity import check_no_nan
 from ekpnet_fast.evaluation.columns import VALIDATED_BY
 from ekpnet_fast.evaluation.metrics import auc
-from ekpnet_fast.evaluation.ranking import evaluate_ranking
+from ekpnet_fast.evaluation.ranking import evaluate_ranking, ranking_task
 from ekpnet_fast.evaluation.scoring import (
     KEPT_PAIRS,
     catalogue_scorer,
@@ -26,7 +26,15 @@ from ekpnet_fast.sampling.ripple_sets import LazyRippleSets, RippleSets
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.world import World
 
-__all__ = ["Validation", "auc_on_device"]
+__all__ = ["Validation", "auc_on_device", "validated_users"]
+
+# Pairs of users and items that are ranked after an epoch, at most.
+VALIDATED_PAIRS = 1 << 25
+
+
+def validated_users(num_items: int) -> int:
+    """Number of users whose lists choose epochs, if there are so many."""
+    return max(VALIDATED_PAIRS // max(num_items, 1), 1)
 
 
 def auc_on_device(scores: Tensor, positives: Tensor, negatives: Tensor) -> float:
@@ -51,7 +59,8 @@ def auc_on_device(scores: Tensor, positives: Tensor, negatives: Tensor) -> float
 class Validation:
     """The measure of the protocol on validation (`columns.VALIDATED_BY`).
 
-    It is the AUC over the examples, or a metric of ranking all items.
+    It is the AUC over the examples, or a metric of ranking all items for `validated_users`, the
+    same in every epoch.
 
     Args:
         data: of the run.
@@ -59,6 +68,9 @@ class Validation:
         backend: `ops` or `reference`.
         device: of the model.
         world: the processes that validate together, each for a share of the users.
+
+    Attributes:
+        users: number of users whose lists are made; None where there are none.
     """
 
     def __init__(
@@ -87,6 +99,10 @@ class Validation:
             positive = self.examples.labels == 1
             of_both = (x.nonzero().squeeze(1).to(device) for x in (positive, ~positive))
             self._classes = next(of_both), next(of_both)
+        self.users: int | None = None
+        if "@" in self.measure:
+            most = validated_users(self.prepared.dataset.num_items)
+            self.users = len(ranking_task(self.prepared, "valid", most).users)
         # Pairs to score, the same in every epoch, if they fit into memory.
         self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None
 
@@ -107,6 +123,12 @@ class Validation:
         num_items = self.prepared.dataset.num_items
         scorer = catalogue_scorer(self.backend, self.model, self.ripple, num_items, stage=stage)
         found = evaluate_ranking(
-            scorer, self.prepared, (k,), self.memory_mb, "valid", together=self.world
+            scorer,
+            self.prepared,
+            (k,),
+            self.memory_mb,
+            "valid",
+            together=self.world,
+            users=self.users,
         )
         return found[k][name]

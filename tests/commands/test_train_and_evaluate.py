@@ -100,8 +100,17 @@ def test_metrics_json(finished):
     assert list(metrics) == [
         *["format", "version", "dataset", "model", "protocol", "seed", "auto", "data_hash"],
         *["users", "dropped_users", "dropped_examples", "split"],
-        *["epochs", "refit", "test", "popularity", "popularity_auc", "oracle_auc"],
-        *["ranking", "popularity_ranking", "weights", "seconds", "resumed", "samples_per_second"],
+        *["epochs", "refit", "validated_users", "test", "popularity", "popularity_auc"],
+        *[
+            "oracle_auc",
+            "ranked_users",
+            "ranking",
+            "popularity_ranking",
+            "weights",
+            "seconds",
+            "resumed",
+            "samples_per_second",
+        ],
         *["peak_rss_mb", "environment", "files", "sha256"],
     ]
     assert metrics["format"] == "ekpnet_fast.run/2"

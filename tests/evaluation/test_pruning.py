@@ -102,13 +102,18 @@ CONFIG = RunConfig(
         users=50, items=300, positives=10, attributes=16, parents=4, triples=1530, item_links=4
     ),
 )
+PRODUCTS = ("mf", "cke")  # of a user's vector and an item's
 models = pytest.mark.parametrize("model", ["ekpnet", "ekpnet_plus", "ekp_frame"])
 
 
 def trained(model, activation="tanh"):
     config = resolve(
         replace(
-            CONFIG, model=model, options=None, shape=replace(CONFIG.shape, activation=activation)
+            CONFIG,
+            model=model,
+            folds=1 if model in PRODUCTS else CONFIG.folds,
+            options=None,
+            shape=replace(CONFIG.shape, activation=activation),
         )
     )
     prepared = prepare(make_synthetic(config.synthetic), config.seed)
@@ -149,6 +154,22 @@ def test_lists_of_a_model_are_those_of_all_its_scores(model, activation, monkeyp
         assert (share == 0) == (k == 150)
 
 
+@pytest.mark.parametrize("user_bias", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("model", PRODUCTS)
+def test_of_products_little_more_than_the_list_is_scored(model, scale, user_bias, monkeypatch):
+    scorer, prepared = trained(model)
+    scored = scorer.scorer.model
+    for name in scored.tables:
+        scored.table(name).mul_(scale)
+    if user_bias and model == "mf":
+        scored.options = replace(scored.options, user_bias=True)
+        scored.user_bias.normal_(0, scale, generator=torch.Generator().manual_seed(0))
+    ours, full, share = both_lists(scorer, prepared, 10, monkeypatch)
+    assert np.array_equal(ours, full)
+    assert share < 0.05  # of 300 items a list has 10
+
+
 def test_few_items_are_scored_where_the_wide_part_decides(monkeypatch):
     scorer, prepared = trained("ekpnet_plus")
     assert both_lists(scorer, prepared, 10, monkeypatch)[2] < 0.2
@@ -165,6 +186,7 @@ def test_bounds_that_rule_little_out_are_not_computed_again(monkeypatch):
 
     monkeypatch.setattr(scoring.Scorer, "linear_bounds", count)
     monkeypatch.setattr(scoring, "SCORED_PAIRS", {"cpu": 1})  # a user at a time
+    monkeypatch.setattr(scoring, "PARTS_AT_ONCE", 1)
     ours, full, _ = both_lists(scorer, prepared, 10, monkeypatch)
     assert np.array_equal(ours, full)
     assert len(counted) == 1 < len(ours)
@@ -222,7 +244,7 @@ def test_the_stage_of_eq_15_and_other_models_have_no_bounds():
     assert scorer.scorer.linear_bounds(groups, items) is not None
     earlier = replace(scorer.scorer, stage="pretrain")
     assert earlier.linear_bounds(groups, items) is None
-    assert MODELS["mf"].linear_bounds(scorer.scorer.model, {}, None, stage="train") is None
+    assert MODELS["kgcn"].linear_bounds(scorer.scorer.model, {}, None, stage="train") is None
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,31 @@ def test_task_on_validation_by_hand():
     assert task.users.tolist() == [0]
     assert task.consumed_items.tolist() == [3]
     assert task.relevant_items.tolist() == [1, 4]
+
+
+def test_some_users_are_drawn_by_the_seed():
+    prepared = random_prepared(3)
+    everyone = ranking_task(prepared)
+    few = ranking_task(prepared, users=9)
+    assert len(few.users) == 9 and (np.diff(few.users) > 0).all()
+    for name in ("consumed", "relevant"):
+        for row, user in enumerate(few.users):
+            at = int(np.flatnonzero(everyone.users == user)[0])
+            lists = []
+            for task, place in ((few, row), (everyone, at)):
+                mine = slice(*getattr(task, f"{name}_indptr")[place : place + 2])
+                lists.append(getattr(task, f"{name}_items")[mine].tolist())
+            assert lists[0] == lists[1]
+    assert np.array_equal(ranking_task(prepared, users=9).users, few.users)
+    other = ranking_task(replace(prepared, seed=1), users=9)
+    assert not np.array_equal(other.users, few.users)
+    enough = ranking_task(prepared, users=len(everyone.users))
+    assert np.array_equal(enough.users, everyone.users)
+    scores = np.random.default_rng(0).random((40, 30), dtype=np.float32)
+    spy = Table(scores)
+    for measure in (evaluate_ranking, report_ranking):
+        measure(spy, prepared, ks=(5,), users=9)
+    assert spy.asked() == [*few.users, *few.users]
 
 
 def test_full_ranking_by_hand():

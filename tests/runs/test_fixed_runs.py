@@ -65,6 +65,7 @@ def test_a_run_says_and_stores_its_split_and_evaluates_again(folder, tmp_path, c
     out = capsys.readouterr().out
     assert "validation 60 positives of 60 users held out of train; test 240 positives" in out
     assert "60 test positives are in train or validation too, never relevant" in out
+    assert "Epochs are chosen by the lists of 60 users; lists on test are of 60." in out
     assert "Trained anew on train and validation together for the epochs chosen (train " in out
     assert "protocol fixed)" in out and "Recall@20" in out and "valid NDCG@20" in out
     metrics = json.loads((output / "metrics.json").read_text())
