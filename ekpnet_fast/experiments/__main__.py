@@ -26,7 +26,7 @@ from ekpnet_fast.experiments.plus import VARIANTS, run_plus
 from ekpnet_fast.experiments.runner import Runner
 from ekpnet_fast.experiments.tables import sections_of
 from ekpnet_fast.experiments.tables_io import PROTOCOLS, write_statistics, write_table
-from ekpnet_fast.experiments.topk import BUDGET, run_topk
+from ekpnet_fast.experiments.topk import BUDGET, USERS, run_topk
 from ekpnet_fast.experiments.topk import DATASETS as TOPK_DATASETS
 from ekpnet_fast.experiments.topk import PROTOCOLS as TOPK_PROTOCOLS
 from ekpnet_fast.experiments.topk import ROWS as TOPK_ROWS
@@ -122,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds of a run of topk, after which it is left out (default: %(default)s)",
     )
     parser.add_argument(
+        "--users",
+        type=int,
+        default=USERS,
+        help="users of test, drawn by seed, for whom systems of topk rank that score every pair of"
+        " user and item (default: %(default)s)",
+    )
+    parser.add_argument(
         "--threads", type=int, help="CPU threads (default: what the process may use)"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -145,7 +152,8 @@ def _cut(text: str) -> float | str:
 def _run_topk(options: argparse.Namespace, console: Console) -> int:
     settings = _settings(options, TOPK_DATASETS, "fixed")
     datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
-    return 1 if run_topk(settings, datasets, options.rows, options.budget, console) else 0
+    failed = run_topk(settings, datasets, options.rows, options.budget, options.users, console)
+    return 1 if failed else 0
 
 
 def _settings(

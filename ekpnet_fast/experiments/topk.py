@@ -28,7 +28,6 @@ from ekpnet_fast.data import Dataset, PreparedData, prepare
 from ekpnet_fast.data.splits import TEMPORAL
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.evaluation import columns
-from ekpnet_fast.evaluation.ranking import ranking_task
 from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
 from ekpnet_fast.experiments.plan import Cell, Plan, Settings
@@ -46,6 +45,7 @@ __all__ = ["BUDGET", "DATASETS", "PROTOCOLS", "ROWS", "BudgetRunner", "TopKPlan"
 PROTOCOLS = ("fixed", *TEMPORAL)
 DATASETS = ("alibaba-ifashion", "last-fm-kgat")
 BUDGET = 3600.0  # seconds of a run
+USERS = 10_000  # of test for whom `SAMPLED` rank
 GRACE = 20.0  # seconds that a run gets to stop by itself
 NAMES = ("recall", "ndcg")
 
@@ -74,6 +74,10 @@ WITHOUT_DRAWS = ("popularity", "item_knn", "user_knn", "p3alpha", "local_ridge")
 """Models whose refitted lists are the same for every seed; they are run once."""
 
 
+SAMPLED = ("dkn", "wide_deep", "ripplenet", "kgcn", "ripp_mkr", "kcan", "akupm")
+"""Models that score every pair of user and item: their lists are of some users, drawn by seed."""
+
+
 class TopKPlan(Plan):
     """Plan of the table's runs.
 
@@ -81,10 +85,18 @@ class TopKPlan(Plan):
         settings: of the command.
         datasets: those of the settings, loaded.
         rows: some of `ROWS`; empty for all.
+        users: of test for whom `SAMPLED` rank.
+
+    Raises:
+        ConfigError: a protocol of another table.
     """
 
     def __init__(
-        self, settings: Settings, datasets: Sequence[Dataset], rows: Sequence[str] = ()
+        self,
+        settings: Settings,
+        datasets: Sequence[Dataset],
+        rows: Sequence[str] = (),
+        users: int = USERS,
     ) -> None:
         if settings.protocol not in PROTOCOLS:
             raise ConfigError(
@@ -93,6 +105,7 @@ class TopKPlan(Plan):
             )
         super().__init__(settings, datasets)
         self.rows = [name for name in ROWS if not rows or name in rows]
+        self.users = users
 
     def cells(self, experiment: str) -> list[Cell]:
         """Cells of every row, data set by data set."""
@@ -106,7 +119,8 @@ class TopKPlan(Plan):
     def config(self, cell: Cell) -> RunConfig:
         """Options of a run, without its output."""
         base = self._base(cell.dataset, cell.model)
-        return resolve(replace(base, seed=cell.seed, ranking=True, refit=True))
+        users = self.users if cell.model in SAMPLED else None
+        return resolve(replace(base, seed=cell.seed, ranking=True, refit=True, ranked_users=users))
 
 
 class BudgetRunner(Runner):
@@ -169,27 +183,11 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Facts about a data set's split.
-
-    Attributes:
-        users: that lists are averaged over.
-        benchmark: its counts.
-    """
-
-    users: int
-    benchmark: Benchmark
-
-    @classmethod
-    def of(cls, prepared: PreparedData) -> Facts:
-        """Facts of split data."""
-        dataset, counts = prepared.dataset, prepared.counts
-        assert counts is not None  # of every protocol that this table takes
-        benchmark = Benchmark(
-            dataset.num_users, dataset.num_items, counts.train + counts.valid, counts.test
-        )
-        return cls(len(ranking_task(prepared).users), benchmark)
+def benchmark_of(prepared: PreparedData) -> Benchmark:
+    """Counts of split data."""
+    dataset, counts = prepared.dataset, prepared.counts
+    assert counts is not None  # of every protocol that this table takes
+    return Benchmark(dataset.num_users, dataset.num_items, counts.train + counts.valid, counts.test)
 
 
 def run_topk(
@@ -197,6 +195,7 @@ def run_topk(
     datasets: Sequence[Dataset],
     rows: Sequence[str],
     budget: float,
+    users: int,
     console: Console,
 ) -> int:
     """Run the missing cells and write topk.md and topk.csv; returns how many runs failed.
@@ -208,9 +207,9 @@ def run_topk(
     """
     if not 0 < budget < math.inf:
         raise ConfigError(f"--budget is {budget:g}, expected seconds, more than 0")
-    plan = TopKPlan(settings, datasets, rows)
-    facts = {
-        name: Facts.of(prepare(dataset, 0, settings.protocol, settings.cut))
+    plan = TopKPlan(settings, datasets, rows, users)
+    benchmarks = {
+        name: benchmark_of(prepare(dataset, 0, settings.protocol, settings.cut))
         for name, dataset in zip(settings.datasets, datasets, strict=True)
     }
     with Store.opened(settings.output) as store:
@@ -218,7 +217,7 @@ def run_topk(
         cells = plan.cells("topk")
         runner.check(cells)
         runner.run(cells)
-        for path in write_topk(plan, facts, runner):
+        for path in write_topk(plan, benchmarks, runner):
             console.print(f"Written: {path}")
         stopped = [cell for cell in runner.failures if store.spent(runner.folder(cell)) is not None]
         return len(runner.failures) - len(stopped)
@@ -261,7 +260,9 @@ def _best(lines: Sequence[Line], name: str) -> str | None:
     return None
 
 
-def write_topk(plan: TopKPlan, facts: Mapping[str, Facts], runner: BudgetRunner) -> list[Path]:
+def write_topk(
+    plan: TopKPlan, benchmarks: Mapping[str, Benchmark], runner: BudgetRunner
+) -> list[Path]:
     """Write the table from the runs that are there."""
     settings = plan.settings
     sections, lines = [], []
@@ -277,9 +278,9 @@ def write_topk(plan: TopKPlan, facts: Mapping[str, Facts], runner: BudgetRunner)
                 ]
             )
         ]
-        known = PUBLISHED.get(facts[dataset].benchmark, ())
-        sections.append(_section(dataset, found, facts[dataset], known))
-        lines += _records(dataset, found, facts[dataset], known)
+        known = PUBLISHED.get(benchmarks[dataset], ())
+        sections.append(_section(dataset, found, known))
+        lines += _records(dataset, found, known)
     folder = settings.output / settings.protocol
     folder.mkdir(exist_ok=True)
     stem = "topk" + (".quick" if settings.quick else "")
@@ -299,9 +300,7 @@ HEADER = ("protocol", "data", "data_hashes", "row", "origin", "recall@20", "ndcg
           "users", "seeds", "differs")  # fmt: skip
 
 
-def _records(
-    dataset: str, lines: Sequence[Line], facts: Facts, known: Sequence[Published]
-) -> list[list[str]]:
+def _records(dataset: str, lines: Sequence[Line], known: Sequence[Published]) -> list[list[str]]:
     records = []
     for line in lines:
         names = (*NAMES, "recall_low", "recall_high", "ndcg_low", "ndcg_high")
@@ -312,7 +311,7 @@ def _records(
             *(f"{mean(line.values(name)):.6g}" for name in names),
             f"{mean(run['seconds']['total'] for run in line.runs):.6g}",
             f"{max(run['peak_rss_mb'] for run in line.runs):.6g}",
-            str(facts.users), str(len(line.runs)), "",
+            str(first["ranked_users"]), str(len(line.runs)), "",
         ])  # fmt: skip
     records += [
         ["", dataset, "", row.model, row.source.cited, row.recall, row.ndcg, *[""] * 8,
@@ -322,7 +321,7 @@ def _records(
     return records
 
 
-def _section(dataset: str, lines: Sequence[Line], facts: Facts, known: Sequence[Published]) -> str:
+def _section(dataset: str, lines: Sequence[Line], known: Sequence[Published]) -> str:
     best = {name: _best(lines, name) for name in NAMES}
     body = [
         [
@@ -330,7 +329,7 @@ def _section(dataset: str, lines: Sequence[Line], facts: Facts, known: Sequence[
             *(line.text(name, best[name] == line.model) for name in NAMES),
             mean_sd([run["seconds"]["total"] for run in line.runs], 1),
             f"{max(run['peak_rss_mb'] for run in line.runs):,.0f}",
-            f"{facts.users:,}",
+            f"{line.runs[0]['ranked_users']:,}",
         ]
         for line in lines
     ]
@@ -365,6 +364,9 @@ def _notes(plan: TopKPlan, runner: BudgetRunner) -> list[str]:
         " interval lies above those of all others, which asks for more than a paired test would.",
         f"Seconds are of whole runs, reading and ranking included; memory is the largest resident"
         f" one of the process; at most {duration(runner.budget)} a run.",
+        f"Where users are fewer, they are {plan.users:,} drawn by the seed, because the model"
+        " scores every pair of user and item. Epochs are chosen by the lists of some users of"
+        " validation, the same in every epoch.",
         "Users with no other test positives than those of train are left out here; published"
         " averages may count them as misses.",
         *(

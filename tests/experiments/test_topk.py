@@ -13,7 +13,7 @@ from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.experiments import topk
 from ekpnet_fast.experiments.plan import Settings
 from ekpnet_fast.experiments.published import PUBLISHED, STUDY
-from ekpnet_fast.experiments.topk import Facts, Line, TopKPlan
+from ekpnet_fast.experiments.topk import Line, TopKPlan, benchmark_of
 
 USERS, ITEMS = 30, 20
 
@@ -67,6 +67,18 @@ def test_a_row_for_every_system(command, here):
         assert len(row["data_hashes"].split()) == int(row["seeds"])
         assert 50 < float(row["peak_rss_mb"]) < 5000 and float(row["seconds"]) > 0
     assert ", 0 to do" in command(*options)[1]
+
+
+def test_systems_that_score_every_pair_rank_for_some_users(command, here):
+    output, options = here
+    options += ["--quick", "--seeds", 1, "--users", 11, "--rows", "kgcn", "mf"]
+    assert command(*options)[::2] == (0, "")
+    page = (output / "fixed" / "topk.quick.md").read_text()
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
+    assert [(line[0], line[5]) for line in lines] == [("| MF", "29 |"), ("| KGCN", "11 |")]
+    assert "Where users are fewer, they are 11 drawn by the seed" in page
+    with (output / "fixed" / "topk.quick.csv").open() as file:
+        assert [row["users"] for row in csv.DictReader(file)] == ["29", "11"]
 
 
 def test_a_system_over_its_budget_is_stopped_and_named(command, here, monkeypatch):
@@ -192,8 +204,8 @@ def test_published_numbers_are_told_by_counts(split):
             assert 0 < float(row.recall) < 0.3 and 0 < float(row.ndcg) < 0.3
             assert len(row.recall) in (5, 6) and row.source.cited and row.source.differs
         assert len({(row.model, row.source) for row in rows}) == len(rows)
-    facts = Facts.of(prepare(load_dataset("split", split.parent), 0, "fixed"))
-    assert facts == Facts(29, topk.Benchmark(USERS, ITEMS, 6 * USERS, 3 * USERS - 1))
+    counts = benchmark_of(prepare(load_dataset("split", split.parent), 0, "fixed"))
+    assert counts == topk.Benchmark(USERS, ITEMS, 6 * USERS, 3 * USERS - 1)
 
 
 def test_published_rows_stand_below(command, here, monkeypatch):
@@ -213,5 +225,5 @@ def test_published_rows_stand_below(command, here, monkeypatch):
 def test_published_numbers_are_of_the_data(data_root):
     if not (data_root / "last-fm-kgat").is_dir():
         pytest.skip("there is no last-fm-kgat")
-    facts = Facts.of(prepare(load_dataset("last-fm-kgat", data_root), 0, "fixed"))
-    assert {row.model for row in PUBLISHED[facts.benchmark]} >= {"EASE^R", "KGIN"}
+    counts = benchmark_of(prepare(load_dataset("last-fm-kgat", data_root), 0, "fixed"))
+    assert {row.model for row in PUBLISHED[counts]} >= {"EASE^R", "KGIN"}
