@@ -97,7 +97,7 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ("interactions", True, "who touched what"),
         ("valid", False, "the same of data that are split already: rows to choose on"),
         ("test", False, "and those to test on; --interactions are to train on then"),
-        ("kg", True, "the triples"),
+        ("kg", False, "the triples, if there is a graph"),
         ("links", False, "which item is which entity (default: that of the same id)"),
         ("users", False, "ids and names, in the order to number"),
         ("items", False, "ids and names, in the order to number"),
@@ -178,7 +178,7 @@ def _import(options: argparse.Namespace) -> int:
             import_dataset,
         )
     out = options.out
-    if out is None and len(options.kg) > 1:
+    if out is None and options.kg and len(options.kg) > 1:
         out = options.kg.pop()  # --kg takes all words that follow it, the folder too
     if out is None:
         raise ConfigError("found no folder to write, expected one; `import --help` shows the order")

@@ -101,7 +101,7 @@ def describe(data: Dataset | PreparedData) -> Statistics:
         entities=entities,
         relations=_distinct(dataset.relations),
         triples=triples,
-        triples_per_entity=triples / entities,
+        triples_per_entity=triples / max(entities, 1),
         interactions_per_item=interactions / num_items,
         links_per_item=int(np.count_nonzero(linked)) / num_items,
     )
@@ -183,8 +183,9 @@ def _rows(dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any], int]:
 
 def _distinct(*columns: NDArray[Any]) -> int:
     """Distinct values over all columns; ids are dense enough for a table of flags."""
-    low = min(int(column.min()) for column in columns)
-    return distinct_count(max(int(column.max()) for column in columns) + 1, *columns, low=low)
+    low = min(int(column.min(initial=0)) for column in columns)
+    high = max(int(column.max(initial=-1)) for column in columns)
+    return distinct_count(high + 1, *columns, low=low)
 
 
 def distinct_count(bound: int, *columns: NDArray[Any], low: int = 0) -> int:
@@ -223,6 +224,8 @@ def _duplicate_triples(dataset: Dataset) -> int:
 
     Head and tail fill one 64-bit key; the relation joins them by a second sort of equal keys only.
     """
+    if not dataset.num_triples:
+        return 0
     keys = dataset.heads.astype(np.int64) << 32 | dataset.tails.astype(np.int64)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]

@@ -241,9 +241,7 @@ def validate(dataset: Dataset) -> None:
         ("relations", dataset.relations, dataset.num_relations),
         ("tails", dataset.tails, dataset.num_entities),
     ]
-    # Only the files of benchmarks, which come split, may lack a graph on purpose.
-    without_graph = dataset.split is not None
-    _check_lengths(dataset.name, "knowledge graph", columns, empty=without_graph)
+    _check_lengths(dataset.name, "knowledge graph", columns, empty=True)  # there may be none
     if dataset.rows is not None:
         rows = dataset.rows
         pairs: list[tuple[str, NDArray[Any], int]] = [

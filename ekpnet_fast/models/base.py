@@ -152,6 +152,11 @@ class Model(nn.Module):
         return None
 
     @classmethod
+    def by_graph_alone(cls) -> bool:
+        """Whether nothing but paths of the graph leads from a history to the scores."""
+        return cls.ripple and cls.inputs is Model.inputs
+
+    @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """Composition of a stage's mini-batches: pairs and no triples, unless overridden."""
         return BatchPlan()

@@ -13,7 +13,8 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Defaults, Gradients, Presets
 from ekpnet_fast.models.bounds import LinearBounds
 from ekpnet_fast.models.ekpnet import EKPNet
-from ekpnet_fast.models.rules import Rules, by_measure
+from ekpnet_fast.models.rules import Rules
+from ekpnet_fast.models.wide.defaults import rules_of
 from ekpnet_fast.models.wide.part import (
     AS_FITTED,
     LinearOptions,
@@ -22,7 +23,6 @@ from ekpnet_fast.models.wide.part import (
     with_part,
 )
 from ekpnet_fast.models.wide.shares import PairShares
-from ekpnet_fast.models.wide.users import NEAR_USERS
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 
@@ -48,11 +48,7 @@ class EKPNetPlus(EKPNet):
     defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
     rules: ClassVar[Rules] = {
         **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
-        "ekpnet_plus.objective": by_measure("click", "list"),
-        "ekpnet_plus.graph_regression": by_measure(128, 0),
-        "ekpnet_plus.joint_ridge": by_measure(0.0, 10.0),
-        "ekpnet_plus.p3alpha": by_measure(False, True),
-        "ekpnet_plus.user_knn": by_measure(0, NEAR_USERS),
+        **rules_of("ekpnet_plus"),
     }
     presets: ClassVar[Presets] = {}
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.models.base import Defaults, Model
-from ekpnet_fast.models.rules import Rules, by_measure
+from ekpnet_fast.models.rules import Rules
+from ekpnet_fast.models.wide.defaults import rules_of
 from ekpnet_fast.models.wide.part import (
     AS_FITTED,
     LinearOptions,
@@ -20,7 +21,6 @@ from ekpnet_fast.models.wide.part import (
     with_part,
 )
 from ekpnet_fast.models.wide.shares import PairShares
-from ekpnet_fast.models.wide.users import NEAR_USERS
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
 
@@ -54,13 +54,7 @@ class Linear(Model):
     as_fitted = AS_FITTED
     wide = True
     defaults: ClassVar[Defaults] = {"folds": 5}
-    rules: ClassVar[Rules] = {
-        "linear.objective": by_measure("click", "list"),
-        "linear.graph_regression": by_measure(128, 0),
-        "linear.joint_ridge": by_measure(0.0, 10.0),
-        "linear.p3alpha": by_measure(False, True),
-        "linear.user_knn": by_measure(0, NEAR_USERS),
-    }
+    rules: ClassVar[Rules] = rules_of("linear")
 
     def __init__(self, config: RunConfig, source: TrainContext) -> None:
         super().__init__(config, source)

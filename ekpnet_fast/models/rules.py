@@ -20,6 +20,7 @@ __all__ = [
     "by_density",
     "by_measure",
     "if_dense",
+    "if_triples",
     "walks_back",
 ]
 
@@ -36,7 +37,7 @@ class DataFacts:
     Attributes:
         rows: training examples of an epoch.
         clicks_per_item: train positives over items.
-        heads_per_tail: triples over the distinct entities that are a tail.
+        heads_per_tail: triples over the distinct entities that are a tail; 0 without triples.
         lists: whether the protocol measures lists, not single clicks.
     """
 
@@ -106,3 +107,14 @@ def if_dense(sparse: Any, dense: Any) -> Rule:
 def by_measure(click: Any, lists: Any) -> Rule:
     """Rule for a choice: `lists` where the protocol measures lists, else `click`."""
     return lambda facts: lists if facts.lists else click
+
+
+def if_triples(given: Any, none: Any) -> Rule:
+    """Rule for a choice: `none` without triples, else `given`, by its own rule if it is one."""
+
+    def value(facts: DataFacts) -> Any:
+        if not facts.heads_per_tail:
+            return none
+        return given(facts) if callable(given) else given
+
+    return value

@@ -69,7 +69,7 @@ def recommend_topk(
     best, values = best_of(logits, seen, k)
     # Row by row, because a vectorized sigmoid's last bits depend on a value's place.
     scores = [torch.sigmoid(row).tolist() for row in values]
-    reached = sets.counts[:, 0].tolist() if state.model.ripple else [1] * len(queries)
+    reached = sets.counts[:, 0].tolist() if state.model.by_graph_alone() else [1] * len(queries)
     found = []
     for query, places, row, reach in zip(queries, best, scores, reached, strict=True):
         numbers = places if chosen is None else chosen[places].tolist()
@@ -105,7 +105,7 @@ def _by_candidates(query: Query, k: int, exclude_seen: bool, candidates: int) ->
     found = best_candidates(index, state.num_items, candidates, wanted, score)
     left_out = np.flatnonzero(np.isin(found.items, seen)).astype(np.int32)
     (places,), values = best_of(torch.from_numpy(found.scores)[None], [left_out], k)
-    reached = not state.model.ripple or bool(sets.counts[0, 0])
+    reached = not state.model.by_graph_alone() or bool(sets.counts[0, 0])
     notes = (SCORED.format(found.count, state.num_items),)
     scores = torch.sigmoid(values)[0].tolist()
     return _list(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
 from ekpnet_fast.errors import ConfigError, DataError
+from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.build import __version__, build_info
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
@@ -153,6 +154,11 @@ def _run(
         run_folder.save_config(config.output, lasting(config))
     auto = from_data(config, prepared)
     on_options(auto)
+    if MODELS[config.model].by_graph_alone() and not graph.num_triples:
+        warn(
+            f"{config.dataset} has no triples, by which alone {config.model} tells users apart: its"
+            " lists are the same for all; linear, ekpnet_plus and mf need none"
+        )
     if start is not None:
         _check_start(start, config, prepared.hash, warn)
     world.caught = caught = lambda: None if signals is None else signals.caught

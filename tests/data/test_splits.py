@@ -190,10 +190,6 @@ BAD = {
     "oracle": ({"oracle": np.zeros(2, dtype=np.float32)}, "found 2 oracle scores"),
     "both": ({"interactions": random_clicks()}, "either rows or interactions"),
     "no rows": ({"rows": None}, "either rows or interactions"),
-    "empty graph": (
-        {name: np.zeros(0, dtype=np.int32) for name in ("heads", "relations", "tails")},
-        "found an empty knowledge graph",
-    ),
     "empty rows": ({"rows": random_rows().take(np.arange(0))}, "found an empty rows table"),
     "few rows": ({"rows": random_rows().take(np.arange(4))}, "found 4 rows, expected at least 5"),
 }

@@ -149,12 +149,43 @@ def test_a_recommender_of_split_data(folder):
     assert len(recommender.state.history_items) == 540
 
 
-def test_every_stage_learns_without_a_graph(folder, tmp_path):
+@pytest.fixture
+def clicks_alone(folder, tmp_path):
+    """The same without the graph."""
+    place = tmp_path / "clicks"
+    place.mkdir()
     for part in ("train", "test"):
-        (tmp_path / f"{part}.txt").write_bytes((folder / f"{part}.txt").read_bytes())
+        (place / f"{part}.txt").write_bytes((folder / f"{part}.txt").read_bytes())
+    return place
+
+
+def test_every_stage_learns_without_a_graph(clicks_alone, capsys):
     for model in ("ekpnet", "ripplenet", "cke"):
-        found = run(options(tmp_path, model, epochs=1, **{"shape.slots": 4}))
+        found = run(options(clicks_alone, model, epochs=1, **{"shape.slots": 4}))
         assert found["epochs"][-1]["kg"] == 0 and 0 < found["ranking"][20]["recall"] < 1
+        told = (
+            f"has no triples, by which alone {model} tells users apart" in capsys.readouterr().err
+        )
+        assert told == (model != "cke")
+
+
+@pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
+def test_without_a_graph_the_wide_part_is_of_clicks(model, clicks_alone, tmp_path):
+    small = {"train.batch_size": 128, "shape.width": 4, "epochs": 1} if model != "linear" else {}
+    given = {"dataset": str(clicks_alone), "model": model, "threads": 1, **small}
+    found = run({**given, "output": str(tmp_path / "run")})
+    assert found["auto"][f"{model}.joint_spectral"] == ()
+    assert found["auto"][f"{model}.joint_ridge"] == found["auto"][f"{model}.relations"] == 0
+    names = [name for name, rise in found["weights"].items() if abs(rise) > 1e-3]
+    assert names and not any("KG" in name or "joint" in name for name in names)
+    recommender = Recommender.load(tmp_path / "run")
+    # Users of the two groups get lists of their group, and no word that the graph is silent.
+    for user in ("0", "1"):
+        answer = recommender.recommend(user, k=3)
+        assert not answer.notes
+        assert {int(item.item) // 20 for item in answer.items} == {int(user)}
+    told = recommender.explain("0", answer.items[0].item).to_text()
+    assert "because you clicked" in told and "graph together" not in told
 
 
 @pytest.mark.data

@@ -13,7 +13,15 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
-from ekpnet_fast.models.rules import DataFacts, batch_size, by_density, if_dense, walks_back
+from ekpnet_fast.models.rules import (
+    DataFacts,
+    batch_size,
+    by_density,
+    by_measure,
+    if_dense,
+    if_triples,
+    walks_back,
+)
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.runs.resolve import flat, from_data, resolve, settle
@@ -82,6 +90,12 @@ def test_walks_back():
         True,
         False,
     ]
+
+
+def test_if_triples():
+    rules = if_triples("some", "none"), if_triples(by_measure("click", "list"), "none")
+    assert [rule(facts(heads_per_tail=0.0)) for rule in rules] == ["none", "none"]
+    assert [rule(facts()) for rule in rules] == ["some", "click"]
 
 
 def test_options_of_known_data():

@@ -25,7 +25,7 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
 
     ``.inter`` holds labels where the data set has labelled rows, else ratings where it has any
     (``rating:float``, 1 for a positive and 0 for the others where only that is known), and times
-    where it has them. ``.user``,
+    where it has them. Without triples there is neither ``.kg`` nor ``.link``. ``.user``,
     ``.item`` and ``.entity`` list all ids in the order of their numbers, with names where there are
     some; RecBole reads the first two on demand and the third not at all.
 
@@ -62,18 +62,21 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
         _expect_plain(ids)
     tables: dict[str, dict[str, Sequence[Any]]] = {
         ".inter": _interactions(dataset, maps.users, maps.items),
-        ".kg": {
-            "head_id:token": _taken(maps.entities, dataset.heads),
-            "relation_id:token": _taken(maps.relations, dataset.relations),
-            "tail_id:token": _taken(maps.entities, dataset.tails),
-        },
-        ".link": _links(maps.items, maps.entities),
         ".user": _table(maps.users, "user_id", "user_name"),
         ".item": _table(maps.items, "item_id", "item_name"),
         ".entity": _table(maps.entities, "entity_id", "entity_name"),
     }
+    if dataset.num_triples:
+        tables[".kg"] = {
+            "head_id:token": _taken(maps.entities, dataset.heads),
+            "relation_id:token": _taken(maps.relations, dataset.relations),
+            "tail_id:token": _taken(maps.entities, dataset.tails),
+        }
+        tables[".link"] = _links(maps.items, maps.entities)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for ending in paths.keys() - tables.keys():
+            paths[ending].unlink(missing_ok=True)  # of a data set with a graph, replaced
         for ending, columns in tables.items():
             with paths[ending].open("w", encoding="utf-8", newline="\n") as file:
                 file.write("\t".join(columns) + "\n")
@@ -82,7 +85,7 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
                 )
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error})") from error
-    return tuple(paths.values())
+    return tuple(path for ending, path in paths.items() if ending in tables)
 
 
 def _files(folder: Path) -> list[Path]:

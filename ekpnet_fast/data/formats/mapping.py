@@ -17,6 +17,7 @@ from ekpnet_fast.errors import DataError
 
 __all__ = [
     "LABEL",
+    "NO_RELATION",
     "Graph",
     "Links",
     "Part",
@@ -25,10 +26,12 @@ __all__ = [
     "collect_clicks",
     "collect_rows",
     "link_items",
+    "no_triples",
     "numbered",
 ]
 
 
+NO_RELATION = ""  # that no triple has: of a graph without triples, as models have a row of each
 LABEL = Column("label", maximum=1, expected="0 or 1")
 
 
@@ -79,6 +82,11 @@ class Sheet:
                 return DataError.about(part.path, line, found, expected)
             row -= part.rows
         return DataError.about(self.path, row + 1, found, expected)
+
+
+def no_triples(path: Path) -> Sheet:
+    """Sheet of a graph without triples, beside the interactions in a file."""
+    return Sheet(path, Frame({name: Texts.of(()) for name in ("head", "relation", "tail")}, {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,7 +276,7 @@ def build_graph(
         names[number] = entity
     entities = ends.index_in(numbers)
     relations = triples.texts["relation"]
-    relation_names = relations.seen()
+    relation_names = relations.seen() or [NO_RELATION]
     return Graph(
         heads=entities[:size],
         relations=relations.index_in(numbered(relation_names)),

@@ -1,11 +1,11 @@
 """Atomic files of RecBole: tab-separated, with a header of ``name:type`` fields.
 
-Read are ``*.inter``, ``*.kg``, ``*.link`` and, if present, ``*.item``. Where the data are split,
-``*.train.inter``, ``*.test.inter`` and, if present, ``*.valid.inter`` take the place of ``*.inter``
-(RecBole's ``benchmark_filename``). Items are those with an
-interaction. The whole ``.kg`` is kept: an item that ``.link`` ties to an entity takes that entity's
-triples, an item without a link stays without triples, and a link of an item without interactions
-leaves its entity an ordinary one.
+Read are ``*.inter`` and, if present, ``*.kg`` with ``*.link``, and ``*.item``. Where the data are
+split, ``*.train.inter``, ``*.test.inter`` and, if present, ``*.valid.inter`` take the place of
+``*.inter`` (RecBole's ``benchmark_filename``). Items are those with an interaction. The whole
+``.kg`` is kept: an item that ``.link`` ties to an entity takes that entity's triples, an item
+without a link stays without triples, and a link of an item without interactions leaves its entity
+an ordinary one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ekpnet_fast.data.formats.assemble import assemble
 from ekpnet_fast.data.formats.frames import Frame
-from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
+from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, no_triples
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
 from ekpnet_fast.data.formats.times import pair_times
@@ -65,7 +65,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     """
     inter_files = _interaction_files(folder)
     inter_file = inter_files["train"]
-    kg_file, link_file = (_only(folder, end) for end in (".kg", ".link"))
+    graph_files = [_only(folder, end) for end in (".kg", ".link")] if _has_graph(folder) else []
     stem = inter_file.name.removesuffix(".inter").removesuffix(".train")
     header = read_header(inter_file)
     labelled = "label" in header
@@ -81,8 +81,10 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         wanted.append("timestamp")
     sheets = {part: _sheet(path, wanted) for part, path in inter_files.items()}
     interactions = _joined(sheets)
-    kg = _sheet(kg_file, ["head_id", "relation_id", "tail_id"])
-    links = _sheet(link_file, ["item_id", "entity_id"])
+    kg, links = no_triples(inter_file), None
+    if graph_files:
+        kg = _sheet(graph_files[0], ["head_id", "relation_id", "tail_id"])
+        links = _sheet(graph_files[1], ["item_id", "entity_id"])
     built = assemble(name, interactions, kg, links, threshold=threshold)
     note = "every interaction" if threshold is None else f"rating >= {threshold:g}"
     item_ids = interactions.frame.texts["item"].seen()
@@ -91,7 +93,8 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         built.dataset,
         item_names=_titles(folder / f"{stem}.item", item_ids),
         source="RecBole atomic files: "
-        + ", ".join(path.name for path in (*inter_files.values(), kg_file, link_file)),
+        + ", ".join(path.name for path in (*inter_files.values(), *graph_files))
+        + ("" if graph_files else ", no graph"),
         notes=(
             f"positives: {'label = 1' if labelled else note}",
             f"users without positives, dropped: {built.dropped_users}",
@@ -134,6 +137,10 @@ def _joined(sheets: Mapping[str, Sheet]) -> Sheet:
     found = tuple(sheets.values())
     frame = Frame.stack([sheet.frame for sheet in found])
     return Sheet(found[0].path, frame, tuple(part for sheet in found for part in sheet.parts))
+
+
+def _has_graph(folder: Path) -> bool:
+    return bool(_all(folder, ".kg") or _all(folder, ".link"))
 
 
 def _only(folder: Path, ending: str) -> Path:

@@ -23,7 +23,7 @@ from ekpnet_fast.data.formats.imported import (
     column_file,
     write_folder,
 )
-from ekpnet_fast.data.formats.mapping import Sheet
+from ekpnet_fast.data.formats.mapping import NO_RELATION, Sheet
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.formats.split import PARTS
 from ekpnet_fast.data.importing import statements
@@ -278,6 +278,8 @@ class _Work:
                 self._do(statements.DISTINCT_NAMES.format(table=table, name=name))
             else:
                 self._do(f"CREATE TABLE {table} (id VARCHAR, name VARCHAR)")
+        if "kg" not in self._files:
+            self._do("CREATE TABLE kg (head VARCHAR, relation VARCHAR, tail VARCHAR)")
         if request.linked_only:
             self._leave_out()
 
@@ -415,6 +417,8 @@ class _Work:
             statements.ENTITY_NUMBERS,
             statements.RELATION_NUMBERS,
         )
+        if not self._ask("SELECT count(*) FROM relation_number")[0]:
+            self._do(f"INSERT INTO relation_number VALUES ('{NO_RELATION}')")
         self._tell("numbering triples")
         self._do(statements.TRIPLES)
 

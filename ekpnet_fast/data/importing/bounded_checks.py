@@ -121,14 +121,14 @@ def examine_tables(
             "negatives are drawn from them as well, which flatters AUC",
         ),
         *(_link_findings(connection) if "links" in sources.paths else ()),
-        _hubs(connection, triples),
+        *([_hubs(connection, triples)] if triples else ()),
         *_alike(connection),
     ]
     stops: list[Stop] = []
     path = sources.paths["interactions"]
-    if not of_items:
+    if triples and not of_items:
         stops.append(Stop(_unlinked(connection, sources), False))
-    elif clicks:
+    elif triples and clicks:
         share = (
             ask(f"SELECT count(*) FROM {positives} SEMI JOIN degree ON item = entity")[0] / clicks
         )

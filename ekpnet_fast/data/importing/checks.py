@@ -107,13 +107,13 @@ def examine(
             "negatives are drawn from them as well, which flatters AUC",
         ),
         *_link_findings(assembled, links),
-        *_hubs(dataset),
+        *(_hubs(dataset) if dataset.num_triples else ()),
         *_alike(dataset),
     ]
     stops: list[Stop] = []
-    if not in_graph.any():
+    if dataset.num_triples and not in_graph.any():
         stops.append(Stop(why_unlinked(dataset.item_ids or (), interactions, kg, links), False))
-    elif len(items):
+    elif dataset.num_triples and len(items):
         share = float(in_graph[items].mean())
         if share < LOWEST_SHARE:
             stops.append(

@@ -14,6 +14,7 @@ from ekpnet_fast.data.formats.assemble import Assembled, assemble
 from ekpnet_fast.data.formats.engine import session
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.imported import expect_free, write_imported
+from ekpnet_fast.data.formats.mapping import no_triples
 from ekpnet_fast.data.formats.opened import check_encoding
 from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
@@ -111,7 +112,7 @@ def import_bounded_dataset(
     memory: str,
     *,
     interactions: Files,
-    kg: Files,
+    kg: Files | None = None,
     links: Files | None = None,
     users: Files | None = None,
     items: Files | None = None,
@@ -163,6 +164,7 @@ def import_bounded_dataset(
             raise ConfigError(f"{_flag(table, told)}: found it without a file of --{table}")
     _expect_one_of(threshold, told)
     _expect_test(valid, test)
+    _expect_graph(kg, links, linked_only)
 
     def check(
         read: tuple[dict[str, Any], ...], findings: tuple[Finding, ...], stops: tuple[Stop, ...]
@@ -182,7 +184,7 @@ def import_dataset(
     out: str | Path,
     *,
     interactions: Files,
-    kg: Files,
+    kg: Files | None = None,
     links: Files | None = None,
     users: Files | None = None,
     items: Files | None = None,
@@ -207,7 +209,7 @@ def import_dataset(
         interactions: user, item and, if any, label (1 = clicked, 0 = not) or rating, and time;
             as every table one file, several, or a folder of such.
         kg: head, relation, tail; RDF (N-Triples, N-Quads, Turtle, TriG, RDF/XML, JSON-LD) has names
-            as well.
+            as well. None for no graph.
         links: item, entity; without it an item is the entity of the same id.
         users: ids and names; their order is that of the numbers.
         items: the same, of items that belong to the catalogue, clicked or not.
@@ -261,9 +263,10 @@ def import_dataset(
     if test is not None:
         clicks = _with_parts(clicks, parts)
     threshold = _threshold(clicks, threshold)
-    graphs = read("kg", kg)
+    _expect_graph(kg, links, linked_only)
     optional: dict[str, list[Reading]] = {}
     for table, files in (
+        ("kg", kg),
         ("links", links),
         ("users", users),
         ("items", items),
@@ -274,7 +277,8 @@ def import_dataset(
         elif told[table]:
             raise ConfigError(f"{_flag(table, told)}: found it without a file of --{table}")
 
-    graph_sheet = join_readings(graphs).sheet
+    graphs = optional.pop("kg", [])
+    graph_sheet = join_readings(graphs).sheet if graphs else no_triples(clicks.sheet.path)
     link_sheet = join_readings(optional["links"]).sheet if "links" in optional else None
     _expect_times(clicks, told["interactions"])
     if linked_only:
@@ -333,6 +337,13 @@ def _expect_one_of(threshold: float | None, told: Mapping[str, Mapping[str, str]
 def _expect_test(valid: Files | None, test: Files | None) -> None:
     if valid is not None and test is None:
         raise ConfigError("--valid: found it without a file of --test, expected both, or --test")
+
+
+def _expect_graph(kg: Files | None, links: Files | None, linked_only: bool) -> None:
+    """Raise where something is said about a graph that is not there."""
+    for flag, given in (("--links", links is not None), ("--linked-only", linked_only)):
+        if kg is None and given:
+            raise ConfigError(f"{flag}: found it without a file of --kg, expected both or neither")
 
 
 def _with_parts(clicks: Reading, parts: Mapping[str, Sequence[Reading]]) -> Reading:

@@ -120,8 +120,9 @@ def _nominating(affinities: Affinities) -> list[Curved]:
     Those by clicks, and the match in the graph as a whole; of projections the finest.
     """
     options = affinities.options
-    names = {"co-click", "KG match", "EASE", "far co-click", "item kNN", "ridge", "user kNN"}
+    names = {"co-click", "EASE", "far co-click", "item kNN", "ridge", "user kNN"}
     names |= {f"low-pass {max(options.low_pass)}"} if options.low_pass else set()
+    names |= {"KG match"} if affinities.knowledge.match.nnz else set()
     F, alone = len(feature_names(options)), len(affinities.item_features)
     first_by_mean = F - len(options.names)
     knots = torch.tensor([-1e3, 1e3]).repeat(F, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ekpnet_fast.data import load_dataset, prepare
+from ekpnet_fast.data.tables import validate
 from ekpnet_fast.errors import DataError
 
 INTER = (
@@ -87,6 +89,19 @@ def test_missing_file(left_out, write):
     folder = write({name: text for name, text in FILES.items() if name != left_out})
     with pytest.raises(DataError, match=r"found no \*\.(kg|link), expected one"):
         load_dataset(str(folder))
+
+
+def test_no_graph(write):
+    """What is known of users and items stays; there is one relation, which nothing has."""
+    clicks = {name: text for name, text in FILES.items() if name not in ("ml-t.kg", "ml-t.link")}
+    found = load_dataset(str(write(clicks)))
+    whole = load_dataset(str(write(FILES)))
+    assert found.num_triples == 0 < whole.num_triples
+    assert (found.num_entities, found.num_relations) == (whole.num_items, 1)
+    assert found.item_ids == whole.item_ids and found.user_ids == whole.user_ids
+    assert np.array_equal(found.interactions.items, whole.interactions.items)
+    assert found.source.endswith(", no graph")
+    validate(found)
 
 
 SPLIT = {

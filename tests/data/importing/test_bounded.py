@@ -94,6 +94,11 @@ def test_the_shop(folder, changes):
     assert data.num_triples == len(shop.triples())
 
 
+def test_clicks_alone(folder):
+    data = both(folder, interactions=folder / "buy.csv", items=folder / "goods.csv")
+    assert (data.num_triples, data.num_relations) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"threshold": 3}, {"linked_only": True}, {"valid": None}], ids=str
 )

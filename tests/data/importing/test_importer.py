@@ -159,6 +159,31 @@ def test_linked_only(folder):
         take(folder, "other", linked_only=True)
 
 
+def test_clicks_alone(folder, tmp_path):
+    """Without a graph there are no triples, and one relation that nothing has."""
+    whole = take(folder)
+    done = take(folder, "alone", kg=None, links=None)
+    data = load_dataset(str(folder / "alone"))
+    assert (data.num_triples, data.num_relations) == (0, 1)
+    assert data.num_entities == data.num_items == whole.dataset.num_items
+    assert np.array_equal(data.interactions.items, whole.dataset.interactions.items)
+    assert not done.report.stops and "hubs" not in counts(done.report)
+    assert main(["stats", str(folder / "alone")]) == 0
+    assert main(["export", str(folder / "alone"), str(tmp_path / "again")]) == 0
+    assert {path.suffix for path in (tmp_path / "again").iterdir()} == {
+        *(".inter", ".user", ".item", ".entity")
+    }
+    assert len(load_dataset(str(tmp_path / "again")).interactions) == len(data.interactions)
+
+
+@pytest.mark.parametrize("more", [{"links": "map.csv"}, {"links": None, "linked_only": True}])
+def test_what_is_about_a_graph_needs_one(more, folder):
+    if more["links"]:
+        more = {"links": folder / more["links"]}
+    with pytest.raises(ConfigError, match="found it without a file of --kg"):
+        take(folder, kg=None, **more)
+
+
 def test_a_click_again_counts_once(folder):
     text = shop.files()["buy.csv"] + "u0,sku-0,5,8\n"  # one star before
     (folder / "buy.csv").write_text(text)

@@ -33,10 +33,18 @@ def problem():
     held_out = [sorted(items[:3].tolist()) for items in wanted]
     held_out[5] = []
     clicks = Histories(*csr(held_out))
-    none = np.zeros(0, dtype=np.int32)
-    graph = Graph.from_triples(none, none, none, ITEMS, 1)
+    every = np.arange(ITEMS, dtype=np.int32)
+    graph = Graph.from_triples(every, 0 * every, ITEMS + every // 7, ITEMS + 9, 1)
     knowledge = ItemTripleFeatures(graph, ITEMS, ITEMS)
     return histories, clicks, Affinities(histories, knowledge, SignalOptions())
+
+
+def test_without_triples_the_graph_puts_nothing_forward(problem):
+    histories, _, affinities = problem
+    none = np.zeros(0, dtype=np.int32)
+    empty = ItemTripleFeatures(Graph.from_triples(none, none, none, ITEMS, 1), ITEMS, ITEMS)
+    without = Affinities(histories, empty, SignalOptions())
+    assert len(lists._nominating(without)) == len(lists._nominating(affinities)) - 1
 
 
 def of_user(table, user):

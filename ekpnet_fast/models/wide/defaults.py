@@ -1,0 +1,27 @@
+"""Rules of the wide part's options."""
+
+from __future__ import annotations
+
+from ekpnet_fast.models.rules import Rules, by_measure, if_triples
+from ekpnet_fast.models.wide.signals import SignalOptions
+from ekpnet_fast.models.wide.users import NEAR_USERS
+
+__all__ = ["rules_of"]
+
+
+def rules_of(model: str) -> Rules:
+    """Rules of the options of a model with a wide part: by what is measured, and by the graph.
+
+    Without triples signals by clicks and graph together are those by clicks once more.
+    """
+    usual = SignalOptions()
+    return {
+        f"{model}.objective": by_measure("click", "list"),
+        f"{model}.graph_regression": if_triples(by_measure(usual.graph_regression, 0), 0),
+        f"{model}.joint_ridge": if_triples(by_measure(0.0, 10.0), 0.0),
+        f"{model}.p3alpha": by_measure(False, True),
+        f"{model}.user_knn": by_measure(0, NEAR_USERS),
+        f"{model}.kg_click_kg": if_triples(usual.kg_click_kg, False),
+        f"{model}.joint_spectral": if_triples(usual.joint_spectral, ()),
+        f"{model}.relations": if_triples(usual.relations, 0),
+    }
