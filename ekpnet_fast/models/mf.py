@@ -1,4 +1,4 @@
-"""Logistic matrix factorisation with biases."""
+"""Matrix factorisation with biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.models.base import Defaults, Model, initial_rows
 from ekpnet_fast.models.bounds import LinearBounds, bounds_of_products
-from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense
+from ekpnet_fast.models.rules import Rules, batch_size, by_density, by_measure, if_dense
 from ekpnet_fast.ops.deterministic import gather
 from ekpnet_fast.sampling.pairs import Pairs, TrainContext
 
@@ -33,7 +33,7 @@ class MFOptions:
 class MF(Model):
     """Matrix factorisation, y = sigma(u . i + b_u + b_i) (Koren et al. 2009), no graph.
 
-    The loss is logistic.
+    The loss is logistic for clicks, and the sampled softmax where lists are measured.
 
     Attributes:
         user, item: [U, D], [I, D].
@@ -42,7 +42,7 @@ class MF(Model):
     """
 
     name = "mf"
-    summary = "logistic matrix factorisation with user and item bias; no graph"
+    summary = "matrix factorisation with user and item bias; no graph"
     Options = MFOptions
     tables: ClassVar[Mapping[str, str]] = {
         "user": "user",
@@ -59,6 +59,7 @@ class MF(Model):
     }
     rules: ClassVar[Rules] = {
         "shape.width": if_dense(16, 64),
+        "train.loss": by_measure("bce", "softmax"),
         "train.batch_size": batch_size,
         "train.lambda3": by_density(0.5, 0.05),
     }

@@ -39,12 +39,14 @@ class DataFacts:
         clicks_per_item: train positives over items.
         heads_per_tail: triples over the distinct entities that are a tail; 0 without triples.
         lists: whether the protocol measures lists, not single clicks.
+        items: number of items.
     """
 
     rows: int
     clicks_per_item: float
     heads_per_tail: float
     lists: bool = False
+    items: int = 0
 
     @classmethod
     def of(cls, prepared: PreparedData) -> DataFacts:
@@ -58,6 +60,7 @@ class DataFacts:
             len(prepared.history_items) / max(dataset.num_items, 1),
             len(dataset.tails) / max(tails, 1),
             prepared.protocol in RANKING,
+            dataset.num_items,
         )
 
 

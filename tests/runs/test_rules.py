@@ -98,6 +98,15 @@ def test_if_triples():
     assert [rule(facts()) for rule in rules] == ["some", "click"]
 
 
+@pytest.mark.parametrize(
+    ("lists", "items", "expected"),
+    [(True, 16_384, (32, 128, 512)), (True, 16_383, (32, 128)), (False, 10**6, (32, 128))],
+)
+def test_large_catalogues_are_ranked_by_finer_projections(lists, items, expected):
+    found = replace(facts(), lists=lists, items=items)
+    assert MODELS["linear"].rules["linear.low_pass"](found) == expected
+
+
 def test_options_of_known_data():
     """What the rules of EKPNet and MF say for the sizes of MovieLens-1M and of Last.FM."""
 
@@ -115,6 +124,7 @@ def test_options_of_known_data():
     }
     assert of("mf", movielens) == {
         "shape.width": 64,
+        "train.loss": "bce",
         "train.batch_size": 4096,
         "train.lambda3": 0.05,
     }
@@ -129,6 +139,7 @@ def test_options_of_known_data():
     }
     assert of("mf", last_fm) == {
         "shape.width": 16,
+        "train.loss": "bce",
         "train.batch_size": 256,
         "train.lambda3": 0.47,
     }
@@ -141,6 +152,7 @@ def test_facts_of_data():
     assert found.rows == len(prepared.train) > 0
     assert found.clicks_per_item == len(prepared.history_items) / 6
     assert found.heads_per_tail == 9 / 4  # tails 6, 7, 8 and 9
+    assert found.items == 6 and not found.lists
     # A negative is drawn to each positive.
     ranked = prepare(dataset, seed=0, protocol="recbole")
     assert DataFacts.of(ranked).rows == 2 * len(ranked.train)
@@ -162,7 +174,7 @@ def test_every_rule_gives_options_that_can_be_run(model, clicks, rows):
 
 def test_what_is_not_given_is_left_open():
     config = resolve({"model": "mf", "dataset": "x", "train.batch_size": 17})
-    assert config.auto == ("shape.width", "train.lambda3")
+    assert config.auto == ("shape.width", "train.loss", "train.lambda3")
     written = config.as_dict()
     assert "auto" not in written and "width" not in written["shape"]
     assert "lambda3" not in written["train"] and written["train"]["batch_size"] == 17
@@ -263,7 +275,10 @@ def test_given_options_win(folders):
     metrics = runner.run({**given, "output": output, "ranking": False})
     stored = yaml.safe_load((output / "config.yaml").read_text())
     assert (stored["train"]["batch_size"], stored["shape"]["width"]) == (100, 3)
-    assert metrics["auto"] == {"train.lambda3": stored["train"]["lambda3"]}
+    assert metrics["auto"] == {
+        "train.loss": "bce",
+        "train.lambda3": stored["train"]["lambda3"],
+    }
     # What is stored is whole: nothing of it follows from data again.
     assert resolve(stored).auto == ()
 

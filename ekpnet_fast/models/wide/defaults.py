@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ekpnet_fast.models.rules import Rules, by_measure, if_triples
+from ekpnet_fast.models.rules import DataFacts, Rules, by_measure, if_triples
 from ekpnet_fast.models.wide.signals import SignalOptions
 from ekpnet_fast.models.wide.users import NEAR_USERS
 
 __all__ = ["rules_of"]
+
+LARGE_CATALOGUE = 1 << 14  # items, of which lists gain from a finer projection
+FINE_RANK = 512
 
 
 def rules_of(model: str) -> Rules:
@@ -24,4 +27,11 @@ def rules_of(model: str) -> Rules:
         f"{model}.kg_click_kg": if_triples(usual.kg_click_kg, False),
         f"{model}.joint_spectral": if_triples(usual.joint_spectral, ()),
         f"{model}.relations": if_triples(usual.relations, 0),
+        f"{model}.low_pass": _ranks,
     }
+
+
+def _ranks(facts: DataFacts) -> tuple[int, ...]:
+    """Ranks of the projections of clicks."""
+    usual = SignalOptions().low_pass
+    return (*usual, FINE_RANK) if facts.lists and facts.items >= LARGE_CATALOGUE else usual
