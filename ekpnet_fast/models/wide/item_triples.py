@@ -62,7 +62,7 @@ class ItemTripleFeatures:
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
         self._by_relation: dict[int, ops.SparseRows] = {}
-        self._basis: GraphBasis | None = None
+        self._bases: dict[int, GraphBasis] = {}
         chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
         self._chosen = np.flatnonzero(chosen)
         self.shared = table[:, chosen].tocsr()
@@ -99,10 +99,10 @@ class ItemTripleFeatures:
         return self._by_relation[rank]
 
     def basis(self, rank: int) -> GraphBasis:
-        """Vectors of the items' triples, that clicks are regressed on; made once, for one rank."""
-        if self._basis is None:
-            self._basis = GraphBasis(self.match, rank)
-        return self._basis
+        """Vectors of the items' triples, that clicks are regressed on; made once."""
+        if rank not in self._bases:
+            self._bases[rank] = GraphBasis(self.match, rank)
+        return self._bases[rank]
 
     def pair(self, column: int) -> tuple[int, int]:
         """Relation and tail of a column of `match`."""
