@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.config import ModelConfig, RunConfig, StageConfig
+from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
@@ -24,18 +24,13 @@ from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import loop, step
 from ekpnet_fast.training.signals import Interrupted
+from support.small_training import STAGE, SYNTHETIC
 
-STAGE = StageConfig(
-    epochs=2, batch_size=64, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
-    triples=32,
-)  # fmt: skip
 CONFIG = RunConfig(
     shape=ModelConfig(width=6, hops=2, slots=8, layers=3),
     pretrain=STAGE,
     train=STAGE,
-    synthetic=SyntheticConfig(
-        users=60, items=80, positives=10, attributes=16, parents=4, triples=435, item_links=4
-    ),
+    synthetic=SYNTHETIC,
 )
 every_model = pytest.mark.parametrize("model", MODELS)
 trained_models = pytest.mark.parametrize("model", [name for name in MODELS if MODELS[name].stages])

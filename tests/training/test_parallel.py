@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ekpnet_fast import train as command
-from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig, StageConfig
+from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig
 from ekpnet_fast.data import make_synthetic
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
@@ -29,13 +29,11 @@ from ekpnet_fast.training.parallel.shards import Sharding
 from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.parallel.world import World
 from ekpnet_fast.training.signals import Interrupted
+from support import small_training
 from support.small_training import SYNTHETIC
 from support.thread_worlds import run_together
 
-STAGE = StageConfig(
-    epochs=1, batch_size=128, group_size=8, lr=0.02, lambda1=0.01, lambda2=1e-3, lambda3=1e-3,
-    triples=30,
-)  # fmt: skip
+STAGE = replace(small_training.STAGE, epochs=1, batch_size=128, triples=30)
 CONFIG = RunConfig(
     shape=ModelConfig(width=6, hops=2, slots=8, layers=3),
     pretrain=STAGE,
