@@ -296,8 +296,8 @@ def write_topk(
 
 
 HEADER = ("protocol", "data", "data_hashes", "row", "origin", "recall@20", "ndcg@20",
-          "recall_low", "recall_high", "ndcg_low", "ndcg_high", "seconds", "peak_rss_mb",
-          "users", "seeds", "differs")  # fmt: skip
+          "recall_low", "recall_high", "ndcg_low", "ndcg_high", "seconds", "cpu_seconds",
+          "peak_rss_mb", "users", "seeds", "differs")  # fmt: skip
 
 
 def _records(dataset: str, lines: Sequence[Line], known: Sequence[Published]) -> list[list[str]]:
@@ -310,11 +310,12 @@ def _records(dataset: str, lines: Sequence[Line], known: Sequence[Published]) ->
             line.model, "here",
             *(f"{mean(line.values(name)):.6g}" for name in names),
             f"{mean(run['seconds']['total'] for run in line.runs):.6g}",
+            f"{mean(run['cpu_seconds'] for run in line.runs):.6g}",
             f"{max(run['peak_rss_mb'] for run in line.runs):.6g}",
             str(first["ranked_users"]), str(len(line.runs)), "",
         ])  # fmt: skip
     records += [
-        ["", dataset, "", row.model, row.source.cited, row.recall, row.ndcg, *[""] * 8,
+        ["", dataset, "", row.model, row.source.cited, row.recall, row.ndcg, *[""] * 9,
          row.source.differs]
         for row in known
     ]  # fmt: skip
@@ -328,12 +329,13 @@ def _section(dataset: str, lines: Sequence[Line], known: Sequence[Published]) ->
             ROWS[line.model],
             *(line.text(name, best[name] == line.model) for name in NAMES),
             mean_sd([run["seconds"]["total"] for run in line.runs], 1),
+            mean_sd([run["cpu_seconds"] for run in line.runs], 1),
             f"{max(run['peak_rss_mb'] for run in line.runs):,.0f}",
             f"{line.runs[0]['ranked_users']:,}",
         ]
         for line in lines
     ]
-    header = [dataset, "Recall@20", "NDCG@20", "seconds", "memory, MiB", "users"]
+    header = [dataset, "Recall@20", "NDCG@20", "seconds", "CPU s", "memory, MiB", "users"]
     parts = [table(header, body, left=1)]
     if known:
         sources = list(dict.fromkeys(row.source for row in known))
@@ -362,8 +364,9 @@ def _notes(plan: TopKPlan, runner: BudgetRunner) -> list[str]:
         f"Mean ± standard deviation over {settings.seeds} seeds where something is drawn, in"
         " brackets the interval of 95 % by draws of users. Bold: best of its column, and its"
         " interval lies above those of all others, which asks for more than a paired test would.",
-        f"Seconds are of whole runs, reading and ranking included; memory is the largest resident"
-        f" one of the process; at most {duration(runner.budget)} a run.",
+        "Seconds are of whole runs, reading and ranking included, by the clock and of all threads'"
+        " CPU time, which other programs on the machine disturb less; memory is the largest"
+        f" resident one of the process; at most {duration(runner.budget)} a run.",
         f"Where users are fewer, they are {plan.users:,} drawn by the seed, because the model"
         " scores every pair of user and item. Epochs are chosen by the lists of some users of"
         " validation, the same in every epoch.",

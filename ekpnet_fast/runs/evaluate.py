@@ -47,6 +47,7 @@ class Stopwatch:
 
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    used: float = field(default_factory=time.process_time)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -58,6 +59,10 @@ class Stopwatch:
     def total(self) -> float:
         """Seconds since the stopwatch was made."""
         return time.perf_counter() - self.started
+
+    def cpu(self) -> float:
+        """CPU seconds of all threads of the process since the stopwatch was made."""
+        return time.process_time() - self.used
 
 
 class Loaded(NamedTuple):

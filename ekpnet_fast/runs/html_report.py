@@ -137,7 +137,11 @@ def write(
     body += [
         "<h2>Time</h2>",
         _bars("Seconds per part of the run", parts, drawn),
-        _table("Seconds", ("part", "s"), [*parts, ("total", metrics["seconds"]["total"])]),
+        _table(
+            "Seconds",
+            ("part", "s"),
+            [*parts, ("total", metrics["seconds"]["total"]), ("CPU", metrics["cpu_seconds"])],
+        ),
         "<h2>Data set</h2>",
         _table("What the data set has", ("", "here"), describe(prepared).table()),
         _table(

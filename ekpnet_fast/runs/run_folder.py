@@ -39,6 +39,7 @@ The files, and the fields of `metrics.json`:
       seconds               per part: load, prepare, sampling, fit_features (before the stages), the
                             stages, refit, evaluate, total; of a resumed run the stages and the
                             total count all processes
+      cpu_seconds           of all threads of the process that finished the run, while it ran
       resumed               how often the run was resumed
       samples_per_second    training pairs per second over all epochs; null without any
       peak_rss_mb           largest resident memory of the process

@@ -218,6 +218,7 @@ def _run(
             **watch.seconds,
             "total": watch.total() + (0.0 if start is None else start.facts["elapsed"]),
         },
+        "cpu_seconds": watch.cpu(),
         "resumed": 0 if writer is None else writer.resumed,
         "samples_per_second": pairs / trained if trained else None,
         "peak_rss_mb": _peak_rss_mb(),

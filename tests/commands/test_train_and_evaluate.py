@@ -108,6 +108,7 @@ def test_metrics_json(finished):
             "popularity_ranking",
             "weights",
             "seconds",
+            "cpu_seconds",
             "resumed",
             "samples_per_second",
         ],
@@ -146,6 +147,7 @@ def test_metrics_json(finished):
     parts = [value for name, value in metrics["seconds"].items() if name != "total"]
     assert 0 < sum(parts) <= metrics["seconds"]["total"]
     assert metrics["samples_per_second"] > 0
+    assert 0 < metrics["cpu_seconds"] < 2 * metrics["seconds"]["total"]  # of one thread
     assert metrics["peak_rss_mb"] > 10
     environment = metrics["environment"]
     assert environment["torch"] == torch.__version__

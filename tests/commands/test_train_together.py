@@ -23,7 +23,15 @@ OPTIONS = [
     *["--parallel.parts", "4", "--train.group_size", "8", "--pretrain.group_size", "8"],
     *["--epochs", "4", "--train.patience", "9", "--pretrain.patience", "9"],
 ]
-TIMES = {"seconds", "samples_per_second", "peak_rss_mb", "resumed", "files", "sha256"}
+TIMES = {
+    "seconds",
+    "cpu_seconds",
+    "samples_per_second",
+    "peak_rss_mb",
+    "resumed",
+    "files",
+    "sha256",
+}
 
 
 def result(folder):

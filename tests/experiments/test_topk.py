@@ -52,9 +52,17 @@ def test_a_row_for_every_system(command, here):
     assert "4 runs: 0 are there, 4 to do" in out
     page = (output / "fixed" / "topk.quick.md").read_text()
     lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    assert lines[0] == ["| split", "Recall@20", "NDCG@20", "seconds", "memory, MiB", "users |"]
+    assert lines[0] == [
+        "| split",
+        "Recall@20",
+        "NDCG@20",
+        "seconds",
+        "CPU s",
+        "memory, MiB",
+        "users |",
+    ]
     assert [line[0] for line in lines[2:]] == ["| item popularity", "| MF", "| ItemKNN"]
-    assert [line[5] for line in lines[2:]] == ["29 |"] * 3
+    assert [line[6] for line in lines[2:]] == ["29 |"] * 3
     assert "Not run: DKN on split, which has no" in page and "(protocol fixed)" in page
     # All 20 items are in a list of 20, so that all of them are found.
     with (output / "fixed" / "topk.quick.csv").open() as file:
@@ -65,7 +73,7 @@ def test_a_row_for_every_system(command, here):
         assert row["protocol"] == "fixed" and float(row["recall@20"]) == 1
         assert 0 < float(row["ndcg_low"]) <= float(row["ndcg@20"]) <= float(row["ndcg_high"]) < 1
         assert len(row["data_hashes"].split()) == int(row["seeds"])
-        assert 50 < float(row["peak_rss_mb"]) < 5000 and float(row["seconds"]) > 0
+        assert 50 < float(row["peak_rss_mb"]) < 5000 and float(row["cpu_seconds"]) > 0
     assert ", 0 to do" in command(*options)[1]
 
 
@@ -75,7 +83,7 @@ def test_systems_that_score_every_pair_rank_for_some_users(command, here):
     assert command(*options)[::2] == (0, "")
     page = (output / "fixed" / "topk.quick.md").read_text()
     lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
-    assert [(line[0], line[5]) for line in lines] == [("| MF", "29 |"), ("| KGCN", "11 |")]
+    assert [(line[0], line[6]) for line in lines] == [("| MF", "29 |"), ("| KGCN", "11 |")]
     assert "Where users are fewer, they are 11 drawn by the seed" in page
     with (output / "fixed" / "topk.quick.csv").open() as file:
         assert [row["users"] for row in csv.DictReader(file)] == ["29", "11"]
