@@ -49,7 +49,7 @@ def test_the_command_writes_what_it_ran(tmp_path, data_root):
     assert main([*arguments, "--threads", "1"]) == 0
     page = (tmp_path / "out" / "ripplenet" / "plus.md").read_text()
     lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    assert lines[0][0] == "| last-fm" and lines[0][-1] == "seconds |"
+    assert lines[0][0] == "| last-fm" and lines[0][-1] == "CPU s |"
     assert [line[0] for line in lines[2:]] == ["| item popularity", "| linear part alone"]
     popular, fitted = (float(line[1]) for line in lines[2:])
     assert 0.77 < popular < 0.81 and 0.85 < fitted < 0.88
