@@ -9,31 +9,14 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.akupm import AKUPMOptions
-from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, untrained
 
 
 def start(options):
     """A model and a batch in which slots are masked and whole hops are empty."""
-    config = resolve(replace(CONFIG, model="akupm", options=options))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=6,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    ripple = build.sample_ripple_sets(config, graph, prepared)
-    batch = next(iter(stream.epoch(1, ripple)))
+    made = untrained(replace(CONFIG, model="akupm", options=options), triples=6)
+    model, batch = made.model, made.batch()
     fewer = torch.arange(batch.counts.numel(), dtype=torch.int32).view_as(batch.counts) % 9
     clicked = batch.inputs["clicked_counts"].clone()
     clicked[0] = 1

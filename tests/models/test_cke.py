@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.training import loop
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, load, untrained
 
 
 @pytest.fixture(autouse=True)
@@ -23,21 +21,8 @@ def one_thread(threads):
 
 
 def test_equations():
-    config = resolve(replace(CONFIG, model="cke"))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=8,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
+    model, _, stream, ripple = untrained(replace(CONFIG, model="cke"), triples=8)
     order = stream.order(1)
-    ripple = build.sample_ripple_sets(config, graph, prepared)
     batch = next(iter(stream.epoch(1, ripple)))
     tables = {
         name: model.table(name)[batch.rows_of(space).long()] for name, space in model.tables.items()

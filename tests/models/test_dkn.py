@@ -10,17 +10,15 @@ import torch
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.dkn import DKN, LIMITS, DKNOptions
 from ekpnet_fast.models.titles import encode, tokenize
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import PairRequest
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 from ekpnet_fast.training import loop
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, load, untrained
 
 OPTIONS = DKNOptions(words=2, widths=3, filters=4, history=3, neighbors=2, hidden=5)
 
@@ -33,23 +31,11 @@ def one_thread(threads):
 @pytest.fixture
 def setup():
     """A model with every weight drawn, as its biases start from 0, and the batches of an epoch."""
-    config = resolve(replace(CONFIG, model="dkn", options=OPTIONS))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
+    model, _, stream, ripple = untrained(replace(CONFIG, model="dkn", options=OPTIONS))
     draw = torch.Generator().manual_seed(1)
     for x in (*model.parameters(), model.word, model.entity):
         x.data.normal_(0, 0.5, generator=draw)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=0,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    return model, stream, build.sample_ripple_sets(config, graph, prepared)
+    return model, stream, ripple
 
 
 # ---- equations -----------------------------------------------------------------------------------

@@ -9,35 +9,21 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.kcan import KCANOptions
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import PairRequest
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, untrained
 
 
 def start(hops=2, options=None):
     shape = replace(CONFIG.shape, hops=hops)
     options = options or KCANOptions(sampled=4, kept=3)
-    config = resolve(replace(CONFIG, model="kcan", shape=shape, options=options))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
+    made = untrained(replace(CONFIG, model="kcan", shape=shape, options=options), triples=6)
+    model = made.model
     with torch.no_grad():  # so that attention is not all but uniform
         for weights in (model.entity, model.user, model.relation, model.W_c):
             weights *= 3
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=6,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    return model, next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
+    return model, made.batch()
 
 
 class ByDefinition:

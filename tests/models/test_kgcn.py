@@ -12,44 +12,27 @@ import torch
 from ekpnet_fast import ops
 from ekpnet_fast.config import SamplingConfig
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.kgcn import KGCNOptions
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import PairRequest
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, untrained
 
 AGGREGATORS = get_args(get_type_hints(KGCNOptions)["aggregator"])
 K = 3
 
 
 def start(aggregator="sum", hops=2, **sampling):
-    config = resolve(
-        replace(
-            CONFIG,
-            model="kgcn",
-            shape=replace(CONFIG.shape, hops=hops),
-            sampling=SamplingConfig(**{"resample": False, **sampling}),
-            options=KGCNOptions(K, aggregator),
-        )
+    config = replace(
+        CONFIG,
+        model="kgcn",
+        shape=replace(CONFIG.shape, hops=hops),
+        sampling=SamplingConfig(**{"resample": False, **sampling}),
+        options=KGCNOptions(K, aggregator),
     )
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
+    made = untrained(config)
     with torch.no_grad():  # so that ReLU's bend and zero biases hide nothing
-        model.b.uniform_(0.1, 0.5, generator=torch.Generator().manual_seed(1))
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=6,
-        triples=0,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
-    return model, graph, batch
+        made.model.b.uniform_(0.1, 0.5, generator=torch.Generator().manual_seed(1))
+    return made.model, made.graph, made.batch()
 
 
 def by_definition(model, graph, users, items, aggregator, epoch=0):

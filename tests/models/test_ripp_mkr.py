@@ -9,36 +9,22 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.ripp_mkr import RippMKROptions
 from ekpnet_fast.ops import reference
-from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, untrained
 
 
 def start(**options):
     """A model whose biases are not 0, a batch of pairs and a batch of triples."""
-    config = resolve(replace(CONFIG, model="ripp_mkr", options=RippMKROptions(**options)))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
+    config = replace(CONFIG, model="ripp_mkr", options=RippMKROptions(**options))
+    made = untrained(config, triples=20)
+    model = made.model
     draw = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3, generator=draw))
     for name in model.tables:
         model.table(name).uniform_(-1, 1, generator=draw)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=20,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    batches = list(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared)))
+    batches = list(made.batches())
     return model, batches, batches[0], next(b for b in batches if not b.num_pairs)
 
 

@@ -9,33 +9,16 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.evaluation import scoring
-from ekpnet_fast.models import build
 from ekpnet_fast.models.ripplenet import RippleNetOptions
 from ekpnet_fast.ops import reference
-from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, untrained
 
 UPDATES = get_args(get_type_hints(RippleNetOptions)["item_update"])
 
 
 def start(options):
-    config = resolve(replace(CONFIG, model="ripplenet", options=options))
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=0,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
-    ripple = build.sample_ripple_sets(config, graph, prepared)
-    batch = next(iter(stream.epoch(1, ripple)))
+    made = untrained(replace(CONFIG, model="ripplenet", options=options))
+    model, batch = made.model, made.batch()
     # Some slots masked, and some hops all but empty.
     fewer = torch.arange(batch.counts.numel(), dtype=torch.int32).view_as(batch.counts) % 8
     return model, replace(batch, counts=batch.counts - fewer)

@@ -9,14 +9,12 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.errors import ConfigError
-from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
 from ekpnet_fast.models.wide_deep import WideDeepOptions
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.pairs import PairRequest
 from ekpnet_fast.training import loop
-from support.small_training import CONFIG, load
+from support.small_training import CONFIG, load, untrained
 
 
 @pytest.fixture(autouse=True)
@@ -32,24 +30,12 @@ def config_of(**changes):
 
 
 def test_equation():
-    config = config_of()
-    prepared, graph = load(config)
-    model = build.build_model(config, prepared, graph)
+    model, _, stream, ripple = untrained(config_of())
     draw = torch.Generator().manual_seed(1)
     for x in (*model.parameters(), *(model.table(name) for name in model.tables)):
         x.data.normal_(0, 0.5, generator=draw)
-    stream = BatchStream(
-        graph,
-        scoring.examples_by_user(prepared.train, prepared),
-        batch_size=24,
-        group_size=4,
-        triples=0,
-        seed=0,
-        reads=model.reads,
-        plan=model.plan(config, "train"),
-    )
     order = stream.order(1)
-    batch = next(iter(stream.epoch(1, build.sample_ripple_sets(config, graph, prepared))))
+    batch = next(iter(stream.epoch(1, ripple)))
     tables = {
         name: model.table(name)[batch.rows_of(space).long()] for name, space in model.tables.items()
     }

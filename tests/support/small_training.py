@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig, SamplingConfig, StageConfig
 from ekpnet_fast.data import SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.evaluation import scoring
 from ekpnet_fast.models import build
+from ekpnet_fast.models.base import Model
 from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 from ekpnet_fast.training import loop, step
 from ekpnet_fast.training.cuda_graph import ResidentTrainer
 from ekpnet_fast.training.data import TrainingData
@@ -48,6 +53,40 @@ def load(config, change=lambda dataset: dataset):
 
 def train(config, on_progress=lambda progress: None):
     return loop.train(config, *load(config), on_progress)
+
+
+class Untrained(NamedTuple):
+    """Untrained model, with mini-batches of 24 pairs of its last stage."""
+
+    model: Model
+    graph: Graph
+    stream: BatchStream
+    ripple: RippleSets | FoldRippleSets
+
+    def batches(self):
+        """Those of the first epoch."""
+        return self.stream.epoch(1, self.ripple)
+
+    def batch(self):
+        """The first one."""
+        return next(iter(self.batches()))
+
+
+def untrained(config, *, triples=0):
+    config = resolve(config)
+    prepared, graph = load(config)
+    model = build.build_model(config, prepared, graph)
+    stream = BatchStream(
+        graph,
+        scoring.examples_by_user(prepared.train, prepared),
+        batch_size=24,
+        group_size=4,
+        triples=triples,
+        seed=0,
+        reads=model.reads,
+        plan=model.plan(config, "train"),
+    )
+    return Untrained(model, graph, stream, build.sample_ripple_sets(config, graph, prepared))
 
 
 def start(config, deep, backend=ops):
