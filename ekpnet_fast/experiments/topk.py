@@ -74,8 +74,8 @@ WITHOUT_DRAWS = ("popularity", "item_knn", "user_knn", "p3alpha", "local_ridge")
 """Models whose refitted lists are the same for every seed; they are run once."""
 
 
-SAMPLED = ("dkn", "wide_deep", "ripplenet", "kgcn", "ripp_mkr", "kcan", "akupm")
-"""Models that score every pair of user and item: their lists are of some users, drawn by seed."""
+SAMPLED = ("dkn", "wide_deep", "ripplenet", "kgcn", "ripp_mkr", "kcan", "akupm", "ekpnet")
+"""Models that score all but every pair of user and item: their lists are of some users, by seed."""
 
 
 class TopKPlan(Plan):
@@ -368,8 +368,8 @@ def _notes(plan: TopKPlan, runner: BudgetRunner) -> list[str]:
         " CPU time, which other programs on the machine disturb less; memory is the largest"
         f" resident one of the process; at most {duration(runner.budget)} a run.",
         f"Where users are fewer, they are {plan.users:,} drawn by the seed, because the model"
-        " scores every pair of user and item. Epochs are chosen by the lists of some users of"
-        " validation, the same in every epoch.",
+        " scores (all but) every pair of user and item. Epochs are chosen by the lists of some"
+        " users of validation, the same in every epoch.",
         "Users with no other test positives than those of train are left out here; published"
         " averages may count them as misses.",
         *(
