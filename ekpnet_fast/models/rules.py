@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ekpnet_fast.data import PreparedData
 from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.data.stats import distinct_count
@@ -40,6 +42,7 @@ class DataFacts:
         heads_per_tail: triples over the distinct entities that are a tail; 0 without triples.
         lists: whether the protocol measures lists, not single clicks.
         items: number of items.
+        users: number of users with a train positive.
     """
 
     rows: int
@@ -47,6 +50,7 @@ class DataFacts:
     heads_per_tail: float
     lists: bool = False
     items: int = 0
+    users: int = 0
 
     @classmethod
     def of(cls, prepared: PreparedData) -> DataFacts:
@@ -61,6 +65,7 @@ class DataFacts:
             len(dataset.tails) / max(tails, 1),
             prepared.protocol in RANKING,
             dataset.num_items,
+            int(np.count_nonzero(np.diff(prepared.history_indptr))),
         )
 
 

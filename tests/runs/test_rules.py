@@ -99,11 +99,22 @@ def test_if_triples():
 
 
 @pytest.mark.parametrize(
-    ("lists", "items", "expected"),
-    [(True, 16_384, (32, 128, 512)), (True, 16_383, (32, 128)), (False, 10**6, (32, 128))],
+    ("lists", "users", "items", "clicks_per_item", "fine"),
+    [
+        (True, 114_737, 30_040, 45.3, True),  # Alibaba-iFashion
+        (True, 23_566, 48_123, 22.6, True),  # Last-FM as KGAT splits it
+        (True, 16_384, 16_384, 16.0, True),
+        (True, 16_384, 16_383, 16.0, False),
+        (True, 16_384, 16_384, 15.9, False),
+        (True, 300, 48_000, 60.0, False),
+        (False, 10**6, 10**6, 100.0, False),
+    ],
 )
-def test_large_catalogues_are_ranked_by_finer_projections(lists, items, expected):
-    found = replace(facts(), lists=lists, items=items)
+def test_many_clicks_of_many_users_on_many_items_are_projected_finer(
+    lists, users, items, clicks_per_item, fine
+):
+    found = replace(facts(0, clicks_per_item), lists=lists, users=users, items=items)
+    expected = (32, 128, 512) if fine else (32, 128)
     assert MODELS["linear"].rules["linear.low_pass"](found) == expected
 
 

@@ -349,12 +349,15 @@ class Affinities:
         if options.kg_click_kg:
             near = knowledge.alike
             made.append(Source.of_rows(product(product(near, together), near)))
-        for ranks, factors, power in (
-            (options.low_pass, [left], 0.0),
-            (options.joint_spectral, [left, knowledge.near], 0.5),
+        users = int(np.count_nonzero(A.getnnz(axis=1)))
+        for ranks, factors, power, columns in (
+            (options.low_pass, [left], 0.0, users),
+            (options.joint_spectral, [left, knowledge.near], 0.5, users + knowledge.near.shape[1]),
         ):
             if ranks:
-                vectors, values = leading_eigenvectors(factors, max(ranks))
+                # At most a quarter: what tells all users apart projects every history on itself.
+                rank = min(max(ranks), max(columns // 4, 1))
+                vectors, values = leading_eigenvectors(factors, rank)
                 ends = tuple(min(rank, vectors.shape[1]) for rank in ranks)
                 made.append(Source(None, vectors * values**power, ends))
         if self.graph is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ekpnet_fast.models.rules import DataFacts, Rules, by_measure, if_triples
+from ekpnet_fast.models.rules import DataFacts, Rules, by_measure, if_dense, if_triples
 from ekpnet_fast.models.wide.signals import SignalOptions
 from ekpnet_fast.models.wide.users import NEAR_USERS
 
 __all__ = ["rules_of"]
 
-LARGE_CATALOGUE = 1 << 14  # items, of which lists gain from a finer projection
+# Users and items, of either so many, from which on lists gain from a finer projection.
+LARGE = 1 << 14
 FINE_RANK = 512
 
 
@@ -32,6 +33,12 @@ def rules_of(model: str) -> Rules:
 
 
 def _ranks(facts: DataFacts) -> tuple[int, ...]:
-    """Ranks of the projections of clicks."""
+    """Ranks of the projections of clicks.
+
+    A fine one takes time by its rank and the items, whatever there is to project: it needs users
+    that are not all told apart by it, and clicks from which so many directions follow.
+    """
     usual = SignalOptions().low_pass
-    return (*usual, FINE_RANK) if facts.lists and facts.items >= LARGE_CATALOGUE else usual
+    large = facts.lists and min(facts.items, facts.users) >= LARGE
+    fine: tuple[int, ...] = if_dense(usual, (*usual, FINE_RANK))(facts)
+    return fine if large else usual

@@ -21,10 +21,10 @@ def leading_eigenvectors(
     """Leading eigenvectors [I, r] and values [r] of the sum of factor factor^T.
 
     By subspace iteration from a fixed start; at most a quarter of the items, because all of them
-    would project every history on itself.
+    would project every history on itself, and no more than the factors have columns.
     """
     I = factors[0].shape[0]  # noqa: E741
-    width = max(1, min(rank, I // 4))
+    width = max(1, min(rank, I // 4, sum(factor.shape[1] for factor in factors)))
     generator = torch.Generator().manual_seed(0)
     Q = torch.randn(I, min(width + OVERSAMPLED, I), generator=generator)
     both_ways = [(rows_of(factor), rows_of(factor.T.tocsr())) for factor in factors]

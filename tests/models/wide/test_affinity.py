@@ -7,13 +7,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from ekpnet_fast.models.wide import affinity, graph_regression, spectral
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
-from ekpnet_fast.models.wide.signals import LOG_EPS, SignalOptions, feature_names
+from ekpnet_fast.models.wide.signals import (
+    LOG_EPS,
+    SignalOptions,
+    feature_names,
+    source_names,
+)
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
@@ -70,7 +76,9 @@ def dense_affinities(A, table, options):
     found = {"co-click": C, "KG match": match @ match.T, "KG-click-KG": N @ C @ N}
     for rank in options.low_pass:
         values, vectors = np.linalg.eigh(C)
-        V = vectors[:, ::-1][:, : min(rank, ITEMS // 4)]
+        # At most a quarter of the items, and of the users with a click.
+        kept = min(rank, ITEMS // 4, int((A.sum(1) > 0).sum()) // 4)
+        V = vectors[:, ::-1][:, :kept]
         found[f"low-pass {rank}"] = V @ V.T
     for rank in options.joint_spectral:
         values, vectors = np.linalg.eigh(C + N)
@@ -204,6 +212,30 @@ def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
             row = [expected[name] for name in names]
             assert pairs[ends[group] + place] == pytest.approx(row, rel=2e-3, abs=2e-3)
             assert every[group, item] == pytest.approx(row, rel=2e-3, abs=2e-3)
+
+
+def test_few_users_are_projected_on_few_vectors(problem):
+    """Of 9 users with a click 2 vectors, by the clicks alone; the graph has enough of its own."""
+    _, histories, graph, _ = problem
+    options = SignalOptions(low_pass=(1, 32), joint_spectral=(32,))
+    few = histories.of(torch.arange(10))  # one of them is empty
+    found = Affinities(few, ItemTripleFeatures(graph, ITEMS, ITEMS), options)
+    places = source_names(options)
+    widths = [found.sources.values[places[name]].shape[1] for name in ("low-pass", "joint")]
+    assert widths == [2, ITEMS // 4]
+    ends = [found.sources.affinities[options.names.index(f"low-pass {r}"), 2] for r in (1, 32)]
+    assert ends == [1, 2]
+
+
+def test_no_more_eigenvectors_than_there_are_directions():
+    """Of 2 columns by 40 items: (0, 3, 4) and (2) at other items, squares 25 and 4."""
+    columns = np.zeros((40, 2), dtype=np.float32)
+    columns[1:3, 0], columns[7, 1] = (3, 4), 2
+    vectors, values = spectral.leading_eigenvectors([scipy.sparse.csr_matrix(columns)], 8)
+    assert values.tolist() == pytest.approx([25, 4])
+    assert (vectors * vectors.sum(0).sign())[[1, 2, 7]].flatten().tolist() == pytest.approx(
+        [0.6, 0, 0.8, 0, 0, 1], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("triples", [0, 1])
