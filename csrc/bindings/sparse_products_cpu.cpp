@@ -1,7 +1,10 @@
 // CPU bindings of the products of sparse matrices.
 #include <algorithm>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/checks.h"
@@ -41,8 +44,21 @@ std::tuple<Tensor, Tensor, Tensor> strongest_products_cpu(
   constexpr int64_t kRows = 64;
   const int64_t n = left.num_rows, chunks = (n + kRows - 1) / kRows;
   std::vector<ProductRows> found(chunks);
+  std::mutex mutex;
+  std::vector<std::unique_ptr<ProductRoom>> free;  // of as many as work at a time
   for_each_chunk(chunks, [&](int64_t chunk) {
-    found[chunk] = strongest_products(args, chunk * kRows, std::min(n, (chunk + 1) * kRows));
+    std::unique_ptr<ProductRoom> room;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!free.empty()) {
+        room = std::move(free.back());
+        free.pop_back();
+      }
+    }
+    if (!room) room = std::make_unique<ProductRoom>(args);
+    room->append(chunk * kRows, std::min(n, (chunk + 1) * kRows), found[chunk]);
+    const std::lock_guard<std::mutex> lock(mutex);
+    free.push_back(std::move(room));
   });
   Tensor indptr = empty({n + 1}, ScalarType::Long);
   int64_t* ends = mutable_data<int64_t>(indptr);

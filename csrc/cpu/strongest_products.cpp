@@ -1,123 +1,159 @@
 #include "cpu/strongest_products.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <functional>
+#include <limits>
 
 namespace ekpnet {
 namespace {
 
-// One row of the product at a time.
-class ProductRow {
- public:
-  explicit ProductRow(const StrongestProductsArgs& args)
-      : args_(args),
-        sums_(args.num_columns, 0.0f),
-        met_(args.num_columns, 0),
-        counts_(args.full != nullptr ? args.num_columns : 0, 0) {}
+// A sum of nothing. No sum of products is -0, because each has 0 added to it: -0 + 0 = 0.
+constexpr float kNothing = -0.0f;
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+constexpr int64_t kSampled = 512;  // sums that the smallest of the strongest is estimated from
 
-  // Sums the row, appends the entries that are kept to `found`, and forgets it.
-  void append(int64_t row, ProductRows& found) {
-    // Many products meet most columns: then all are looked at, in order, and none is listed.
-    const bool many = 8 * products(row) >= args_.num_columns;
-    columns_.clear();
-    each_product(row, [&](int32_t column, float x) {
-      if (!many && !met_[column]) columns_.push_back(column);
-      met_[column] = 1;
-      sums_[column] += x;
-    });
-    if (many)
-      for (int64_t column = 0; column < args_.num_columns; ++column)
-        if (met_[column]) columns_.push_back(static_cast<int32_t>(column));
-    if (args_.full != nullptr) leave_out_full(row);
-    const int64_t length = keep(many);
-    for (int64_t i = 0; i < length; ++i) {
-      found.columns.push_back(kept_[i]);
-      found.values.push_back(sums_[kept_[i]]);
-    }
-    found.lengths.push_back(length);
-    for (const int32_t column : columns_) {
-      sums_[column] = 0.0f;
-      met_[column] = 0;
-    }
-  }
-
- private:
-  template <class F>
-  void each_product(int64_t row, F f) const {
-    for (int64_t i = args_.left.indptr[row]; i < args_.left.indptr[row + 1]; ++i) {
-      const int64_t k = args_.left.columns[i];
-      const float x = args_.left.values[i];
-      for (int64_t j = args_.right.indptr[k]; j < args_.right.indptr[k + 1]; ++j)
-        f(args_.right.columns[j], x * args_.right.values[j]);
-    }
-  }
-
-  // Forgets the columns that as many products meet as `full` has for them.
-  void leave_out_full(int64_t row) {
-    each_product(row, [&](int32_t column, float) { ++counts_[column]; });
-    int64_t n = 0;
-    for (const int32_t column : columns_) {
-      if (counts_[column] < args_.full[column]) {
-        columns_[n++] = column;
-      } else {
-        sums_[column] = 0.0f;
-        met_[column] = 0;
-      }
-      counts_[column] = 0;
-    }
-    columns_.resize(n);
-  }
-
-  int64_t products(int64_t row) const {
-    int64_t n = 0;
-    for (int64_t i = args_.left.indptr[row]; i < args_.left.indptr[row + 1]; ++i) {
-      const int64_t k = args_.left.columns[i];
-      n += args_.right.indptr[k + 1] - args_.right.indptr[k];
-    }
-    return n;
-  }
-
-  // Puts the strongest columns into kept_, rising; returns their number.
-  int64_t keep(bool in_order) {
-    const int64_t length = std::min<int64_t>(columns_.size(), args_.count);
-    if (length == static_cast<int64_t>(columns_.size())) {
-      kept_ = columns_;
-      if (!in_order) std::sort(kept_.begin(), kept_.end());
-      return length;
-    }
-    values_.clear();
-    for (const int32_t column : columns_) values_.push_back(sums_[column]);
-    std::nth_element(values_.begin(), values_.begin() + length - 1, values_.end(),
-                     std::greater<>());
-    const float bar = values_[length - 1];
-    kept_.clear();
-    int64_t above = 0;
-    for (const int32_t column : columns_) {
-      if (sums_[column] < bar) continue;
-      kept_.push_back(column);
-      above += sums_[column] > bar;
-    }
-    if (!in_order) std::sort(kept_.begin(), kept_.end());
-    int64_t equal = length - above, n = 0;  // of those at the bar the first
-    for (const int32_t column : kept_)
-      if (sums_[column] > bar || equal-- > 0) kept_[n++] = column;
-    return n;
-  }
-
-  const StrongestProductsArgs& args_;
-  std::vector<float> sums_;
-  std::vector<uint8_t> met_;
-  std::vector<int32_t> counts_, columns_, kept_;
-  std::vector<float> values_;
-};
+bool met(float sum) { return std::bit_cast<uint32_t>(sum) != 0x80000000u; }
 
 }  // namespace
 
-ProductRows strongest_products(const StrongestProductsArgs& args, int64_t begin, int64_t end) {
-  ProductRows found;
-  ProductRow product(args);
-  for (int64_t row = begin; row < end; ++row) product.append(row, found);
-  return found;
+ProductRoom::ProductRoom(const StrongestProductsArgs& args)
+    : args_(args),
+      sums_(args.num_columns, kNothing),
+      counts_(args.full != nullptr ? args.num_columns : 0, 0),
+      columns_(args.num_columns + 1) {}
+
+void ProductRoom::append(int64_t begin, int64_t end, ProductRows& found) {
+  for (int64_t row = begin; row < end; ++row) {
+    // Many products meet most columns: then all are looked at, in order, and none is listed.
+    const bool many = 8 * products(row) >= args_.num_columns;
+    const int64_t n = many ? meet_many(row) : meet_few(row);
+    keep(n, many, found);
+    if (many)
+      std::fill(sums_.begin(), sums_.end(), kNothing);
+    else
+      for (int64_t i = 0; i < n; ++i) sums_[columns_[i]] = kNothing;
+  }
+}
+
+// f(column, product) over the products of a row.
+template <class F>
+void ProductRoom::each_product(int64_t row, F f) const {
+  for (int64_t i = args_.left.indptr[row]; i < args_.left.indptr[row + 1]; ++i) {
+    const int64_t k = args_.left.columns[i], end = args_.right.indptr[k + 1];
+    const float x = args_.left.values[i];
+    for (int64_t j = args_.right.indptr[k]; j < end; ++j)
+      f(args_.right.columns[j], x * args_.right.values[j] + 0.0f);
+  }
+}
+
+int64_t ProductRoom::products(int64_t row) const {
+  int64_t n = 0;
+  for (int64_t i = args_.left.indptr[row]; i < args_.left.indptr[row + 1]; ++i) {
+    const int64_t k = args_.left.columns[i];
+    n += args_.right.indptr[k + 1] - args_.right.indptr[k];
+  }
+  return n;
+}
+
+// Sums a row of few products. The columns that they meet, but for full ones, are the first of
+// `columns_`, in any order; returns their number.
+int64_t ProductRoom::meet_few(int64_t row) {
+  float* sums = sums_.data();
+  int32_t* columns = columns_.data();
+  int64_t n = 0;
+  each_product(row, [&](int32_t column, float x) {
+    const float sum = sums[column];
+    columns[n] = column;
+    n += !met(sum);
+    sums[column] = sum + x;
+  });
+  if (args_.full == nullptr) return n;
+  int64_t left = 0;
+  each_product(row, [&](int32_t column, float) { ++counts_[column]; });
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t column = columns[i];
+    if (counts_[column] < args_.full[column])
+      columns[left++] = column;
+    else
+      sums[column] = kNothing;
+    counts_[column] = 0;
+  }
+  return left;
+}
+
+// Sums a row of many products. The first of `columns_`, rising, are those of its strongest entries
+// and some more; returns their number.
+int64_t ProductRoom::meet_many(int64_t row) {
+  float* sums = sums_.data();
+  each_product(row, [&](int32_t column, float x) { sums[column] += x; });
+  if (args_.full != nullptr) {
+    each_product(row, [&](int32_t column, float) { ++counts_[column]; });
+    for (int64_t column = 0; column < args_.num_columns; ++column) {
+      if (counts_[column] >= args_.full[column]) sums[column] = kNothing;
+      counts_[column] = 0;
+    }
+  }
+  const float floor = likely_floor();
+  const int64_t n = collect(floor);
+  return n < args_.count && floor > kLowest ? collect(kLowest) : n;
+}
+
+// Puts the columns that are met, with a sum of `floor` or more, in front of `columns_`, rising.
+int64_t ProductRoom::collect(float floor) {
+  const float* sums = sums_.data();
+  int32_t* columns = columns_.data();
+  int64_t n = 0;
+  for (int64_t column = 0; column < args_.num_columns; ++column) {
+    columns[n] = static_cast<int32_t>(column);
+    n += met(sums[column]) & !(sums[column] < floor);
+  }
+  return n;
+}
+
+// Sum that most likely `count` of the row's entries have or exceed, and not many more; from evenly
+// spread ones.
+float ProductRoom::likely_floor() {
+  const int64_t every = std::max<int64_t>(args_.num_columns / kSampled, 1);
+  const int64_t sampled = args_.num_columns / every;
+  const double expected = static_cast<double>(args_.count) * sampled / args_.num_columns;
+  const auto above = static_cast<int64_t>(expected + 3 * std::sqrt(expected) + 2);
+  if (above >= sampled) return kLowest;
+  values_.clear();
+  for (int64_t i = 0; i < sampled; ++i) {
+    const float sum = sums_[i * every];
+    values_.push_back(met(sum) ? sum : kLowest);
+  }
+  std::nth_element(values_.begin(), values_.begin() + above, values_.end(), std::greater<>());
+  return values_[above];
+}
+
+// Appends the strongest of the first n of `columns_`, rising.
+void ProductRoom::keep(int64_t n, bool in_order, ProductRows& found) {
+  const int64_t length = std::min(n, args_.count);
+  float bar = kLowest;
+  int64_t equal = n;  // of those at the bar the first
+  if (length < n) {
+    values_.clear();
+    for (int64_t i = 0; i < n; ++i) values_.push_back(sums_[columns_[i]]);
+    std::nth_element(values_.begin(), values_.begin() + length - 1, values_.end(),
+                     std::greater<>());
+    bar = values_[length - 1];
+    equal = length - std::count_if(values_.begin(), values_.begin() + length,
+                                   [&](float x) { return x > bar; });
+  }
+  kept_.clear();
+  for (int64_t i = 0; i < n; ++i)
+    if (!(sums_[columns_[i]] < bar)) kept_.push_back(columns_[i]);
+  if (!in_order) std::sort(kept_.begin(), kept_.end());
+  const size_t before = found.columns.size();
+  for (const int32_t column : kept_)
+    if (sums_[column] > bar || equal-- > 0) {
+      found.columns.push_back(column);
+      found.values.push_back(sums_[column]);
+    }
+  found.lengths.push_back(found.columns.size() - before);
 }
 
 }  // namespace ekpnet

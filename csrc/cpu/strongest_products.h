@@ -29,9 +29,31 @@ struct ProductRows {
   std::vector<float> values;
 };
 
-// Rows [begin, end) of left right: of each the `count` largest entries, of equal ones those of the
-// lower columns, by rising column. Entries that no pair of factors meets are not there, nor are
-// those that as many meet as `full` has for their column.
-ProductRows strongest_products(const StrongestProductsArgs& args, int64_t begin, int64_t end);
+// Room for a row with an entry for every column, for one thread at a time. It is made once for many
+// rows: of a wide product with few entries it takes longer than a row.
+class ProductRoom {
+ public:
+  explicit ProductRoom(const StrongestProductsArgs& args);
+
+  // Appends rows [begin, end) of left right: of each the `count` largest entries, of equal ones
+  // those of the lower columns, by rising column. Entries that no pair of factors meets are not
+  // there, nor are those that as many meet as `full` has for their column.
+  void append(int64_t begin, int64_t end, ProductRows& found);
+
+ private:
+  template <class F>
+  void each_product(int64_t row, F f) const;
+  int64_t products(int64_t row) const;
+  int64_t meet_few(int64_t row);
+  int64_t meet_many(int64_t row);
+  int64_t collect(float floor);
+  float likely_floor();
+  void keep(int64_t n, bool in_order, ProductRows& found);
+
+  const StrongestProductsArgs args_;
+  std::vector<float> sums_;  // of the row; kNothing where nothing is
+  std::vector<int32_t> counts_, columns_, kept_;
+  std::vector<float> values_;
+};
 
 }  // namespace ekpnet

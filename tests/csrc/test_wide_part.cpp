@@ -42,7 +42,11 @@ void test_products(int every, int full = 0) {
   const Rows a(N, K, every, 50), b(K, M, every, 51);
   const Ids fulls(M, full);
   const StrongestProductsArgs args = {a.view(), b.view(), M, kKept, full ? fulls.data() : nullptr};
-  const auto found = strongest_products(args, 2, N);
+  ProductRoom room(args);
+  ProductRows found;
+  room.append(0, 2, found);  // which leave nothing behind
+  found = {};
+  room.append(2, N, found);
   const std::string name = "strongest_products, every " + std::to_string(every);
   int64_t at = 0;
   check(found.lengths.size() == N - 2, name + ": rows");

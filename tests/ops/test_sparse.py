@@ -54,6 +54,23 @@ def test_the_largest_are_kept_and_of_equal_ones_the_first():
         assert found.columns[begin:end].tolist() == sorted(order[:7])
 
 
+@pytest.mark.parametrize("levels", [1, 3, 10**6])
+def test_the_strongest_of_many_columns(levels):
+    """Values on few levels, so that most are equal, or all different; some rows have few others."""
+    draw = torch.Generator().manual_seed(7)
+    values = torch.randint(1, levels + 1, (6, 5000), generator=draw).float()
+    values = torch.where(torch.rand(6, 5000, generator=draw) < 0.5, values, 0)
+    values[0, 3000:], values[1, :4990] = 0, 0
+    values[2, ::9] = levels + 1.0  # what every so many columns have tells nothing of the others
+    found = strongest_products(rows(torch.eye(6)), rows(values), 5000, 40)
+    for n in range(6):
+        met = torch.nonzero(values[n]).flatten().tolist()
+        wanted = sorted(sorted(met, key=lambda i, n=n: (-values[n, i], i))[:40])
+        begin, end = found.indptr[n : n + 2].tolist()
+        assert found.columns[begin:end].tolist() == wanted
+        assert torch.equal(found.values[begin:end], values[n, wanted])
+
+
 def test_what_is_met_in_full_is_left_out():
     """Before the strongest are chosen; whether few or most columns are met."""
     for filled in (0.1, 0.6):
