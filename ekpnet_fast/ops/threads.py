@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
-__all__ = ["num_threads", "torch_on_one_thread"]
+__all__ = ["beside", "num_threads", "torch_on_one_thread"]
+
+T = TypeVar("T")
 
 
 def num_threads() -> int:
@@ -37,3 +41,30 @@ def torch_on_one_thread() -> Iterator[int]:
     finally:
         torch.set_num_threads(of_torch)
         ekpnet.team_threads.default(before)
+
+
+def beside(work: Callable[[], T]) -> Callable[[], T]:
+    """Begin work that has one thread, beside what the calling thread goes on with.
+
+    For what torch does within `torch_on_one_thread`, where other threads would wait for it. Ops of
+    this package have one thread in it too. Where there is one thread in all, it is done when it is
+    asked for.
+
+    Args:
+        work: what is done; its result must not depend on the number of threads.
+
+    Returns:
+        A function that waits for the result, or raises what `work` raised; to be called once.
+    """
+    if num_threads() == 1:
+        return work
+
+    def on_one_thread() -> T:
+        ekpnet.team_threads.default(1)
+        torch.get_num_threads()  # by which torch passes its number on to this thread's libraries
+        return work()
+
+    with_one = ThreadPoolExecutor(1, thread_name_prefix="beside")
+    result = with_one.submit(on_one_thread).result
+    with_one.shutdown(wait=False)
+    return result

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops.threads import num_threads, torch_on_one_thread
+from ekpnet_fast.ops.threads import beside, num_threads, torch_on_one_thread
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +43,22 @@ def test_torch_on_one_thread(threads):
         raise KeyError
     assert torch.get_num_threads() == 3
     assert torch.ops.ekpnet.team_threads(0) == 0
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_work_beside_what_goes_on(threads, number):
+    """On a thread of its own if there is one, and one for its ops; what it raises comes here."""
+    threads(number)
+    own = threading.get_ident()
+
+    def work():
+        return threading.get_ident() == own, num_threads(), torch.get_num_threads()
+
+    with torch_on_one_thread():
+        assert beside(work)() == (number == 1, 1, 1)
+        assert num_threads() == number
+        with pytest.raises(KeyError, match="no result"):
+            beside(lambda: {}["no result"])()
 
 
 def test_team_threads_refuses_what_is_no_number_of_threads():

@@ -46,6 +46,7 @@ from ekpnet_fast.models.wide.signals import (
 )
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.models.wide.users import UserNeighbours
+from ekpnet_fast.ops.threads import beside
 from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
@@ -202,8 +203,6 @@ class Affinities:
         self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
         self.users = UserNeighbours(A, options.user_knn) if options.user_knn else None
         self.graph: GraphVectors | None = None
-        if options.graph_regression:
-            self.graph = graph_vectors(A, knowledge.basis(options.graph_regression))
         self.sources = self._sources(A, counts)
 
     def features(
@@ -340,6 +339,7 @@ class Affinities:
         I = knowledge.num_items  # noqa: E741
         # [I, U], A scaled by 1 / sqrt of both its sums: products of rows are co-clicks.
         left = scaled(A, inverse(np.sqrt(sums(A, 1))), inverse(np.sqrt(counts))).T.tocsr()
+        projections = beside(lambda: self._projections(A, left))
         together = products(left, count)
 
         def product(a: ops.SparseRows, b: ops.SparseRows) -> ops.SparseRows:
@@ -349,20 +349,7 @@ class Affinities:
         if options.kg_click_kg:
             near = knowledge.alike
             made.append(Source.of_rows(product(product(near, together), near)))
-        users = int(np.count_nonzero(A.getnnz(axis=1)))
-        for ranks, factors, power, columns in (
-            (options.low_pass, [left], 0.0, users),
-            (options.joint_spectral, [left, knowledge.near], 0.5, users + knowledge.near.shape[1]),
-        ):
-            if ranks:
-                # At most a quarter: what tells all users apart projects every history on itself.
-                rank = min(max(ranks), max(columns // 4, 1))
-                vectors, values = leading_eigenvectors(factors, rank)
-                ends = tuple(min(rank, vectors.shape[1]) for rank in ranks)
-                made.append(Source(None, vectors * values**power, ends))
-        if self.graph is not None:
-            vectors = self.graph.vectors
-            made.append(Source(None, vectors, (vectors.shape[1],)))
+        place = len(made)
         if options.ease > 0:
             made.append(Source(None, _ease(A, options.ease)))
         if options.five_hop:
@@ -382,7 +369,32 @@ class Affinities:
             made.append(Source(self.users.rows, self.users.rows.values, of_users=True))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
+        self.graph, made[place:place] = projections()
         return made
+
+    def _projections(
+        self,
+        A: Matrix,
+        left: Matrix,  # [I, U]
+    ) -> tuple[GraphVectors | None, list[Source]]:
+        """The regression on the graph, and the sources of vectors: projections, and its own."""
+        knowledge, options, made = self.knowledge, self.options, []
+        users = int(np.count_nonzero(A.getnnz(axis=1)))
+        for ranks, factors, power, columns in (
+            (options.low_pass, [left], 0.0, users),
+            (options.joint_spectral, [left, knowledge.near], 0.5, users + knowledge.near.shape[1]),
+        ):
+            if ranks:
+                # At most a quarter: what tells all users apart projects every history on itself.
+                rank = min(max(ranks), max(columns // 4, 1))
+                vectors, values = leading_eigenvectors(factors, rank)
+                ends = tuple(min(rank, vectors.shape[1]) for rank in ranks)
+                made.append(Source(None, vectors * values**power, ends))
+        if not options.graph_regression:
+            return None, made
+        graph = graph_vectors(A, knowledge.basis(options.graph_regression))
+        made.append(Source(None, graph.vectors, (graph.vectors.shape[1],)))
+        return graph, made
 
 
 def neighbours_clicks(
