@@ -33,7 +33,8 @@ def quantiles(
     which has no weight.
     """
     at = torch.linspace(0, features.shape[1] - 1, pieces + 1, dtype=torch.float64).round().long()
-    return torch.stack([x.sort().values[at] for x in features])
+    # NumPy sorts by vectors, in a fraction of torch's time.
+    return torch.stack([torch.from_numpy(np.sort(x.numpy()))[at] for x in features])
 
 
 def ramps(
