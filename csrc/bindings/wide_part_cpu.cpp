@@ -179,8 +179,6 @@ WidePairs wide_pairs(const Tensor& group_indptr, const Tensor& items, int64_t G,
   return {items.size(0), data<int64_t>(group_indptr), data<int32_t>(items)};
 }
 
-constexpr int64_t kGroups = 64;  // of pairs, per task
-
 Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_items,
                          const Tensors& indptrs, const Tensors& neighbours, const Tensors& values,
                          const Tensors& transposed, const Tensor& affinities, const Tensor& means,
@@ -197,7 +195,7 @@ Tensor wide_features_cpu(const Tensor& history_indptr, const Tensor& history_ite
   Tensor out = empty({inputs.args.num_responses, pairs.num_pairs}, ScalarType::Float);
   const auto& kernels = isa_kernels().wide_part;
   const int64_t workspace = kernels.workspace_size(inputs.args);
-  for_each_piece(G, kGroups, [&](int64_t begin, int64_t end) {
+  for_each_piece(G, kPairGroups, [&](int64_t begin, int64_t end) {
     kernels.features(inputs.args, pairs, begin, end, mutable_data<float>(out),
                      thread_buffer<float>(workspace));
   });
@@ -235,7 +233,7 @@ Tensor wide_logits_cpu(const Tensor& history_indptr, const Tensor& history_items
   const WidePairs pairs = wide_pairs(*group_indptr, *items, G, args.num_items);
   Tensor out = empty({pairs.num_pairs}, ScalarType::Float);
   float* logits = mutable_data<float>(out);
-  for_each_piece(G, kGroups, [&](int64_t begin, int64_t end) {
+  for_each_piece(G, kPairGroups, [&](int64_t begin, int64_t end) {
     kernels.pair_logits(args, pairs, begin, end, logits, thread_buffer<float>(workspace));
   });
   return out;

@@ -16,7 +16,6 @@ namespace {
 using V = Vector<float>;
 constexpr int kLanes = sizeof(V) / sizeof(float);
 constexpr int64_t kTile = 256;  // items whose vectors stay in a cache
-constexpr int kTogether = 4;    // histories that meet an item's vector at a time
 
 // Floats in whole cache lines, as an arena hands them out.
 constexpr int64_t whole_lines(int64_t n) { return round_up(n, 16); }
@@ -267,7 +266,7 @@ int64_t longest_vectors(const WideArgs& args) {
   return whole_lines(width);
 }
 
-// Sums of affinities for the pairs of one group, [affinities, n] with a row of `stride`.
+// Sums of a source's affinities for the pairs of one group.
 class PairSums {
  public:
   PairSums(const WideArgs& args, float* sums, float* vector)
@@ -275,30 +274,29 @@ class PairSums {
     std::fill(sums, sums + args.num_items, 0.0f);
   }
 
-  // f(affinity, a [n]) for every affinity.
+  // f(affinity, a [n]) for the affinities [first, last) of a source.
   template <class F>
-  void of(const History& history, int64_t n, const int32_t* items, float* a, F f) {
-    each_source(args_, [&](const AffinitySource& source, int64_t first, int64_t last) {
-      switch (source.kind) {
-        case AffinitySource::kNeighbours:
-        case AffinitySource::kUsers:
-          of_neighbours(source, history, n, items, a);
-          break;
-        case AffinitySource::kDense:
-          of_dense(source, history, n, items, a);
-          break;
-        case AffinitySource::kVectors: {
-          const Parts parts(args_.affinities + first, args_.affinities + last);
-          history.sum_vectors(source, vector_);
-          for (int64_t b = 0; b < n; ++b)
-            multiply_vectors(parts, args_.affinities + first, args_.affinities + last,
-                             source.values + items[b] * source.width, vector_, a + b, n);
-          for (int64_t k = first; k < last; ++k) f(k, a + (k - first) * n);
-          return;
-        }
+  void of(const AffinitySource& source, int64_t first, int64_t last, const History& history,
+          int64_t n, const int32_t* items, float* a, F f) {
+    switch (source.kind) {
+      case AffinitySource::kNeighbours:
+      case AffinitySource::kUsers:
+        of_neighbours(source, history, n, items, a);
+        break;
+      case AffinitySource::kDense:
+        of_dense(source, history, n, items, a);
+        break;
+      case AffinitySource::kVectors: {
+        const Parts parts(args_.affinities + first, args_.affinities + last);
+        history.sum_vectors(source, vector_);
+        for (int64_t b = 0; b < n; ++b)
+          multiply_vectors(parts, args_.affinities + first, args_.affinities + last,
+                           source.values + items[b] * source.width, vector_, a + b, n);
+        for (int64_t k = first; k < last; ++k) f(k, a + (k - first) * n);
+        return;
       }
-      f(first, a);
-    });
+    }
+    f(first, a);
   }
 
  private:
@@ -353,29 +351,40 @@ int64_t workspace_size(const WideArgs& args) {
   const int64_t of_tile = (kHistories + longest_vectors(args)) * kTile;  // products, a last tile
   return 4 * I                                 // sums, ids, their affinities, their curves
          + kHistories * longest_vectors(args)  // sums of vectors
-         + kHistories * whole_lines(args.num_responses)  // factors
-         + std::max(of_tile, kPairsAtOnce * A)           // affinities
+         + std::max(kHistories, kPairGroups) * whole_lines(args.num_responses)  // factors
+         + std::max(of_tile, kPairsAtOnce * A)                                  // affinities
          + 64;
 }
 
-// f(history, first pair, n, items, sums) for the pairs of the groups, some at a time.
+// f(history, first pair, n, affinity, sums) for the pairs of the groups, some at a time; one source
+// after the other for all groups, because rows of one that groups share stay in a cache.
 template <class F>
 void each_pairs(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end,
                 float* workspace, F f) {
   Arena<float> arena(workspace);
   PairSums sums(args, arena.take(whole_lines(args.num_items)), arena.take(longest_vectors(args)));
-  float* factors = arena.take(whole_lines(args.num_responses));
+  float* factors = arena.take(kPairGroups * whole_lines(args.num_responses));
   float* a = arena.take(kPairsAtOnce * args.num_affinities);
+  std::vector<History> histories;
+  std::vector<int64_t> groups;  // that have pairs
+  histories.reserve(end - begin);
   for (int64_t g = begin; g < end; ++g) {
     if (pairs.group_indptr[g] == pairs.group_indptr[g + 1]) continue;
-    const History history(args, g, factors);
-    for (int64_t b = pairs.group_indptr[g]; b < pairs.group_indptr[g + 1]; b += kPairsAtOnce) {
-      const int64_t n = std::min(kPairsAtOnce, pairs.group_indptr[g + 1] - b);
-      sums.of(history, n, pairs.items + b, a, [&](int64_t affinity, const float* of_pairs) {
-        f(history, b, n, affinity, of_pairs);
-      });
-    }
+    histories.emplace_back(args, g, factors + (g - begin) * whole_lines(args.num_responses));
+    groups.push_back(g);
   }
+  each_source(args, [&](const AffinitySource& source, int64_t first, int64_t last) {
+    for (size_t h = 0; h < histories.size(); ++h) {
+      const History& history = histories[h];
+      const int64_t g = groups[h];
+      for (int64_t b = pairs.group_indptr[g]; b < pairs.group_indptr[g + 1]; b += kPairsAtOnce) {
+        const int64_t n = std::min(kPairsAtOnce, pairs.group_indptr[g + 1] - b);
+        sums.of(
+            source, first, last, history, n, pairs.items + b, a,
+            [&](int64_t affinity, const float* of_pairs) { f(history, b, n, affinity, of_pairs); });
+      }
+    }
+  });
 }
 
 void features(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end, float* out,

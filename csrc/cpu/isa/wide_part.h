@@ -63,10 +63,10 @@ struct WidePairs {
 
 struct WideKernels {
   int64_t (*workspace_size)(const WideArgs& args);  // floats
-  // Features [N, B] of the pairs of groups [begin, end).
+  // Features [N, B] of the pairs of groups [begin, end), `kPairGroups` at most.
   void (*features)(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end,
                    float* out, float* workspace);
-  // Logits [B] of the pairs of groups [begin, end).
+  // Logits [B] of the pairs of groups [begin, end), `kPairGroups` at most.
   void (*pair_logits)(const WideArgs& args, const WidePairs& pairs, int64_t begin, int64_t end,
                       float* out, float* workspace);
   // Logits [G, I] of histories [begin, end), `kHistories` at most.
@@ -76,6 +76,8 @@ struct WideKernels {
 
 // Histories whose vectors meet those of the items at a time.
 constexpr int64_t kHistories = 32;
+// Groups of pairs that are taken together.
+constexpr int64_t kPairGroups = 128;
 constexpr int64_t kMaxAffinities = 64;
 
 }  // namespace ekpnet
