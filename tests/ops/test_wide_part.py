@@ -105,6 +105,34 @@ def with_users():
     return users, near
 
 
+@pytest.mark.parametrize("width", [1, 21])
+def test_a_list_has_the_same_bits_beside_others(width):
+    """Items of more than two tiles by vectors: 5 histories together, and each alone."""
+    I, G = 530, 5  # noqa: E741
+    draw = torch.Generator().manual_seed(3)
+    vectors = torch.rand(I, width, generator=draw)
+    of_vectors = AffinitySources(
+        [torch.zeros(0, dtype=torch.int64)],
+        [torch.zeros(0, dtype=torch.int32)],
+        [vectors],
+        [vectors.T.contiguous()],
+        torch.tensor([[0, 0, (width + 1) // 2], [0, 0, width]]),
+        torch.zeros(2, I),
+        torch.tensor([[0, NONE], [1, NONE]]),
+        torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+    )
+    given = WideCurves(torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[1.0], [2.0]]), torch.zeros(I))
+    ends, items = torch.arange(G + 1) * 3, torch.randint(0, I, (G * 3,), generator=draw).int()
+    found = wide_logits(ends, items, of_vectors, given)
+    for g in range(G):
+        alone = wide_logits(ends[:2], items[3 * g : 3 * g + 3], of_vectors, given)
+        assert torch.equal(alone[0], found[g])
+        total = vectors[items[3 * g : 3 * g + 3].long()].double().sum(0) / 3**0.5
+        part, whole = (vectors.double()[:, :end] @ total[:end] for end in ((width + 1) // 2, width))
+        wanted = (part + 1).log() + 2 * (whole + 1).log()
+        torch.testing.assert_close(found[g].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_users_near_a_history_by_hand():
     users, near = with_users()
     share = 2**-0.5

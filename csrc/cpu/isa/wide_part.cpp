@@ -15,7 +15,12 @@ namespace {
 
 using V = Vector<float>;
 constexpr int kLanes = sizeof(V) / sizeof(float);
-constexpr int64_t kTile = 256;  // items whose vectors stay in a cache
+// Items whose vectors meet all histories while they are in a cache, in panels of so many as `gemm`
+// takes at once.
+constexpr int64_t kTile = 240;
+constexpr int64_t kPanel = (EKPNET_VECTOR_BYTES > 16 || kVectorRegisters == 32 ? 3 : 2) * kLanes;
+static_assert(kTile % kPanel == 0);
+constexpr int64_t kPacked = 4;  // histories for which a tile is copied, which takes time itself
 
 // Floats in whole cache lines, as an arena hands them out.
 constexpr int64_t whole_lines(int64_t n) { return round_up(n, 16); }
@@ -348,7 +353,7 @@ constexpr int64_t kPairsAtOnce = 1024;
 
 int64_t workspace_size(const WideArgs& args) {
   const int64_t I = whole_lines(args.num_items), A = args.num_affinities;
-  const int64_t of_tile = (kHistories + longest_vectors(args)) * kTile;  // products, a last tile
+  const int64_t of_tile = (kHistories + longest_vectors(args)) * kTile;  // products, the tile
   return 4 * I                                 // sums, ids, their affinities, their curves
          + kHistories * longest_vectors(args)  // sums of vectors
          + std::max(kHistories, kPairGroups) * whole_lines(args.num_responses)  // factors
@@ -440,33 +445,50 @@ void add_neighbours(const WideArgs& args, const History& history, const Affinity
   for (int64_t i = 0; i < n; ++i) out[ids[i]] += curves[i];
 }
 
+// Panels [panels, width, kPanel] of the items [begin, begin + n), one after the other: in rows as
+// far apart as a catalogue is long, each would be in a page of memory of its own. Zeros follow up
+// to whole vectors, with which the last panel ends: [width, at most kPanel].
+void pack(const AffinitySource& source, int64_t I, int64_t begin, int64_t n, float* panels) {
+  for (int64_t d = 0; d < source.width; ++d) {
+    const float* row = source.transposed + d * I + begin;
+    for (int64_t first = 0; first < n; first += kPanel) {
+      const int64_t some = std::min(kPanel, n - first), columns = round_up(some, kLanes);
+      float* to = panels + first * source.width + d * columns;
+      if (some == kPanel) {
+        unrolled<kPanel / kLanes>(
+            [&](auto v) { store(to + v * kLanes, load<V>(row + first + v * kLanes)); });
+        continue;
+      }
+      std::copy(row + first, row + first + some, to);
+      std::fill(to + some, to + columns, 0.0f);
+    }
+  }
+}
+
 // Adds the curves of vectors to the logits [G, I] of some histories. `sums` has room for the
-// vectors of the histories, `a` for their products with those of a tile.
+// vectors of the histories, `a` for their products with those of a tile and for the tile.
 void add_vectors(const WideArgs& args, const AffinitySource& source, int64_t first, int64_t last,
                  const std::vector<History>& histories, float* sums, int64_t stride, float* a,
                  float* out) {
   const int64_t I = args.num_items, count = histories.size();
   for (int64_t h = 0; h < count; ++h) histories[h].sum_vectors(source, sums + h * stride);
-  float* const rest = a + kHistories * kTile;  // columns of a tile that is not whole
+  float* const panels = a + kHistories * kTile;
   for (int64_t begin = 0; begin < I; begin += kTile) {
-    const int64_t n = std::min(kTile, I - begin), columns = round_up(n, kLanes);
-    const float* tile = source.transposed + begin;
-    int64_t ld = I;
-    if (begin + columns > I) {
-      for (int64_t d = 0; d < source.width; ++d) {
-        std::copy(tile + d * I, tile + d * I + n, rest + d * columns);
-        std::fill(rest + d * columns + n, rest + (d + 1) * columns, 0.0f);
-      }
-      tile = rest;
-      ld = columns;
-    }
+    const int64_t n = std::min(kTile, I - begin);
+    const bool packed = count >= kPacked || n < kTile;
+    if (packed) pack(source, I, begin, n, panels);
     int64_t done = 0;  // columns of the vectors that the products have
     for (int64_t k = first; k < last; ++k) {
       const Affinity& affinity = args.affinities[k];
       const bool goes_on = k > first && affinity.first == args.affinities[k - 1].first;
       if (!goes_on) done = affinity.first;
-      gemm<V>(count, columns, affinity.end - done, sums + done, stride, 1, tile + done * ld, ld, a,
-              kTile, goes_on);
+      for (int64_t at = 0; at < n; at += kPanel) {
+        const int64_t columns = round_up(std::min(kPanel, n - at), kLanes);
+        const float* panel = packed ? panels + at * source.width + done * columns
+                                    : source.transposed + done * I + begin + at;
+        gemm<V>(count, columns, affinity.end - done, sums + done, stride, 1, panel,
+                packed ? columns : I, a + at, kTile, goes_on);
+      }
       done = affinity.end;
       for (int64_t h = 0; h < count; ++h)
         each_response(args, k, [&](int64_t r) {
