@@ -21,6 +21,8 @@ from ekpnet_fast.errors import DataError, reason
 
 __all__ = ["ColumnWriter", "map_column", "write_column"]
 
+_HUGE_PAGE = 1 << 21  # bytes
+
 
 class ColumnWriter:
     """Context that writes a column of known length, block by block.
@@ -34,7 +36,7 @@ class ColumnWriter:
     def __init__(self, path: Path, kind: DTypeLike, count: int) -> None:
         self.kind = np.dtype(kind).newbyteorder("<")
         self._left = count
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=_HUGE_PAGE)
         np.lib.format.write_array_header_1_0(
             self._file, {"descr": self.kind.str, "fortran_order": False, "shape": (count,)}
         )
@@ -42,7 +44,13 @@ class ColumnWriter:
     def add(self, values: NDArray[Any]) -> None:
         """Write the next values."""
         self._left -= len(values)
-        self._file.write(np.ascontiguousarray(values, dtype=self.kind).data)
+        data = np.ascontiguousarray(values, dtype=self.kind).view(np.uint8).data
+        # Written by whole huge pages, because Linux keeps a file in pages that are no larger than
+        # what was written at once, and maps it by such until it reads it from the disk again.
+        first = min(-self._file.tell() % _HUGE_PAGE, len(data))
+        last = len(data) - (len(data) - first) % _HUGE_PAGE
+        for piece in (data[:first], data[first:last], data[last:]):
+            self._file.write(piece)
 
     def __enter__(self) -> ColumnWriter:
         """Return itself."""
