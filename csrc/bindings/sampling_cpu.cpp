@@ -201,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
          out_relations = empty({2 * count}, ScalarType::Int);
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
   dispatch_relation(relations.scalar_type(), [&](auto zero) {
-    // A draw waits for memory some twenty times, one after the other.
+    // A draw waits for memory some twenty times.
     for_each_piece(count, 64, [&](int64_t begin, int64_t end) {
       sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
                      data<int32_t>(tails), count, static_cast<uint64_t>(seed),
