@@ -10,17 +10,28 @@ namespace {
 
 constexpr uint64_t kNeighborStream = 4;  // of stream_key(seed, epoch, node, .)
 
+// How many nodes ahead row pointers, and then triples, are asked for.
+constexpr int64_t kRowsAhead = 16, kTriplesAhead = 8;
+
 }  // namespace
 
 template <class Relation>
 void sample_neighbors(const RippleGraph<Relation>& graph, const NeighborRequest& request,
                       const Neighbors& out, int64_t begin, int64_t end) {
-  const int64_t K = request.count;
+  const int64_t K = request.count, T = graph.indptr[graph.num_entities];
   std::vector<int64_t> drawn(K);
   for (int64_t i = begin; i < end; ++i) {
+    if (i + kRowsAhead < end) prefetch_row(graph.indptr, request.nodes[i + kRowsAhead]);
+    if (i + kTriplesAhead < end) {
+      const int64_t triple = graph.indptr[request.nodes[i + kTriplesAhead]];
+      if (0 <= triple && triple < T) {
+        prefetch(graph.relations + triple);
+        prefetch(graph.tails + triple);
+      }
+    }
     const int32_t node = request.nodes[i];
     const int64_t first = graph.indptr[node];
-    const int64_t degree = checked_degree(graph.indptr, graph.indptr[graph.num_entities], node);
+    const int64_t degree = checked_degree(graph.indptr, T, node);
     const uint64_t key = stream_key(request.seed, request.epoch, node, kNeighborStream);
     const auto random_below = [&](int64_t k, int64_t limit) {
       return static_cast<int64_t>(bounded(random_bits(key, k), limit));

@@ -12,10 +12,6 @@
 namespace ekpnet {
 namespace {
 
-// Asks for a cache line that is read once and soon: into the second level, because the first has
-// too few lines for all that is under way.
-void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
-
 // Open-addressing set of entity ids. It is at most an eighth full, so that the first probe nearly
 // always decides and its branch is seldom mispredicted.
 class EntitySet {
@@ -256,13 +252,9 @@ class Sampler {
     return request_.seed_indptr[u + 1] - request_.seed_indptr[u];
   }
 
-  // Asks for what the next hop starts from. An entity's second row pointer is in another cache line
-  // for every eighth, which without asking is waited for.
+  // Asks for what the next hop starts from.
   void prefetch_degrees(const int32_t* entities, int64_t n) const {
-    for (int64_t i = 0; i < n; ++i) {
-      prefetch(graph_.indptr + entities[i]);
-      prefetch(graph_.indptr + entities[i] + 1);
-    }
+    for (int64_t i = 0; i < n; ++i) prefetch_row(graph_.indptr, entities[i]);
   }
 
   void open(int64_t u, User& user) const {

@@ -18,6 +18,17 @@ inline int64_t checked_degree(const int64_t* indptr, int64_t num_triples, int64_
   return last - first;
 }
 
+// Asks for a cache line that is read once and soon: into the second level, because the first has
+// too few lines for all that is under way.
+inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+// Asks for the row pointers of an entity. Of every eighth the second one is in another cache line,
+// which without asking is waited for.
+inline void prefetch_row(const int64_t* indptr, int64_t entity) {
+  prefetch(indptr + entity);
+  prefetch(indptr + entity + 1);
+}
+
 template <class Relation>
 struct RippleGraph {
   int64_t num_entities;       // E

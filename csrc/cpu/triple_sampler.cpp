@@ -37,8 +37,8 @@ void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation*
     for (int64_t i = 0; i < n; ++i) {
       at[i] =
           static_cast<int64_t>(bounded(random_bits(key, 3 * (first + i)), indptr[num_entities]));
-      __builtin_prefetch(graph_tails + at[i]);
-      __builtin_prefetch(graph_relations + at[i]);
+      prefetch(graph_tails + at[i]);
+      prefetch(graph_relations + at[i]);
     }
     find_heads(num_entities, indptr, at, n, head_of);
     for (int64_t i = 0; i < n; ++i) {
