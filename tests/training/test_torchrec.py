@@ -10,6 +10,7 @@ from importlib import metadata
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ekpnet_fast import train as command
 from ekpnet_fast.config import ParallelConfig, RunConfig
@@ -20,6 +21,7 @@ from ekpnet_fast.training.parallel.backend import check_backend
 from ekpnet_fast.training.parallel.shards import Sharding
 from ekpnet_fast.training.parallel.world import World
 from support.places import ROOT, SUPPORT
+from support.small_run import SMALL
 
 TORCHREC = ParallelConfig(4, "torchrec", "adagrad")
 MODELS = ("ekpnet", "mf")
@@ -38,12 +40,31 @@ def missing():
 installed = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
-@pytest.fixture(scope="module")
-def runs():
-    program = [sys.executable, str(SUPPORT / "torchrec_runs.py")]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def made(program, *words):
+    """What a program of support prints, as JSON."""
+    command = [sys.executable, str(SUPPORT / program), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return made("torchrec_runs.py")
+
+
+OPTIONS = [
+    *[*SMALL, "--epochs", "2", "--ranking", "false", "--device", "cpu"],
+    *["--train.group_size", "8", "--pretrain.group_size", "8"],
+    *["--parallel.parts", "4", "--parallel.table", "torchrec"],
+    *["--parallel.optimizer", "rowwise_adagrad", "--train.lr", "0.05", "--pretrain.lr", "0.05"],
+]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resumed")
+    return folder, made("torchrec_resumes.py", str(folder), *OPTIONS)
 
 
 @installed
@@ -80,6 +101,50 @@ def test_a_stopped_run_goes_on_to_the_same_weights(runs):
     resumed, undisturbed = runs["resumed"], runs["ekpnet adagrad"]
     assert resumed.pop("resumed")
     assert resumed == undisturbed
+
+
+def weights_and_epochs(folder):
+    """Weights by name, and the loss and AUC of each epoch."""
+    epochs = json.loads((folder / "metrics.json").read_text())["epochs"]
+    weights = load_file(folder / "model.safetensors")
+    return weights, [(epoch["stage"], epoch["loss"], epoch["valid_auc"]) for epoch in epochs]
+
+
+@installed
+def test_a_killed_process_ends_the_others_and_all_start_anew(resumed):
+    folder, found = resumed
+    killed, again = found["killed"], found["two again"]
+    assert killed["codes"] == [2, -9]
+    assert killed["said"].count("error: ") == 1
+    assert "process 0 of 2: another process has ended; start all of them" in killed["said"]
+    assert found["undisturbed"]["codes"] == again["codes"] == [0, 0], again["said"]
+    ours, theirs = (weights_and_epochs(folder / name) for name in ("two again", "undisturbed"))
+    assert ours[1] == theirs[1]
+    for name, weights in theirs[0].items():
+        assert torch.equal(ours[0][name], weights), name
+
+
+@installed
+@pytest.mark.parametrize(("name", "size"), [("four of two", 4), ("two of four", 2)])
+def test_another_number_of_processes_goes_on(resumed, name, size):
+    folder, found = resumed
+    assert found["stopped"]["codes"] == [128 + 15] * 4
+    assert found[name]["codes"] == [0] * size, found[name]["said"]
+    assert "resumed after" in found[name]["said"]
+    ours, theirs = (weights_and_epochs(folder / each) for each in (name, "undisturbed"))
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        assert mine[0] == other[0]
+        assert mine[1:] == pytest.approx(other[1:], rel=1e-3)
+    for of, weights in theirs[0].items():
+        assert torch.allclose(ours[0][of], weights, rtol=0, atol=3e-4), of
+
+
+@installed
+def test_one_process_does_not_go_on(resumed):
+    _, found = resumed
+    alone = found["one of two"]
+    assert alone["codes"] == [2] and alone["said"].count("\n") == 1
+    assert "torchrec, but there is one process; expected two or more" in alone["said"]
 
 
 @installed
