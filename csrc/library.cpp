@@ -195,6 +195,10 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   // Threads of the calling thread's ops from now on; 0 = as many as torch has. Returns what it was.
   m.def("team_threads(int threads) -> int");
 
+  // A thread that works beside the ops comes or goes; meanwhile it has the place of one of theirs.
+  // Returns how many there are now.
+  m.def("team_beside(bool comes) -> int");
+
   // Optimizer and ranking. A bfloat16 table has float32 moments and gradients and is rounded at random
   // by `seed`; other tables do not look at it.
   m.def(

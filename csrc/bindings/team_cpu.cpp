@@ -1,4 +1,4 @@
-// Binding of team_threads.
+// Bindings of team_threads and team_beside.
 #include <climits>
 #include <utility>
 
@@ -13,9 +13,12 @@ int64_t team_threads(int64_t threads) {
   return std::exchange(chosen_threads, threads);
 }
 
+int64_t team_beside(bool comes) { return work_beside(comes ? 1 : -1); }
+
 }  // namespace
 }  // namespace ekpnet
 
 STABLE_TORCH_LIBRARY_IMPL(ekpnet, CompositeExplicitAutograd, m) {
   m.impl("team_threads", TORCH_BOX(&ekpnet::team_threads));
+  m.impl("team_beside", TORCH_BOX(&ekpnet::team_beside));
 }

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cfenv>
@@ -21,6 +22,10 @@ constexpr microseconds kSpin{30};
 // How much longer a helper looks for work while it lets every other thread go first: from one op of
 // a training step to the next.
 constexpr microseconds kYield{100};
+// A helper that has waited so long for a processor inside of a region holds the region up.
+constexpr microseconds kHeldUp{300};
+// How long regions then have no helpers; doubled each time that the next ones are held up too.
+constexpr microseconds kFirstPause{10'000}, kLongestPause{160'000};
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -56,6 +61,29 @@ bool yield_until(F done) {
 // Whether this thread is inside a region.
 thread_local bool inside = false;
 
+// Threads of the program that work on something else.
+std::atomic<int64_t> beside{0};
+
+microseconds cpu_time() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::duration_cast<microseconds>(std::chrono::seconds(now.tv_sec) +
+                                                  std::chrono::nanoseconds(now.tv_nsec));
+}
+
+// What this thread waits for a processor, or for memory, from now on.
+class Waiting {
+ public:
+  microseconds so_far() const {
+    const auto passed = std::chrono::duration_cast<microseconds>(steady_clock::now() - begin_);
+    return passed - (cpu_time() - cpu_begin_);
+  }
+
+ private:
+  const steady_clock::time_point begin_ = steady_clock::now();
+  const microseconds cpu_begin_ = cpu_time();
+};
+
 // On the stack of the thread that asks. Others touch it under the team's mutex, or while `active`
 // counts them.
 struct Region {
@@ -66,6 +94,7 @@ struct Region {
   std::fenv_t environment;  // rounding and denormals as the asking thread has them
   int64_t wanted = 0;       // helpers that may still join
   std::atomic<int64_t> active{0};
+  bool had_helpers = false, held_up = false;
   std::exception_ptr error;
   Region* next = nullptr;
 };
@@ -86,10 +115,17 @@ class Team {
     if (region.error) std::rethrow_exception(region.error);
   }
 
+  // A place is free again.
+  void call() {
+    calls_.fetch_add(1);
+    calls_.notify_all();
+  }
+
  private:
   void open(Region& region) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
+      if (pause_ > microseconds::zero() && steady_clock::now() < alone_until_) return;
       hire(region.threads - 1);
       region.wanted = std::min(region.threads - 1, helpers_);
       region.next = open_;
@@ -104,15 +140,29 @@ class Team {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       Region** link = &open_;
-      while (*link != &region) link = &(*link)->next;
+      while (*link != nullptr && *link != &region) link = &(*link)->next;
+      if (*link == nullptr) return;  // it was the asking thread's alone
       *link = region.next;
     }
     const auto done = [&] { return region.active.load(std::memory_order_acquire) == 0; };
-    if (spin_until(done)) return;
-    for (;;) {
+    const bool in_time = spin_until(done);
+    while (!done()) {
       const uint32_t seen = leaves_.load();
-      if (done()) return;
-      leaves_.wait(seen);
+      if (!done()) leaves_.wait(seen);
+    }
+    if (region.had_helpers) learn(in_time || !region.held_up);
+  }
+
+  // From a region that was held up or not, whether to ask for help in the next ones.
+  void learn(bool in_time) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (in_time && pause_ == microseconds::zero()) return;
+    const auto now = steady_clock::now();
+    if (!in_time) {
+      pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
+      alone_until_ = now + pause_;
+    } else if (now > alone_until_ + pause_) {
+      pause_ = microseconds::zero();
     }
   }
 
@@ -132,15 +182,24 @@ class Team {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  Region* join() {
+  Region* join(int64_t slot) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (Region* region = open_; region != nullptr; region = region->next)
-      if (region->wanted > 0) {
+      if (region->wanted > 0 && !place_is_taken(slot % region->threads, region->threads)) {
         --region->wanted;
+        region->had_helpers = true;
         region->active.fetch_add(1, std::memory_order_relaxed);
         return region;
       }
     return nullptr;
+  }
+
+  void leave(Region& region, int64_t slot, bool held_up) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // Who leaves because its place is taken may come back.
+    if (place_is_taken(slot % region.threads, region.threads)) ++region.wanted;
+    region.held_up |= held_up;
+    region.active.fetch_sub(1, std::memory_order_release);
   }
 
   void keep_error(Region& region, std::exception_ptr error) {
@@ -153,29 +212,35 @@ class Team {
     pthread_setname_np(pthread_self(), "ekpnet");
 #endif
     inside = true;
+    int64_t threads = slot + 1;  // of the last region
     for (;;) {
       const uint32_t seen = calls_.load();
-      if (Region* region = join()) {
+      if (Region* region = join(slot)) {
+        const Waiting waiting;
+        threads = region->threads;
         std::fesetenv(&region->environment);
         try {
           region->work(slot % region->threads);
         } catch (...) {
           keep_error(*region, std::current_exception());
         }
-        region->active.fetch_sub(1, std::memory_order_release);
+        leave(*region, slot, waiting.so_far() > kHeldUp);
         // The region may be gone by now; the counter is the team's.
         leaves_.fetch_add(1);
         leaves_.notify_all();
         continue;
       }
-      const auto called = [&] { return calls_.load() != seen; };
-      if (!spin_until(called) && !yield_until(called)) calls_.wait(seen);
+      const auto away = [&] { return place_is_taken(slot % threads, threads); };
+      const auto called = [&] { return calls_.load() != seen || away(); };
+      if (away() || (!spin_until(called) && !yield_until(called))) calls_.wait(seen);
     }
   }
 
   std::mutex mutex_;  // guards the rest but for the counters
   Region* open_ = nullptr;
   int64_t helpers_ = 0;
+  microseconds pause_{0};
+  steady_clock::time_point alone_until_;
   // Regions opened and calls that ended, modulo 2^32: what helpers and closing threads sleep on.
   std::atomic<uint32_t> calls_{0}, leaves_{0};
 };
@@ -186,8 +251,10 @@ std::atomic<Team*> the_team{nullptr};
 Team& team() {
   Team* found = the_team.load(std::memory_order_acquire);
   if (found != nullptr) return *found;
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { the_team.store(nullptr, std::memory_order_relaxed); });
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    the_team.store(nullptr, std::memory_order_relaxed);
+    beside.store(0, std::memory_order_relaxed);
+  });
   static_cast<void>(registered);
   Team* made = new Team;
   if (the_team.compare_exchange_strong(found, made)) return *made;
@@ -196,6 +263,17 @@ Team& team() {
 }
 
 }  // namespace
+
+int64_t work_beside(int64_t change) {
+  Team& of_process = team();
+  const int64_t now = beside.fetch_add(change) + change;
+  if (change < 0) of_process.call();
+  return now;
+}
+
+bool place_is_taken(int64_t slot, int64_t threads) {
+  return slot > 0 && slot + beside.load(std::memory_order_relaxed) >= threads;
+}
 
 void run_team(int64_t threads, Work work) {
   if (threads <= 1 || inside)

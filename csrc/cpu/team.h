@@ -34,22 +34,35 @@ class Work {
 // region where they can. Several threads may ask at a time. Within a region, `work` is called on
 // the asking thread alone. The first exception is thrown here, after the region's end. A child that
 // was forked has a team of its own.
+//
+// Helpers that other programs keep from running hold up whom they help: after a region that had to
+// wait for one of them, the next milliseconds' regions are the asking thread's alone.
 void run_team(int64_t threads, Work work);
+
+// A thread that works on something else meanwhile, such as the next batch, comes (1) or goes (-1).
+// It takes a helper's place: no more threads then run than the regions ask for, and none of them
+// waits for one that the system runs in turn with another. Returns how many there are now.
+int64_t work_beside(int64_t change);
+
+// Whether such threads have taken the place of a slot of a region.
+bool place_is_taken(int64_t slot, int64_t threads);
 
 // The chunks 0 .. n - 1 of a region, a share for each slot. A thread takes those of its own share
 // first, then what others have left: what one thread wrote to memory in a region is then mostly
 // read by the same one in the next, and nobody waits for a share whose thread does not come.
 class Chunks {
  public:
-  Chunks(int64_t n, int64_t threads) : shares_(std::clamp<int64_t>(threads, 1, kMaxShares)) {
+  Chunks(int64_t n, int64_t threads)
+      : threads_(threads), shares_(std::clamp<int64_t>(threads, 1, kMaxShares)) {
     for (int64_t i = 0; i < shares_; ++i) {
       share_[i].next.store(n * i / shares_, std::memory_order_relaxed);
       share_[i].end = n * (i + 1) / shares_;
     }
   }
 
-  // The next chunk for the thread of a slot; -1 when all are taken.
+  // The next chunk for the thread of a slot; -1 when all are taken, or its place in the team is.
   int64_t take(int64_t slot) {
+    if (place_is_taken(slot, threads_)) return -1;
     for (int64_t i = 0; i < shares_; ++i) {
       Share& share = share_[(slot + i) % shares_];
       if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
@@ -65,7 +78,7 @@ class Chunks {
     std::atomic<int64_t> next;
     int64_t end;
   };
-  const int64_t shares_;
+  const int64_t threads_, shares_;
   Share share_[kMaxShares];
 };
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,9 +11,9 @@ import torch
 
 from ekpnet_fast.ops.torch_library import ekpnet
 
-__all__ = ["beside", "num_threads", "torch_on_one_thread"]
+__all__ = ["beside", "beside_ops", "num_threads", "torch_on_one_thread"]
 
-T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 def num_threads() -> int:
@@ -43,7 +43,24 @@ def torch_on_one_thread() -> Iterator[int]:
         ekpnet.team_threads.default(before)
 
 
-def beside(work: Callable[[], T]) -> Callable[[], T]:
+def beside_ops(pool: Executor, work: Callable[[], Made]) -> Future[Made]:
+    """Submit work to a pool; until it is done it has the place of one of the ops' threads.
+
+    More threads than processors would run in turn, and ops wait for those that do not run.
+    """
+
+    def call() -> Made:
+        try:
+            return work()
+        finally:
+            ekpnet.team_beside.default(False)
+
+    # Said here and not in the call, because it begins when its thread gets to run.
+    ekpnet.team_beside.default(True)
+    return pool.submit(call)
+
+
+def beside(work: Callable[[], Made]) -> Callable[[], Made]:
     """Begin work that has one thread, beside what the calling thread goes on with.
 
     For what torch does within `torch_on_one_thread`, where other threads would wait for it. Ops of
@@ -59,12 +76,12 @@ def beside(work: Callable[[], T]) -> Callable[[], T]:
     if num_threads() == 1:
         return work
 
-    def on_one_thread() -> T:
+    def on_one_thread() -> Made:
         ekpnet.team_threads.default(1)
         torch.get_num_threads()  # by which torch passes its number on to this thread's libraries
         return work()
 
     with_one = ThreadPoolExecutor(1, thread_name_prefix="beside")
-    result = with_one.submit(on_one_thread).result
+    result = beside_ops(with_one, on_one_thread).result
     with_one.shutdown(wait=False)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops.list_losses import pair_lists
+from ekpnet_fast.ops.threads import beside_ops
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.folds import Folds
 from ekpnet_fast.sampling.graph import Graph
@@ -32,7 +34,7 @@ def _ahead(prepare: Callable[[int], Made], numbers: range) -> Iterator[Made]:
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Made] | None = None
         for number in numbers:
-            after = pool.submit(prepare, number)
+            after = beside_ops(pool, partial(prepare, number))
             if waiting is not None:
                 yield waiting.result()
             waiting = after

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <cstdio>
 #include <set>
 #include <stdexcept>
@@ -42,29 +43,72 @@ void test_every_chunk_once() {
         check(each_once(n, threads), "a chunk was left out or done twice");
 }
 
-// Waits inside the region until another thread is in it too.
+// Opens regions until a helper is in one, and calls f there on both threads: on a busy machine the
+// first ones may have no helpers.
+template <class F>
+void with_a_helper(F f) {
+  for (bool came = false; !came;) {
+    std::atomic<int> inside = 0;
+    auto work = [&](int64_t) {
+      ++inside;
+      const auto stop = std::chrono::steady_clock::now() + std::chrono::milliseconds(20);
+      while (inside < 2 && std::chrono::steady_clock::now() < stop) std::this_thread::yield();
+      if (inside == 2) f();
+    };
+    ekpnet::run_team(2, ekpnet::Work(work));
+    came = inside == 2;
+  }
+}
+
 void test_helpers_come() {
-  std::atomic<int> inside = 0;
-  auto work = [&](int64_t) {
-    ++inside;
-    while (inside < 2) std::this_thread::yield();
-  };
-  ekpnet::run_team(2, ekpnet::Work(work));
-  check(inside == 2, "no helper came");
+  std::atomic<int> called = 0;
+  with_a_helper([&] { ++called; });
+  check(called >= 1, "no helper came");
+}
+
+// How many of the chunks of a region another thread does.
+int done_elsewhere(int64_t n, int64_t threads) {
+  const auto self = std::this_thread::get_id();
+  std::atomic<int> elsewhere = 0;
+  run_chunks(n, threads, [&](int64_t) { elsewhere += std::this_thread::get_id() != self; });
+  return elsewhere;
+}
+
+void test_a_thread_beside_takes_a_helpers_place() {
+  ekpnet::work_beside(1);
+  int elsewhere = 0;
+  for (int round = 0; round < 200; ++round) elsewhere += done_elsewhere(50, 2);
+  check(elsewhere == 0, "a helper came although another thread had its place");
+  check(each_once(100, 4), "with a thread beside");
+  ekpnet::work_beside(-1);
+  test_helpers_come();
+}
+
+// A helper that sleeps in a region waits as one does that other programs keep from running.
+void test_a_region_that_was_held_up_is_followed_by_some_without_helpers() {
+  using std::chrono::milliseconds, std::chrono::steady_clock;
+  const auto self = std::this_thread::get_id();
+  with_a_helper([&] {
+    if (std::this_thread::get_id() != self) std::this_thread::sleep_for(milliseconds(20));
+  });
+  const auto stop = steady_clock::now() + milliseconds(5);
+  int elsewhere = 0;
+  while (steady_clock::now() < stop) {
+    const int more = done_elsewhere(50, 2);
+    if (steady_clock::now() < stop) elsewhere += more;
+  }
+  check(elsewhere == 0, "a helper was asked for at once after it had held up a region");
+  test_helpers_come();
 }
 
 // The one helper is held inside a region until another region has ended.
 void test_nobody_waits_for_a_helper_that_does_not_come() {
   std::atomic<bool> held = false, ended = false;
   std::thread other([&] {
-    std::atomic<int> inside = 0;
-    auto work = [&](int64_t) {
-      ++inside;
-      while (inside < 2) std::this_thread::yield();
+    with_a_helper([&] {
       held = true;
       while (!ended) std::this_thread::yield();
-    };
-    ekpnet::run_team(2, ekpnet::Work(work));
+    });
   });
   while (!held) std::this_thread::yield();
   check(each_once(100, 2), "a region without helpers");
@@ -115,13 +159,8 @@ void test_many_callers() {
 
 void test_floating_point_environment() {
   std::fesetround(FE_UPWARD);
-  std::atomic<int> inside = 0, other = 0;
-  auto work = [&](int64_t) {
-    other += std::fegetround() != FE_UPWARD;
-    ++inside;
-    while (inside < 2) std::this_thread::yield();
-  };
-  ekpnet::run_team(2, ekpnet::Work(work));
+  std::atomic<int> other = 0;
+  with_a_helper([&] { other += std::fegetround() != FE_UPWARD; });
   std::fesetround(FE_TONEAREST);
   check(other == 0, "a helper rounds otherwise than the thread that asked");
 }
@@ -131,12 +170,7 @@ void test_fork() {
   const pid_t child = fork();
   if (child == 0) {
     alarm(60);
-    std::atomic<int> inside = 0;  // helpers of the child's own
-    auto work = [&](int64_t) {
-      ++inside;
-      while (inside < 2) std::this_thread::yield();
-    };
-    ekpnet::run_team(2, ekpnet::Work(work));
+    test_helpers_come();  // of the child's own
     _exit(each_once(100, 4) ? 0 : 1);
   }
   int status = 0;
@@ -151,6 +185,8 @@ int main(int argc, char** argv) {
   alarm(300);  // a region that never ends is a failure, not a wait
   test_nobody_waits_for_a_helper_that_does_not_come();
   test_helpers_come();
+  test_a_thread_beside_takes_a_helpers_place();
+  test_a_region_that_was_held_up_is_followed_by_some_without_helpers();
   test_every_chunk_once();
   test_nested();
   test_exceptions();

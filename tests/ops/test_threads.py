@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops.threads import beside, num_threads, torch_on_one_thread
+from ekpnet_fast.ops.threads import beside, beside_ops, num_threads, torch_on_one_thread
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +64,16 @@ def test_work_beside_what_goes_on(threads, number):
 def test_team_threads_refuses_what_is_no_number_of_threads():
     with pytest.raises(RuntimeError, match=r"threads is -1, expected 0 to"):
         torch.ops.ekpnet.team_threads(-1)
+
+
+def test_a_call_beside_ops_has_a_threads_place_until_it_is_done(threads):
+    threads(2)
+    places = torch.ops.ekpnet.team_beside
+    with ThreadPoolExecutor(1) as pool:
+        assert beside_ops(pool, "done".upper).result() == "DONE"
+        with pytest.raises(ZeroDivisionError):
+            beside_ops(pool, lambda: 1 / 0).result()
+    assert (places(True), places(False)) == (1, 0)
 
 
 # Threads by name before and after some work: a pool of OpenMP stays, as ours does.
