@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -295,6 +295,8 @@ class BatchStream:
             indptr, cuts = order.shared.indptr, order.shared_cuts
         first, last = cuts[i], cuts[i + 1]
         count = min(parts, last - first)
+        if count == 1:
+            return [first, last]
         ends = indptr[first : last + 1].numpy()
         shares = ends[0] + (ends[-1] - ends[0]) * np.arange(1, count) // count
         bounds = [first]
@@ -381,10 +383,6 @@ class BatchStream:
             lists = pair_lists(request.group_indptr if groups is None else groups.indptr)
         if self.corrections is not None:
             corrections = self.corrections[request.items] * (labels == 0)
-        num_relations = self.graph.num_relations
-        named_relations = torch.cat([sets["relations"].flatten(), relations])
-        mentions = named_relations.bincount(minlength=num_relations)
-        mentions[:1] -= sets["relations"].numel() - sets["counts"].sum()  # masked slots hold 0
         return Batch(
             rows=rows,
             touched=touched,
@@ -399,9 +397,15 @@ class BatchStream:
             triple_heads=extra[: len(heads)],
             triple_relations=relations,
             triple_tails=extra[len(heads) : 2 * len(heads)],
-            triple_labels=(torch.arange(len(heads)) < len(heads) // 2).to(torch.int8),
-            relation_touched=(mentions[:num_relations] > 0).float(),
+            triple_labels=_triple_labels(len(heads)),
+            num_relations=self.graph.num_relations,
         )
+
+
+@lru_cache(maxsize=8)
+def _triple_labels(count: int) -> Tensor:
+    """Labels [K] int8 of true triples and as many corrupted ones."""
+    return (torch.arange(count) < count // 2).to(torch.int8)
 
 
 def _share(triples: Triples, k: int, count: int) -> Triples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -139,6 +140,7 @@ class BatchPlan:
 
 _ALIGNED = 16  # bytes that kernels read at a time, at most
 Moved = TypeVar("Moved", bound="Pairs")
+MovedBatch = TypeVar("MovedBatch", bound="Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +182,13 @@ class Pairs:
         return torch.repeat_interleave(lengths, output_size=self.num_pairs)
 
     def to(self: Moved, device: torch.device) -> Moved:
-        """Copy on a device; what a GPU gets from the host is one copy that nobody waits for."""
+        """Copy on a device; what a GPU gets from the host is one copy that nobody waits for.
+
+        Pairs that are there already are not copied.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if all(x.device == device for x in _tensors(values)):
+            return self
         host = [x for x in _tensors(values) if x.device.type == "cpu"]
         moved = _packed(host, device) if device.type == "cuda" and host else {}
         return replace(self, **_moved(values, device, moved))
@@ -231,7 +238,9 @@ class Batch(Pairs):
         pair_folds: [B] int32, fold of each pair; with `slot_folds`.
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
-        relation_touched: [R] float32, 1 where the ripple sets or the triples name the relation.
+        num_relations: R.
+        touched_relations: `relation_touched`, where it is known; None where it is found when asked
+            for, as native gradients do not.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
         real_pairs: [] float32, number of them; None if all are.
         entity_keys, entity_references, relation_keys, relation_references: sorted references to
@@ -244,7 +253,8 @@ class Batch(Pairs):
     triple_relations: Tensor
     triple_tails: Tensor
     triple_labels: Tensor
-    relation_touched: Tensor
+    num_relations: int = 0
+    touched_relations: Tensor | None = None
     touched: Mapping[str, Tensor] = field(default_factory=dict)
     lists: Tensor | None = None
     corrections: Tensor | None = None
@@ -261,6 +271,22 @@ class Batch(Pairs):
     def size(self) -> int:
         """Divisor of a loss: B, or the true triples of a batch without pairs."""
         return self.num_pairs or self.triple_heads.numel() // 2
+
+    @cached_property
+    def relation_touched(self) -> Tensor:
+        """[R] float32, 1 where the ripple sets or the triples name the relation."""
+        if self.touched_relations is not None:
+            return self.touched_relations
+        named = torch.cat([self.relations.flatten(), self.triple_relations])
+        mentions = named.bincount(minlength=self.num_relations)
+        mentions[:1] -= self.relations.numel() - self.counts.sum()  # masked slots hold 0
+        return (mentions[: self.num_relations] > 0).float()
+
+    def to(self: MovedBatch, device: torch.device) -> MovedBatch:
+        """Copy on a device, as of pairs; what would wait for a GPU if found there is found here."""
+        if device.type == "cpu":
+            return super().to(device)
+        return super(Batch, replace(self, touched_relations=self.relation_touched)).to(device)
 
     def by_fold(self) -> Batch:
         """Batch of the same pairs, in groups of one fold each with a ripple set of its own."""

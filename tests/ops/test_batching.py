@@ -453,6 +453,9 @@ def test_ripple_sets_and_triples_of_a_batch():
         touched = set(batch.relations[valid].tolist()) | set(batch.triple_relations.tolist())
         assert set(batch.relation_touched.nonzero().ravel().tolist()) == touched
         assert set(batch.relation_touched.tolist()) <= {0.0, 1.0}
+        assert batch.to(torch.device("cpu")) is batch
+        # Found before it is moved, as it takes a wait there.
+        assert batch.to(torch.device("meta")).relation_touched.shape == batch.relation_touched.shape
 
 
 def test_no_triples():

@@ -275,7 +275,7 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     rows = model.entity[batch.rows.long()].double().requires_grad_()
     plain = build.build_model(CONFIG, *load(CONFIG)).double()
     in_double = replace(
-        batch, labels=batch.labels.double(), relation_touched=batch.relation_touched.double()
+        batch, labels=batch.labels.double(), touched_relations=batch.relation_touched.double()
     )
     terms = losses.loss_terms(reference, plain, {"entity": rows}, in_double, stage, name="train")
     norm = rows.square().sum() * stage.lambda3 / 2 / batch.num_pairs
