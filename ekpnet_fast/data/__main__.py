@@ -285,7 +285,7 @@ def _export(options: argparse.Namespace) -> int:
         from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
     for path in export_recbole(dataset, options.out, overwrite=options.overwrite):
         say(str(path))
-    threshold = needed_threshold(dataset, options.out)
+    threshold = needed_threshold(dataset)
     if threshold is not None:
         say(f"ratings from {threshold:g} on are positives: load with --threshold {threshold:g}")
     return 0

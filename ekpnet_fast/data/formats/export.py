@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ekpnet_fast.data.formats.recbole import default_threshold
+from ekpnet_fast.data.formats.stars import default_threshold
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.tables import Dataset, Int32
 from ekpnet_fast.errors import ConfigError, DataError
@@ -92,14 +92,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def needed_threshold(dataset: Dataset, out: Path) -> float | None:
+def needed_threshold(dataset: Dataset) -> float | None:
     """Threshold with which loading the files gives the same positives, None for none."""
     clicks = dataset.interactions
     if clicks is None:
         return None
     if clicks.ratings is None:
         return None if clicks.positive.all() else 1.0
-    if clicks.threshold == default_threshold(out.name):
+    if clicks.threshold == default_threshold(clicks.ratings):
         return None
     return float(clicks.ratings.min()) if clicks.threshold is None else clicks.threshold
 

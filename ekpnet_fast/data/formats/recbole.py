@@ -19,12 +19,12 @@ from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, no_triples
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
+from ekpnet_fast.data.formats.stars import default_threshold
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
 
 __all__ = [
-    "default_threshold",
     "has_recbole",
     "has_recbole_split",
     "header_names",
@@ -34,7 +34,6 @@ __all__ = [
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _COLUMN_KINDS: dict[str, Kind] = {"rating": "float", "timestamp": "time"}
-_DEFAULT_THRESHOLDS = {"ml-": 4.0, "movielens": 4.0}
 
 
 def has_recbole(folder: Path) -> bool:
@@ -56,9 +55,10 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     Args:
         folder: of the files.
         name: of the data set.
-        threshold: smallest rating that is a positive; 4 for files named ``ml-*`` or
-            ``movielens*``, else every interaction is one. Needs a ``rating`` column. Where there
-            is a ``label`` column (1 or 0), rows are labelled by it and no threshold applies.
+        threshold: smallest rating that is a positive; without it 4 of five stars, and every
+            interaction on other scales (see `stars.default_threshold`). Needs a ``rating`` column.
+            Where there is a ``label`` column (1 or 0), rows are labelled by it and no threshold
+            applies.
 
     Raises:
         DataError: a missing or broken file, with line and finding.
@@ -73,14 +73,14 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         raise DataError.about(inter_file, 1, "a label column", "none beside a threshold")
     if "rating" not in header and threshold is not None:
         raise DataError.about(inter_file, 1, "no rating column", "one for the threshold given")
-    if "rating" in header and not labelled and threshold is None:
-        threshold = default_threshold(stem)
     graded = "rating" in header and not labelled
     wanted = ["user_id", "item_id"] + ["label"] * labelled + ["rating"] * graded
     if all("timestamp" in read_header(path) for path in inter_files.values()):
         wanted.append("timestamp")
     sheets = {part: _sheet(path, wanted) for part, path in inter_files.items()}
     interactions = _joined(sheets)
+    if graded and threshold is None:
+        threshold = default_threshold(interactions.frame.numbers["rating"])
     kg, links = no_triples(inter_file), None
     if graph_files:
         kg = _sheet(graph_files[0], ["head_id", "relation_id", "tail_id"])
@@ -113,12 +113,6 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         ),
         times=pair_times(built.dataset, interactions.frame, "timestamp", threshold),
     )
-
-
-def default_threshold(stem: str) -> float | None:
-    """Smallest rating that is usually a positive in a data set with this file name."""
-    name = stem.lower()
-    return next((v for k, v in _DEFAULT_THRESHOLDS.items() if name.startswith(k)), None)
 
 
 def _interaction_files(folder: Path) -> dict[str, Path]:

@@ -24,8 +24,8 @@ from ekpnet_fast.data.formats.imported import (
     write_folder,
 )
 from ekpnet_fast.data.formats.mapping import NO_RELATION, Sheet
-from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.formats.split import PARTS
+from ekpnet_fast.data.formats.stars import POSITIVE_STARS, are_stars
 from ekpnet_fast.data.importing import statements
 from ekpnet_fast.data.importing.bounded_checks import Sources, examine_tables
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, times_note
@@ -291,8 +291,13 @@ class _Work:
         first = self._loaded["interactions"][0]
         roles, path = first.roles, first.part.path
         if self._threshold is None:
-            if ".inter" in path.suffixes and "rating" in roles and "label" not in roles:
-                self._threshold = default_threshold(path.name)
+            if "rating" in roles and "label" not in roles:
+                low, high, halves = self._ask(
+                    "SELECT min(rating), max(rating), bool_and(2 * rating = round(2 * rating))"
+                    " FROM interactions"
+                )
+                if are_stars(low, high, halves=halves):
+                    self._threshold = POSITIVE_STARS
         elif "rating" not in roles:
             form = first.part.form
             shown = ", ".join(match.column for match in first.matches)

@@ -16,8 +16,8 @@ from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.imported import expect_free, write_imported
 from ekpnet_fast.data.formats.mapping import no_triples
 from ekpnet_fast.data.formats.opened import check_encoding
-from ekpnet_fast.data.formats.recbole import default_threshold
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
+from ekpnet_fast.data.formats.stars import default_threshold
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, examine, times_note
 from ekpnet_fast.data.importing.columns import TABLES
@@ -219,8 +219,8 @@ def import_dataset(
         columns: column by option (user, item, label, rating, time, head, relation, tail,
             links_item, links_entity, users_id, users_name, ...): a name, or a place from 1, which
             a number always is. Others are guessed, and the report says how.
-        threshold: smallest rating that is a positive. Without it all are, but 4 for RecBole files
-            named ``ml-*`` or ``movielens*``, as when these are loaded directly.
+        threshold: smallest rating that is a positive. Without it 4 of five stars, and all ratings
+            on other scales (see `stars.default_threshold`).
         separator: of text tables; guessed for each when None.
         encoding: of text tables, unless a byte order mark says otherwise.
         header: whether text tables have names in their first record; found for each when None.
@@ -386,9 +386,8 @@ def _threshold(clicks: Reading, threshold: float | None) -> float | None:
     sheet = clicks.sheet
     path, columns = sheet.path, sheet.frame.columns
     if threshold is None:
-        atomic = ".inter" in path.suffixes
         graded = "rating" in columns and "label" not in columns
-        return default_threshold(path.name) if atomic and graded else None
+        return default_threshold(sheet.frame.numbers["rating"]) if graded else None
     if "rating" not in columns:
         form = sheet.parts[0].form
         line = 1 if form is not None and form.header else None

@@ -282,7 +282,11 @@ def test_ids_that_look_alike_are_told(before, after, memory, take, write, tmp_pa
         (import_dataset, {}) if memory is None else (import_bounded_dataset, {"memory": memory})
     )
     done = read(
-        tmp_path / "alike", interactions=tmp_path / "alike.csv", kg=tmp_path / "kg.parquet", **bound
+        tmp_path / "alike",
+        interactions=tmp_path / "alike.csv",
+        kg=tmp_path / "kg.parquet",
+        threshold=0,
+        **bound,
     )
     name = "users that differ by blanks, case or zeros alone"
     found = {f.name: f for f in done.report.findings}[name]
