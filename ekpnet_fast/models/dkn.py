@@ -110,7 +110,8 @@ class DKN(Model):
         if source.item_names is None:
             raise DataError(
                 "--model dkn reads the words of items: found a data set without titles, expected"
-                " item_names.txt (item, tab, title) beside its files, or RecBole's .item"
+                " item_names.txt (item, tab, title) beside its files, RecBole's .item, or --items"
+                " of an import"
             )
         options, D, draw = self.options, self.shape.width, self.draw
         # Plain attributes: `inputs` reads them on the CPU, wherever the model is.

@@ -52,7 +52,8 @@ def train(
             has a part of the model's tables while it trains; all return a whole model.
 
     Raises:
-        TrainingError: no training examples, or a loss that is not finite or diverges.
+        TrainingError: no training examples, no triples for stages of triples alone, or a loss that
+            is not finite or diverges.
         Interrupted: the run was stopped, and the writer has a checkpoint of that position.
     """
     _check_examples(prepared)
@@ -71,7 +72,13 @@ def train(
     if validate and model.stages:
         validation = Validation(data, model, backend, device, world)
         outcome.validated_users = validation.users
-    for name in stages.left():
+    left = stages.left()
+    if model.stages and not left:
+        raise TrainingError(
+            f"{prepared.dataset.name} has no triples, by which alone {config.model} learns in the"
+            " stages that have epochs, expected epochs of a stage of pairs"
+        )
+    for name in left:
         stream = data.stream(model, name)
         numbers = stages.enter(name, stream)
         score = partial(_scored, validation, tables, name)

@@ -63,11 +63,15 @@ class Stages:
             snapshot.restore(outcome)
 
     def left(self) -> list[str]:
-        """Stages to run, the one in progress first."""
-        names = self.outcome.model.stages
-        first = names.index(self.at.stage) if self.at.stage else 0
+        """Stages to run, the one in progress first; none of triples alone where there are none."""
         model = self.outcome.model
-        return [name for name in names[first:] if self._options(name).epochs or model.silent(name)]
+        first = model.stages.index(self.at.stage) if self.at.stage else 0
+        return [
+            name
+            for name in model.stages[first:]
+            if (self._options(name).epochs or model.silent(name))
+            and (model.plan(self.config, name).pairs or model.source.graph.num_triples)
+        ]
 
     def enter(self, name: str, stream: BatchStream) -> range:
         """Start a stage, or the rest of it; the run's epochs that are left to it, at most."""

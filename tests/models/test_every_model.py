@@ -13,6 +13,7 @@ import torch
 from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic, prepare
+from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation import metrics, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
@@ -259,6 +260,40 @@ def test_learns_a_planted_graph(model):
             stage=outcome.stage,
         )
         assert metrics.auc(rows.labels, scores) > 0.97
+
+
+def without_graph(config):
+    """Split data and graph of a run's clicks alone."""
+    dataset = make_synthetic(config.synthetic)
+    none = np.zeros(0, dtype=np.int32)
+    dataset = replace(dataset, heads=none, relations=none, tails=none)
+    return prepare(dataset, config.seed, config.protocol), Graph.from_dataset(dataset, inverse=True)
+
+
+@every_model
+def test_trains_without_a_graph(model):
+    """Stages that learn from triples alone are left out."""
+    stage = replace(STAGE, epochs=1)
+    config = config_of(model, protocol="recbole", pretrain=stage, train=stage)
+    prepared, graph = without_graph(config)
+    outcome = loop.train(config, prepared, graph)
+    kind = MODELS[model]
+    left = [name for name in kind.stages if kind.plan(config, name).pairs]
+    assert list(dict.fromkeys(record.stage for record in outcome.records)) == left
+    logits = scoring.score_examples(
+        ops,
+        outcome.model,
+        build.sample_ripple_sets(config, graph, prepared),
+        scoring.examples_by_user(prepared.test, prepared),
+        stage=outcome.stage,
+    )
+    assert np.isfinite(logits).all()
+
+
+def test_stages_of_triples_alone_need_some():
+    config = config_of("wide_deep", train=replace(STAGE, epochs=0))
+    with pytest.raises(TrainingError, match="has no triples, by which alone wide_deep learns in"):
+        loop.train(config, *without_graph(config))
 
 
 # ---- stopping and going on -----------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Format "final" of RippleNet, KGCN, CKAN, MCCLK and their relatives.
 
-``ratings_final.npy`` or ``.txt`` holds rows ``user item label``; ``kg_final.npy`` or ``.txt`` rows
-``head relation tail``. All ids are 0-based numbers, and an item's id is its entity id.
+``ratings_final.npy`` or ``.txt`` holds rows ``user item label``; ``kg_final.npy`` or ``.txt``, if
+there is a graph, rows ``head relation tail``. All ids are 0-based numbers, and an item's id is its
+entity id.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ __all__ = [
     "expect_dense",
     "has_final",
     "load_final",
+    "read_graph",
     "read_names",
-    "read_triples",
+    "told_graph",
 ]
 
 RATING_FILES = ("ratings_final.npy", "ratings_final.txt")
@@ -62,23 +64,24 @@ def load_final(folder: Path, name: str) -> Dataset:
 
     The numbers of users, items and relations are the largest id plus one; the number of entities
     is the largest id over triples and items plus one, so ids without triples keep their place.
-    If present, ``item_names.txt`` (``item<TAB>name``) and ``relations.txt`` (a name a line) are
+    Without a file of triples the graph has none, and one relation that nothing has. If present,
+    ``item_names.txt`` (``item<TAB>name``) and ``relations.txt`` (a name a line) are
     read.
 
     Raises:
         DataError: a missing or broken file, with line and finding.
     """
     rating_file = _first(folder, RATING_FILES)
-    kg_file = _first(folder, KG_FILES)
     users, items, labels = _read(rating_file, _RATING_COLUMNS)
-    heads, relations, tails = read_triples(kg_file)
+    kg_file, (heads, relations, tails) = read_graph(folder)
     size = len(users) + len(heads)
     expect_dense(rating_file, {"user": users, "item": items}, size)
-    expect_dense(kg_file, {"head": heads, "relation": relations, "tail": tails}, size)
+    if kg_file is not None:
+        expect_dense(kg_file, {"head": heads, "relation": relations, "tail": tails}, size)
     rows = Examples(users, items, labels.astype(np.int8))
     _check_contradictions(rating_file, rows)
     num_items = int(items.max()) + 1
-    num_relations = int(relations.max()) + 1
+    num_relations = int(relations.max(initial=0)) + 1
     return Dataset(
         name=name,
         rows=rows,
@@ -88,12 +91,28 @@ def load_final(folder: Path, name: str) -> Dataset:
         tails=tails,
         num_users=int(users.max()) + 1,
         num_items=num_items,
-        num_entities=max(num_items, int(heads.max()) + 1, int(tails.max()) + 1),
+        num_entities=max(num_items, *(int(x.max(initial=-1)) + 1 for x in (heads, tails))),
         num_relations=num_relations,
         relation_names=_relation_names(folder / "relations.txt", num_relations),
         item_names=read_names(folder / "item_names.txt", num_items),
-        source=f"final format: {rating_file.name}, {kg_file.name}",
+        source=f"final format: {rating_file.name}, {told_graph(kg_file)}",
     )
+
+
+def read_graph(folder: Path) -> tuple[Path | None, tuple[Int32, Int32, Int32]]:
+    """File of triples of a folder, and its heads, relations and tails [T]; none without a file.
+
+    Raises:
+        DataError: a broken file, with line and finding.
+    """
+    path = next((folder / name for name in KG_FILES if (folder / name).is_file()), None)
+    empty = np.zeros(0, dtype=np.int32)
+    return path, (empty,) * 3 if path is None else read_triples(path)
+
+
+def told_graph(path: Path | None) -> str:
+    """Words for the file of triples in a data set's source."""
+    return "no graph" if path is None else path.name
 
 
 def read_triples(path: Path) -> tuple[Int32, Int32, Int32]:

@@ -4,7 +4,7 @@
 ...``; ``kg_final.txt`` or ``.npy`` rows ``head relation tail``. All ids are 0-based numbers, and an
 item's id is its entity id. ``item_list.txt``, ``entity_list.txt``, ``relation_list.txt`` and
 ``user_list.txt``, each read if present, hold the original ids under a header with ``org_id`` and
-``remap_id``.
+``remap_id``; ``item_names.txt``, as in the final format, names for people.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.data.formats.final import (
     ID,
-    KG_FILES,
     RATING_FILES,
     expect_dense,
-    read_triples,
+    read_graph,
+    read_names,
+    told_graph,
 )
 from ekpnet_fast.data.formats.parse import read_lines
 from ekpnet_fast.data.formats.split import PARTS, given_split
@@ -69,9 +70,7 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     user_ids, item_ids, entity_ids, relation_ids = (
         _read_ids(folder / f"{kind}_list.txt") for kind in ("user", "item", "entity", "relation")
     )
-    kg_file = next((folder / file for file in KG_FILES if (folder / file).is_file()), None)
-    empty = np.zeros(0, dtype=np.int32)
-    heads, relations, tails = (empty,) * 3 if kg_file is None else read_triples(kg_file)
+    kg_file, (heads, relations, tails) = read_graph(folder)
     size = sum(len(users) for users, _ in lists.values()) + len(heads)
     for part, (_, items) in lists.items():
         path = folder / f"{part}.txt"
@@ -89,7 +88,7 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     }
     pairs = sorted_distinct(np.concatenate([*keys.values()]))
     users, items = (x.astype(np.int32) for x in np.divmod(pairs, max(num_items, 1)))
-    kg_name = "no graph" if kg_file is None else kg_file.name
+    files = [*(f"{part}.txt" for part in lists), told_graph(kg_file)]
     return Dataset(
         name=name,
         rows=None,
@@ -105,7 +104,8 @@ def load_kgat(folder: Path, name: str) -> Dataset:
         item_ids=_distinct_ids(folder, "item", item_ids, num_items),
         entity_ids=_all_ids(entity_ids, num_entities),
         relation_names=_all_ids(relation_ids, num_relations),
-        source=f"KGAT's format: {', '.join(f'{part}.txt' for part in lists)}, {kg_name}",
+        item_names=read_names(folder / "item_names.txt", num_items),
+        source=f"KGAT's format: {', '.join(files)}",
         split=given_split(pairs, keys),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ekpnet_fast.data import load_dataset
+from ekpnet_fast.data.tables import validate
 from ekpnet_fast.errors import DataError, EkpnetError
 
 RATINGS = "0\t0\t1\n0\t2\t0\n1\t1\t1\n2\t0\t0\n"
@@ -72,6 +73,14 @@ def test_reads_names(write):
     data = load_dataset(str(write({"ratings_final.txt": RATINGS, "kg_final.txt": KG, **names})))
     assert data.item_names == ("Toy Story", "", "À bout")
     assert data.relation_names == ("genre", "star")
+
+
+def test_without_triples_the_graph_is_empty(write):
+    data = load_dataset(str(write({"ratings_final.txt": RATINGS})))
+    counts = (data.num_users, data.num_items, data.num_entities, data.num_relations)
+    assert counts == (3, 3, 3, 1) and data.num_triples == 0
+    assert data.source == "final format: ratings_final.txt, no graph"
+    validate(data)
 
 
 BAD_RATINGS = {
@@ -157,11 +166,9 @@ def test_bad_names(file, content, line, found, write):
     check_message(folder, file, line, found, "")
 
 
-@pytest.mark.parametrize("present", ["ratings_final.txt", "kg_final.txt"])
-def test_missing_file_lists_the_names_looked_for(present, write):
-    folder = write({present: RATINGS})
-    missing = "kg_final" if present.startswith("ratings") else "ratings_final"
-    with pytest.raises(DataError, match=rf"found none of {missing}\.npy, {missing}\.txt"):
+def test_missing_file_lists_the_names_looked_for(write):
+    folder = write({"kg_final.txt": KG})
+    with pytest.raises(DataError, match=r"found none of ratings_final\.npy, ratings_final\.txt"):
         load_dataset(str(folder))
 
 

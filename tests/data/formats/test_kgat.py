@@ -74,6 +74,12 @@ def test_original_ids_come_from_the_lists(write):
     assert data.relation_names == ("film.genre", "film.star")
 
 
+def test_names_of_items(write):
+    names = {"item_names.txt": "0\tThe Wall\n3\tAmélie\n"}
+    data = load_dataset(str(write({**FILES, **names})))
+    assert data.item_names == ("The Wall", "", "", "Amélie", "", "")[: data.num_items]
+
+
 def test_without_triples_the_graph_is_empty(write):
     data = load_dataset(str(write({"train.txt": TRAIN, "test.txt": TEST})))
     assert (data.num_triples, data.num_entities, data.num_relations) == (0, 5, 1)
