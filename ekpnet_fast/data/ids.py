@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from urllib.parse import unquote
 
 import numpy as np
 
 from ekpnet_fast.data.tables import Dataset, Int32
 from ekpnet_fast.errors import DataError, quote
 
-__all__ = ["IdMaps", "Ids", "id_maps"]
+__all__ = ["IdMaps", "Ids", "id_maps", "label_of"]
 
 _NEIGHBORS = 8  # ids that are looked at on each side of an unknown one, in each of two orders
 _COMPARED = 64  # characters of an id that are
 _ALIKE = 0.6  # share of characters in common from which an id comes close
 _STEPS = (1, -1)  # texts are ordered as they read forwards, and as they read backwards
+_IRI = re.compile(r"<?[A-Za-z][A-Za-z0-9+.-]*://[^/]*/(?P<path>[^>]*)>?")
+_OF_DBPEDIA = re.compile(r"(?:resource|ontology|property)/(?=.)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,29 @@ class IdMaps:
     items: Ids
     entities: Ids
     relations: Ids
+
+
+def label_of(text: str) -> str:
+    """Part of an IRI that names what it stands for, "" where the text is none or has no such part.
+
+    It is what follows "#", else the last part of the path; of DBpedia's all that follows
+    ``resource/``, because its titles may hold slashes. Percent signs are decoded and underscores
+    are blanks: ``http://dbpedia.org/resource/The_Matrix`` is "The Matrix".
+    """
+    found = _IRI.fullmatch(text)
+    if found is None:
+        return ""
+    path, mark, fragment = found["path"].rpartition("#")
+    if not mark or not fragment:
+        path = (path if mark else fragment).rstrip("/")
+        start = _OF_DBPEDIA.match(path)
+        fragment = path[start.end() :] if start else path.rpartition("/")[2]
+    plain = " ".join(fragment.replace("_", " ").split())
+    try:
+        decoded = unquote(plain, errors="strict")
+    except UnicodeDecodeError:
+        return plain
+    return decoded if decoded.isprintable() else plain
 
 
 def id_maps(dataset: Dataset) -> IdMaps:

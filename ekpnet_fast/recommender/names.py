@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from ekpnet_fast.data.ids import Ids
+from ekpnet_fast.data.ids import Ids, label_of
 from ekpnet_fast.errors import DataError, quote
 
 Id: TypeAlias = str | int
@@ -110,14 +110,18 @@ class Names:
         numeral = self.numbered and text.isdecimal() and len(text) <= _DIGITS
         return int(text) if numeral and str(int(text)) == text else text
 
+    def given(self, number: int) -> str | None:
+        """Name that the data set has, None where that is none, or an IRI."""
+        name = self.ids.names[number] if self.ids.names is not None else ""
+        return name if name and not label_of(name) else None
+
     def name(self, number: int) -> str | None:
-        """Name for people, None where there is none."""
-        names = self.ids.names
-        return (names[number] or None) if names is not None else None
+        """Name for people: the data set's, else the part of an IRI that says one, else None."""
+        return self.given(number) or label_of(self.ids.name(number)) or None
 
     def shown(self, number: int) -> str:
         """Name, or the id where there is none."""
-        return self.ids.name(number)
+        return self.name(number) or self.ids.ids[number]
 
     def with_more(self, ids: Iterable[Id], names: Mapping[Id, str] | None = None) -> Names:
         """Copy with new ids behind these."""

@@ -129,7 +129,10 @@ class State:
 
     def item_name(self, item: int) -> str | None:
         """Name of an item, or of its entity; None where neither has one."""
-        return self.items.name(item) or self.entities.name(int(self.catalogue[item]))
+        of = (self.items, item), (self.entities, int(self.catalogue[item]))
+        given = (names.given(number) for names, number in of)
+        read = (names.name(number) for names, number in of)  # perhaps from an IRI
+        return next((name for name in (*given, *read) if name), None)
 
     @cached_property
     def item_directions(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ekpnet_fast.data.ids import Ids
+from ekpnet_fast.data.ids import Ids, label_of
 from ekpnet_fast.errors import DataError
 
 MANY = Ids("item", tuple(f"movie/{number}" for number in range(1000, 4000)))
@@ -67,3 +67,33 @@ def test_ids_that_are_added_come_close_too():
     assert MANY.close("series/9") == [] and len(more) == len(MANY) + 2
     again = Ids("item", more.ids)
     assert [list(order) for order in more._orders] == [list(order) for order in again._orders]
+
+
+@pytest.mark.parametrize(
+    ("iri", "label"),
+    [
+        ("http://dbpedia.org/resource/The_Matrix", "The Matrix"),
+        ("<https://dbpedia.org/resource/The_Matrix>", "The Matrix"),
+        ("http://fr.dbpedia.org/resource/Amélie_(film)", "Amélie (film)"),
+        ("http://dbpedia.org/resource/AC/DC", "AC/DC"),
+        ("http://dbpedia.org/resource/%22Weird_Al%22_Yankovi%C4%87", '"Weird Al" Yanković'),
+        ("http://dbpedia.org/resource/The Matrix", "The Matrix"),  # as some files have them
+        ("http://dbpedia.org/ontology/director", "director"),
+        ("http://www.w3.org/2000/01/rdf-schema#seeAlso", "seeAlso"),
+        ("http://www.wikidata.org/entity/Q42", "Q42"),
+        ("http://rdf.freebase.com/ns/film.film.genre", "film.film.genre"),
+        ("http://example.org/a/", "a"),
+        ("http://example.org/a#", "a"),
+        ("http://example.org/100%_a%FFb", "100% a%FFb"),  # no UTF-8: nothing is decoded
+        ("http://example.org/a%0Ab", "a%0Ab"),
+        ("http://example.org/", ""),
+        ("http://example.org", ""),
+        ("m.07s9rl0", ""),
+        ("The Matrix", ""),
+        ("12", ""),
+        ("mailto:ann@example.org", ""),
+        ("", ""),
+    ],
+)
+def test_label_of_an_iri(iri, label):
+    assert label_of(iri) == label
