@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -241,7 +242,8 @@ def _import_numbered(options: argparse.Namespace) -> int:
 
 def _say_written(out: Path, counts: Mapping[str, int]) -> None:
     say(f"written to {out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
-    say(f"train on it: python -m ekpnet_fast.train --dataset {out}")
+    command = "python -m ekpnet_fast.train --model ekpnet_plus --dataset"
+    say(f"train on it: {command} {shlex.quote(str(out))}")
 
 
 def _tell_stage(stage: str) -> None:

@@ -114,6 +114,7 @@ def check(data: Dataset | PreparedData) -> tuple[Finding, ...]:
     checked as well, so a data set put together by hand can be checked before it is prepared.
     """
     dataset = data.dataset if isinstance(data, PreparedData) else data
+    graph = dataset.num_triples > 0  # without, entities and items have no triples to miss
     counts = [
         Finding(
             "ids out of range",
@@ -122,12 +123,12 @@ def check(data: Dataset | PreparedData) -> tuple[Finding, ...]:
         ),
         Finding(
             "orphan entities",
-            dataset.num_entities - _distinct(dataset.heads, dataset.tails),
+            graph * (dataset.num_entities - _distinct(dataset.heads, dataset.tails)),
             "entity ids without any triple",
         ),
         Finding(
             "items without triples",
-            _items_without_triples(dataset),
+            graph * _items_without_triples(dataset),
             "their ripple sets are empty: only clicks tell about them",
         ),
         Finding("duplicate triples", _duplicate_triples(dataset), "drawn more often than others"),

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from ekpnet_fast.errors import ConfigError, DataError
 
-__all__ = ["Cut", "TimeSplit", "at_a_moment", "first_times", "of_each_user", "shown_time"]
+__all__ = [
+    "Cut",
+    "TimeSplit",
+    "at_a_moment",
+    "first_times",
+    "is_moment",
+    "of_each_user",
+    "shown_time",
+]
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -114,6 +122,11 @@ def of_each_user(users: Int64, times: Float64, train: Int64, valid: Int64) -> Ti
     ends = train[users], (train + valid)[users]
     part[order] = (position >= ends[0]).astype(np.int8) + (position >= ends[1])
     return TimeSplit(part, None, None)
+
+
+def is_moment(time: float) -> bool:
+    """Whether a number looks like Unix seconds or milliseconds of the years 1980 to 2099."""
+    return any(_SECONDS[0] <= time / unit < _SECONDS[1] for unit in (1, 1000))
 
 
 def shown_time(time: float) -> str:

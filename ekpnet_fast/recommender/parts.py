@@ -39,8 +39,12 @@ class Fact:
     effect: float
 
     def __str__(self) -> str:
-        """Words such as `director John Lasseter`."""
-        return f"{self.end} ({self.relation})" if self.backwards else f"{self.relation} {self.end}"
+        """Words such as `director John Lasseter`, or `relation 3 to 1441` where it has no name."""
+        known = not self.relation.isdecimal()
+        relation = self.relation if known else f"relation {self.relation}"
+        if self.backwards:
+            return f"{self.end} ({relation})"
+        return f"{relation} {self.end}" if known else f"{relation} to {self.end}"
 
 
 @dataclass(frozen=True, slots=True)

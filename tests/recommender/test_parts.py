@@ -172,6 +172,8 @@ def test_facts_in_words():
     assert facts_in_words(many) == "star a, star b, star c and 2 more"
     assert facts_in_words([fact("a"), fact("a")]) == "star a"  # by match and by relation
     assert facts_in_words([]) == ""
+    numbers = [fact("1441", "3"), fact("12", "0", backwards=True)]
+    assert facts_in_words(numbers) == "relation 3 to 1441 and 12 (relation 0)"
 
 
 # ---- fidelity ------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ekpnet_fast.data.formats.mapping import (
     build_graph,
     collect_clicks,
     link_items,
+    no_triples,
     numbered,
 )
 from ekpnet_fast.data.formats.opened import open_text
@@ -82,8 +83,9 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     Items are those that ``item_index2entity_id*.txt`` links to an entity; ratings of others are
     left out. Where the link file numbers the items' entities 0..I-1 and the graph's entities are
     dense numbers too, these numbers are kept. Else items are numbered by line of the link file and
-    the other entities by first appearance in the graph. Users are numbered by their first
-    positive; users without positives are dropped.
+    the other entities by first appearance in the graph. With neither a link file nor a graph,
+    items are those rated, by first appearance, and there are no triples. Users are numbered by
+    their first positive; users without positives are dropped.
 
     Args:
         folder: of the files, or the parent of their ``raw`` folder.
@@ -101,17 +103,22 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     rating_path, kind = found
     place = rating_path.parent
     kg_paths, link_path = _graph_files(place)
+    graph_paths = [*kg_paths, *([] if link_path is None else [link_path])]
     if threshold is None:
         threshold = kind.threshold
 
     ratings = _read_bx(rating_path) if kind.separator == ";" else _read_ratings(rating_path, kind)
-    numeric = _is_numeric(link_path, 1) and all(
-        _is_numeric(path, 0) and _is_numeric(path, 2) for path in kg_paths
-    )
-    links = _read_link_file(link_path, numeric)
-    triples = Frame.stack([_read_kg(path, numeric) for path in kg_paths])
-    graph, item_ids = _number(triples, links, numeric)
     user, item = ratings.texts["user"], ratings.texts["item"]
+    links = Links((), (), 0)
+    item_ids: Sequence[str] = item.seen()
+    graph = build_graph(no_triples(rating_path).frame, links, item_ids)
+    if link_path is not None:
+        numeric = _is_numeric(link_path, 1) and all(
+            _is_numeric(path, 0) and _is_numeric(path, 2) for path in kg_paths
+        )
+        links = _read_link_file(link_path, numeric)
+        triples = Frame.stack([_read_kg(path, numeric) for path in kg_paths])
+        graph, item_ids = _number(triples, links, numeric)
     users, clicks, dropped, _ = collect_clicks(
         user, item, ratings.numbers["rating"], threshold, item_ids
     )
@@ -119,7 +126,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         raise DataError.about(
             rating_path,
             None,
-            f"no positive rating of the {len(item_ids)} items in {link_path.name}",
+            f"no positive rating of the {len(item_ids)} items in {(link_path or rating_path).name}",
             "at least one",
         )
     unlinked = {*item.seen()} - {*item_ids}
@@ -139,7 +146,9 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         entity_ids=graph.entity_ids,
         relation_names=graph.relation_names,
         item_names=read_names(place / "item_names.txt", len(item_ids)),
-        source="raw files: " + ", ".join(p.name for p in (rating_path, *kg_paths, link_path)),
+        source="raw files: "
+        + ", ".join(path.name for path in (rating_path, *graph_paths))
+        + ("" if graph_paths else ", no graph"),
         notes=(
             "positives: "
             + ("every interaction" if threshold is None else f"rating >= {threshold:g}"),
@@ -159,8 +168,11 @@ def _rating_file(folder: Path) -> tuple[Path, _RatingFile] | None:
     return None
 
 
-def _graph_files(place: Path) -> tuple[list[Path], Path]:
-    """Graph files and link file, preferably both rehashed or both not."""
+def _graph_files(place: Path) -> tuple[list[Path], Path | None]:
+    """Graph files and link file, preferably both rehashed or both not; none where neither is."""
+    known = (*_LINK_FILES, *(name for names in _KG_FILES for name in names))
+    if not any((place / name).is_file() for name in known):
+        return [], None
     for names in _KG_FILES:
         if all((place / name).is_file() for name in names):
             order = sorted(_LINK_FILES, key=lambda n: ("rehashed" in n) != ("rehashed" in names[0]))

@@ -104,11 +104,14 @@ def examine_tables(
         f' FROM (SELECT count(*) AS n FROM {positives} GROUP BY "user")'
     )
     clicked_items = ask(f"SELECT count(DISTINCT item) FROM {positives}")[0]
+    graph = triples > 0  # without, entities and items have no triples to miss
     findings = [
-        Finding("orphan entities", entities - with_triples, "entity ids without any triple"),
+        Finding(
+            "orphan entities", graph * (entities - with_triples), "entity ids without any triple"
+        ),
         Finding(
             "items without triples",
-            items - of_items,
+            graph * (items - of_items),
             "their ripple sets are empty: only clicks tell about them",
         ),
         Finding("duplicate triples", triples - distinct, "drawn more often than others"),

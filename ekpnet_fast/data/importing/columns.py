@@ -41,7 +41,7 @@ class Match:
     role: str
     index: int
     column: str
-    how: str  # "as told", "by its name" or "by its place"
+    how: str  # "as told", "by its name", "by its place", "by its values"
 
 
 _USER = (

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,12 +19,13 @@ from ekpnet_fast.data.formats.frames import Frame, Texts
 from ekpnet_fast.data.formats.graphs import graph_form, read_graph
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet
 from ekpnet_fast.data.formats.opened import UTF8, Opened, PlainText, as_text, expect_text, open_file
-from ekpnet_fast.data.formats.parse import NUMBER, Column, Form, Kind, read_text
+from ekpnet_fast.data.formats.parse import NUMBER, Column, Form, Kind, read_text, records
 from ekpnet_fast.data.formats.recbole import header_names
 from ekpnet_fast.data.formats.seconds import seconds_in_rows, seconds_of
 from ekpnet_fast.data.importing.columns import Match, match_columns, unused
 from ekpnet_fast.data.importing.sniff import Sniffed, find_form
 from ekpnet_fast.data.importing.typed import MISSING, number_column, plan_parquet, text_column
+from ekpnet_fast.data.temporal import is_moment
 from ekpnet_fast.errors import ConfigError, DataError, quote, reason
 from ekpnet_fast.storage.json_objects import NamedTwiceError, object_of
 
@@ -45,6 +47,7 @@ ATOMIC = (".inter", ".kg", ".link", ".user", ".item", ".entity")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 _LONGEST_OBJECT = 1 << 16  # bytes of a first line that is looked at
+_TIMES_SEEN = 100  # rows of which a column must hold times to be taken for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,11 +310,36 @@ def plan_text(
         )
     names, form = sniffed.names, sniffed.form
     matches = match_columns(path, table, names, told, header=form.header)
+    if table == "interactions" and not form.header:
+        matches = _with_moments(text, form, names, matches)
     used = [match for match in matches if match.role not in skip]
     roles = {match.index: match.role for match in used}
     columns = [_column(name, roles.get(place)) for place, name in enumerate(names)]
     notes = (*text.notes, *sniffed.notes, *unused(matches, names, skip))
     return TextPlan(form, columns, matches, used, shown, notes)
+
+
+def _with_moments(
+    text: PlainText, form: Form, names: Sequence[str], matches: tuple[Match, ...]
+) -> tuple[Match, ...]:
+    """Matches of a table without names, and of its column of times, where one can be told.
+
+    It is the only column left, or what was taken for ratings by its place, whose first values look
+    like Unix seconds or milliseconds, as in MovieLens' files.
+    """
+    taken = {match.index for match in matches}
+    left = [index for index in range(len(names)) if index not in taken]
+    guessed = [m for m in matches if m.role == "rating" and m.how == "by its place"]
+    places = left or [match.index for match in guessed]
+    if len(places) != 1 or any(match.role == "time" for match in matches):
+        return matches
+    (index,) = places
+    rows = [fields for _, fields in islice(records(text, form), _TIMES_SEEN)]
+    values = [fields[index].strip() for fields in rows if len(fields) == len(names)]
+    if not values or not all(value.isdecimal() and is_moment(float(value)) for value in values):
+        return matches
+    others = tuple(match for match in matches if match.index != index)
+    return (*others, Match("time", index, names[index], "by its values"))
 
 
 def _column(name: str, role: str | None) -> Column:

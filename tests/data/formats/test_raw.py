@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ekpnet_fast.data import load_dataset, prepare
+from ekpnet_fast.data.tables import validate
 from ekpnet_fast.errors import DataError
 
 LINKS = "10\t0\r\n20\t1\r\n30\t2\r\n"
@@ -153,6 +154,17 @@ def test_bad_files(base, file, content, line, found, expected, write):
     place = f"{folder / file}, line {line}: " if line else f"{folder / file}: "
     assert str(caught.value).startswith(place)
     assert found in str(caught.value) and expected in str(caught.value)
+
+
+def test_without_a_graph_and_links_all_items_are_those_rated(write):
+    data = load_dataset(str(write({"ratings.dat": RATINGS})))
+    assert data.item_ids == ("10", "20", "30", "99") and data.user_ids == ("7", "5")
+    assert clicks(data) == {
+        *((0, 0, True), (0, 1, False), (0, 3, True), (1, 1, False), (1, 2, True)),
+    }
+    assert (data.num_triples, data.num_entities, data.num_relations) == (0, 4, 1)
+    assert data.source == "raw files: ratings.dat, no graph"
+    validate(data)
 
 
 @pytest.mark.parametrize(

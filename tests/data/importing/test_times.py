@@ -109,3 +109,37 @@ def test_a_file_without_times_among_others(names, write):
     data, done = imported(folder, names, overwrite=True)
     assert data.times is None and len(data.interactions) == 16
     assert {f.name: f.count for f in done.report.findings}["rows without a time"] == 1
+
+
+MOMENT = 881_250_949  # Unix seconds of 1997
+
+
+@pytest.mark.parametrize("scale", [1, 1000], ids=["seconds", "milliseconds"])
+@pytest.mark.parametrize("separator", ["\t", "::"])
+def test_a_column_of_unix_times_without_a_name(separator, scale, write):
+    """As in MovieLens' u.data and ratings.dat."""
+    rows = [(u, i, stars, (MOMENT + time) * scale) for u, i, stars, time in ROWS]
+    lines = [separator.join(map(str, row)) for row in rows]
+    folder = write({"kg.csv": KG, "u.data": "\n".join(lines) + "\n"})
+    data, done = imported(folder, ["u.data"], columns={})
+    columns = {c["role"]: (c["column"], c["how"]) for c in done.report.files[0]["columns"]}
+    assert columns["time"] == ("column 4", "by its values")
+    assert columns["rating"] == ("column 3", "by its place")
+    assert by_pair(data)["u0", "i0"] == (MOMENT + 50) * scale
+
+
+def test_times_in_the_place_of_ratings_are_times(write):
+    lines = [f"{u}\t{i}\t{MOMENT + time}" for u, i, _, time in ROWS[2:]]
+    folder = write({"kg.csv": KG, "clicks.tsv": "\n".join(lines) + "\n"})
+    data, _ = imported(folder, ["clicks.tsv"], columns={}, threshold=None)
+    assert data.interactions.ratings is None
+    assert by_pair(data)["u1", "i1"] == MOMENT + 3
+
+
+@pytest.mark.parametrize("last", [7, "2020-01-01", MOMENT / 2, -MOMENT])
+def test_what_does_not_look_like_unix_times_is_not_used(last, write):
+    lines = [f"{u}\t{i}\t{stars}\t{last}" for u, i, stars, _ in ROWS]
+    folder = write({"kg.csv": KG, "u.data": "\n".join(lines) + "\n"})
+    data, done = imported(folder, ["u.data"], columns={})
+    assert data.times is None
+    assert "columns not used: column 4" in done.report.files[0]["notes"]
