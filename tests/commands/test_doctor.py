@@ -41,7 +41,7 @@ def test_healthy(tmp_path, capsys):
     assert f"in use {build_info().isa}" in shown
     assert "native and reference propagation differ by" in shown
     assert "2 rows, 1 users, 2 items, 1 triples" in shown
-    assert "found none of kg_final.npy, kg_final.txt" in shown
+    assert "ratings_final.txt, line 1: found label '7', expected 0 or 1" in shown
     assert shown.endswith("the core works\n")
 
 

@@ -495,12 +495,15 @@ def test_good_files_are_silent(command, final):
     # The ground under the tests below, and no warning of a library may reach the user.
     code, _, err = command(train.main, *MODEL, "--dataset", final())
     assert (code, err) == (0, "")
+    # Without a graph one line says what the model cannot do.
+    (final() / "kg_final.txt").unlink()
+    code, _, err = command(train.main, *MODEL, "--dataset", final(kg=None))
+    assert code == 0 and "small has no triples, by which alone ekpnet tells users apart" in err
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"kg": None}, "small: found none of kg_final.npy, kg_final.txt"),
         ({"ratings": None}, "small: found none of ratings_final.npy, ratings_final.txt"),
         ({"kg": KG + "1 2\n"}, "kg_final.txt, line 11: found"),
         ({"ratings": RATINGS + "1 2 1 4\n"}, "ratings_final.txt, line 101: found"),
@@ -516,7 +519,7 @@ def test_good_files_are_silent(command, final):
         ({"ratings": "0 0 1\n0 1 0\n"}, "found 2 rows, expected at least 5"),
     ],
     ids=[
-        *["no kg", "no ratings", "too few columns", "too many columns", "no number"],
+        *["no ratings", "too few columns", "too many columns", "no number"],
         *["negative id", "huge id", "no label", "contradiction", "empty kg", "empty ratings"],
         *["no positives", "no negatives", "too few rows"],
     ],
