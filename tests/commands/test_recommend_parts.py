@@ -64,8 +64,9 @@ def test_parts_hold_the_lists_of_the_one_file(write, tmp_path):
         assert (code, err) == (0, "")
         assert f"Written to {out}: {shards} of {shards} parts; 60 lists, 420 rows" in said
         assert names_in(out) == [f"part-{s:05}-of-{shards:05}.parquet" for s in range(shards)]
-        assert {str(parquet.read(out / name)[0]) for name in names_in(out)} == {str(expected[0])}
-        assert rows_in(out) == expected[1]
+        parts = [parquet.read(out / name) for name in names_in(out)]
+        assert {str(columns) for columns, _ in parts} == {str(expected[0])}
+        assert [row for _, rows in parts for row in rows] == expected[1]
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))
@@ -74,13 +75,13 @@ def test_a_list_does_not_depend_on_who_is_scored_with_it(model, tmp_path, monkey
     recommender = Recommender.fit(
         numbered_dataset(), model, epochs=1, options=options, device="cpu"
     )
-    users = many.numbers_of(recommender, None)
+    users = many.numbers_of(recommender, None)[:12]
     found = []
     for at_once in (256, 7, 1):
         monkeypatch.setattr(many, "AT_ONCE", at_once)
         monkeypatch.setattr(many, "ROWS_AT_ONCE", 9 * at_once)
         path = tmp_path / f"{at_once}.parquet"
-        assert many.write_file(recommender, many.Lists(users, 5), path) == 300
+        assert many.write_file(recommender, many.Lists(users, 5), path) == 60
         found.append(parquet.read(path)[1])
     assert found[0] == found[1] == found[2]
 
