@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,11 +140,13 @@ def export_onnx(state: State, query: QueryBatch, path: Path) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings of packages that it would like to find."""
+    """Silence the exporter's warnings of packages that it misses, and of what it calls of torch."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         log.setLevel(before)
