@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.models.wide.curves import curves
+from ekpnet_fast.models.wide.graph_basis import GraphBasis, learned_basis
 from ekpnet_fast.models.wide.graph_regression import GraphVectors, graph_vectors
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
 from ekpnet_fast.models.wide.matrices import (
@@ -178,6 +179,8 @@ class Affinities:
         knowledge: of the graph.
         options: choice of affinities.
         scale: counts are multiplied by it: F / (F - 1) where a fold of F is left out.
+        basis: vectors of the items' triples that clicks are regressed on; by these clicks, if not
+            given.
 
     Attributes:
         counts: [I] clicks of each item.
@@ -194,6 +197,7 @@ class Affinities:
         knowledge: ItemTripleFeatures,
         options: SignalOptions,
         scale: float = 1.0,
+        basis: GraphBasis | None = None,
     ) -> None:
         A = clicks_of(clicks, knowledge.num_items)
         self.options, self.knowledge = options, knowledge
@@ -203,7 +207,7 @@ class Affinities:
         self.unknown_item = np.log([0.5, max(counts.mean(), 1e-3)])
         self.users = UserNeighbours(A, options.user_knn) if options.user_knn else None
         self.graph: GraphVectors | None = None
-        self.sources = self._sources(A, counts)
+        self.sources = self._sources(A, counts, basis)
 
     def features(
         self,
@@ -281,8 +285,10 @@ class Affinities:
             every.user_means,
         )
 
-    def _sources(self, A: Matrix, counts: NDArray[np.float64]) -> ops.AffinitySources:
-        made = self._affinities(A, counts)
+    def _sources(
+        self, A: Matrix, counts: NDArray[np.float64], basis: GraphBasis | None
+    ) -> ops.AffinitySources:
+        made = self._affinities(A, counts, basis)
         # Sources of all items by all are told from vectors by affinities without columns.
         affinities = [(s, 0, end) for s, source in enumerate(made) for end in source.ends]
         means = torch.stack([x for source in made for x in source.means(A.shape[1])])
@@ -333,13 +339,15 @@ class Affinities:
         mean = ops.sparse_product(near, self.users.means.unsqueeze(1)).view(-1).double().numpy()
         return max(float((mean * np.diff(rows.indptr) ** -0.5).mean()), 1e-12)
 
-    def _affinities(self, A: Matrix, counts: NDArray[np.float64]) -> list[Source]:
+    def _affinities(
+        self, A: Matrix, counts: NDArray[np.float64], basis: GraphBasis | None
+    ) -> list[Source]:
         """Sources of the affinities, in the order of their names."""
         knowledge, options, count = self.knowledge, self.options, self.knowledge.count
         I = knowledge.num_items  # noqa: E741
         # [I, U], A scaled by 1 / sqrt of both its sums: products of rows are co-clicks.
         left = scaled(A, inverse(np.sqrt(sums(A, 1))), inverse(np.sqrt(counts))).T.tocsr()
-        projections = beside(lambda: self._projections(A, left))
+        projections = beside(lambda: self._projections(A, left, basis))
         together = products(left, count)
 
         def product(a: ops.SparseRows, b: ops.SparseRows) -> ops.SparseRows:
@@ -376,6 +384,7 @@ class Affinities:
         self,
         A: Matrix,
         left: Matrix,  # [I, U]
+        basis: GraphBasis | None,
     ) -> tuple[GraphVectors | None, list[Source]]:
         """The regression on the graph, and the sources of vectors: projections, and its own."""
         knowledge, options, made = self.knowledge, self.options, []
@@ -392,7 +401,10 @@ class Affinities:
                 made.append(Source(None, vectors * values**power, ends))
         if not options.graph_regression:
             return None, made
-        graph = graph_vectors(A, knowledge.basis(options.graph_regression))
+        if basis is None:
+            weighed, relations = knowledge.weighed, knowledge.relations
+            basis = learned_basis(A, weighed, relations, options.graph_regression)
+        graph = graph_vectors(A, basis)
         made.append(Source(None, graph.vectors, (graph.vectors.shape[1],)))
         return graph, made
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ekpnet_fast import ops
-from ekpnet_fast.models.wide.graph_regression import GraphBasis
 from ekpnet_fast.models.wide.matrices import (
     Matrix,
     inverse,
@@ -37,6 +36,7 @@ class ItemTripleFeatures:
         shared: [I, K'] the same pairs, unscaled.
         weighed: [I, K] `match`, unscaled.
         pairs: [K] the number of each pair, relation * E + tail, rising.
+        relations: [K] relation of each.
         count: neighbours that an item keeps.
         walked: of those alike.
     """
@@ -56,13 +56,12 @@ class ItemTripleFeatures:
         self.match = unit_rows(weighed)
         # Relations by how many items have them, ties by number; the pairs of each alone.
         pairs_of = known // graph.num_entities
-        self.weighed, self.pairs, self._pairs_of = weighed, known, pairs_of
+        self.weighed, self.pairs, self.relations = weighed, known, pairs_of
         self._num_entities = graph.num_entities
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
         self._by_relation: dict[int, ops.SparseRows] = {}
-        self._bases: dict[int, GraphBasis] = {}
         chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
         self._chosen = np.flatnonzero(chosen)
         self.shared = table[:, chosen].tocsr()
@@ -78,7 +77,7 @@ class ItemTripleFeatures:
             base: above all tails.
             near: [K'] columns of `near` among them.
         """
-        self.pairs, self._pairs_of, self._num_entities = pairs, pairs // base, base
+        self.pairs, self.relations, self._num_entities = pairs, pairs // base, base
         self._chosen = near
 
     def relation_of(self, rank: int) -> int | None:
@@ -90,19 +89,13 @@ class ItemTripleFeatures:
         relation = self.relation_of(rank)
         if relation is None:
             return self.weighed[:, :0].tocsr()
-        return unit_rows(self.weighed[:, self._pairs_of == relation].tocsr())
+        return unit_rows(self.weighed[:, self.relations == relation].tocsr())
 
     def matches_by(self, rank: int) -> ops.SparseRows:
         """Strongest cosines [I, I] of `match_by`."""
         if rank not in self._by_relation:
             self._by_relation[rank] = products(self.match_by(rank), self.count)
         return self._by_relation[rank]
-
-    def basis(self, rank: int) -> GraphBasis:
-        """Vectors of the items' triples, that clicks are regressed on; made once."""
-        if rank not in self._bases:
-            self._bases[rank] = GraphBasis(self.match, rank)
-        return self._bases[rank]
 
     def pair(self, column: int) -> tuple[int, int]:
         """Relation and tail of a column of `match`."""
@@ -124,7 +117,7 @@ class ItemTripleFeatures:
         )
         weights = (rows[0].data[at_one] * rows[1].data[at_other]).astype(np.float64)
         if rank is not None:
-            of_rank = self._pairs_of[common] == self._ranked[rank - 1]
+            of_rank = self.relations[common] == self._ranked[rank - 1]
             common, weights = common[of_rank], weights[of_rank]
         return common.astype(np.int64), weights
 

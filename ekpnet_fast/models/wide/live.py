@@ -328,8 +328,8 @@ class _Splicing:
             self._fold_in()
         graph = self.fitted.affinities.graph
         if graph is not None:
-            fitted_rows = unit_rows(weighed)[:, : len(self.fitted.codes)].tocsr()
-            self._put_vectors(GRAPH_REGRESSION, items, graph.folded_in(fitted_rows))
+            vectors = graph.folded_in(weighed, self.changes.codes >> 32)
+            self._put_vectors(GRAPH_REGRESSION, items, vectors)
         transposed = [
             values.T.contiguous() if self._vectors(s) else old
             for s, (values, old) in enumerate(zip(self.values, self.old.transposed, strict=True))

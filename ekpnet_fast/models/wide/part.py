@@ -384,8 +384,15 @@ class _Fold:
         self.affinities = part.affinities
         self.candidates: CandidateRows | None = None
         if F > 1:
-            clicks = training.histories.of(ids)
-            self.affinities = Affinities(clicks, part.knowledge, part.options, F / (F - 1))
+            clicks, graph = training.histories.of(ids), part.affinities.graph
+            # What relations count is learned once: so few numbers tell nothing of a fold.
+            self.affinities = Affinities(
+                clicks,
+                part.knowledge,
+                part.options,
+                F / (F - 1),
+                None if graph is None else graph.basis,
+            )
         ids = ids[rows.indptr.diff()[ids] > 0]
         self.at, self._ends = _places(rows.indptr, ids)
         self._histories = training.histories.of(ids)

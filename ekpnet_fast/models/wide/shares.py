@@ -215,11 +215,13 @@ class PairShares:
         """Columns [n] of the item's facts, and what each adds to S[j, item], up to a factor."""
         sources, graph = self.affinities.sources, self.affinities.graph
         assert graph is not None
-        row = self.affinities.knowledge.weighed[self.item]
+        knowledge = self.affinities.knowledge
+        row = knowledge.weighed[self.item]
         fitted = row.indices < len(graph.basis.of_facts)  # others came later
         columns = row.indices[fitted].astype(np.int64)
         vector = sources.values[int(sources.affinities[a, 0])][j].double()
-        return columns, row.data[fitted] * (graph.of_facts(columns) @ vector).numpy()
+        of_facts = graph.of_facts(columns, knowledge.relations[columns])
+        return columns, row.data[fitted] * (of_facts @ vector).numpy()
 
     def _clicked_with_alike(self, j: int) -> Float64:
         """Co-clicks [I] of all items with those that are alike j by the graph."""

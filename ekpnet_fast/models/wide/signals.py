@@ -20,8 +20,9 @@ class SignalOptions:
         kg_click_kg: affinity by the graph, by clicks, and by the graph again.
         low_pass: ranks of projections of the history on what most clicks share.
         joint_spectral: ranks of projections on what clicks and graph share.
-        graph_regression: rank of the items' vectors in the graph that all clicks are regressed on;
-            0 leaves it out. If not set, only where clicks are predicted.
+        graph_regression: rank of the items' vectors in the graph that all clicks are regressed on,
+            at most half as many as they have facts; 0 leaves it out. If not set, only where clicks
+            are predicted.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
         five_hop: whether 5-hop co-click is a feature beside the 3-hop one.
         knn: similarity of items by their clicks, of popular ones larger than the cosine.
@@ -41,7 +42,7 @@ class SignalOptions:
     kg_click_kg: bool = True
     low_pass: tuple[int, ...] = (32, 128)
     joint_spectral: tuple[int, ...] = (32, 128)
-    graph_regression: int = 128
+    graph_regression: int = 256
     ease: float = 0.0
     five_hop: bool = True
     knn: bool = True

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from ekpnet_fast.models.wide import affinity, graph_regression, spectral
+from ekpnet_fast.models.wide import affinity, excess, graph_basis, graph_regression, spectral
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
@@ -25,6 +25,7 @@ from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
 
 USERS, ITEMS, ENTITIES = 30, 40, 60
+MEDIAN = 4.0  # so that less is taken for chance, which clicks that are drawn blindly are
 ALL = SignalOptions(ease=20.0, joint_ridge=2.0, p3alpha=True, user_knn=4)
 
 
@@ -52,10 +53,11 @@ def safe(x):
     return np.divide(1, x, out=np.zeros_like(x), where=x > 0)
 
 
-def match_of(table):
+def facts_of(table):
+    """Items' facts by their idf [I, K], and the relation of each."""
     degree = table.sum(0)
     weighed = table[:, degree > 0] * np.log(ITEMS / degree[degree > 0])
-    return weighed * safe(np.linalg.norm(weighed, axis=1))[:, None]
+    return weighed, np.repeat(np.arange(3), ENTITIES)[degree > 0]
 
 
 def dense_affinities(A, table, options):
@@ -85,7 +87,7 @@ def dense_affinities(A, table, options):
         kept = min(rank, ITEMS // 4)
         V, s = vectors[:, ::-1][:, :kept], values[::-1][:kept]
         found[f"joint {rank}"] = V @ np.diag(s) @ V.T
-    V, _ = dense_graph_vectors(A, match, options.graph_regression)
+    V, _ = dense_graph_vectors(A, weighed, relation_of, options.graph_regression)
     found["graph regression"] = V @ V.T
     P = np.linalg.inv(A.T @ A + options.ease * np.eye(ITEMS))
     B = -P / np.diag(P)
@@ -114,21 +116,69 @@ def dense_affinities(A, table, options):
     return found, table[:, chosen]
 
 
-def dense_graph_vectors(A, match, rank):
-    """Vectors [I, k] of the regression on the graph, by its normal equations; and the mean norm."""
+def dense_basis(weighed, weights, rank):
+    """Vectors f [I, r] of the items' facts, and their rows scaled to norm 1."""
+    match = weighed * weights
+    match = match * safe(np.linalg.norm(match, axis=1))[:, None]
     U, S, _ = np.linalg.svd(match)
-    kept = min(rank, ITEMS // 4)
-    f = U[:, :kept] * S[:kept] ** 0.5
+    kept = min(rank, ITEMS // 4, weighed.shape[1] // 2)
+    return U[:, :kept] * S[:kept] ** 0.5, match
+
+
+def residuals(A, counts):
+    """Clicks beyond chance, over the root of chance but for a constant."""
+    n = A.sum(1)
+    by_chance = np.outer(n, counts) / counts.sum()
+    return (A - by_chance) * np.outer(safe(np.sqrt(n)), safe(np.sqrt(counts)))
+
+
+def dense_relation_weights(A, weighed, relations, rank):
+    """Root of the agreement of halves of users and items, for each relation."""
+    f, match = dense_basis(weighed, np.ones(len(relations)), rank)
+    G = f.T @ f
+    values, turn = np.linalg.eigh(G)
+    alike = f @ turn / np.sqrt(values + graph_basis.FLOOR * values.mean())
+
+    def of_facts(users, items):
+        half, x = A[users::2], match[items::2]
+        n, t = half.sum(1), residuals(half, A.sum(0))
+        beside = (safe(np.sqrt(n))[:, None] * half).T @ (t @ alike)
+        for u, j in np.argwhere(half):
+            beside[j] -= alike[j] / n[u] / np.sqrt(A[:, j].sum())
+        gram = x.T @ x + graph_basis.RIDGE * np.eye(len(relations))
+        return np.linalg.solve(gram, x.T @ beside[items::2])
+
+    size = np.sqrt((match[0::2] ** 2).sum(0) * (match[1::2] ** 2).sum(0))[:, None]
+    found = []
+    for r in range(relations.max() + 1):
+        of, both, one, other = relations == r, 0.0, 0.0, 0.0
+        for items in (0, 1):
+            a, b = of_facts(0, items)[of], of_facts(1, 1 - items)[of]
+            both += (size[of] * a * b).sum()
+            one += (size[of] * a * a).sum()
+            other += (size[of] * b * b).sum()
+        found.append(np.sqrt(max(both / np.sqrt(one * other), graph_basis.LEAST)))
+    return np.array(found)
+
+
+def dense_graph_vectors(A, weighed, relations, rank):
+    """Vectors [I, k] of the regression on the graph, by its equations; and the mean norm."""
+    weights = dense_relation_weights(A, weighed, relations, rank)
+    f, _ = dense_basis(weighed, weights[relations], rank)
     n, c = A.sum(1), A.sum(0)
     p = safe(np.sqrt(n))[:, None] * (A @ f)
-    target = (A - np.outer(n, c) / c.sum()) * safe(np.sqrt(c))
-    R = p.T @ target @ f
+    R = p.T @ residuals(A, c) @ f
     for u, i in np.argwhere(A):  # what a click adds to itself
-        R -= np.outer(f[i], f[i]) / np.sqrt(n[u] * c[i])
-    P, G = p.T @ p, f.T @ f
-    ridge = graph_regression.RIDGE * np.trace(P) * np.trace(G) / kept**2
-    normal = np.kron(P, G) + ridge * np.eye(kept**2)
-    M = np.linalg.solve(normal, R.ravel()).reshape(kept, kept)
+        R -= np.outer(f[i], f[i]) / n[u] / np.sqrt(c[i])
+    raised = []
+    for gram in (p.T @ p, f.T @ f):
+        more = gram + graph_basis.FLOOR * np.trace(gram) / len(gram) * np.eye(len(gram))
+        values, turn = np.linalg.eigh(more)
+        raised.append(turn @ np.diag(values**-0.5) @ turn.T)
+    U, s, V = np.linalg.svd(raised[0] @ R @ raised[1])
+    chance = 2 * np.sort(s)[(len(s) - 1) // 2] / MEDIAN
+    s = np.sqrt(np.maximum(s**2 - chance**2, 0))
+    M = raised[0] @ (U * s) @ V @ raised[1]
     strength, turn = np.linalg.eigh((M + M.T) / 2)
     V = f @ (turn * np.sqrt(np.maximum(strength, 0)))
     norms = np.linalg.norm(V, axis=1)
@@ -156,7 +206,7 @@ def dense_features(A, table, options, history, item, scale=1.0):
         own = max(x[history].sum(0).mean(), 0) / np.sqrt(n)
         if name == "graph regression":  # the diagonal of V V^T has the norms
             norm = np.sqrt(max(x[np.ix_(history, history)].sum(), 0)) / np.sqrt(n)
-            _, typical = dense_graph_vectors(A, match_of(table), options.graph_regression)
+            _, typical = dense_graph_vectors(A, *facts_of(table), options.graph_regression)
             found[name] = x[history, item].sum() / np.sqrt(n) / np.sqrt(norm + 0.1 * typical)
             continue
         if name in LOG_EPS:
@@ -192,8 +242,11 @@ def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
     monkeypatch.setattr(affinity, "MOSTLY_FULL", 0.0 if square else 1.0)
     iterate = functools.partial(spectral.leading_eigenvectors, rounds=60)  # small gaps between them
     monkeypatch.setattr(affinity, "leading_eigenvectors", iterate)
-    monkeypatch.setattr(graph_regression, "ROUNDS", 60)
-    monkeypatch.setattr(graph_regression, "BLOCK", 7)
+    monkeypatch.setattr(graph_basis, "ROUNDS", 60)
+    monkeypatch.setattr(graph_regression, "MEDIAN", MEDIAN)
+    monkeypatch.setattr(graph_basis, "COLUMNS", 3)
+    monkeypatch.setattr(graph_basis, "STEPS", 100)
+    monkeypatch.setattr(excess, "BLOCK", 7)
     found = Affinities(histories, ItemTripleFeatures(graph, ITEMS, ITEMS), ALL, scale=1.25)
     assert (found.sources.indptrs[0].numel() == 0) == square
     ids = torch.tensor([4, 3, 0, 7, 4])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity
+from ekpnet_fast.models.wide import affinity, graph_regression
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.item_triples import MAX_ITEMS_PER_PAIR, ItemTripleFeatures
 from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
@@ -24,6 +24,12 @@ OPTIONS = SignalOptions(
     user_knn=5,
     joint_ridge=3.0,
 )
+
+
+@pytest.fixture(autouse=True)
+def less_is_chance(monkeypatch):
+    """Clicks that are drawn blindly tell little but chance; some of it is to be told here."""
+    monkeypatch.setattr(graph_regression, "MEDIAN", 5.0)
 
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,10 +116,13 @@ class Reference:
         padded = np.concatenate([near_old, np.zeros((n - ITEMS, len(pairs)))])
         self.joint = np.concatenate([X, np.zeros((n - ITEMS, X.shape[1]))])
         self.joint += (near - padded) @ of_pairs / values
-        basis = fitted.graph.of_facts(np.arange(len(fitted_codes))).numpy()
+        regressed = fitted.graph
+        every = np.arange(len(fitted_codes))
+        basis = regressed.of_facts(every, 0 * every).numpy() / regressed.basis.by_relation[0]
         codes = {(int(c) >> 32, int(c) & 0xFFFFFFFF): k for k, c in enumerate(fitted_codes)}
         loadings = np.array([basis[codes[p]] if p in codes else 0 * basis[0] for p in pairs])
-        self.graph = match @ loadings
+        by_relation = regressed.basis.weights(relation)
+        self.graph = unit(self.now * idf * by_relation) @ loadings
         norms = np.linalg.norm(self.graph, axis=1)
         self.graph *= np.sqrt(fitted.graph.norm / np.where(norms > 0, norms, np.inf))[:, None]
         counts = np.append(fitted.counts, np.zeros(n - ITEMS))
