@@ -67,7 +67,10 @@ def fitted():
 
 
 def test_a_training_row_is_described_without_its_fold(fitted):
-    """As if the clicks of its fold, of all users, had never been made."""
+    """As if the clicks of its fold, of all users, had never been made.
+
+    But for what each relation of the graph counts, a number that all clicks tell.
+    """
     model, prepared, graph, folds = fitted
     owners = torch.repeat_interleave(folds.rows.indptr.diff())
     for fold in (0, 3):
@@ -81,7 +84,11 @@ def test_a_training_row_is_described_without_its_fold(fitted):
         other = MODELS["linear"](with_options("linear"), source)
         # Counts are of four fifths of the clicks, so they are raised by as much.
         other.linear.affinities = Affinities(
-            left, model.linear.knowledge, model.linear.options, 1.25
+            left,
+            model.linear.knowledge,
+            model.linear.options,
+            1.25,
+            model.linear.affinities.graph.basis,
         )
         other.linear.load_state_dict(model.linear.state_dict())
         rows = torch.nonzero(owners % 5 == fold).squeeze(1)[:50]
