@@ -52,7 +52,7 @@ from ekpnet_fast.storage.files import write_text
 from ekpnet_fast.storage.parts import place_of, recover, replaced_folder
 from ekpnet_fast.storage.seals import check_files, read_sealed, seal_files, sealed
 
-FORMAT, VERSION = "ekpnet_fast.recommender", 2
+FORMAT, VERSION = "ekpnet_fast.recommender", 3
 MANIFEST, GRAPH_FILE, STATE_FILE = "recommender.json", "graph.safetensors", "state.safetensors"
 INDEX_FILE, FITTED_FILE = "index.safetensors", "fitted.safetensors"
 OPTIONAL = (INDEX_FILE, FITTED_FILE)

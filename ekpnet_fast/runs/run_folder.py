@@ -10,7 +10,7 @@ The files, and the fields of `metrics.json`:
                        data set: see ekpnet_fast.runs.context_file.
     report.html        with --report: the run on one page.
     metrics.json       written last, so a folder without it holds no result:
-      format, version       "ekpnet_fast.run/2" and the package's version
+      format, version       "ekpnet_fast.run/3" and the package's version
       dataset, model, protocol, seed   as configured
       auto                  options that followed from the data, by dotted name
       data_hash             of the prepared data (PreparedData.hash)
@@ -73,7 +73,7 @@ from ekpnet_fast.storage.yaml_file import read_yaml
 
 CONFIG_FILE, MODEL_FILE, METRICS_FILE = "config.yaml", "model.safetensors", "metrics.json"
 CONTEXT_FILE, REPORT_FILE = "context.safetensors", "report.html"
-RUN_FORMAT = "ekpnet_fast.run/2"
+RUN_FORMAT = "ekpnet_fast.run/3"
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_metrics_json(finished):
         ],
         *["peak_rss_mb", "environment", "files", "sha256"],
     ]
-    assert metrics["format"] == "ekpnet_fast.run/2"
+    assert metrics["format"] == "ekpnet_fast.run/3"
     assert metrics["version"] == __version__
     assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "ekpnet", 0)
     assert len(metrics["data_hash"]) == 16 and int(metrics["data_hash"], 16) >= 0
@@ -335,7 +335,7 @@ def test_evaluate_finds_moved_data(command, final, tmp_path):
         (
             "metrics.json",
             "{}",
-            "metrics.json: found format None, expected format 'ekpnet_fast.run/2'",
+            "metrics.json: found format None, expected format 'ekpnet_fast.run/3'",
         ),
         ("config.yaml", None, "config.yaml"),
         ("config.yaml", "shape:\n  width: 9000\n", "config.yaml: found 21 bytes, expected"),
