@@ -32,12 +32,14 @@ def drawn(recommender: Recommender, items: int = ITEMS) -> State:
     table = torch.cat([entity, rows[:more]])
     table[own.long()] = rows[more:]
     indptr = torch.cat([graph.indptr, graph.indptr[-1:].expand(more)])
+    ids = [f"drawn {i}" for i in range(more)]
     return replace(
         state,
         graph=replace(graph, indptr=indptr, num_entities=first + more),
         tables={**state.tables, "entity": table},
         catalogue=torch.cat([own, new]),
-        items=state.items.with_more([f"drawn {i}" for i in range(more)], None),
+        items=state.items.with_more(ids, None),
+        entities=state.entities.with_more(ids, None),
     )
 
 

@@ -140,7 +140,8 @@ def test_a_taste_names_the_facts_of_the_item():
     graph = replace(affinities.graph, chosen=torch.ones_like(affinities.graph.chosen))
     affinities.graph = graph
     source = source_names(part.options)[GRAPH_REGRESSION]
-    affinities.sources.values[source].copy_(graph.folded_in(part.knowledge.match))
+    vectors = graph.folded_in(part.knowledge.weighed, part.knowledge.relations)
+    affinities.sources.values[source].copy_(vectors)
     affinities.sources.transposed[source].copy_(affinities.sources.values[source].T)
     part.weight.zero_()
     part.weight[place], part.knots[place] = 1.0, torch.linspace(-1, 1, 5)
