@@ -183,12 +183,12 @@ Gradients ekpnet_gradients_cpu(
 
     const auto& kernels = ekpnet_kernels<T>();
     const int64_t workspace = kernels.workspace_size(args);
-    const int64_t threads = std::min(chunks + sums.triple_chunks, num_threads());
-    Chunks left(chunks + sums.triple_chunks, threads);
+    const int64_t all = chunks + sums.triple_chunks, threads = num_threads();
+    Chunks left(all, threads);
     auto work = [&](int64_t slot) {
       kernels.chunks(args, sums, left, slot, thread_buffer<T>(workspace));
     };
-    run_team(threads, Work(work));
+    run_team(all, threads, Work(work));
 
     const int64_t n = args.attention.num_rows;
     Tensor dentity = empty({n, C, D}, dtype), drelation = empty({R, C, D}, dtype);

@@ -9,12 +9,14 @@
 namespace ekpnet {
 namespace {
 
-// A sum of nothing. No sum of products is -0, because each has 0 added to it: -0 + 0 = 0.
+// A sum of nothing. No sum of products is -0, because `plus` adds 0 to each: -0 + 0 = 0.
 constexpr float kNothing = -0.0f;
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int64_t kSampled = 512;  // sums that the smallest of the strongest is estimated from
 
 bool met(float sum) { return std::bit_cast<uint32_t>(sum) != 0x80000000u; }
+
+float plus(float sum, float product) { return (sum + product) + 0.0f; }
 
 }  // namespace
 
@@ -44,7 +46,7 @@ void ProductRoom::each_product(int64_t row, F f) const {
     const int64_t k = args_.left.columns[i], end = args_.right.indptr[k + 1];
     const float x = args_.left.values[i];
     for (int64_t j = args_.right.indptr[k]; j < end; ++j)
-      f(args_.right.columns[j], x * args_.right.values[j] + 0.0f);
+      f(args_.right.columns[j], x * args_.right.values[j]);
   }
 }
 
@@ -67,7 +69,7 @@ int64_t ProductRoom::meet_few(int64_t row) {
     const float sum = sums[column];
     columns[n] = column;
     n += !met(sum);
-    sums[column] = sum + x;
+    sums[column] = plus(sum, x);
   });
   if (args_.full == nullptr) return n;
   int64_t left = 0;
@@ -87,7 +89,7 @@ int64_t ProductRoom::meet_few(int64_t row) {
 // and some more; returns their number.
 int64_t ProductRoom::meet_many(int64_t row) {
   float* sums = sums_.data();
-  each_product(row, [&](int32_t column, float x) { sums[column] += x; });
+  each_product(row, [&](int32_t column, float x) { sums[column] = plus(sums[column], x); });
   if (args_.full != nullptr) {
     each_product(row, [&](int32_t column, float) { ++counts_[column]; });
     for (int64_t column = 0; column < args_.num_columns; ++column) {
@@ -118,8 +120,9 @@ float ProductRoom::likely_floor() {
   const int64_t every = std::max<int64_t>(args_.num_columns / kSampled, 1);
   const int64_t sampled = args_.num_columns / every;
   const double expected = static_cast<double>(args_.count) * sampled / args_.num_columns;
-  const auto above = static_cast<int64_t>(expected + 3 * std::sqrt(expected) + 2);
-  if (above >= sampled) return kLowest;
+  const double likely = expected + 3 * std::sqrt(expected) + 2;
+  if (!(likely < static_cast<double>(sampled))) return kLowest;  // or there are no columns
+  const auto above = static_cast<int64_t>(likely);
   values_.clear();
   for (int64_t i = 0; i < sampled; ++i) {
     const float sum = sums_[i * every];

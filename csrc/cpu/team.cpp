@@ -87,10 +87,20 @@ class Waiting {
 // On the stack of the thread that asks. Others touch it under the team's mutex, or while `active`
 // counts them.
 struct Region {
-  Region(Work work, int64_t threads) : work(work), threads(threads) { std::fegetenv(&environment); }
+  Region(int64_t pieces, int64_t threads, Work work)
+      : work(work), threads(threads), slots(std::min(pieces, threads)) {
+    std::fegetenv(&environment);
+  }
+
+  // Whether one helper more would leave threads that work on something else without a processor.
+  bool is_full() const {
+    return active.load(std::memory_order_relaxed) + 1 + beside.load(std::memory_order_relaxed) >=
+           threads;
+  }
 
   const Work work;
-  const int64_t threads;
+  const int64_t threads, slots;
+  const steady_clock::time_point begin = steady_clock::now();
   std::fenv_t environment;  // rounding and denormals as the asking thread has them
   int64_t wanted = 0;       // helpers that may still join
   std::atomic<int64_t> active{0};
@@ -101,8 +111,8 @@ struct Region {
 
 class Team {
  public:
-  void run(int64_t threads, Work work) {
-    Region region(work, threads);
+  void run(int64_t pieces, int64_t threads, Work work) {
+    Region region(pieces, threads, work);
     open(region);
     inside = true;
     try {
@@ -125,14 +135,15 @@ class Team {
   void open(Region& region) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (pause_ > microseconds::zero() && steady_clock::now() < alone_until_) return;
-      hire(region.threads - 1);
-      region.wanted = std::min(region.threads - 1, helpers_);
+      hire(region.slots - 1);
+      region.wanted = std::min(region.slots - 1, helpers_);
       region.next = open_;
       open_ = &region;
     }
     calls_.fetch_add(1);
-    for (int64_t i = 1; i < region.threads; ++i) calls_.notify_one();
+    // Some that are called may have no place; they do not call others.
+    const int64_t called = region.slots + beside.load(std::memory_order_relaxed);
+    for (int64_t i = 1; i < called; ++i) calls_.notify_one();
   }
 
   // No helper can join any more; waits for those inside.
@@ -141,16 +152,19 @@ class Team {
       const std::lock_guard<std::mutex> lock(mutex_);
       Region** link = &open_;
       while (*link != nullptr && *link != &region) link = &(*link)->next;
-      if (*link == nullptr) return;  // it was the asking thread's alone
       *link = region.next;
     }
     const auto done = [&] { return region.active.load(std::memory_order_acquire) == 0; };
-    const bool in_time = spin_until(done);
+    const auto ended = steady_clock::now();
+    spin_until(done);
     while (!done()) {
       const uint32_t seen = leaves_.load();
       if (!done()) leaves_.wait(seen);
     }
-    if (region.had_helpers) learn(in_time || !region.held_up);
+    if (!region.had_helpers) return;
+    // The end of a long region may wait for a helper, which has done its share of the rest.
+    const auto waited = steady_clock::now() - ended;
+    learn(!region.held_up || waited < kHeldUp || 2 * waited < ended - region.begin);
   }
 
   // From a region that was held up or not, whether to ask for help in the next ones.
@@ -182,10 +196,16 @@ class Team {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  Region* join(int64_t slot) {
+  // A region to help in; where there is one only later, sets when.
+  Region* join(int64_t slot, steady_clock::time_point& later) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (Region* region = open_; region != nullptr; region = region->next)
-      if (region->wanted > 0 && !place_is_taken(slot % region->threads, region->threads)) {
+      if (region->wanted > 0 && !region->is_full() &&
+          !place_is_taken(slot % region->slots, region->threads)) {
+        if (pause_ > microseconds::zero() && steady_clock::now() < alone_until_) {
+          later = alone_until_;
+          return nullptr;
+        }
         --region->wanted;
         region->had_helpers = true;
         region->active.fetch_add(1, std::memory_order_relaxed);
@@ -197,7 +217,7 @@ class Team {
   void leave(Region& region, int64_t slot, bool held_up) {
     const std::lock_guard<std::mutex> lock(mutex_);
     // Who leaves because its place is taken may come back.
-    if (place_is_taken(slot % region.threads, region.threads)) ++region.wanted;
+    if (place_is_taken(slot % region.slots, region.threads)) ++region.wanted;
     region.held_up |= held_up;
     region.active.fetch_sub(1, std::memory_order_release);
   }
@@ -212,15 +232,16 @@ class Team {
     pthread_setname_np(pthread_self(), "ekpnet");
 #endif
     inside = true;
-    int64_t threads = slot + 1;  // of the last region
+    int64_t slots = slot + 1, threads = slot + 1;  // of the last region
     for (;;) {
       const uint32_t seen = calls_.load();
-      if (Region* region = join(slot)) {
+      steady_clock::time_point later{};
+      if (Region* region = join(slot, later)) {
         const Waiting waiting;
-        threads = region->threads;
+        slots = region->slots, threads = region->threads;
         std::fesetenv(&region->environment);
         try {
-          region->work(slot % region->threads);
+          region->work(slot % region->slots);
         } catch (...) {
           keep_error(*region, std::current_exception());
         }
@@ -230,7 +251,11 @@ class Team {
         leaves_.notify_all();
         continue;
       }
-      const auto away = [&] { return place_is_taken(slot % threads, threads); };
+      if (later != steady_clock::time_point{}) {
+        std::this_thread::sleep_until(later);
+        continue;
+      }
+      const auto away = [&] { return place_is_taken(slot % slots, threads); };
       const auto called = [&] { return calls_.load() != seen || away(); };
       if (away() || (!spin_until(called) && !yield_until(called))) calls_.wait(seen);
     }
@@ -275,11 +300,11 @@ bool place_is_taken(int64_t slot, int64_t threads) {
   return slot > 0 && slot + beside.load(std::memory_order_relaxed) >= threads;
 }
 
-void run_team(int64_t threads, Work work) {
-  if (threads <= 1 || inside)
+void run_team(int64_t pieces, int64_t threads, Work work) {
+  if (std::min(pieces, threads) <= 1 || inside)
     work(0);
   else
-    team().run(threads, work);
+    team().run(pieces, threads, work);
 }
 
 }  // namespace ekpnet

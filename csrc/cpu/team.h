@@ -25,19 +25,22 @@ class Work {
   void* f_;
 };
 
-// Calls `work` on this thread and, as far as they come in time, once on each of up to threads - 1
-// helpers. `work` takes pieces of the region until none are left, so it may be called any number of
-// times; the region ends when all calls that have begun are done. A helper that has not begun by
-// then is not waited for: beside other programs it may not run for milliseconds.
+// Calls `work` on this thread and, as far as they come in time, once on each of up to
+// min(pieces, threads) - 1 helpers. `work` takes pieces of the region until none are left, so it
+// may be called any number of times; the region ends when all calls that have begun are done. A
+// helper that has not begun by then is not waited for: beside other programs it may not run for
+// milliseconds.
 //
-// Slots are 0 for this thread and 1 .. threads - 1 for helpers, which keep theirs from region to
-// region where they can. Several threads may ask at a time. Within a region, `work` is called on
-// the asking thread alone. The first exception is thrown here, after the region's end. A child that
-// was forked has a team of its own.
+// Slots are 0 for this thread and 1 .. min(pieces, threads) - 1 for helpers, which keep theirs from
+// region to region where they can. Several threads may ask at a time. Within a region, `work` is
+// called on the asking thread alone. The first exception is thrown here, after the region's end. A
+// child that was forked has a team of its own.
 //
 // Helpers that other programs keep from running hold up whom they help: after a region that had to
-// wait for one of them, the next milliseconds' regions are the asking thread's alone.
-void run_team(int64_t threads, Work work);
+// wait for one of them longer than it worked itself, helpers come again some milliseconds later.
+//
+// `pieces` is how many threads the region has work for, `threads` how many the program may use.
+void run_team(int64_t pieces, int64_t threads, Work work);
 
 // A thread that works on something else meanwhile, such as the next batch, comes (1) or goes (-1).
 // It takes a helper's place: no more threads then run than the regions ask for, and none of them
@@ -53,7 +56,7 @@ bool place_is_taken(int64_t slot, int64_t threads);
 class Chunks {
  public:
   Chunks(int64_t n, int64_t threads)
-      : threads_(threads), shares_(std::clamp<int64_t>(threads, 1, kMaxShares)) {
+      : threads_(threads), shares_(std::clamp<int64_t>(std::min(n, threads), 1, kMaxShares)) {
     for (int64_t i = 0; i < shares_; ++i) {
       share_[i].next.store(n * i / shares_, std::memory_order_relaxed);
       share_[i].end = n * (i + 1) / shares_;
@@ -86,7 +89,6 @@ class Chunks {
 // some throw, the exception of the lowest is thrown here, after the others are done.
 template <class F>
 void run_chunks(int64_t n, int64_t threads, F f) {
-  threads = std::min(n, threads);
   Chunks chunks(n, threads);
   std::mutex mutex;
   int64_t failed = n;
@@ -104,7 +106,7 @@ void run_chunks(int64_t n, int64_t threads, F f) {
       }
     }
   };
-  run_team(threads, Work(work));
+  run_team(n, threads, Work(work));
   if (error) std::rethrow_exception(error);
 }
 

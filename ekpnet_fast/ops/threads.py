@@ -57,7 +57,11 @@ def beside_ops(pool: Executor, work: Callable[[], Made]) -> Future[Made]:
 
     # Said here and not in the call, because it begins when its thread gets to run.
     ekpnet.team_beside.default(True)
-    return pool.submit(call)
+    try:
+        return pool.submit(call)
+    except BaseException:  # such as a pool that is shut down
+        ekpnet.team_beside.default(False)
+        raise
 
 
 def beside(work: Callable[[], Made]) -> Callable[[], Made]:

@@ -253,7 +253,7 @@ class Batch(Pairs):
     triple_relations: Tensor
     triple_tails: Tensor
     triple_labels: Tensor
-    num_relations: int = 0
+    num_relations: int
     touched_relations: Tensor | None = None
     touched: Mapping[str, Tensor] = field(default_factory=dict)
     lists: Tensor | None = None

@@ -41,7 +41,7 @@ from ekpnet_fast.storage.seals import check_files, read_json, seal_files, text_h
 
 __all__ = ["Checkpoint", "CheckpointWriter", "Seals", "latest", "read", "remove_all"]
 
-FORMAT = "ekpnet_fast.checkpoint"
+FORMAT = "ekpnet_fast.checkpoint/2"
 KEPT = 2
 Seals = dict[str, Any]
 """By the name of a file what it must be, as the JSON file says it."""

@@ -175,7 +175,9 @@ class ResidentTrainer:
         l2: Tensor = at.pop("l2")
         names = [name for name in at if name.startswith(INPUT)]
         inputs = {name.removeprefix(INPUT): at.pop(name) for name in names}
-        return Batch(triple_labels=self._triple_labels, inputs=inputs, **at), l2
+        R = self.stream.graph.num_relations
+        batch = Batch(triple_labels=self._triple_labels, num_relations=R, inputs=inputs, **at)
+        return batch, l2
 
     def _step(self) -> None:
         """Run the step at the cursor; nothing in it waits for the device or depends on a value."""

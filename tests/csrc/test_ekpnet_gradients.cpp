@@ -95,12 +95,13 @@ Results<T> results(const PlainLoss& plain, const EkpnetArgs<T>& args, int thread
   Results<T> found(plain);
   const EkpnetSums<T> sums = found.sums();
   found.references.sort(row_ids(args.attention), kChunks, threads);
-  Chunks chunks(sums.attention.num_chunks + sums.triple_chunks, threads);
+  const int64_t all = sums.attention.num_chunks + sums.triple_chunks;
+  Chunks chunks(all, threads);
   auto work = [&](int64_t slot) {
     Reals<T> workspace(kernels<T>().workspace_size(args));
     kernels<T>().chunks(args, sums, chunks, slot, workspace.data());
   };
-  run_team(threads, Work(work));
+  run_team(all, threads, Work(work));
   for (int64_t range = 0; range < found.references.num_ranges(); ++range)
     kernels<T>().scatter(args, sums, range, found.dentity.data());
   return found;

@@ -44,10 +44,11 @@ void test_every_chunk_once() {
 }
 
 // Opens regions until a helper is in one, and calls f there on both threads: on a busy machine the
-// first ones may have no helpers.
+// first ones may have no helpers. Whether one came at all.
 template <class F>
-void with_a_helper(F f) {
-  for (bool came = false; !came;) {
+bool with_a_helper(F f) {
+  bool came = false;
+  for (int tries = 0; !came && tries < 2000; ++tries) {
     std::atomic<int> inside = 0;
     auto work = [&](int64_t) {
       ++inside;
@@ -55,15 +56,14 @@ void with_a_helper(F f) {
       while (inside < 2 && std::chrono::steady_clock::now() < stop) std::this_thread::yield();
       if (inside == 2) f();
     };
-    ekpnet::run_team(2, ekpnet::Work(work));
+    ekpnet::run_team(2, 2, ekpnet::Work(work));
     came = inside == 2;
   }
+  return came;
 }
 
 void test_helpers_come() {
-  std::atomic<int> called = 0;
-  with_a_helper([&] { ++called; });
-  check(called >= 1, "no helper came");
+  check(with_a_helper([] {}), "no helper came");
 }
 
 // How many of the chunks of a region another thread does.
@@ -76,10 +76,19 @@ int done_elsewhere(int64_t n, int64_t threads) {
 
 void test_a_thread_beside_takes_a_helpers_place() {
   ekpnet::work_beside(1);
-  int elsewhere = 0;
+  std::atomic<int> elsewhere = 0;
   for (int round = 0; round < 200; ++round) elsewhere += done_elsewhere(50, 2);
   check(elsewhere == 0, "a helper came although another thread had its place");
-  check(each_once(100, 4), "with a thread beside");
+  check(each_once(100, 8), "with a thread beside");
+  for (int round = 0; round < 200; ++round) elsewhere += done_elsewhere(50, 2);
+  check(elsewhere == 0, "one of many helpers came although another thread had its place");
+  // Of eight threads one works on something else; a region of two pieces has a helper all the same.
+  for (int tries = 0; elsewhere == 0 && tries < 2000; ++tries)
+    run_chunks(2, 8, [&, self = std::this_thread::get_id()](int64_t) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (std::this_thread::get_id() != self) elsewhere = 1;
+    });
+  check(elsewhere == 1, "no helper came to a region of few pieces beside another thread");
   ekpnet::work_beside(-1);
   test_helpers_come();
 }
@@ -92,12 +101,22 @@ void test_a_region_that_was_held_up_is_followed_by_some_without_helpers() {
     if (std::this_thread::get_id() != self) std::this_thread::sleep_for(milliseconds(20));
   });
   const auto stop = steady_clock::now() + milliseconds(5);
-  int elsewhere = 0;
+  std::atomic<int> elsewhere = 0;
   while (steady_clock::now() < stop) {
     const int more = done_elsewhere(50, 2);
     if (steady_clock::now() < stop) elsewhere += more;
   }
   check(elsewhere == 0, "a helper was asked for at once after it had held up a region");
+  // A long region that begins meanwhile has one when that is over.
+  const bool held_again = with_a_helper([&] {
+    if (std::this_thread::get_id() != self) std::this_thread::sleep_for(milliseconds(20));
+  });
+  elsewhere = 0;
+  run_chunks(400, 2, [&](int64_t) {
+    std::this_thread::sleep_for(milliseconds(1));
+    elsewhere += std::this_thread::get_id() != self;
+  });
+  check(held_again && elsewhere > 0, "no helper came to a long region after the one held up");
   test_helpers_come();
 }
 

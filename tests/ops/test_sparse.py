@@ -54,6 +54,22 @@ def test_the_largest_are_kept_and_of_equal_ones_the_first():
         assert found.columns[begin:end].tolist() == sorted(order[:7])
 
 
+def test_products_below_what_a_float_holds_are_met():
+    """-1e-30 * 1e-30 rounds to -0, which is a sum all the same; of few products and many."""
+    tiny = rows(torch.tensor([[-1e-30]]))
+    for columns in (3, 100):
+        found = strongest_products(tiny, rows(torch.full((1, 3), 1e-30)), columns, columns)
+        assert found.columns.tolist() == [0, 1, 2] and found.values.tolist() == [0, 0, 0]
+
+
+def test_no_columns_and_room_for_more_than_there_are():
+    nothing = SparseRows(torch.zeros(3, dtype=torch.int64), torch.zeros(0).int(), torch.zeros(0))
+    found = strongest_products(nothing, nothing, 0, 40)
+    assert found.indptr.tolist() == [0, 0, 0]
+    a, b = dense(5, 4, 0), dense(4, 9, 1)
+    assert torch.equal(whole(strongest_products(rows(a), rows(b), 9, 2**63 - 1), 9), a @ b)
+
+
 @pytest.mark.parametrize("levels", [1, 3, 10**6])
 def test_the_strongest_of_many_columns(levels):
     """Values on few levels, so that most are equal, or all different; some rows have few others."""

@@ -73,6 +73,8 @@ def test_a_call_beside_ops_has_a_threads_place_until_it_is_done(threads):
         assert beside_ops(pool, "done".upper).result() == "DONE"
         with pytest.raises(ZeroDivisionError):
             beside_ops(pool, lambda: 1 / 0).result()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        beside_ops(pool, "done".upper)
     assert (places(True), places(False)) == (1, 0)
 
 

@@ -25,6 +25,7 @@ from ekpnet_fast.runs import display, evaluate, run_folder, runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import checkpoint, tensor_file
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.storage.seals import text_hash
 from ekpnet_fast.training.signals import Interrupted, Signals
 from support import small_run
 from support.places import ROOT, SUPPORT
@@ -316,6 +317,17 @@ def test_no_whole_checkpoint(stopped, capsys):
     text = refused(capsys, "--resume", stopped)
     assert text.startswith(f"{stopped}: no checkpoint is whole, expected one to go on from; ")
     assert "checkpoint-5.safetensors: found" in text and "checkpoint-6.safetensors: found" in text
+
+
+def test_checkpoints_of_another_format(stopped, capsys):
+    """Whole ones, of a version whose features of pairs were others."""
+    for path in stopped.glob("checkpoint-*.json"):
+        content = json.loads(path.read_text())["checkpoint"]
+        content["format"] = "ekpnet_fast.checkpoint"
+        path.write_text(json.dumps({"checkpoint": content, "sha256": text_hash(content)}))
+    text = refused(capsys, "--resume", stopped)
+    found = "found format 'ekpnet_fast.checkpoint', expected 'ekpnet_fast.checkpoint/2'"
+    assert f"checkpoint-6.json: {found}" in text and f"checkpoint-5.json: {found}" in text
 
 
 def test_a_full_disk(capsys, monkeypatch, undisturbed, tmp_path):
