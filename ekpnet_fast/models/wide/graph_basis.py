@@ -107,7 +107,10 @@ def relation_weights(
     weighed: Matrix,  # [I, K]
     relations: NDArray[np.int64],  # [K]
 ) -> NDArray[np.float64]:
-    """Roots of the relations' reliabilities, by the users of even and of odd number."""
+    """Roots of the relations' reliabilities, by the users of even and of odd number.
+
+    Of a relation that no item has, between other entities, the mean of those that items have.
+    """
     match = basis.rows(weighed, relations)
     parts = [match[part::2] for part in (0, 1)]
     both_ways = [(rows_of(part), rows_of(part.T.tocsr())) for part in parts]
@@ -132,6 +135,8 @@ def relation_weights(
             other += np.bincount(relations, size * (b * b).sum(1), n)
     reliability = both * inverse(np.sqrt(one * other))
     weights: NDArray[np.float64] = np.sqrt(np.maximum(reliability, LEAST))
+    had = np.bincount(relations, minlength=n) > 0
+    weights[~had] = weights[had].mean() if had.any() else 1.0
     return weights
 
 

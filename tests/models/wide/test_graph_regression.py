@@ -77,6 +77,20 @@ def test_a_relation_of_noise_counts_little():
         assert found[[0, 2]].min() > 0.8
 
 
+def test_relations_that_no_item_has_count_as_the_mean():
+    """Relations 1, 3 and 4 lie between other entities; the others count as if these were not."""
+    clicks, weighed, relations = planted(0)
+    plain = GraphBasis(weighed, relations, 18)
+    dense = relation_weights(clicks, plain, weighed, relations)
+    spread = np.array([0, 2, 5])[relations]
+    weights = relation_weights(clicks, plain, weighed, spread)
+    assert weights[[0, 2, 5]].tolist() == dense.tolist()
+    assert weights[[1, 3, 4]].tolist() == pytest.approx([dense.mean()] * 3)
+    basis = learned_basis(clicks, weighed, spread, 18)
+    assert basis.weights(np.array([1, 9])).tolist() == pytest.approx([dense.mean()] * 2)
+    assert torch.equal(basis.of_items, learned_basis(clicks, weighed, relations, 18).of_items)
+
+
 def test_vectors_go_with_what_is_clicked_together():
     """Items of both even facts lie on one side, those of both odd ones on the other."""
     clicks, weighed, relations = planted(0)
