@@ -334,10 +334,10 @@ def test_options_are_checked(model):
         with_options(model, low_pass=(0,))
     with pytest.raises(ConfigError, match=f"--{model}.ease is -1, expected at least 0"):
         with_options(model, ease=-1)
-    with pytest.raises(
-        ConfigError, match=f"--{model}.graph_regression is 2000, expected 0 to 1024"
-    ):
-        with_options(model, graph_regression=2000)
+    for rank in (2000, 1, -1):
+        told = f"--{model}.graph_regression is {rank}, expected 0 or 2 to 1024"
+        with pytest.raises(ConfigError, match=told):
+            with_options(model, graph_regression=rank)
     with pytest.raises(ConfigError, match=f"--{model}.relations is 65, expected 0 to 64"):
         with_options(model, relations=65)
     with pytest.raises(ConfigError, match=f"--{model}.pieces is 0, expected 1 to 64"):

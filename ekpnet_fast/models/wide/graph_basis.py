@@ -43,7 +43,7 @@ class GraphBasis:
     Args:
         weighed: [I, K] items' facts, (relation, tail) pairs, by their idf.
         relations: [K] relation of each fact.
-        rank: r of them at most; fewer where items or facts are few.
+        rank: r of them at most; fewer where items or facts are few, or facts say the same.
         by_relation: what each relation counts, one after the other; all the same if not given.
 
     Attributes:
@@ -68,9 +68,14 @@ class GraphBasis:
         leading, squares = leading_eigenvectors(
             [match], min(rank, max(len(relations) // 2, 1)), ROUNDS
         )
+        # Directions that the facts do not have, as of those that stand twice, tell nothing; they
+        # would count among those that chance is told by. One is kept, of zeros, where none is had.
         known = squares > 1e-6 * squares.max()
-        scale = torch.where(known, squares.clamp(min=1e-30) ** -0.75, 0.0)
-        of_facts = ops.sparse_product(rows_of(match.T.tocsr()), leading * scale)
+        kept = max(int(known.sum()), 1)
+        scale = torch.where(known, squares.clamp(min=1e-30) ** -0.75, 0.0)[:kept]
+        of_facts = ops.sparse_product(
+            rows_of(match.T.tocsr()), (leading[:, :kept] * scale).contiguous()
+        )
         self.of_items = ops.sparse_product(rows_of(match), of_facts)
         self.of_facts = of_facts
         self.values, self.turn = torch.linalg.eigh((self.of_items.T @ self.of_items).double())

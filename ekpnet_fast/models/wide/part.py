@@ -73,9 +73,11 @@ def check_signals(model: str, options: LinearOptions, folds: int) -> None:
         for rank in getattr(options, name):
             if not 1 <= rank <= MAX_RANK:
                 raise ConfigError(f"--{model}.{name} has {rank}, expected ranks of 1 to {MAX_RANK}")
-    if not 0 <= options.graph_regression <= MAX_RANK:
+    if options.graph_regression != 0 and not 2 <= options.graph_regression <= MAX_RANK:
+        # By one singular value alone nothing can be told from chance.
         raise ConfigError(
-            f"--{model}.graph_regression is {options.graph_regression}, expected 0 to {MAX_RANK}"
+            f"--{model}.graph_regression is {options.graph_regression}, expected 0 or 2 to"
+            f" {MAX_RANK}"
         )
     if options.neighbours < 0:
         raise ConfigError(f"--{model}.neighbours is {options.neighbours}, expected at least 0")

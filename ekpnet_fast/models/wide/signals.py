@@ -18,11 +18,13 @@ class SignalOptions:
         neighbours: strongest neighbours that an item keeps in each affinity; 0 for as many as all
             items have room for in 64 MiB, 64 at least.
         kg_click_kg: affinity by the graph, by clicks, and by the graph again.
-        low_pass: ranks of projections of the history on what most clicks share.
-        joint_spectral: ranks of projections on what clicks and graph share.
+        low_pass: ranks of projections of the history on what most clicks share; at most a quarter
+            of the items, and of the users with a click.
+        joint_spectral: ranks of projections on what clicks and graph share; at most a quarter of
+            the items, and of the users and pairs together.
         graph_regression: rank of the items' vectors in the graph that all clicks are regressed on,
-            at most half as many as they have facts; 0 leaves it out. If not set, only where clicks
-            are predicted.
+            2 or more, at most half as many as there are (relation, tail) pairs; 0 leaves it out. If
+            not set, only where clicks are predicted.
         ease: regularisation of EASE^R, for few items with many clicks; 0 leaves it out.
         five_hop: whether 5-hop co-click is a feature beside the 3-hop one.
         knn: similarity of items by their clicks, of popular ones larger than the cosine.

@@ -124,6 +124,32 @@ def test_a_relation_that_came_later_counts_as_the_mean():
     )
 
 
+def test_facts_that_stand_several_times_add_no_directions():
+    """Their singular values are 0; among the others these would say that chance makes none."""
+    _, weighed, _ = planted(0)
+    of_one = weighed[:, :FACTS].toarray()
+    basis = GraphBasis(matrix(np.tile(of_one, 6)), np.zeros(6 * FACTS, dtype=np.int64), 64)
+    assert basis.of_items.shape == (ITEMS, FACTS)  # of 30, a quarter of the items
+    U, S, _ = np.linalg.svd(of_one, full_matrices=False)  # every row has one fact: norm 1
+    f = basis.of_items.numpy()
+    np.testing.assert_allclose(f @ f.T, (U * S) @ U.T, atol=1e-5)
+    blind = matrix(np.random.default_rng(1).random((USERS, ITEMS)) < 0.1)
+    chosen = graph_vectors(blind, basis).chosen.numpy()
+    assert chosen.shape == (FACTS, FACTS) and np.linalg.matrix_rank(chosen) <= 2
+
+
+@pytest.mark.parametrize("facts", [0, 1, 2, 3])
+@pytest.mark.parametrize("had", [True, False])
+def test_few_facts_tell_nothing(facts, had):
+    """Half of them are one direction at most, and one value cannot be told from chance."""
+    clicks, weighed, _ = planted(0)
+    few = matrix(weighed[:, :facts].toarray() * had)
+    basis = learned_basis(clicks, few, np.arange(facts), 256)
+    vectors = graph_vectors(clicks, basis)
+    assert vectors.vectors.shape == (ITEMS, 1) and not vectors.vectors.any()
+    assert vectors.typical == 0 and np.isfinite(basis.by_relation).all()
+
+
 @pytest.mark.parametrize("rank", [1, 5, 64])
 def test_ranks_are_at_most_half_of_the_facts(rank):
     clicks, weighed, relations = planted(0)
