@@ -19,7 +19,7 @@ from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, no_triples
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
-from ekpnet_fast.data.formats.stars import default_threshold
+from ekpnet_fast.data.formats.stars import default_threshold, told_threshold
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import Dataset
 from ekpnet_fast.errors import DataError
@@ -79,6 +79,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         wanted.append("timestamp")
     sheets = {part: _sheet(path, wanted) for part, path in inter_files.items()}
     interactions = _joined(sheets)
+    given = threshold
     if graded and threshold is None:
         threshold = default_threshold(interactions.frame.numbers["rating"])
     kg, links = no_triples(inter_file), None
@@ -86,7 +87,6 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         kg = _sheet(graph_files[0], ["head_id", "relation_id", "tail_id"])
         links = _sheet(graph_files[1], ["item_id", "entity_id"])
     built = assemble(name, interactions, kg, links, threshold=threshold)
-    note = "every interaction" if threshold is None else f"rating >= {threshold:g}"
     item_ids = interactions.frame.texts["item"].seen()
     linked = len({*item_ids} & {*built.links.items})
     return replace(
@@ -96,7 +96,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
         + ", ".join(path.name for path in (*inter_files.values(), *graph_files))
         + ("" if graph_files else ", no graph"),
         notes=(
-            f"positives: {'label = 1' if labelled else note}",
+            f"positives: {'label = 1' if labelled else told_threshold(threshold, given)}",
             f"users without positives, dropped: {built.dropped_users}",
             f"items without a link: {len(item_ids) - linked}",
             f"items whose entity an earlier item has: {built.links.shared}",

@@ -25,7 +25,7 @@ from ekpnet_fast.data.formats.imported import (
 )
 from ekpnet_fast.data.formats.mapping import NO_RELATION, Sheet
 from ekpnet_fast.data.formats.split import PARTS
-from ekpnet_fast.data.formats.stars import POSITIVE_STARS, are_stars
+from ekpnet_fast.data.formats.stars import POSITIVE_STARS, are_stars, told_threshold
 from ekpnet_fast.data.importing import statements
 from ekpnet_fast.data.importing.bounded_checks import Sources, examine_tables
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, times_note
@@ -486,9 +486,9 @@ class _Work:
 
     def facts(self, name: str) -> dict[str, Any]:
         """Manifest without format and report."""
-        positives = "label = 1" if self._labelled else "every interaction"
-        if self._threshold is not None:
-            positives = f"rating >= {self._threshold:g}"
+        positives = "label = 1"
+        if not self._labelled:
+            positives = told_threshold(self._threshold, self._request.threshold)
         notes = [f"positives: {positives}", self._times()]
         notes += [note for each in self.loaded() for note in each.notes]
         counts = self.counts()

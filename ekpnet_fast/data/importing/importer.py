@@ -17,7 +17,7 @@ from ekpnet_fast.data.formats.imported import expect_free, write_imported
 from ekpnet_fast.data.formats.mapping import no_triples
 from ekpnet_fast.data.formats.opened import check_encoding
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
-from ekpnet_fast.data.formats.stars import default_threshold
+from ekpnet_fast.data.formats.stars import default_threshold, told_threshold
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, examine, times_note
 from ekpnet_fast.data.importing.columns import TABLES
@@ -262,7 +262,7 @@ def import_dataset(
     clicks = join_readings(click_files)
     if test is not None:
         clicks = _with_parts(clicks, parts)
-    threshold = _threshold(clicks, threshold)
+    given, threshold = threshold, _threshold(clicks, threshold)
     _expect_graph(kg, links, linked_only)
     optional: dict[str, list[Reading]] = {}
     for table, files in (
@@ -302,7 +302,9 @@ def import_dataset(
     times = pair_times(assembled.dataset, clicks.sheet.frame, "time", threshold)
     split = _split(assembled.dataset, clicks.sheet.frame, parts) if test is not None else None
     assembled = replace(assembled, dataset=replace(assembled.dataset, times=times, split=split))
-    dataset = _described(assembled, named, graphs, readings, threshold, notes)
+    labelled = assembled.dataset.rows is not None
+    positives = "label = 1" if labelled else told_threshold(threshold, given)
+    dataset = _described(assembled, named, graphs, readings, positives, notes)
     given = {
         table: (optional[table][0].sheet.path, names)
         for table, names in named.items()
@@ -442,7 +444,7 @@ def _described(
     named: Mapping[str, Names | None],
     graphs: Sequence[Reading],
     readings: Sequence[Reading],
-    threshold: float | None,
+    positives: str,
     more: Sequence[str],
 ) -> Dataset:
     """Data set with names for display, source and notes."""
@@ -455,10 +457,6 @@ def _described(
         # An item without a name of its own shows its entity's.
         own = item_names or ("",) * dataset.num_items
         item_names = tuple(a or b for a, b in zip(own, entity_names, strict=False))
-    labelled = dataset.rows is not None
-    positives = "label = 1" if labelled else "every interaction"
-    if threshold is not None:
-        positives = f"rating >= {threshold:g}"
     times = dataset.times
     ends = (None, None) if times is None else (float(times.min()), float(times.max()))
     read = (note for reading in readings for note in reading.notes)

@@ -17,6 +17,7 @@ SCALES = {
     "no five": ([1, 2, 4], None),
     "ten": ([0, 5, 10], None),
     "counts": ([1, 250, 5], None),
+    "counts up to 5": ([1, 1, 2, 5], 4),  # taken for stars: nothing tells them apart
     "averages": ([1, 3.7, 5], None),
     "labels": ([0, 1, 1], None),
     "below 0": ([-1, 4, 5], None),
@@ -57,3 +58,5 @@ def test_every_reader_takes_the_same(ratings, threshold, tmp_path):
         pairs = zip(clicks.users, clicks.items, clicks.positive, strict=True)
         found = {(data.user_ids[u], data.item_ids[i]) for u, i, positive in pairs if positive}
         assert found == wanted
+        rule = "rating >= 4 (taken for stars: those from 4 on are clicks; --threshold 0 keeps all)"
+        assert data.notes[0] == f"positives: {'every interaction' if threshold is None else rule}"
