@@ -21,7 +21,8 @@ _NEIGHBORS = 8  # ids that are looked at on each side of an unknown one, in each
 _COMPARED = 64  # characters of an id that are
 _ALIKE = 0.6  # share of characters in common from which an id comes close
 _STEPS = (1, -1)  # texts are ordered as they read forwards, and as they read backwards
-_IRI = re.compile(r"<?[A-Za-z][A-Za-z0-9+.-]*://[^/]*/(?P<path>[^>]*)>?")
+_IRI = re.compile(r"<?[A-Za-z][A-Za-z0-9+.-]*://(?P<host>[^/]*)/(?P<path>[^>]*)>?")
+_DBPEDIA = re.compile(r"(?:[a-z0-9-]+\.)*dbpedia\.org", re.IGNORECASE)
 _OF_DBPEDIA = re.compile(r"(?:resource|ontology|property)/(?=.)")
 
 
@@ -159,7 +160,7 @@ def label_of(text: str) -> str:
 
     It is what follows "#", else the last part of the path; of DBpedia's all that follows
     ``resource/``, because its titles may hold slashes. Percent signs are decoded and underscores
-    are blanks: ``http://dbpedia.org/resource/The_Matrix`` is "The Matrix".
+    are blanks: ``http://dbpedia.org/resource/The_Matrix`` is "The Matrix". Blanks alone are none.
     """
     found = _IRI.fullmatch(text)
     if found is None:
@@ -167,11 +168,11 @@ def label_of(text: str) -> str:
     path, mark, fragment = found["path"].rpartition("#")
     if not mark or not fragment:
         path = (path if mark else fragment).rstrip("/")
-        start = _OF_DBPEDIA.match(path)
+        start = _OF_DBPEDIA.match(path) if _DBPEDIA.fullmatch(found["host"]) else None
         fragment = path[start.end() :] if start else path.rpartition("/")[2]
     plain = " ".join(fragment.replace("_", " ").split())
     try:
-        decoded = unquote(plain, errors="strict")
+        decoded = unquote(plain, errors="strict").strip()
     except UnicodeDecodeError:
         return plain
     return decoded if decoded.isprintable() else plain

@@ -79,6 +79,10 @@ def test_ids_that_are_added_come_close_too():
         ("http://dbpedia.org/resource/%22Weird_Al%22_Yankovi%C4%87", '"Weird Al" Yanković'),
         ("http://dbpedia.org/resource/The Matrix", "The Matrix"),  # as some files have them
         ("http://dbpedia.org/ontology/director", "director"),
+        ("http://example.org/resource/films/The_Matrix", "The Matrix"),  # not of DBpedia
+        ("http://notdbpedia.org/resource/AC/DC", "DC"),
+        ("http://dbpedia.org/resource/%20", ""),
+        ("http://example.org/%20The%20Matrix%20", "The Matrix"),
         ("http://www.w3.org/2000/01/rdf-schema#seeAlso", "seeAlso"),
         ("http://www.wikidata.org/entity/Q42", "Q42"),
         ("http://rdf.freebase.com/ns/film.film.genre", "film.film.genre"),
