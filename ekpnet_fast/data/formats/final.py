@@ -93,7 +93,9 @@ def load_final(folder: Path, name: str) -> Dataset:
         num_items=num_items,
         num_entities=max(num_items, *(int(x.max(initial=-1)) + 1 for x in (heads, tails))),
         num_relations=num_relations,
-        relation_names=_relation_names(folder / "relations.txt", num_relations),
+        relation_names=_relation_names(
+            folder / "relations.txt", None if kg_file is None else num_relations
+        ),
         item_names=read_names(folder / "item_names.txt", num_items),
         source=f"final format: {rating_file.name}, {told_graph(kg_file)}",
     )
@@ -145,10 +147,14 @@ def read_names(path: Path, count: int) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _relation_names(path: Path, count: int) -> tuple[str, ...] | None:
+def _relation_names(path: Path, count: int | None) -> tuple[str, ...] | None:
+    """Names of `count` relations, None without the file; without a graph there must be none."""
     if not path.is_file():
         return None
     names = tuple(line for line in read_lines(path) if line.strip())
+    if count is None:
+        missing = f"{' or '.join(KG_FILES)} beside it, or no {path.name}"
+        raise DataError.about(path, None, f"{len(names)} names of relations, but no graph", missing)
     if len(names) != count:
         raise DataError.about(path, None, f"{len(names)} names", f"{count}, one per relation")
     return names

@@ -166,6 +166,12 @@ def test_bad_names(file, content, line, found, write):
     check_message(folder, file, line, found, "")
 
 
+def test_relations_without_a_graph_name_the_file_that_is_missing(write):
+    folder = write({"ratings_final.txt": RATINGS, "relations.txt": "genre\n"})
+    found = "1 names of relations, but no graph"
+    check_message(folder, "relations.txt", None, found, "kg_final.npy or kg_final.txt beside it")
+
+
 def test_missing_file_lists_the_names_looked_for(write):
     folder = write({"kg_final.txt": KG})
     with pytest.raises(DataError, match=r"found none of ratings_final\.npy, ratings_final\.txt"):
