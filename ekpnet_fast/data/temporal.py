@@ -126,13 +126,18 @@ def of_each_user(users: Int64, times: Float64, train: Int64, valid: Int64) -> Ti
 
 def is_moment(time: float) -> bool:
     """Whether a number looks like Unix seconds or milliseconds of the years 1980 to 2099."""
-    return any(_SECONDS[0] <= time / unit < _SECONDS[1] for unit in (1, 1000))
+    return _seconds(time) is not None
 
 
 def shown_time(time: float) -> str:
     """Text of a time: a date where it looks like Unix seconds or milliseconds, else the number."""
-    for unit in (1, 1000):
-        if _SECONDS[0] <= time / unit < _SECONDS[1]:
-            moment = datetime.fromtimestamp(time / unit, tz=timezone.utc)
-            return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"{time:.15g}"
+    seconds = _seconds(time)
+    if seconds is None:
+        return f"{time:.15g}"
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _seconds(time: float) -> float | None:
+    """Unix seconds that a number looks like, which may be milliseconds; None for other numbers."""
+    units = (time / unit for unit in (1, 1000))
+    return next((x for x in units if _SECONDS[0] <= x < _SECONDS[1]), None)
