@@ -67,6 +67,7 @@ class DenseAdam:
     def load(self, states: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         """Go on from a state by parameter, as `state` gave it."""
         self.state = {}
+        self._steps = torch.zeros_like(self._steps)  # also of those that the state does not have
         for p, given in states.items():
             for name, x in self._start(p).items():
                 x.copy_(given[name])

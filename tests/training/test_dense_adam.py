@@ -38,6 +38,29 @@ def test_steps_and_state_have_the_bits_of_torchs_fused_adam():
     assert [float(adam.state[a]["step"]) for a in ours] == [5, 3, 5]
 
 
+def test_a_state_that_is_loaded_leaves_nothing_of_steps_before():
+    """Of a parameter that the state does not have the count begins anew, as of one that is new."""
+    parameters, fresh = _parameters(), _parameters()
+    adam, other = DenseAdam(parameters, 0.01), DenseAdam(fresh, 0.01)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    for _ in range(3):
+        adam.step()
+    first = parameters[0]
+    state = {first: {name: x.clone() for name, x in adam.state[first].items()}}
+    adam.load(state)
+    other.load({fresh[0]: state[first]})
+    with torch.no_grad():
+        for a, b in zip(parameters, fresh, strict=True):
+            a.copy_(b)
+    for p in fresh:
+        p.grad = torch.ones_like(p)
+    adam.step()
+    other.step()
+    assert [float(adam.state[p]["step"]) for p in parameters] == [4, 1, 1]
+    assert all(torch.equal(a, b) for a, b in zip(parameters, fresh, strict=True))
+
+
 def test_a_step_without_gradients_changes_nothing():
     parameters = _parameters()
     adam = DenseAdam(parameters, 0.01)
