@@ -73,7 +73,7 @@ def train(
         validation = Validation(data, model, backend, device, world)
         outcome.validated_users = validation.users
     left = stages.left()
-    if model.stages and not left:
+    if model.stages and not left and not graph.num_triples:
         raise TrainingError(
             f"{prepared.dataset.name} has no triples, by which alone {config.model} learns in the"
             " stages that have epochs, expected epochs of a stage of pairs"

@@ -296,6 +296,12 @@ def test_stages_of_triples_alone_need_some():
         loop.train(config, *without_graph(config))
 
 
+def test_no_epochs_at_all_are_not_blamed_on_triples():
+    config = config_of("cke")
+    idle = replace(config, train=replace(config.train, epochs=0))
+    assert not loop.train(idle, *load(config)).records
+
+
 # ---- stopping and going on -----------------------------------------------------------------------
 
 
