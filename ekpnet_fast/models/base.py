@@ -157,6 +157,25 @@ class Model(nn.Module):
         return cls.ripple and cls.inputs is Model.inputs
 
     @classmethod
+    def without_triples(cls) -> str | None:
+        """What it means that a data set has no triples, in words; None for models that read none.
+
+        The words follow those that it has none.
+        """
+        if cls.by_graph_alone():
+            return (
+                f"by which alone {cls.name} tells users apart: its lists are the same for all;"
+                " linear, ekpnet_plus and mf need none"
+            )
+        if cls.wide or "entity" in cls.tables.values():
+            left = "signals by" if cls.wide else "neighbours and losses in"
+            return (
+                f"which {cls.name} reads: its {left} the graph are left out, and it learns from"
+                " clicks alone"
+            )
+        return None
+
+    @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """Composition of a stage's mini-batches: pairs and no triples, unless overridden."""
         return BatchPlan()

@@ -56,7 +56,8 @@ def run(
         on_progress: called after each batch and each epoch.
         resume: go on with the unfinished run in `output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
-        warn: called with the place where a resumed run goes on, and with what of it is damaged.
+        warn: called with the place where a resumed run goes on, with what of it is damaged, and
+            with what of the model is left out because the data have no triples.
         on_options: called before training with the options that followed from the data.
         world: the processes that train and evaluate together, of which the first one alone writes;
             None for this one alone.
@@ -154,11 +155,9 @@ def _run(
         run_folder.save_config(config.output, lasting(config))
     auto = from_data(config, prepared)
     on_options(auto)
-    if MODELS[config.model].by_graph_alone() and not graph.num_triples:
-        warn(
-            f"{config.dataset} has no triples, by which alone {config.model} tells users apart: its"
-            " lists are the same for all; linear, ekpnet_plus and mf need none"
-        )
+    missed = MODELS[config.model].without_triples()
+    if missed is not None and not graph.num_triples:
+        warn(f"{config.dataset} has no triples, {missed}")
     if start is not None:
         _check_start(start, config, prepared.hash, warn)
     world.caught = caught = lambda: None if signals is None else signals.caught
