@@ -51,6 +51,32 @@ def triples() -> tuple[torch.Tensor, ...]:
     return ints(0, 1, 2, 3), ints(0, 1, 0, 1), ints(5, 4, 3, 2), labels
 
 
+def sparse_rows(*values: float) -> tuple[torch.Tensor, ...]:
+    """Three rows of a square matrix, in the diagonal and beside it; symmetric by these values."""
+    return torch.tensor([0, 2, 5, 7]), ints(0, 1, 0, 1, 2, 1, 2), torch.tensor(values)
+
+
+def wide() -> tuple[list, list]:
+    """Arguments of the wide part before curves: two histories, neighbours, vectors and a square."""
+    nothing, nobody = torch.zeros(0, dtype=torch.int64), ints()
+    indptr, items, values = sparse_rows(*[0.5] * 7)
+    vectors, none = torch.full((3, 2), 0.5), torch.zeros(0)
+    histories = [torch.tensor([0, 2, 3]), ints(0, 2, 1)]
+    sources = [
+        [indptr, nothing, nothing],
+        [items, nobody, nobody],
+        [values, vectors, torch.eye(3)],
+        [none, vectors.T.contiguous(), none],
+        torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 2], [2, 0, 0]]),
+        torch.full((4, 3), 0.25),
+        torch.tensor([[0, 0], [0, 1], [1, 2], [2, 3], [3, 2]]),
+        torch.full((5, 2), 0.5),
+        -1,
+        none,
+    ]
+    return [*histories, *sources], [torch.tensor([0, 2, 3]), ints(1, 0, 2)]
+
+
 def calls() -> dict[str, list]:
     """A call of each op that is answered."""
     p, z = propagation(), torch.ones(B, (H + 1) * D)
@@ -60,6 +86,10 @@ def calls() -> dict[str, list]:
     folds = torch.full((G, H, M), 3), torch.tensor([0, 1, 0, 1, 1], dtype=torch.int32)
     table = torch.ones(N, 2, D)
     row_state = [table.clone() for _ in range(3)]
+    gram = sparse_rows(2.0, 1, 1, 2, 1, 1, 2)
+    histories, pairs = wide()
+    knots = torch.arange(3.0).repeat(5, 1)
+    curves = [knots, torch.full((5, 2), 0.5), torch.zeros(3)]
     return {
         "build_csr": [ints(0, 1, 2), ints(0, 1, 0), ints(2, 1, 0), 3, 2],
         "sample_ripple_sets": [
@@ -84,6 +114,11 @@ def calls() -> dict[str, list]:
             *row_state, ints(0, 3, -1), torch.ones(3, 2, D), torch.tensor(1),
             torch.tensor(0.1, dtype=torch.float64), 0.1, 0.9, 0.999, 1e-8, 7,
         ],
+        "strongest_products": [*gram, *gram, 3, 2, ints(9, 9, 9)],
+        "sparse_product": [*gram, torch.ones(3, 2)],
+        "local_ridge": [*gram, torch.tensor([0, 1, 3, 4]), ints(1, 0, 2, 1), 0.5],
+        "wide_features": [*histories, None, None, None, *pairs],
+        "wide_logits": [*histories, None, None, None, *curves, *pairs],
         "top_items": [torch.rand(2, 5), torch.tensor([0, 1, 3]), ints(0, 1, 4), 2],
     }  # fmt: skip
 
@@ -99,6 +134,13 @@ def hostile(draw: st.DrawFn, old: object) -> object:
         return draw(st.sampled_from(LARGE))
     if isinstance(old, float):
         return draw(st.sampled_from(REALS))
+    if isinstance(old, list):
+        if not old:
+            return [torch.ones(B)]
+        at = draw(st.integers(0, len(old) - 1))
+        if draw(st.integers(0, 4)) == 0:
+            return draw(st.sampled_from((old[:at] + old[at + 1 :], [*old, old[at]])))
+        return [*old[:at], hostile(draw, old[at]), *old[at + 1 :]]
     if old is None:
         return draw(st.sampled_from((torch.ones(B), torch.ones(1), ints(0))))
     assert isinstance(old, torch.Tensor)
@@ -135,7 +177,7 @@ def hostile_calls(draw: st.DrawFn) -> tuple[str, list]:
     arguments = calls()[name]
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(arguments) - 1))
-        if isinstance(arguments[at], torch.Tensor | int | float) or arguments[at] is None:
+        if isinstance(arguments[at], torch.Tensor | int | float | list) or arguments[at] is None:
             arguments[at] = hostile(draw, arguments[at])
     return name, arguments
 
@@ -162,8 +204,8 @@ def test_ops(call):
     tell_seed()
     name, arguments = call
     op = getattr(torch.ops.ekpnet, name)
-    if any(isinstance(x, torch.Tensor) and x.device.type == "meta" for x in arguments):
-        arguments = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in arguments]
+    if any(_meta(x) for x in arguments):
+        arguments = [_to_meta(x) for x in arguments]
     before = copied(arguments)
     try:
         found = op(*arguments)
@@ -176,7 +218,15 @@ def test_ops(call):
 
 
 def _meta(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_meta, value))
     return isinstance(value, torch.Tensor) and value.device.type == "meta"
+
+
+def _to_meta(value: object) -> object:
+    if isinstance(value, list):
+        return list(map(_to_meta, value))
+    return value.to("meta") if isinstance(value, torch.Tensor) else value
 
 
 def _real(value: object) -> bool:
