@@ -34,7 +34,8 @@ class DenseAdam:
         self.parameters, self.lr = list(parameters), lr
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         # [P] float32, of which the states have views: one addition takes less time than several.
-        self._steps = torch.zeros(len(self.parameters))
+        place = self.parameters[0].device if self.parameters else None
+        self._steps = torch.zeros(len(self.parameters), device=place)
 
     def step(self) -> None:
         """Update the parameters that have a gradient."""
@@ -73,7 +74,6 @@ class DenseAdam:
                 x.copy_(given[name])
 
     def _start(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        self._steps = self._steps.to(parameter.device)
         place = next(i for i, p in enumerate(self.parameters) if p is parameter)
         start = {
             STEP: self._steps[place],

@@ -305,12 +305,12 @@ def import_dataset(
     labelled = assembled.dataset.rows is not None
     positives = "label = 1" if labelled else told_threshold(threshold, given)
     dataset = _described(assembled, named, graphs, readings, positives, notes)
-    given = {
+    with_names = {
         table: (optional[table][0].sheet.path, names)
         for table, names in named.items()
         if names is not None
     }
-    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, given)
+    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, with_names)
     report = ImportReport(tuple(_as_dict(reading) for reading in readings), findings, stops)
     _expect_fit(report, force=force)
     write_imported(dataset, out, report.as_dict(), overwrite=overwrite)
