@@ -262,7 +262,7 @@ def import_dataset(
     clicks = join_readings(click_files)
     if test is not None:
         clicks = _with_parts(clicks, parts)
-    given, threshold = threshold, _threshold(clicks, threshold)
+    asked, threshold = threshold, _threshold(clicks, threshold)
     _expect_graph(kg, links, linked_only)
     optional: dict[str, list[Reading]] = {}
     for table, files in (
@@ -303,14 +303,14 @@ def import_dataset(
     split = _split(assembled.dataset, clicks.sheet.frame, parts) if test is not None else None
     assembled = replace(assembled, dataset=replace(assembled.dataset, times=times, split=split))
     labelled = assembled.dataset.rows is not None
-    positives = "label = 1" if labelled else told_threshold(threshold, given)
+    positives = "label = 1" if labelled else told_threshold(threshold, asked)
     dataset = _described(assembled, named, graphs, readings, positives, notes)
-    with_names = {
+    given = {
         table: (optional[table][0].sheet.path, names)
         for table, names in named.items()
         if names is not None
     }
-    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, with_names)
+    findings, stops = examine(assembled, clicks.sheet, graph_sheet, link_sheet, given)
     report = ImportReport(tuple(_as_dict(reading) for reading in readings), findings, stops)
     _expect_fit(report, force=force)
     write_imported(dataset, out, report.as_dict(), overwrite=overwrite)
