@@ -133,8 +133,9 @@ class PlusPlan(Plan):
         base = self._base(cell.dataset, cell.model)
         given = {"dataset": cell.dataset, "model": cell.model}
         changed = resolve({**given, **VARIANTS[cell.variant].options})
-        config = replace(base, folds=changed.folds, options=changed.options, seed=cell.seed)
-        return resolve(config)
+        auto = tuple(name for name in base.auto if name in changed.auto)  # not those given here
+        config = replace(base, folds=changed.folds, options=changed.options, auto=auto)
+        return resolve(replace(config, seed=cell.seed))
 
 
 def run_plus(

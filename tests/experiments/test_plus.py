@@ -37,6 +37,7 @@ def test_every_row_has_options_of_its_own(name):
             config = of_one.config(cell)
             assert (config.model, config.seed, config.threads) == (variant.model, FIRST_SEED, 1)
             assert config.ranking and (config == base) == (name == variant.model)
+            assert not set(variant.options) & set(config.auto)  # rules leave them as they are
             shown.append(dataset)
     assert shown == ["last-fm", "book-crossing", "movielens-1m"]
 
