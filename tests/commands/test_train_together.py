@@ -16,31 +16,19 @@ import pytest
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from support.places import ROOT, SUPPORT
-from support.small_run import SMALL
+from support.small_run import SMALL, metrics_but_times
 
 OPTIONS = [
     *SMALL,
     *["--parallel.parts", "4", "--train.group_size", "8", "--pretrain.group_size", "8"],
     *["--epochs", "4", "--train.patience", "9", "--pretrain.patience", "9"],
 ]
-TIMES = {
-    "seconds",
-    "cpu_seconds",
-    "samples_per_second",
-    "peak_rss_mb",
-    "resumed",
-    "files",
-    "sha256",
-}
 
 
 def result(folder):
     """The weights, and the metrics but for times."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    kept = {name: value for name, value in metrics.items() if name not in TIMES}
+    kept = metrics_but_times(folder)
     kept["environment"].pop("processes", None)
-    for record in kept["epochs"]:
-        record["seconds"] = record["samples_per_second"] = 0
     return (folder / "model.safetensors").read_bytes(), kept
 
 
