@@ -1,13 +1,15 @@
 """Training by one of two hosts: `host_run.py INTERFACE`, with the variables that torchrun sets.
 
-Prints as JSON a hash of what was trained, the bytes that the interface sent in the steps between
-the first and the last one, and those of the formula in docs/scaling.md.
+Prints as JSON a hash of what was trained, the number of steps, the bytes that the interface sent in
+those between the first and the last one, those of the formula in docs/scaling.md to processes of
+the other host, and those that this process counted to all others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +67,9 @@ def main(interface: str) -> None:
     counter = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
     with Launch() as launch:
         world, fetch, seen, formula = launch.world(PARTS), Router.fetch, [], 0
-        others = (world.size - 1) * (PARTS // world.size)
-        reports = others * (4 + 4 * dense + 4 * graph.num_relations + 100)
+        each = int(os.environ["LOCAL_WORLD_SIZE"])
+        far = [rank for rank in range(world.size) if rank // each != world.rank // each]
+        reports = len(far) * (PARTS // world.size) * (4 + 4 * dense + 4 * graph.num_relations + 100)
 
         def counted(router, routes, touched, following):
             nonlocal formula
@@ -74,7 +77,7 @@ def main(interface: str) -> None:
             for name, space in model.tables.items():
                 route, width = routes[space], touched[name][0].nbytes
                 asked, given = route.asked.from_each, route.to_each
-                r, r_given = (sum(counts) - counts[world.rank] for counts in (asked, given))
+                r, r_given = (sum(counts[rank] for rank in far) for counts in (asked, given))
                 formula += 4 * r + width * r_given + width * r
             return fetch(router, routes, touched, following)
 

@@ -1,4 +1,7 @@
-"""Group of processes that torchrun started, on `torch.distributed` with gloo."""
+"""Group of processes that torchrun started, on `torch.distributed` with gloo.
+
+Messages of a step to processes of the same machine go by memory, see `near`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from datetime import timedelta
 from threading import Event
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ekpnet_fast.errors import TrainingError, reason
+from ekpnet_fast.training.parallel.near import neighbours
 from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 
 __all__ = ["Group"]
@@ -48,9 +53,14 @@ class Group(World):
             dist.init_process_group(
                 "gloo", store=self._store, rank=rank, world_size=size, timeout=timeout
             )
+            self._near = neighbours(rank, size, seconds, self._posted)
+        self._remote = len(self._near) < size - 1
+        self._far = torch.zeros(0), [0] * size
 
     def leave(self) -> None:
         """Leave the group; others that wait for this process end."""
+        for neighbour in self._near.values():
+            neighbour.close()
         with suppress(RuntimeError):
             dist.destroy_process_group()
 
@@ -62,14 +72,34 @@ class Group(World):
             return True
         return bool(told == 1)
 
-    def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-        """Rows that the processes send to this one, by rank."""
-        came = x.new_empty(sum(received), *x.shape[1:])
+    def outbox(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Messages [lengths[rank]] float32 to be written, by rank."""
+        far = [0 if rank in self._near else length for rank, length in enumerate(lengths)]
+        self._far = torch.empty(sum(far)), far
+        pieces = self._pieces(*self._far)
+        for rank, neighbour in self._near.items():
+            pieces[rank] = neighbour.outbox(lengths[rank])
+        self.sent += 4 * (sum(lengths) - lengths[self.rank])
+        return pieces
+
+    def deliver(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Messages [lengths[rank]] float32 of the processes to this one, by rank."""
+        x, sent = self._far
+        far = [0 if rank in self._near else length for rank, length in enumerate(lengths)]
+        came = x.new_empty(sum(far))
         with self.answered():
-            dist.all_to_all_single(came, x.contiguous(), list(received), list(sent))
-        if len(x):
-            self.sent += (len(x) - sent[self.rank]) * x[0].nbytes
-        return came
+            for neighbour in self._near.values():
+                neighbour.send()
+            if self._remote:
+                dist.all_to_all_single(came, x, far, sent)
+            pieces = self._pieces(came, far)
+            for rank, neighbour in self._near.items():
+                pieces[rank] = neighbour.receive(lengths[rank])
+        return pieces
+
+    def _pieces(self, x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """Messages to or from processes of other machines, by rank."""
+        return list(torch.split(x, list(lengths))) if self._remote else [x] * self.size
 
     def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
@@ -111,6 +141,11 @@ class Group(World):
                 values.append(json.loads(self._store.get(f"{name}/{rank}")))
         return values
 
+    def _posted(self, value: list[str]) -> list[list[str]]:
+        """Values of the processes by rank, everywhere."""
+        self._store.set(f"near/{self.rank}", json.dumps(value))
+        return [json.loads(self._store.get(f"near/{rank}")) for rank in range(self.size)]
+
     @contextmanager
     def answered(self) -> Iterator[None]:
         """Context of waiting for the other processes.
@@ -120,11 +155,11 @@ class Group(World):
         """
         try:
             yield
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             said = str(error).lower()
             if "timed out" in said or "timeout" in said:
                 why = f"has not answered for {self._seconds:g} s ({WAIT_VARIABLE})"
-            elif "peer" in said or "connection" in said:
+            elif "peer" in said or "connection" in said or isinstance(error, ConnectionError):
                 why = "has ended"
             else:
                 why = f"cannot be reached ({reason(error)})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from types import ModuleType
 from typing import NamedTuple
 
@@ -28,54 +29,78 @@ class Kind(NamedTuple):
     """Rows of one kind in the messages of all processes to this one, and back.
 
     Attributes:
-        rows: [n, ...], of 4 bytes an element, by the process that gets them.
+        rows: [n, ...], of 4 bytes an element.
         sent: [W] rows for each process.
         received: [W] rows from each process.
+        picked: [sum of sent] int64, those of `rows` that are sent, by the process that gets them;
+            None where all are, in their order.
     """
 
     rows: Tensor
     sent: Sequence[int]
     received: Sequence[int]
+    picked: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Elements of a row."""
+        return math.prod(self.rows.shape[1:])
+
+    def part(self, first: int, last: int) -> Tensor:
+        """Rows [last - first, ...] of those that are sent."""
+        if self.picked is None:
+            return self.rows[first:last]
+        return self.rows.index_select(0, self.picked[first:last])
+
+    def write(self, first: int, last: int, memory: Tensor) -> None:
+        """Write such rows into the memory [(last - first) width] float32 of a message."""
+        out = self.read(memory, last - first)
+        if self.picked is None:
+            out.copy_(self.rows[first:last])
+        else:
+            torch.index_select(self.rows, 0, self.picked[first:last], out=out)
+
+    def read(self, memory: Tensor, count: int) -> Tensor:
+        """Rows [count, ...] in the memory [count width] float32 of a message, a view of it."""
+        return memory.view(self.rows.dtype).view(count, *self.rows.shape[1:])
 
 
 def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Tensor]]:
     """Rows [n, ...] of each kind that the processes send to this one, [W] by rank.
 
-    One message to each process carries all kinds.
+    One message to each process carries all kinds. Rows of others may be read until the next
+    exchange.
     """
-    pieces = [torch.split(kind.rows, list(kind.sent)) for kind in kinds]
-    if world.size == 1 or not kinds:
-        return [list(of_kind) for of_kind in pieces]
-    widths = [math.prod(kind.rows.shape[1:]) for kind in kinds]
-    own, nothing = world.rank, torch.zeros(0)
-    packed = [
-        nothing if rank == own else rows.reshape(-1).view(torch.float32)
-        for rank, of_one in enumerate(zip(*pieces, strict=True))
-        for rows in of_one
+    own, others = world.rank, [rank for rank in range(world.size) if rank != world.rank]
+    widths = [kind.width for kind in kinds]
+    starts = [[*accumulate(kind.sent, initial=0)] for kind in kinds]
+    found = [
+        [kind.part(at[own], at[own + 1])] * world.size
+        for kind, at in zip(kinds, starts, strict=True)
     ]
-    lengths = [
-        0 if rank == own else kind.received[rank] * width
-        for rank in range(world.size)
-        for kind, width in zip(kinds, widths, strict=True)
-    ]
-    count = len(kinds)
-    came = world.exchange(
-        torch.cat(packed),
-        [sum(map(len, packed[at : at + count])) for at in range(0, len(packed), count)],
-        [sum(lengths[at : at + count]) for at in range(0, len(lengths), count)],
-    )
-    found = torch.split(came, lengths)
-    return [
-        [
-            pieces[k][own]
-            if rank == own
-            else found[rank * count + k]
-            .view(kind.rows.dtype)
-            .view(kind.received[rank], *kind.rows.shape[1:])
-            for rank in range(world.size)
-        ]
-        for k, kind in enumerate(kinds)
-    ]
+    if not others or not kinds:
+        return found
+    lengths = [0] * world.size
+    for rank in others:
+        lengths[rank] = sum(
+            kind.sent[rank] * width for kind, width in zip(kinds, widths, strict=True)
+        )
+    messages = world.outbox(lengths)
+    for rank in others:
+        end = 0
+        for kind, width, at in zip(kinds, widths, starts, strict=True):
+            begin, end = end, end + kind.sent[rank] * width
+            kind.write(at[rank], at[rank + 1], messages[rank][begin:end])
+        lengths[rank] = sum(
+            kind.received[rank] * width for kind, width in zip(kinds, widths, strict=True)
+        )
+    messages = world.deliver(lengths)
+    for rank in others:
+        end = 0
+        for kind, width, of_kind in zip(kinds, widths, found, strict=True):
+            begin, end = end, end + kind.received[rank] * width
+            of_kind[rank] = kind.read(messages[rank][begin:end], kind.received[rank])
+    return found
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
@@ -202,8 +227,8 @@ class Router:
         kinds = []
         for name, space in self._tables.items():
             route = routes[space]
-            rows = touched[name].index_select(0, route.positions)
-            kinds.append(Kind(rows, route.to_each, route.asked.from_each))
+            asked = route.asked.from_each
+            kinds.append(Kind(touched[name], route.to_each, asked, route.positions))
         came = [*map(joined, exchange(self._world, [*kinds, *self._counts(following)]))]
         return dict(zip(self._tables, came[: len(kinds)], strict=True)), came[len(kinds) :]
 
@@ -232,8 +257,8 @@ class Router:
         if size > 1:
             for name, space in self._tables.items():
                 asked = routes[space].asked
-                rows = joined(grads[name]).index_select(0, asked.order)
-                kinds.append(Kind(rows, asked.from_each, routes[space].to_each))
+                to_each, rows = routes[space].to_each, joined(grads[name])
+                kinds.append(Kind(rows, asked.from_each, to_each, asked.order))
         reports, came, told = self._told(report, kinds, following, counts)
         sums = {}
         for k, (name, space) in enumerate(self._tables.items()):

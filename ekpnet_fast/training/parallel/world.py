@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Event
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["WAIT_VARIABLE", "World"]
@@ -37,15 +38,16 @@ class World:
         self.caught: Callable[[], int | None] = lambda: None
         self.stop: int | None = None
 
-    def exchange(self, x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-        """Rows that the processes send to this one, by rank.
+    def outbox(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Messages [lengths[rank]] float32 to be written, by rank; `deliver` sends them."""
+        return [torch.empty(length) for length in lengths]
 
-        Args:
-            x: [n, ...] rows to send, by the rank that gets them.
-            sent: [W] rows for each process.
-            received: [W] rows from each process.
+    def deliver(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Messages [lengths[rank]] float32 of the processes to this one, by rank.
+
+        They may be read until the next ones are delivered.
         """
-        return x
+        return [torch.empty(length) for length in lengths]
 
     def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
