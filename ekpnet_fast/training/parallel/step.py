@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ekpnet_fast.config import ParallelConfig, StageConfig
 from ekpnet_fast.models import Model
@@ -169,26 +169,30 @@ class PartsTrainer:
         """Add what the squared weights and rows have in the loss, and in the dense gradients."""
         model, stage = self.model, self.stage
         if stage.lambda2 > 0 and (dense := model.dense_weights(self.name)):
+            weight = stage.lambda2 / size
             with torch.no_grad():
                 flat = torch.cat([p.flatten() for p in dense])
-                values["l2_weights"] = float(fixed_order_sum(flat.square_()))
-                values["l2_weights"] *= stage.lambda2 / 2 / size
-                for p in dense:
-                    decay = p.detach() * (stage.lambda2 / size)
-                    p.grad = decay if p.grad is None else p.grad + decay
+                values["l2_weights"] = float(fixed_order_sum(flat.square_())) * weight / 2
+                torch._foreach_add_([_grad(p) for p in dense], tuple(dense), alpha=weight)
         if stage.lambda3 == 0:
             return
         tables = list(model.tables)
-        norm = 0.0
+        weight, norm = stage.lambda3 / size, 0.0
         for p in model.relations():
             x = p.detach()
             touched = total.relations.view(-1, *[1] * (x.dim() - 1))
             norm += float(fixed_order_sum(x.square() * touched))
-            decay = x * touched * (stage.lambda3 / size)
-            p.grad = decay if p.grad is None else p.grad + decay
+            _grad(p).addcmul_(x, touched, value=weight)
         for name in total.tables:
             norm += float(total.norms[tables.index(name)])
-        values["l2_rows"] = norm * stage.lambda3 / 2 / size
+        values["l2_rows"] = norm * weight / 2
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    """Gradient of a parameter, zeros where it has none yet."""
+    if p.grad is None:
+        p.grad = torch.zeros_like(p)
+    return p.grad
 
 
 def _router(
