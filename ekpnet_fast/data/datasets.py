@@ -16,6 +16,7 @@ __all__ = ["DATA_ROOT_VARIABLE", "check_dataset", "is_split", "load_dataset", "n
 
 DATA_ROOT_VARIABLE = "EKPNET_DATA"
 SYNTHETIC_NAME = "synthetic"
+_SHOWN = 8  # files in an error
 
 
 def load_dataset(
@@ -75,12 +76,15 @@ def load_dataset(
         return load_recbole(folder, label, threshold)
     if has_raw(folder):
         return load_raw(folder, label, threshold)
+    files = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(files[:_SHOWN]) + f" and {len(files) - _SHOWN} more" * (len(files) > _SHOWN)
     raise DataError(
-        f"{folder}: found no data set; looked for what `python -m ekpnet_fast.data import`"
-        f" writes (dataset.json), for {' | '.join(RATING_FILES)} with"
-        f" {' | '.join(KG_FILES)}, for train.txt and test.txt, for RecBole's *.inter, *.kg and"
-        " *.link, and for ratings.dat, BX-Book-Ratings.csv or user_artists.dat with kg*.txt and"
-        " item_index2entity_id*.txt"
+        f"{folder}: found no data set in its files ({shown or 'none'}); looked for what"
+        f" `python -m ekpnet_fast.data import` writes (dataset.json), for"
+        f" {' | '.join(RATING_FILES)} with {' | '.join(KG_FILES)}, for train.txt and"
+        " test.txt, for RecBole's *.inter, *.kg and *.link, and for ratings.dat,"
+        " BX-Book-Ratings.csv or user_artists.dat with kg*.txt and item_index2entity_id*.txt;"
+        " `ekpnet data import` takes other tables"
     )
 
 

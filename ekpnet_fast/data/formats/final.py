@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ekpnet_fast.data.formats.opened import open_text
+from ekpnet_fast.data.formats.mapping import LABEL
+from ekpnet_fast.data.formats.opened import open_text, packed_or_not
 from ekpnet_fast.data.formats.parse import (
     Column,
     Form,
@@ -45,7 +46,7 @@ ID = "a whole number from 0 to 2147483646"
 _RATING_COLUMNS = (
     Column("user", maximum=INT32_MAX - 1, expected=ID),
     Column("item", maximum=INT32_MAX - 1, expected=ID),
-    Column("label", maximum=1, expected="0 or 1"),
+    LABEL,
 )
 _FEW_IDS = 1_000_000  # as many as this many are taken, however few rows there are
 _FEW_RELATIONS = 10_000
@@ -56,7 +57,7 @@ _KG_COLUMNS = tuple(
 
 def has_final(folder: Path) -> bool:
     """Whether the folder holds a ratings_final or a kg_final file."""
-    return any((folder / name).is_file() for name in RATING_FILES + KG_FILES)
+    return any(packed_or_not(folder, name).is_file() for name in RATING_FILES + KG_FILES)
 
 
 def load_final(folder: Path, name: str) -> Dataset:
@@ -94,9 +95,9 @@ def load_final(folder: Path, name: str) -> Dataset:
         num_entities=max(num_items, *(int(x.max(initial=-1)) + 1 for x in (heads, tails))),
         num_relations=num_relations,
         relation_names=_relation_names(
-            folder / "relations.txt", None if kg_file is None else num_relations
+            packed_or_not(folder, "relations.txt"), None if kg_file is None else num_relations
         ),
-        item_names=read_names(folder / "item_names.txt", num_items),
+        item_names=read_names(packed_or_not(folder, "item_names.txt"), num_items),
         source=f"final format: {rating_file.name}, {told_graph(kg_file)}",
     )
 
@@ -107,7 +108,8 @@ def read_graph(folder: Path) -> tuple[Path | None, tuple[Int32, Int32, Int32]]:
     Raises:
         DataError: a broken file, with line and finding.
     """
-    path = next((folder / name for name in KG_FILES if (folder / name).is_file()), None)
+    paths = (packed_or_not(folder, name) for name in KG_FILES)
+    path = next((path for path in paths if path.is_file()), None)
     empty = np.zeros(0, dtype=np.int32)
     return path, (empty,) * 3 if path is None else read_triples(path)
 
@@ -162,8 +164,9 @@ def _relation_names(path: Path, count: int | None) -> tuple[str, ...] | None:
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
+        path = packed_or_not(folder, name)
+        if path.is_file():
+            return path
     raise DataError(f"{folder}: found none of {', '.join(names)}, expected one of them")
 
 

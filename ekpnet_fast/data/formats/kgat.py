@@ -3,13 +3,13 @@
 ``train.txt``, ``test.txt`` and, if there is one, ``valid.txt`` hold a user a line, ``user item item
 ...``; ``kg_final.txt`` or ``.npy`` rows ``head relation tail``. All ids are 0-based numbers, and an
 item's id is its entity id. ``item_list.txt``, ``entity_list.txt``, ``relation_list.txt`` and
-``user_list.txt``, each read if present, hold the original ids under a header with ``org_id`` and
-``remap_id``; ``item_names.txt``, as in the final format, names for people.
+``user_list.txt``, each read if present, hold the original ids (see `id_lists`);
+``item_names.txt``, as in the final format, names for people.
 """
 
 from __future__ import annotations
 
-import re
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from ekpnet_fast.data.formats.final import (
     read_names,
     told_graph,
 )
-from ekpnet_fast.data.formats.parse import read_lines
+from ekpnet_fast.data.formats.id_lists import read_ids
+from ekpnet_fast.data.formats.opened import open_text, packed_or_not
 from ekpnet_fast.data.formats.split import PARTS, given_split
 from ekpnet_fast.data.pair_keys import sorted_distinct
 from ekpnet_fast.data.tables import INT32_MAX, Dataset, Int32, Interactions
-from ekpnet_fast.errors import DataError, quote, reason
+from ekpnet_fast.errors import DataError, quote
 
 __all__ = ["has_kgat", "load_kgat", "read_lists"]
 
@@ -42,8 +43,8 @@ _LONGEST = len(str(INT32_MAX))
 
 def has_kgat(folder: Path) -> bool:
     """Whether the folder holds a train.txt or a test.txt, and no ratings in the final format."""
-    found = any((folder / f"{part}.txt").is_file() for part in ("train", "test"))
-    return found and not any((folder / name).is_file() for name in RATING_FILES)
+    found = any(packed_or_not(folder, f"{part}.txt").is_file() for part in ("train", "test"))
+    return found and not any(packed_or_not(folder, name).is_file() for name in RATING_FILES)
 
 
 def load_kgat(folder: Path, name: str) -> Dataset:
@@ -58,22 +59,25 @@ def load_kgat(folder: Path, name: str) -> Dataset:
         DataError: a missing or broken file, with line and finding.
     """
     lists, owners, num_users, num_items = {}, {}, 0, 0
-    for part in PARTS:
-        path = folder / f"{part}.txt"
-        if part == "valid" and not path.is_file():
-            continue
+    paths = {part: packed_or_not(folder, f"{part}.txt") for part in PARTS}
+    if not paths["valid"].is_file():
+        del paths["valid"]
+    for part, path in paths.items():
+        if not path.is_file():
+            raise DataError(f"{folder}: found no {path.name}, expected train.txt and test.txt")
         users, items, listed = read_lists(path)
         lists[part] = users, items
         owners[part] = listed
         num_users = max(num_users, int(listed.max()) + 1)
         num_items = max(num_items, int(items.max(initial=-1)) + 1)
     user_ids, item_ids, entity_ids, relation_ids = (
-        _read_ids(folder / f"{kind}_list.txt") for kind in ("user", "item", "entity", "relation")
+        read_ids(packed_or_not(folder, f"{kind}_list.txt"))
+        for kind in ("user", "item", "entity", "relation")
     )
     kg_file, (heads, relations, tails) = read_graph(folder)
     size = sum(len(users) for users, _ in lists.values()) + len(heads)
     for part, (_, items) in lists.items():
-        path = folder / f"{part}.txt"
+        path = paths[part]
         expect_dense(path, {"user": owners[part]}, size, _line_of_list)
         expect_dense(path, {"item": items}, size, _line_of_pair)
     if kg_file is not None:
@@ -88,7 +92,7 @@ def load_kgat(folder: Path, name: str) -> Dataset:
     }
     pairs = sorted_distinct(np.concatenate([*keys.values()]))
     users, items = (x.astype(np.int32) for x in np.divmod(pairs, max(num_items, 1)))
-    files = [*(f"{part}.txt" for part in lists), told_graph(kg_file)]
+    files = [*(path.name for path in paths.values()), told_graph(kg_file)]
     return Dataset(
         name=name,
         rows=None,
@@ -104,7 +108,7 @@ def load_kgat(folder: Path, name: str) -> Dataset:
         item_ids=_distinct_ids(folder, "item", item_ids, num_items),
         entity_ids=_all_ids(entity_ids, num_entities),
         relation_names=_all_ids(relation_ids, num_relations),
-        item_names=read_names(folder / "item_names.txt", num_items),
+        item_names=read_names(packed_or_not(folder, "item_names.txt"), num_items),
         source=f"KGAT's format: {', '.join(files)}",
         split=given_split(pairs, keys),
     )
@@ -158,14 +162,13 @@ def _line_of_pair(path: Path, row: int) -> int:
 def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
     """Pieces of whole lines, each with the number of lines before it."""
     lines = 0
-    try:
-        with path.open("rb") as file:
-            while text := file.read(_CHUNK) + file.readline():
-                text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # of old Macs
-                yield lines, text.removeprefix(b"\xef\xbb\xbf") if not lines else text
-                lines += text.count(b"\n")
-    except OSError as error:
-        raise DataError.about(path, None, f"nothing to read ({reason(error)})", "a file") from None
+    with open_text(path) as opened:
+        file = opened.file
+        file.seek(0)
+        while text := file.read(_CHUNK) + file.readline():
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # of old Macs
+            yield lines, text.removeprefix(codecs.BOM_UTF8) if not lines else text
+            lines += text.count(b"\n")
 
 
 def _numbers(path: Path, before: int, text: bytes) -> tuple[NDArray[np.int64], Int32, Int32]:
@@ -230,29 +233,3 @@ def _distinct_ids(
             found = f"the original id {quote(original)} for {kind}s {other} and {number}"
             raise DataError.about(path, None, found, "distinct ids")
     return _all_ids(ids, count)
-
-
-def _read_ids(path: Path) -> dict[int, str]:
-    """Original ids by number from a list with a header; none where there is no file."""
-    found: dict[int, str] = {}
-    if not path.is_file():
-        return found
-    place = width = 0
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split("\t") if "\t" in line else line.split()
-        if not fields:
-            continue
-        if not width:
-            width, place = len(fields), fields.index("remap_id") if "remap_id" in fields else 0
-            if not place or fields[0] != "org_id":
-                raise DataError.at(path, number, line, "a header of org_id, remap_id")
-            continue
-        # An original id may hold blanks; it is the first column.
-        more = max(len(fields) - width, 0)
-        key = fields[place + more] if len(fields) > place else ""
-        if not re.fullmatch("[0-9]{1,10}", key) or int(key) >= INT32_MAX:
-            raise DataError.at(path, number, line, f"an original id and {ID}")
-        original = " ".join(fields[: 1 + more])
-        if found.setdefault(int(key), original) != original:
-            raise DataError.at(path, number, line, f"one original id of {key}")
-    return found

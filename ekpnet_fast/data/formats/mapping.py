@@ -32,7 +32,7 @@ __all__ = [
 
 
 NO_RELATION = ""  # that no triple has: of a graph without triples, as models have a row of each
-LABEL = Column("label", maximum=1, expected="0 or 1")
+LABEL = Column("label", "label", maximum=1, expected="0 or 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import IO, cast
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError
 
 __all__ = [
+    "ENDINGS",
     "UTF8",
     "Opened",
     "PlainText",
@@ -32,6 +33,7 @@ __all__ = [
     "expect_text",
     "open_file",
     "open_text",
+    "packed_or_not",
     "place",
 ]
 
@@ -41,6 +43,8 @@ _HEAD = 4 << 20  # bytes that the form of a text is told from
 _START = 1000  # bytes in which UTF-16 without a mark shows
 
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+"""Of names of files that are not packed, or are."""
 _OTHERS = {
     b"PAR1": "Parquet",
     b"PK\x03\x04": "a zip file, perhaps an Excel one",
@@ -128,6 +132,12 @@ class PlainText:
         for number, raw in enumerate(self.file, start=1):
             line = raw.removesuffix(b"\n").removesuffix(b"\r")
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+
+
+def packed_or_not(folder: Path, name: str) -> Path:
+    """File of a name, or of that name and the ending of a packed one; the first that is there."""
+    paths = [folder / f"{name}{ending}" for ending in ENDINGS]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def place(file: IO[bytes]) -> str:

@@ -46,9 +46,10 @@ __all__ = [
     "records",
 ]
 
-Kind = Literal["int", "float", "str", "time"]
+Kind = Literal["int", "label", "float", "str", "time"]
 
 _INTEGER = "[+]?[0-9]+"
+_LABEL = "[+]?0*[01]([.]0*)?"
 NUMBER = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
 _LONGEST = 1 << 30  # bytes of a line
 
@@ -59,7 +60,8 @@ class Column:
 
     Attributes:
         name: name in messages and in the frame.
-        kind: "int" is a whole number 0..maximum held as int32; "float" a finite number; "str" any
+        kind: "int" is a whole number 0..maximum held as int32; "label" 0 or 1, as it or as a
+            fraction such as 1.0, held so too; "float" a finite number; "str" any
             non-empty text; "time" a number or a date, NaN where it is neither.
         maximum: largest allowed integer.
         expected: the expectation in error messages; by default made from kind and maximum.
@@ -141,8 +143,8 @@ def read_text(
             if column.kind == "str":
                 texts[column.name] = coded(connection, "rows", name)
             else:
-                kind = "INTEGER" if column.kind == "int" else "DOUBLE"
-                value = f"{name}::{kind}"
+                kind = "INTEGER" if column.kind in ("int", "label") else "DOUBLE"
+                value = f"{name}::{'DOUBLE::' if column.kind == 'label' else ''}{kind}"
                 if column.kind == "time":
                     value = f"coalesce({seconds_in_rows(connection, name)}, 'nan')"
                 found = connection.execute(f"SELECT {value} AS value FROM rows").fetchnumpy()
@@ -163,7 +165,9 @@ def _plain_numbers(
     """
     import duckdb
 
-    if form != Form(form.separator) or any(c.kind != "int" or c.optional for c in columns):
+    if form != Form(form.separator) or any(
+        c.kind not in ("int", "label") or c.optional for c in columns
+    ):
         return None
     plain = b"0123456789\n" + form.separator.encode()
     text.file.seek(0)
@@ -350,6 +354,8 @@ def _misfit(column: Column, name: str) -> str:
             f" OR regexp_full_match(trim({name}), '{_INTEGER}')) IS TRUE"
             f" OR (try_cast({name} AS INTEGER) BETWEEN 0 AND {column.maximum}) IS NOT TRUE)"
         )
+    elif column.kind == "label":
+        wrong = f"regexp_full_match(trim({name}), '{_LABEL}') IS NOT TRUE"
     else:
         wrong = (
             f"(regexp_full_match(trim({name}), '{NUMBER}') AND"
@@ -361,6 +367,8 @@ def _misfit(column: Column, name: str) -> str:
 def _expectation(column: Column) -> str:
     if column.expected:
         return column.expected
+    if column.kind == "label":
+        return "0 or 1"
     if column.kind == "int":
         return f"a whole number from 0 to {column.maximum}"
     return "a finite number" if column.kind == "float" else "text"

@@ -17,6 +17,7 @@ from pathlib import Path
 from ekpnet_fast.data.formats.assemble import assemble
 from ekpnet_fast.data.formats.frames import Frame
 from ekpnet_fast.data.formats.mapping import LABEL, Part, Sheet, no_triples
+from ekpnet_fast.data.formats.opened import ENDINGS, packed_or_not
 from ekpnet_fast.data.formats.parse import Column, Form, Kind, read_first_line, read_table
 from ekpnet_fast.data.formats.split import PARTS, split_of_rows
 from ekpnet_fast.data.formats.stars import default_threshold, told_threshold
@@ -66,7 +67,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     inter_files = _interaction_files(folder)
     inter_file = inter_files["train"]
     graph_files = [_only(folder, end) for end in (".kg", ".link")] if _has_graph(folder) else []
-    stem = inter_file.name.removesuffix(".inter").removesuffix(".train")
+    stem = inter_file.name.rpartition(".inter")[0].removesuffix(".train")
     header = read_header(inter_file)
     labelled = "label" in header
     if labelled and threshold is not None:
@@ -91,7 +92,7 @@ def load_recbole(folder: Path, name: str, threshold: float | None = None) -> Dat
     linked = len({*item_ids} & {*built.links.items})
     return replace(
         built.dataset,
-        item_names=_titles(folder / f"{stem}.item", item_ids),
+        item_names=_titles(packed_or_not(folder, f"{stem}.item"), item_ids),
         source="RecBole atomic files: "
         + ", ".join(path.name for path in (*inter_files.values(), *graph_files))
         + ("" if graph_files else ", no graph"),
@@ -146,7 +147,8 @@ def _only(folder: Path, ending: str) -> Path:
 
 
 def _all(folder: Path, ending: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{ending}") if path.is_file())
+    found = (path for packed in ENDINGS for path in folder.glob(f"*{ending}{packed}"))
+    return sorted(path for path in found if path.is_file())
 
 
 def read_header(path: Path) -> list[str]:
@@ -191,7 +193,13 @@ def _header_with(path: Path, wanted: Sequence[str]) -> list[str]:
     header = read_header(path)
     missing = [name for name in wanted if name not in header]
     if missing:
-        raise DataError.about(path, 1, f"no column {missing[0]} in the header", ", ".join(wanted))
+        other = "; `ekpnet data import` takes tables whose columns have other names"
+        raise DataError.about(
+            path,
+            1,
+            f"no column {missing[0]} in the header",
+            ", ".join(wanted) + (other if path.name.count(".inter") else ""),
+        )
     return header
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+
 import numpy as np
 import pytest
 
@@ -72,6 +76,38 @@ def test_original_ids_come_from_the_lists(write):
     assert data.item_ids == ("The Wall", "b7", "b2", "b3", "b4", "b9") and data.num_items == 6
     assert data.entity_ids == ("m.0", "", "", "", "", "", "m.6")
     assert data.relation_names == ("film.genre", "film.star")
+
+
+LISTS = {
+    "no header": "The Wall 0\nb7 1\nb2 2\nNo 5 3\n4 4\n",
+    "no header, more columns": "The Wall 0 m.0\nb7 1 m.1\nb2 2 m.2\nNo 5 3 m.3\n4 4 m.4\n",
+    "no header, columns of numbers": "The Wall 0 7\nb7 1 8\nb2 2 9\nNo 5 3 7\n4 4 6\n",
+    "no header, tabs": "The Wall\t0\tm.0\nb7\t1\nb2\t2\t\nNo 5\t3\t4\n4\t4\n",
+    "empty columns": "org_id remap_id mid\nThe Wall 0 \nb7 1\nb2 2 m.2\nNo 5 3 \n4 4\n",
+    "columns left out": "org_id remap_id mid\nThe Wall 0\nb7 1\nb2 2 m.2\n4 4\nNo 5 3\n",
+    "taken numbers": "org_id remap_id mid\nThe Wall 0\nNo 5 3\nb7 1\nb2 2\n4 4\nb 5 m.5\n",
+    "columns of numbers": "org_id remap_id kg\nThe Wall 0 4\nb7 1 3\nb2 2 2\nNo 5 3 1\n4 4 0\n",
+    "trailing blanks": "org_id remap_id \nThe Wall 0 \nb7 1  \nb2 2\nNo 5 3 \n4 4 \n",
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS.keys())
+def test_spellings_of_a_list(text, write):
+    """With and without a header, blanks in ids, and columns after the number that may be empty."""
+    data = load_dataset(str(write({**FILES, "item_list.txt": text})))
+    assert data.item_ids[:5] == ("The Wall", "b7", "b2", "No 5", "4")
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_read_as_others_are(packed, ending, write):
+    """What a file is follows from its bytes; its name may say it or not."""
+    files = {f"{name}{ending}": packed(text.encode()) for name, text in FILES.items()}
+    folder = write(files)
+    data = load_dataset(str(folder))
+    assert is_split(str(folder)) and data.source.count(f".txt{ending}") == 3
+    assert data.tails.tolist() == [5, 6, 2]
+    assert parts(data) == {(0, 0): 1, (0, 2): 1, (0, 3): 1, (0, 4): 4, (1, 0): 4, (1, 1): 5}
 
 
 def test_names_of_items(write):
@@ -155,7 +191,7 @@ def test_bad_files(file, content, line, found, expected, write):
 
 def test_a_missing_part_is_named(write):
     folder = write({"train.txt": TRAIN, "kg_final.txt": KG})
-    with pytest.raises(DataError, match=r"test\.txt: found nothing to read \(No such file"):
+    with pytest.raises(DataError, match=r"found no test\.txt, expected train\.txt and"):
         load_dataset(str(folder))
 
 
