@@ -42,6 +42,7 @@ from ekpnet_fast.data.formats.parse import (
     read_table,
     read_text,
 )
+from ekpnet_fast.data.formats.stars import default_threshold, told_threshold
 from ekpnet_fast.data.formats.times import pair_times
 from ekpnet_fast.data.tables import INT32_MAX, Dataset
 from ekpnet_fast.errors import DataError
@@ -53,14 +54,14 @@ __all__ = ["has_raw", "load_raw"]
 class _RatingFile:
     name: str
     separator: str
-    threshold: float | None  # None: every interaction is a positive
+    graded: bool  # ratings, not counts or what also says that something was read
 
 
 _RATING_FILES = (
-    _RatingFile("ratings.dat", "::", 4.0),
-    _RatingFile("ratings.csv", ",", 4.0),
-    _RatingFile("BX-Book-Ratings.csv", ";", None),
-    _RatingFile("user_artists.dat", "\t", None),
+    _RatingFile("ratings.dat", "::", True),
+    _RatingFile("ratings.csv", ",", True),
+    _RatingFile("BX-Book-Ratings.csv", ";", False),
+    _RatingFile("user_artists.dat", "\t", False),
 )
 TIME = "column 4"  # of MovieLens' ratings
 _KG_FILES = (
@@ -90,8 +91,8 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     Args:
         folder: of the files, or the parent of their ``raw`` folder.
         name: of the data set.
-        threshold: smallest rating that is a positive; 4 for ``ratings.*``, else every interaction
-            is one.
+        threshold: smallest rating that is a positive; without it that which follows from the
+            ratings of ``ratings.*`` (see `stars.default_threshold`), else every interaction is one.
 
     Raises:
         DataError: a missing or broken file, with line and finding.
@@ -104,10 +105,11 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
     place = rating_path.parent
     kg_paths, link_path = _graph_files(place)
     graph_paths = [*kg_paths, *([] if link_path is None else [link_path])]
-    if threshold is None:
-        threshold = kind.threshold
 
     ratings = _read_bx(rating_path) if kind.separator == ";" else _read_ratings(rating_path, kind)
+    given = threshold
+    if threshold is None and kind.graded:
+        threshold = default_threshold(ratings.numbers["rating"])
     user, item = ratings.texts["user"], ratings.texts["item"]
     links = Links((), (), 0)
     item_ids: Sequence[str] = item.seen()
@@ -150,8 +152,7 @@ def load_raw(folder: Path, name: str, threshold: float | None = None) -> Dataset
         + ", ".join(path.name for path in (rating_path, *graph_paths))
         + ("" if graph_paths else ", no graph"),
         notes=(
-            "positives: "
-            + ("every interaction" if threshold is None else f"rating >= {threshold:g}"),
+            f"positives: {told_threshold(threshold, given)}",
             f"users without positives, dropped: {dropped}",
             f"rated items without an entity, dropped: {len(unlinked)}",
             f"items whose entity an earlier item has, dropped: {links.shared}",

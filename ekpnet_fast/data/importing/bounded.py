@@ -25,7 +25,7 @@ from ekpnet_fast.data.formats.imported import (
 )
 from ekpnet_fast.data.formats.mapping import NO_RELATION, Sheet
 from ekpnet_fast.data.formats.split import PARTS
-from ekpnet_fast.data.formats.stars import POSITIVE_STARS, are_stars, told_threshold
+from ekpnet_fast.data.formats.stars import threshold_of_scale, told_threshold
 from ekpnet_fast.data.importing import statements
 from ekpnet_fast.data.importing.bounded_checks import Sources, examine_tables
 from ekpnet_fast.data.importing.checks import NO_TIME, Stop, times_note
@@ -292,12 +292,11 @@ class _Work:
         roles, path = first.roles, first.part.path
         if self._threshold is None:
             if "rating" in roles and "label" not in roles:
-                low, high, halves = self._ask(
-                    "SELECT min(rating), max(rating), bool_and(2 * rating = round(2 * rating))"
-                    " FROM interactions"
+                low, high, halves, whole = self._ask(
+                    "SELECT min(rating), max(rating), bool_and(2 * rating = round(2 * rating)),"
+                    " bool_and(rating = round(rating)) FROM interactions"
                 )
-                if are_stars(low, high, halves=halves):
-                    self._threshold = POSITIVE_STARS
+                self._threshold = threshold_of_scale(low, high, halves=halves, whole=whole)
         elif "rating" not in roles:
             form = first.part.form
             shown = ", ".join(match.column for match in first.matches)

@@ -19,9 +19,23 @@ SCALES = {
     "counts": ([1, 250, 5], None),
     "counts up to 5": ([1, 1, 2, 5], 4),  # taken for stars: nothing tells them apart
     "averages": ([1, 3.7, 5], None),
-    "labels": ([0, 1, 1], None),
+    "thumbs": ([0, 1, 1], 1),
+    "thumbs, down is -1": ([-1, 1, 1], 1),
+    "thumbs, none is 0": ([-1, 0, 1], 1),
+    "only thumbs up": ([1, 1], None),
+    "only thumbs down": ([-1, -1], None),
+    "shares": ([0, 0.5, 1], None),
     "below 0": ([-1, 4, 5], None),
+    "ten, unrated is -1": ([-1, 1, 10], None),
     "none": ([], None),
+}
+
+
+RULES = {
+    None: "every interaction",
+    4: "rating >= 4 (taken for stars: those from 4 on are clicks; --threshold 0 keeps all)",
+    1: "rating >= 1 (taken for likes and dislikes: those from 1 on are clicks; --threshold -1"
+    " keeps all)",
 }
 
 
@@ -32,7 +46,12 @@ def test_threshold_follows_from_the_ratings(ratings, threshold):
 
 
 @pytest.mark.parametrize(
-    ("ratings", "threshold"), [([5, 3, 4, 1, 2, 5] * 5, 4), ([50, 3, 4, 1, 2, 5] * 5, None)]
+    ("ratings", "threshold"),
+    [
+        ([5, 3, 4, 1, 2, 5] * 5, 4),
+        ([50, 3, 4, 1, 2, 5] * 5, None),
+        ([-1, 1, 1, 0, 1, -1] * 5, 1),
+    ],
 )
 def test_every_reader_takes_the_same(ratings, threshold, tmp_path):
     """A folder of RecBole's by any name, an import, and one that is bounded in memory."""
@@ -58,5 +77,4 @@ def test_every_reader_takes_the_same(ratings, threshold, tmp_path):
         pairs = zip(clicks.users, clicks.items, clicks.positive, strict=True)
         found = {(data.user_ids[u], data.item_ids[i]) for u, i, positive in pairs if positive}
         assert found == wanted
-        rule = "rating >= 4 (taken for stars: those from 4 on are clicks; --threshold 0 keeps all)"
-        assert data.notes[0] == f"positives: {'every interaction' if threshold is None else rule}"
+        assert data.notes[0] == f"positives: {RULES[threshold]}"
