@@ -25,13 +25,19 @@ _BLOCK = 1 << 21  # items that are looked at together
 def label_rows(dataset: Dataset, seed: int) -> tuple[Examples, int]:
     """Examples of a data set: its own, or its positives with drawn negatives.
 
+    Rows whose labels are all 1 name no negatives, so they are drawn for these too.
+
     Returns:
         The examples, and the number of negatives missing because users ran out of items.
     """
-    if dataset.rows is not None:
-        return dataset.rows, 0
-    assert dataset.interactions is not None
     clicks = dataset.interactions
+    if clicks is None:
+        assert dataset.rows is not None
+        if not dataset.rows.labels.all():
+            return dataset.rows, 0
+        keys = sorted_distinct(keys_of(dataset.rows.users, dataset.rows.items, dataset.num_items))
+        users, items = (x.astype(np.int32) for x in np.divmod(keys, dataset.num_items))
+        clicks = Interactions(users, items, np.ones(len(keys), dtype=np.bool_))
     users, items, missing = draw_negatives(
         random_stream(seed, NEGATIVES), clicks, dataset.num_users, dataset.num_items
     )

@@ -164,6 +164,19 @@ def test_negatives_are_uniform(wanted):
     assert np.abs(counts[free] - expected).max() < 5 * np.sqrt(expected)
 
 
+def test_rows_that_are_all_positives_get_negatives():
+    """Files of clicks alone in a format of labelled rows: there is nothing to tell apart else."""
+    clicks = random_clicks(positive=1.0)
+    ones = np.ones(len(clicks), dtype=np.int8)
+    rows = Examples(clicks.users, clicks.items, ones)
+    wanted = prepare(dataset(interactions=clicks), 0)
+    for given in (rows, rows.take(np.r_[: len(rows), :50])):  # some of them twice
+        found = prepare(dataset(rows=given), 0)
+        for part in SPLITS:
+            assert pairs(getattr(found, part)) == pairs(getattr(wanted, part))
+        assert 0.4 < found.test.labels.mean() < 0.6
+
+
 def test_prepare_reports_missing_negatives():
     clicks = Interactions(
         np.zeros(7, dtype=np.int32), np.arange(7, dtype=np.int32), np.ones(7, dtype=np.bool_)
