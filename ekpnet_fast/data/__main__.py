@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_import_numbered(commands)
     _add_fetch(commands)
-    export = commands.add_parser("export", help="write a data set as RecBole's atomic files")
+    export = commands.add_parser(
+        "export", help="write a data set, split or not, as RecBole's atomic files"
+    )
     _add_data_set(export)
     export.add_argument(
         "out", type=path_argument, help="folder to write; its last part names the files"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ekpnet_fast.data.formats.split import PARTS
 from ekpnet_fast.data.formats.stars import default_threshold
 from ekpnet_fast.data.ids import Ids, id_maps
 from ekpnet_fast.data.tables import Dataset, Int32
@@ -17,7 +18,8 @@ from ekpnet_fast.errors import ConfigError, DataError
 
 __all__ = ["ENDINGS", "export_recbole", "needed_threshold"]
 
-ENDINGS = (".inter", ".kg", ".link", ".user", ".item", ".entity")
+_OF_PARTS = {f".{part}.inter": part for part in PARTS}
+ENDINGS = (".inter", *_OF_PARTS, ".kg", ".link", ".user", ".item", ".entity")
 
 
 def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
@@ -25,9 +27,11 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
 
     ``.inter`` holds labels where the data set has labelled rows, else ratings where it has any
     (``rating:float``, 1 for a positive and 0 for the others where only that is known), and times
-    where it has them. Without triples there is neither ``.kg`` nor ``.link``. ``.user``,
-    ``.item`` and ``.entity`` list all ids in the order of their numbers, with names where there are
-    some; RecBole reads the first two on demand and the third not at all.
+    where it has them. Of a data set that came split ``.train.inter``, ``.test.inter`` and, if it
+    has rows of validation, ``.valid.inter`` take its place. Without triples there is neither
+    ``.kg`` nor ``.link``. ``.user``, ``.item`` and ``.entity`` list all ids in the order of their
+    numbers, with names where there are some; RecBole reads the first two on demand and the third
+    not at all.
 
     Importing ``.inter``, ``.kg`` and ``.link`` with ``.user``, ``.item`` and ``.entity`` as the
     tables of users, items and entities gives the same numbers back, and so the same prepared data,
@@ -61,7 +65,7 @@ def export_recbole(dataset: Dataset, out: Path, *, overwrite: bool = False) -> t
     for ids in (maps.users, maps.items, maps.entities, maps.relations):
         _expect_plain(ids)
     tables: dict[str, dict[str, Sequence[Any]]] = {
-        ".inter": _interactions(dataset, maps.users, maps.items),
+        **_interactions(dataset, maps.users, maps.items),
         ".user": _table(maps.users, "user_id", "user_name"),
         ".item": _table(maps.items, "item_id", "item_name"),
         ".entity": _table(maps.entities, "entity_id", "entity_name"),
@@ -104,7 +108,22 @@ def needed_threshold(dataset: Dataset) -> float | None:
     return float(clicks.ratings.min()) if clicks.threshold is None else clicks.threshold
 
 
-def _interactions(dataset: Dataset, users: Ids, items: Ids) -> dict[str, Sequence[Any]]:
+def _interactions(dataset: Dataset, users: Ids, items: Ids) -> dict[str, dict[str, Sequence[Any]]]:
+    """Columns of the file of interactions, or of those of a split, by ending."""
+    columns = _rows(dataset, users, items)
+    if dataset.split is None:
+        return {".inter": columns}
+    found: dict[str, dict[str, Sequence[Any]]] = {}
+    for ending, part in _OF_PARTS.items():
+        places = np.flatnonzero(dataset.split.files & PARTS[part]).tolist()
+        if places or part != "valid":
+            found[ending] = {
+                name: [values[place] for place in places] for name, values in columns.items()
+            }
+    return found
+
+
+def _rows(dataset: Dataset, users: Ids, items: Ids) -> dict[str, Sequence[Any]]:
     pairs = dataset.rows if dataset.rows is not None else dataset.interactions
     assert pairs is not None
     columns: dict[str, Sequence[Any]] = {

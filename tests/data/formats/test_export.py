@@ -9,7 +9,9 @@ import pytest
 
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
+from ekpnet_fast.data.datasets import is_split
 from ekpnet_fast.data.formats.export import export_recbole, needed_threshold
+from ekpnet_fast.data.ids import id_maps
 from ekpnet_fast.data.importing.importer import import_dataset
 from ekpnet_fast.errors import ConfigError, DataError
 from support import shop
@@ -147,3 +149,25 @@ def test_times_are_kept(write):
     again = load_dataset(str(out))
     assert (out / "again.inter").read_text().splitlines()[0].endswith("\ttimestamp:float")
     assert sorted(again.times.tolist()) == [7, 8.5, 9]
+
+
+@pytest.mark.parametrize("valid", ["", "2 4\n1 0\n"], ids=["held out", "given"])
+def test_a_split_is_kept(valid, write, tmp_path):
+    """Rows of test must not become rows to train on, nor those of two files those of one."""
+    files = {"train.txt": "0 0 2 3\n1 1 2\n3 4\n", "test.txt": "0 4\n1 0 1\n"}
+    if valid:
+        files["valid.txt"] = valid
+    data = load_dataset(str(write(files)))
+    paths = export_recbole(data, tmp_path / "out")
+    endings = {path.name.partition(".")[2] for path in paths}
+    parts = {"train.inter", "test.inter", *(["valid.inter"] if valid else [])}
+    assert endings == {*parts, "user", "item", "entity"}
+    again = load_dataset(str(tmp_path / "out"))
+    assert is_split(str(tmp_path / "out"))
+
+    def found(data):
+        clicks, ids = data.interactions, id_maps(data)
+        triples = zip(clicks.users, clicks.items, data.split.files, strict=True)
+        return {(ids.users.ids[u], ids.items.ids[i], int(files)) for u, i, files in triples}
+
+    assert found(again) == found(data) and ("1", "1", 5) in found(data)
