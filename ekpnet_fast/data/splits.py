@@ -197,7 +197,8 @@ def _prepare_given(dataset: Dataset, seed: int) -> PreparedData:
         if not len(valid):
             raise DataError(
                 f"{dataset.name}: found no user with two positives in train, expected some, of"
-                " whom validation is held out"
+                " whom validation is held out, or a file of validation: valid.txt, *.valid.inter or"
+                " --valid of an import"
             )
         held_out_users = len(sorted_distinct(valid // dataset.num_items))
     odd = {"held_out_users": held_out_users, "repeated": dataset.split.repeated}

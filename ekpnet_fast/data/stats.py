@@ -153,6 +153,11 @@ def check(data: Dataset | PreparedData) -> tuple[Finding, ...]:
                 dataset.num_users - _distinct(pairs.users),
                 "rows of embedding tables that nothing trains",
             ),
+            Finding(
+                "items without rows",
+                items_without_rows(dataset),
+                "nobody touched them, but lists may have them",
+            ),
         ]
     if isinstance(data, PreparedData):
         counts += [
@@ -211,6 +216,13 @@ def _out_of_range(dataset: Dataset) -> int:
     if pairs is not None:
         bounds += [(pairs.users, dataset.num_users), (pairs.items, dataset.num_items)]
     return sum(int(np.count_nonzero((ids < 0) | (ids >= bound))) for ids, bound in bounds)
+
+
+def items_without_rows(dataset: Dataset) -> int:
+    """Number of items that are in no row or interaction."""
+    pairs = dataset.rows if dataset.rows is not None else dataset.interactions
+    assert pairs is not None
+    return max(dataset.num_items - _distinct(pairs.items), 0)
 
 
 def _items_without_triples(dataset: Dataset) -> int:

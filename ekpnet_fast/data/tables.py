@@ -95,6 +95,9 @@ class StoredGraph:
     inverse: bool
 
 
+_BLOCK = 1 << 22  # triples that are looked at together
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """Examples or interactions plus a knowledge graph. Items are entities 0..num_items-1.
@@ -136,6 +139,15 @@ class Dataset:
     def num_triples(self) -> int:
         """Number of triples T."""
         return len(self.heads)
+
+    @property
+    def reaches_items(self) -> bool:
+        """Whether a triple has an item, so that clicks lead into the graph."""
+        return any(
+            bool((column[start : start + _BLOCK] < self.num_items).any())
+            for start in range(0, self.num_triples, _BLOCK)
+            for column in (self.heads, self.tails)
+        )
 
 
 @dataclass(frozen=True, slots=True)

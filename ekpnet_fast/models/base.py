@@ -93,6 +93,9 @@ class Model(nn.Module):
             can see all examples; 0 for a new draw in each epoch.
         uncut: why a mini-batch cannot be computed in parts, as words after the model's name: its
             loss is no sum over pairs and triples. "" where it can.
+        paths_alone: whether a score is that of paths alone, with nothing of the item's own beside
+            it, so that all scores are 0 where the graph reaches no item.
+        needs: what is expected where a data set lacks what the model cannot do without.
         new_users: whether a user's side comes from the history alone, so that a history that
             was not in training can be scored.
         live: whether the graph may change and grow after training, because predictions read it
@@ -123,6 +126,8 @@ class Model(nn.Module):
     shared_sets: ClassVar[bool] = False
     draws: ClassVar[int] = 0
     uncut: ClassVar[str] = ""
+    paths_alone: ClassVar[bool] = False
+    needs: ClassVar[str] = "a graph of the items"
     new_users: ClassVar[bool] = False
     live: ClassVar[bool] = False
     as_fitted: ClassVar[tuple[str, ...]] = ()
@@ -149,6 +154,8 @@ class Model(nn.Module):
     @classmethod
     def lacking(cls, dataset: Dataset) -> str | None:
         """Name what the model needs and a data set lacks; None where it has everything."""
+        if cls.paths_alone and not dataset.reaches_items:
+            return "triple with an item"
         return None
 
     @classmethod
@@ -158,14 +165,16 @@ class Model(nn.Module):
 
     @classmethod
     def without_triples(cls) -> str | None:
-        """What it means that a data set has no triples, in words; None for models that read none.
+        """What it means that no triple of a data set has an item, in words that follow these.
 
-        The words follow those that it has none.
+        None for models that read no triples, and for those that are refused then.
         """
+        if cls.paths_alone:
+            return None
         if cls.by_graph_alone():
             return (
-                f"by which alone {cls.name} tells users apart: its lists are the same for all;"
-                " linear, ekpnet_plus and mf need none"
+                f"by which alone {cls.name} tells users apart: its lists are the same for all, as"
+                " those of popularity are; linear, ekpnet_plus and mf need none"
             )
         if cls.wide or "entity" in cls.tables.values():
             left = "signals by" if cls.wide else "neighbours and losses in"

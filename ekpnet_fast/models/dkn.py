@@ -100,6 +100,11 @@ class DKN(Model):
         "train.lambda3": by_density(0.1, 0.14),
     }
 
+    needs = (
+        "item_names.txt (item, tab, title) beside its files, RecBole's .item, or --items of an"
+        " import"
+    )
+
     @classmethod
     def lacking(cls, dataset: Dataset) -> str | None:
         """Name the titles, where there are none."""
@@ -110,8 +115,7 @@ class DKN(Model):
         if source.item_names is None:
             raise DataError(
                 "--model dkn reads the words of items: found a data set without titles, expected"
-                " item_names.txt (item, tab, title) beside its files, RecBole's .item, or --items"
-                " of an import"
+                f" {self.needs}"
             )
         options, D, draw = self.options, self.shape.width, self.draw
         # Plain attributes: `inputs` reads them on the CPU, wherever the model is.

@@ -246,6 +246,7 @@ class EKPAtt(EKPNet):
     summary = "EKPNet without prediction layers"
     stages = ("pretrain",)
     deep = False
+    paths_alone = True
 
 
 class EKPFrame(EKPNet):
@@ -264,3 +265,4 @@ class EKPNo(EKPNet):
     stages = ("pretrain",)
     semantic_attention = False
     deep = False
+    paths_alone = True

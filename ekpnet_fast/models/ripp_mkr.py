@@ -73,6 +73,7 @@ class RippMKR(Model):
     summary = "Ripp-MKR: RippleNet with cross-and-compress units and a KG task"
     Options = RippMKROptions
     ripple = True
+    paths_alone = True
     new_users = True
     live = True
     by_vector = True

@@ -88,6 +88,7 @@ class RippleNet(Model):
     summary = "RippleNet: ripple sets addressed through relation matrices"
     Options = RippleNetOptions
     ripple = True
+    paths_alone = True
     new_users = True
     live = True
     by_vector = True

@@ -39,7 +39,8 @@ class DataFacts:
     Attributes:
         rows: training examples of an epoch.
         clicks_per_item: train positives over items.
-        heads_per_tail: triples over the distinct entities that are a tail; 0 without triples.
+        heads_per_tail: triples over the distinct entities that are a tail; 0 where no triple has
+            an item.
         lists: whether the protocol measures lists, not single clicks.
         items: number of items.
         users: number of users with a train positive.
@@ -56,13 +57,14 @@ class DataFacts:
     def of(cls, prepared: PreparedData) -> DataFacts:
         """Properties of split data."""
         dataset = prepared.dataset
+        triples = dataset.num_triples if dataset.reaches_items else 0
         tails = distinct_count(dataset.num_entities, dataset.tails)
         # Protocols that rank draw a negative to each positive in every epoch.
         rows = len(prepared.train) * (2 if prepared.protocol in RANKING else 1)
         return cls(
             rows,
             len(prepared.history_items) / max(dataset.num_items, 1),
-            len(dataset.tails) / max(tails, 1),
+            triples / max(tails, 1),
             prepared.protocol in RANKING,
             dataset.num_items,
             int(np.count_nonzero(np.diff(prepared.history_indptr))),
@@ -118,7 +120,7 @@ def by_measure(click: Any, lists: Any) -> Rule:
 
 
 def if_triples(given: Any, none: Any) -> Rule:
-    """Rule for a choice: `none` without triples, else `given`, by its own rule if it is one."""
+    """Rule for a choice: `none` without a triple of an item, else `given`, or what it says."""
 
     def value(facts: DataFacts) -> Any:
         if not facts.heads_per_tail:

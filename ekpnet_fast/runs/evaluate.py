@@ -27,7 +27,7 @@ from ekpnet_fast.evaluation.metrics import (
 )
 from ekpnet_fast.evaluation.ranking import popularity_scores, ranking_task, report_ranking
 from ekpnet_fast.evaluation.shares import ALONE, Together
-from ekpnet_fast.models import build
+from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
@@ -91,8 +91,10 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> Loaded:
     """Split the data of a run, settle its options and make its graph.
 
     Raises:
+        DataError: the data set lacks what the model needs.
         TrainingError: a data set that is too small to split.
     """
+    expect_enough(config.model, dataset)
     prepared = prepare(dataset, config.seed, config.protocol, config.cut)
     config = settle(config, prepared)
     graph = Graph.from_dataset(dataset, inverse=config.sampling.inverse)
@@ -109,6 +111,27 @@ def prepare_run(config: RunConfig, dataset: Dataset) -> Loaded:
                 " positives and negatives; the data set is too small to split 6:2:2"
             )
     return Loaded(config, prepared, graph)
+
+
+def expect_enough(model: str, dataset: Dataset) -> None:
+    """Raise where a data set lacks what a model cannot do without.
+
+    Raises:
+        DataError: names it, and the models that need no such thing.
+    """
+    kind = MODELS[model]
+    lacking = kind.lacking(dataset)
+    if lacking is not None:
+        blind = not dataset.reaches_items
+        others = [
+            name
+            for name, other in MODELS.items()
+            if not other.lacking(dataset) and not (blind and other.by_graph_alone())
+        ]
+        raise DataError(
+            f"{dataset.name}: found no {lacking}, without which --model {model} cannot tell items"
+            f" apart; expected {kind.needs}, or another model: {', '.join(others)}"
+        )
 
 
 def evaluate(

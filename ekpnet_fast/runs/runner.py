@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from ekpnet_fast.config import WITHOUT_EFFECT, RunConfig
+from ekpnet_fast.data import Dataset
+from ekpnet_fast.data.stats import items_without_rows
 from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.build import __version__, build_info
@@ -57,7 +59,8 @@ def run(
         resume: go on with the unfinished run in `output`.
         signals: by which the run is stopped between two steps, with a checkpoint.
         warn: called with the place where a resumed run goes on, with what of it is damaged, and
-            with what of the model is left out because the data have no triples.
+            with what of the model is left out because the data have no triples, and with what of
+            the data is odd.
         on_options: called before training with the options that followed from the data.
         world: the processes that train and evaluate together, of which the first one alone writes;
             None for this one alone.
@@ -138,6 +141,24 @@ def _check_start(
     warn(f"resumed {TrainingSnapshot.of(start).position}")
 
 
+def _warn_of_data(config: RunConfig, dataset: Dataset, warn: Callable[[str], None]) -> None:
+    """Say what of the data the run cannot use, or uses otherwise than they ask for."""
+    missed = MODELS[config.model].without_triples()
+    if missed is not None and not dataset.reaches_items:
+        warn(f"{config.dataset} has no triples of its items, {missed}")
+    unseen, items = items_without_rows(dataset), dataset.num_items
+    if dataset.item_ids is None and 2 * unseen > items:
+        warn(
+            f"{config.dataset}: {unseen:,} of {items:,} numbers of items are in no row, but lists"
+            " may have them; `ekpnet data import` numbers without gaps"
+        )
+    if dataset.split is not None and config.protocol != "fixed":
+        warn(
+            f"{config.dataset} comes split, and is split anew by --protocol {config.protocol}: its"
+            " rows of test are trained on too; --protocol fixed keeps them apart"
+        )
+
+
 @plain_defaults()
 def _run(
     config: RunConfig,
@@ -155,9 +176,7 @@ def _run(
         run_folder.save_config(config.output, lasting(config))
     auto = from_data(config, prepared)
     on_options(auto)
-    missed = MODELS[config.model].without_triples()
-    if missed is not None and not graph.num_triples:
-        warn(f"{config.dataset} has no triples, {missed}")
+    _warn_of_data(config, prepared.dataset, warn)
     if start is not None:
         _check_start(start, config, prepared.hash, warn)
     world.caught = caught = lambda: None if signals is None else signals.caught

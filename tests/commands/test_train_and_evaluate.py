@@ -498,7 +498,10 @@ def test_good_files_are_silent(command, final):
     # Without a graph one line says what the model cannot do.
     (final() / "kg_final.txt").unlink()
     code, _, err = command(train.main, *MODEL, "--dataset", final(kg=None))
-    assert code == 0 and "small has no triples, by which alone ekpnet tells users apart" in err
+    assert (
+        code == 0
+        and "small has no triples of its items, by which alone ekpnet tells users apart" in err
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ekpnet_fast import evaluate as evaluate_command
 from ekpnet_fast import train as train_command
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.splits import with_validation
-from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.errors import ConfigError, DataError
 from ekpnet_fast.evaluation.ranking import evaluate_ranking, popularity_scores, ranking_task
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.recommender import Recommender
@@ -161,24 +161,64 @@ def clicks_alone(folder, tmp_path):
 
 
 def test_every_stage_learns_without_a_graph(clicks_alone, capsys):
-    for model in ("ekpnet", "ripplenet", "cke"):
+    for model in ("ekpnet", "cke"):
         found = run(options(clicks_alone, model, epochs=1, **{"shape.slots": 4}))
         assert found["epochs"][-1]["kg"] == 0 and 0 < found["ranking"][20]["recall"] < 1
         told = capsys.readouterr().err
         kind = "which cke reads" if model == "cke" else f"by which alone {model} tells users apart"
-        assert told.count(f" has no triples, {kind}: ") == 1
+        assert told.count(f" has no triples of its items, {kind}: ") == 1
+
+
+@pytest.mark.parametrize("graph", ["", "50 0 51\n51 0 52\n"], ids=["none", "of no item"])
+@pytest.mark.parametrize("model", ["ekp_no", "ekp_att", "ripplenet", "ripp_mkr"])
+def test_a_model_of_paths_alone_is_refused_where_none_leads_anywhere(model, graph, clicks_alone):
+    """Its scores would all be 0, and its lists those of the items' numbers."""
+    if graph:
+        (clicks_alone / "kg_final.txt").write_text(graph)
+    with pytest.raises(DataError, match=f"no triple with an item, .* --model {model} ") as no:
+        run(options(clicks_alone, model, epochs=1))
+    others = str(no.value).rpartition("another model: ")[2].split(", ")
+    assert {"linear", "ekpnet_plus", "mf", "popularity"} <= {*others} < {*MODELS}
+    assert not {"ekpnet", "ripplenet", "dkn"} & {*others}
+
+
+def test_numbers_with_gaps_and_another_split_are_told(clicks_alone):
+    """Of a folder as it is nothing is said."""
+
+    def told(**more):
+        found = []
+        run(options(clicks_alone, "item_knn", **more), warn=found.append)
+        return found
+
+    assert not told()
+    (anew,) = told(protocol="recbole")
+    assert "comes split, and is split anew by --protocol recbole" in anew
+    for part in ("train", "test"):
+        path = clicks_alone / f"{part}.txt"
+        lists = [list(map(int, line.split())) for line in path.read_text().splitlines()]
+        rows = (" ".join(map(str, [user, *(3 * item for item in items)])) for user, *items in lists)
+        path.write_text("\n".join(rows) + "\n")
+    (gaps,) = told()
+    assert "numbers of items are in no row" in gaps and "`ekpnet data import`" in gaps
 
 
 def test_what_is_missed_without_a_graph_is_told_of_models_that_read_it():
     told = {name: kind.without_triples() for name, kind in MODELS.items()}
     silent = {name for name, words in told.items() if words is None}
-    assert silent == {"popularity", "item_knn", "user_knn", "p3alpha", "local_ridge", "mf"}
+    refused = {name for name, kind in MODELS.items() if kind.paths_alone}
+    assert refused == {"ekp_no", "ekp_att", "ripplenet", "ripp_mkr"}
+    clicks = {"popularity", "item_knn", "user_knn", "p3alpha", "local_ridge", "mf"}
+    assert silent == clicks | refused
     assert "ekpnet_plus reads: its signals by the graph" in told["ekpnet_plus"]
     assert "cke reads: its neighbours and losses in the graph" in told["cke"]
 
 
-@pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
-def test_without_a_graph_the_wide_part_is_of_clicks(model, clicks_alone, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "graph"), [("linear", ""), ("linear", "50 0 51\n51 0 52\n"), ("ekpnet_plus", "")]
+)
+def test_without_a_graph_the_wide_part_is_of_clicks(model, graph, clicks_alone, tmp_path):
+    if graph:  # of no item
+        (clicks_alone / "kg_final.txt").write_text(graph)
     small = {"train.batch_size": 128, "shape.width": 4, "epochs": 1} if model != "linear" else {}
     given = {"dataset": str(clicks_alone), "model": model, "threads": 1, **small}
     found = run({**given, "output": str(tmp_path / "run")})
