@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ekpnet_fast.data import Dataset, load_dataset
-from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE
+from ekpnet_fast.data.datasets import DATA_ROOT_VARIABLE, is_split
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.experiments.cache import Store
 from ekpnet_fast.experiments.plan import (
@@ -62,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = [name for name in names if name != "topk"]
             failed = _run_topk(options, make_console())
         if names:
-            failed |= _run(names, _settings(options), options.rows, make_console())
+            settings = _settings(options)
+            if names == ["plus"] and options.protocol is None and _are_split(settings):
+                settings = replace(settings, protocol="fixed")
+            failed |= _run(names, settings, options.rows, make_console())
         return failed
     except KeyboardInterrupt:
         print("stopped; the finished runs are kept, the same command goes on", file=sys.stderr)
@@ -108,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         choices=[*PROTOCOLS, *TOPK_PROTOCOLS],
-        help=f"default: ripplenet; of topk, which takes {', '.join(TOPK_PROTOCOLS)}: fixed",
+        help="default: ripplenet, and fixed for topk and for plus on data that come split; topk"
+        f" takes {', '.join(TOPK_PROTOCOLS)}, plus all, the others {' and '.join(PROTOCOLS)}",
     )
     parser.add_argument(
         "--cut",
@@ -131,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: what the process may use)"
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute (default: a GPU where one can be used)",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -182,14 +192,25 @@ def _settings(
     )
 
 
+def _are_split(settings: Settings) -> bool:
+    return all(is_split(name, settings.data_root) for name in settings.datasets)
+
+
 def _run(names: Sequence[str], settings: Settings, rows: Sequence[str], console: Console) -> int:
-    if settings.protocol not in PROTOCOLS:
+    of_paper = [name for name in names if name != "plus"]
+    if of_paper and settings.protocol not in PROTOCOLS:
         raise ConfigError(
-            f"--protocol is {settings.protocol}, expected {' or '.join(PROTOCOLS)}: {names[0]} is"
-            " about splits that are drawn"
+            f"--protocol is {settings.protocol}, expected {' or '.join(PROTOCOLS)}: {of_paper[0]}"
+            " is about splits that are drawn"
         )
     # Looked for before the folder is made, so that a wrong name leaves nothing behind.
     datasets = [load_dataset(name, settings.data_root) for name in settings.datasets]
+    for name, dataset in zip(settings.datasets, datasets, strict=True):
+        if dataset.split is not None and settings.protocol in PROTOCOLS:
+            console.print(
+                f"{name} comes split, and is split anew by --protocol {settings.protocol}: its rows"
+                " of test are trained on too; topk, and plus with --protocol fixed, keep them apart"
+            )
     failed = 0
     if "plus" in names:
         names = [name for name in names if name != "plus"]

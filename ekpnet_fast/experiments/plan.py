@@ -11,6 +11,7 @@ from typing import Any
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
+from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.native.cpus import choose_threads
@@ -224,7 +225,7 @@ class Plan:
 
     def is_ranked(self, cell: Cell) -> bool:
         """Whether a run also ranks all items: those of Figures 4-6 do, the rest saves the time."""
-        if self.settings.protocol == "recbole":
+        if self.settings.protocol in RANKING:
             return True
         return cell.model in SYSTEMS and cell.layers is None
 

@@ -66,3 +66,21 @@ def test_rows_that_a_data_set_is_too_large_for_are_left_out():
     assert [(cell.dataset, cell.variant) for cell in cells] == [
         ("last-fm", "lines"), ("last-fm", "ease"), ("large", "lines")
     ]  # fmt: skip
+
+
+def test_data_that_come_split_stay_so(tmp_path, capsys):
+    """By default: under a protocol that draws, rows of test would be trained on, which is said."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lists = [[(u + j) % 12 for j in range(5)] for u in range(40)]
+    for part, of in (("train", slice(0, 4)), ("test", slice(4, 5))):
+        rows = (" ".join(map(str, [u, *items[of]])) for u, items in enumerate(lists))
+        (folder / f"{part}.txt").write_text("\n".join(rows) + "\n")
+    arguments = ["plus", "--datasets", str(folder), "--rows", "popularity", "--seeds", "1"]
+    arguments += ["--threads", "1", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    page = (tmp_path / "out" / "fixed" / "plus.md").read_text()
+    assert "(protocol fixed)" in page and "Recall@20" in page and "item popularity" in page
+    assert "split anew" not in capsys.readouterr().out
+    assert main([*arguments, "--protocol", "ripplenet"]) == 0
+    assert "comes split, and is split anew" in " ".join(capsys.readouterr().out.split())
