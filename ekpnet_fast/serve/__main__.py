@@ -132,7 +132,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
         sys.stdout.flush()
 
     Server(create_app(engine, limits, hosts, changing), ready).serve_on(listener)
-    lost = f"; the {engine.changes:,} changes since the start were not saved"
+    lost = f"; changes since the start that were not saved: {engine.changes:,}"
     print(f"stopped{lost if engine.changes else ''}")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 
+from ekpnet_fast.errors import ConfigError, quote
 from ekpnet_fast.native.build import __version__
 from ekpnet_fast.serve import page, schemas
 from ekpnet_fast.serve.answers import Answers, Engine
@@ -132,15 +133,29 @@ def _add_answers(app: FastAPI, answers: Answers) -> None:
         """Explain an item's score: the ripple set with its attention, and the reasons."""
         return written(await answers.explain(request))
 
-    @app.get("/users", response_model=schemas.Matches, responses=REFUSALS)
+    search: dict[str, Any] = {
+        "response_model": schemas.Matches,
+        "responses": REFUSALS,
+        "dependencies": [Depends(_expect_known)],
+    }
+
+    @app.get("/users", **search)
     async def users(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
         """Users with a history, the most active first; with a query those that it fits."""
         return written(await answers.users(query, skip, limit))
 
-    @app.get("/items", response_model=schemas.Matches, responses=REFUSALS)
+    @app.get("/items", **search)
     async def items(query: Text = "", skip: Skip = 0, limit: Limit = 20) -> Response:
         """Items, the most clicked first; with a query those that it fits."""
         return written(await answers.items(query, skip, limit))
+
+
+async def _expect_known(request: Request) -> None:
+    """Refuse parameters of a search that are none: all would be found, whatever they say."""
+    known = ("query", "skip", "limit")
+    other = next((name for name in request.query_params if name not in known), None)
+    if other is not None:
+        raise ConfigError(f"{quote(other)}: found it in the query, expected {', '.join(known)}")
 
 
 def _add_state(

@@ -116,6 +116,9 @@ def test_health_and_search(client):
     later = client.get("/users", params={"limit": 3, "skip": 2}).json()["matches"]
     assert later[0] == everybody["matches"][2]
     assert client.get("/users", params={"query": "nobody"}).json()["matches"] == []
+    refused = client.get("/users", params={"q": "nobody"})  # would be all users
+    message = "'q': found it in the query, expected query, skip, limit"
+    assert (refused.status_code, refused.json()["message"]) == (422, message)
 
 
 def test_openapi_is_typed(client):

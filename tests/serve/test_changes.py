@@ -251,5 +251,5 @@ def test_the_command(recommender, tmp_path):
             assert answer.status_code == 200, answer.text
         assert served.stop() == 0
         last = served.lines.get(timeout=PATIENCE)
-        assert last == "stopped; the 5 changes since the start were not saved\n"
+        assert last == "stopped; changes since the start that were not saved: 5\n"
         assert "and change all that is served; there is no auth" in "".join(served.errors)
