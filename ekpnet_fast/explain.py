@@ -44,7 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     add_run(parser)
     add_subject(parser)
     parser.add_argument("--item", metavar="ID", help="the item")
-    parser.add_argument("--top", type=int, default=5, help="reasons, at most (default: 5)")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        help="reasons, at most; with --fidelity, as many are masked (default: 5)",
+    )
     parser.add_argument("--svg", type=path_argument, metavar="FILE", help="draw them")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
@@ -66,8 +71,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    found = opened(options).explain(
-        options.user, options.item, history=history_of(options), top=options.top
+    recommender = opened(options)
+    found = recommender.explain(
+        options.user, options.item, history=history_of(options, recommender), top=options.top
     )
     if options.svg is not None:
         write_text(options.svg, found.to_svg())

@@ -151,7 +151,8 @@ def _measure(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     """Print one list."""
     set_threads(options.threads, default=1)
-    recommender, history = opened(options), history_of(options)
+    recommender = opened(options)
+    history = history_of(options, recommender)
     best = recommender.recommend(
         options.user,
         history,
@@ -192,11 +193,13 @@ def _table(best: Recommendations) -> Table:
     whom = f"user {best.user}" if best.history is None else f"a history of {len(best.history)}"
     table = Table(title=f"Best items for {whom}", title_justify="left")
     table.add_column("", justify="right")
-    for title in ("item", "name"):
+    named = any(item.name for item in best)
+    for title in ("item", "name") if named else ("item",):
         table.add_column(title)
     table.add_column("score", justify="right")
     for rank, item in enumerate(best, 1):
-        table.add_row(str(rank), str(item.item), item.name or "", f"{item.score:.4f}")
+        name = (item.name or "",) if named else ()
+        table.add_row(str(rank), str(item.item), *name, f"{item.score:.4f}")
     return table
 
 

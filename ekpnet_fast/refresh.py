@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=path_argument,
         metavar="FOLDER",
-        help="a new folder (the recommender's own)",
+        help="a new folder; needed for a run (default: the recommender's own)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (all that may be used)")
     return parser

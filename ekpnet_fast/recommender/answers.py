@@ -207,7 +207,9 @@ class Explanation:
 
     def to_text(self) -> str:
         """Text for people."""
-        lines = [visible(f"{self.item} ({self.item.id}) for {self.subject}: {self.score:.4f}")]
+        name, known = str(self.item), str(self.item.id)
+        shown = name if name == known else f"{name} ({known})"
+        lines = [visible(f"{shown} for {self.subject}: {self.score:.4f}")]
         for rank, part in enumerate(self.parts, 1):
             lines.append(visible(f"{rank:3}. {part.effect:+.4f} {part.text}"))
         if self.parts and self.sum_in_words is not None:

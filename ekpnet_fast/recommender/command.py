@@ -31,13 +31,23 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         help="where the data set of a run without its context is now",
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute (default: a GPU where one can be used)",
+    )
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
     """Add the options for a user or a history."""
     parser.add_argument("--user", metavar="ID", help="a user that training saw")
-    parser.add_argument("--history", metavar="ID,ID,...", help="items that a new user clicked")
+    parser.add_argument(
+        "--history", metavar="ID,ID,...", help="items that a new user clicked; ids may hold commas"
+    )
+
+
+_COMMAS = 16  # in an id
 
 
 def add_candidates(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +77,21 @@ def opened(options: argparse.Namespace) -> Recommender:
     return Recommender.load(options.run, data_root=options.data_root, device=options.device)
 
 
-def history_of(options: argparse.Namespace) -> list[str] | None:
-    """Ids of `--history`."""
+def history_of(options: argparse.Namespace, recommender: Recommender) -> list[str] | None:
+    """Ids of `--history`, which may hold commas: words that are no id join the next ones."""
     if options.history is None:
         return None
-    return [word.strip() for word in options.history.split(",") if word.strip()]
+    find = recommender.state.items.find
+    words = options.history.split(",")
+    found, place = [], 0
+    while place < len(words):
+        ends = range(place + 1, min(place + 1 + _COMMAS, len(words)) + 1)
+        joined = {end: ",".join(words[place:end]).strip() for end in ends}
+        end = next((end for end, text in joined.items() if find(text) is not None), place + 1)
+        if joined[end]:
+            found.append(joined[end])
+        place = end
+    return found
 
 
 def ids_of(path: Path, option: str) -> list[str]:
@@ -81,7 +101,7 @@ def ids_of(path: Path, option: str) -> list[str]:
         ConfigError: it cannot be read, or has none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{option} {path} cannot be read ({reason(error)})") from error
     found = [line.strip() for line in lines if line.strip()]

@@ -46,7 +46,9 @@ def measure(
                 falls.append(found.measured(masked, draws, stream))
     if not falls:
         raise ConfigError(
-            f"masked: found {masked}, expected fewer: no recommended item has {2 * masked} {kind}"
+            f"fidelity: found no recommended item with {2 * masked} {kind}, expected some, so that"
+            f" random ones beside the first {masked} can be masked; masked=N of"
+            " Recommender.fidelity, or --top N, takes fewer"
         )
     top, random, said, whole = np.array(
         [(fall.top, fall.random, fall.said, fall.whole) for fall in falls]

@@ -22,6 +22,10 @@ from ekpnet_fast.recommender.state import State
 EXACT_ITEMS = 100_000  # of larger catalogues not all items get exact scores, unless asked for
 CANDIDATES = 20_000  # that get them then
 
+NOTHING_LEFT = (
+    "nothing is left: the history has every item that was asked for; exclude_seen=False, or"
+    " --include-seen, lists these too"
+)
 UNREACHED = "the graph says nothing about the history: the order does not depend on it"
 SCORED = (
     "{:,} of {:,} items were scored, those that a first stage put forward;"
@@ -122,7 +126,7 @@ def _list(
         Recommendation(state.items.id(i), state.item_name(i), score)
         for i, score in zip(numbers, scores, strict=False)
     )
-    return Recommendations(*query.subject, items, notes)
+    return Recommendations(*query.subject, items, notes if items else (NOTHING_LEFT, *notes))
 
 
 def best_of(scores: Tensor, seen: Sequence[Int32], k: int) -> tuple[list[list[int]], Tensor]:

@@ -118,6 +118,19 @@ def test_json_with_reasons(command, folder, expected):
     assert found == best.to_dict()
 
 
+def test_ids_of_a_history_may_hold_commas(command, expected, tmp_path):
+    expected.graph.add_items({"Paris,_Texas": [("genre", "m/scifi")], "a, b": [("genre", "dune")]})
+    expected.save(tmp_path / "commas")
+    words = ["--history", "alien, Paris,_Texas,a, b,dune", "--json"]
+    code, out, _ = command(recommend.main, tmp_path / "commas", *words)
+    assert code == 0
+    assert json.loads(out)["history"] == ["alien", "Paris,_Texas", "a, b", "dune"]
+    _, out, _ = command(explain.main, tmp_path / "commas", *words, "--item", "eden")
+    assert json.loads(out)["history"] == ["alien", "Paris,_Texas", "a, b", "dune"]
+    code, _, err = command(recommend.main, tmp_path / "commas", "--history", "Paris,_Tex")
+    assert code == 2 and "item: found 'Paris', expected" in err
+
+
 def test_reasons_in_words(command, folder, expected):
     code, out, _ = command(recommend.main, folder, "--user", "ann", "-k", "2", "--explain")
     best = expected.recommend("ann", k=2)

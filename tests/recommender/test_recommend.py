@@ -67,6 +67,18 @@ def test_blocks_give_the_same_bits(numbered, monkeypatch):
     assert numbered.predict([], []).shape == (0,)
 
 
+def test_an_empty_list_says_why(numbered):
+    nothing = numbered.recommend(history=range(80))
+    assert len(nothing) == 0 and "--include-seen" in nothing.notes[0]
+    assert not numbered.recommend(history=range(79)).notes
+    assert len(numbered.recommend(history=range(80), k=80, exclude_seen=False)) == 80
+
+
+def test_an_item_without_a_name_is_told_by_its_id_alone(recommender):
+    item = next(item.item for item in recommender.recommend("ann", k=3) if item.name is None)
+    assert recommender.explain("ann", item).to_text().startswith(f"{item} for user ann: 0.")
+
+
 def test_a_list_in_the_users_own_ids(recommender):
     best = recommender.recommend(user="ann", k=2)
     assert best.user == "ann" and len(best) == 2
