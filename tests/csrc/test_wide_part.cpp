@@ -101,6 +101,11 @@ void test_local_ridge(int every, bool square) {
       for (int u = 0; u < 80; ++u) sum += clicks.at(u, i) * clicks.at(u, j);
       gram.values[i * I + j] = static_cast<float>(sum);
     }
+  Reals<float> ranked(I * I);
+  Ids rank;
+  for (int i = 0; i < I; ++i) rank.push_back((7 * i + 3) % I);
+  for (int i = 0; i < I; ++i)
+    for (int j = 0; j < I; ++j) ranked[rank[i] * I + rank[j]] = gram.values[i * I + j];
   Offsets indptr{0};
   Ids neighbours;
   for (int i = 0; i < I; ++i) {
@@ -112,7 +117,8 @@ void test_local_ridge(int every, bool square) {
                                gram.indptr.data(),
                                gram.columns.data(),
                                gram.values.data(),
-                               square ? gram.values.data() : nullptr,
+                               square ? ranked.data() : nullptr,
+                               rank.data(),
                                indptr.data(),
                                neighbours.data(),
                                kWeight};

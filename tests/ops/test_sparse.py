@@ -130,6 +130,28 @@ def test_ridge_regression_of_items_on_their_neighbours(filled):
         torch.testing.assert_close(found[begin:end].double(), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("filled", [1.0, 0.05])
+@pytest.mark.parametrize("weight", [100.0, 0.05])
+def test_ridge_regression_of_many_neighbours(filled, weight):
+    """Few rounds of an iteration where the weight is large, else elimination."""
+    draw = torch.Generator().manual_seed(1)
+    clicks = (torch.rand(60, 150, generator=draw) < 0.3).float()
+    near = torch.arange(149, dtype=torch.int32).repeat(150)
+    near += near >= torch.arange(150, dtype=torch.int32).repeat_interleave(149)
+    indptr = torch.arange(151) * 149
+    gram = clicks.T @ clicks
+    if filled < 1:  # long rows, of which few entries are neighbours
+        near, indptr = near.view(150, 149)[:, ::20].flatten().contiguous(), torch.arange(151) * 8
+    found = local_ridge(rows(gram), indptr, near, weight)
+    for item in (0, 77, 149):
+        others = near[indptr[item] : indptr[item + 1]].long()
+        of_item = gram[others][:, others].double() + weight * torch.eye(len(others)).double()
+        coefficients = found[indptr[item] : indptr[item + 1]].double()
+        torch.testing.assert_close(
+            of_item @ coefficients, gram[others, item].double(), rtol=0, atol=3e-3
+        )
+
+
 def test_opcheck():
     gram = rows(torch.eye(3) * 4 + 1)
     ends, near = torch.tensor([0, 1, 3, 3]), torch.tensor([2, 0, 2], dtype=torch.int32)

@@ -10,7 +10,9 @@ struct LocalRidgeArgs {
   const int64_t* gram_indptr;  // [I + 1], rows of the Gram matrix of the items
   const int32_t* gram_items;   // rising within a row
   const float* gram_values;
-  const float* gram;          // [I, I], the same with its zeros, where entries are many; or null
+  // The same with its zeros, where entries are many, or null; row and column rank[i] are item i's.
+  const float* gram;          // [I, I]
+  const int32_t* rank;        // [I]
   const int64_t* indptr;      // [I + 1], neighbours of each item
   const int32_t* neighbours;  // rising within a row, an item not its own
   double weight;              // of the squared norm, above 0
