@@ -13,6 +13,8 @@ namespace {
 constexpr float kNothing = -0.0f;
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int64_t kSampled = 512;  // sums that the smallest of the strongest is estimated from
+// Rows of the right factor whose cache misses are under way, and entries of each.
+constexpr int64_t kAhead = 2, kFetched = 64;
 
 bool met(float sum) { return std::bit_cast<uint32_t>(sum) != 0x80000000u; }
 
@@ -45,6 +47,13 @@ void ProductRoom::each_product(int64_t row, F f) const {
   for (int64_t i = args_.left.indptr[row]; i < args_.left.indptr[row + 1]; ++i) {
     const int64_t k = args_.left.columns[i], end = args_.right.indptr[k + 1];
     const float x = args_.left.values[i];
+    if (i + kAhead < args_.left.indptr[row + 1]) {
+      const int64_t next = args_.right.indptr[args_.left.columns[i + kAhead]];
+      for (int64_t j = next; j < next + kFetched; j += 16) {
+        __builtin_prefetch(args_.right.columns + j);
+        __builtin_prefetch(args_.right.values + j);
+      }
+    }
     for (int64_t j = args_.right.indptr[k]; j < end; ++j)
       f(args_.right.columns[j], x * args_.right.values[j]);
   }
@@ -107,10 +116,18 @@ int64_t ProductRoom::collect(float floor) {
   const float* sums = sums_.data();
   int32_t* columns = columns_.data();
   int64_t n = 0;
-  for (int64_t column = 0; column < args_.num_columns; ++column) {
-    columns[n] = static_cast<int32_t>(column);
-    n += met(sums[column]) & !(sums[column] < floor);
-  }
+  const auto list = [&](auto wanted) {
+    for (int64_t column = 0; column < args_.num_columns; ++column) {
+      columns[n] = static_cast<int32_t>(column);
+      n += wanted(sums[column]);
+    }
+  };
+  // From 0 up floats are in the order of their bits, below which, as integers, are all others.
+  const auto bits = std::bit_cast<int32_t>(floor);
+  if (floor > 0)
+    list([&](float sum) { return std::bit_cast<int32_t>(sum) >= bits; });
+  else
+    list([&](float sum) { return met(sum) & !(sum < floor); });
   return n;
 }
 
@@ -138,25 +155,34 @@ void ProductRoom::keep(int64_t n, bool in_order, ProductRows& found) {
   float bar = kLowest;
   int64_t equal = n;  // of those at the bar the first
   if (length < n) {
-    values_.clear();
-    for (int64_t i = 0; i < n; ++i) values_.push_back(sums_[columns_[i]]);
+    values_.resize(n);
+    for (int64_t i = 0; i < n; ++i) values_[i] = sums_[columns_[i]];
     std::nth_element(values_.begin(), values_.begin() + length - 1, values_.end(),
                      std::greater<>());
     bar = values_[length - 1];
     equal = length - std::count_if(values_.begin(), values_.begin() + length,
                                    [&](float x) { return x > bar; });
   }
-  kept_.clear();
-  for (int64_t i = 0; i < n; ++i)
-    if (!(sums_[columns_[i]] < bar)) kept_.push_back(columns_[i]);
-  if (!in_order) std::sort(kept_.begin(), kept_.end());
-  const size_t before = found.columns.size();
-  for (const int32_t column : kept_)
-    if (sums_[column] > bar || equal-- > 0) {
-      found.columns.push_back(column);
-      found.values.push_back(sums_[column]);
-    }
-  found.lengths.push_back(found.columns.size() - before);
+  kept_.resize(n);
+  int64_t left = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    kept_[left] = columns_[i];
+    left += !(sums_[columns_[i]] < bar);
+  }
+  if (!in_order) std::sort(kept_.begin(), kept_.begin() + left);
+  const int64_t before = found.columns.size(), most = before + length;
+  found.columns.resize(most);
+  found.values.resize(most);
+  int64_t end = before;
+  for (int64_t i = 0; i < left && end < most; ++i) {
+    const float sum = sums_[kept_[i]];
+    found.columns[end] = kept_[i];
+    found.values[end] = sum;
+    end += sum > bar || equal-- > 0;
+  }
+  found.columns.resize(end);
+  found.values.resize(end);
+  found.lengths.push_back(end - before);
 }
 
 }  // namespace ekpnet
