@@ -132,12 +132,11 @@ def relation_weights(
         columns = slice(first, first + COLUMNS)
         for part in (0, 1):  # items of one half of users against the others of the other half
             a, b = (
-                _of_facts(*both_ways[at], half[at::2, columns].contiguous()).double().numpy()
+                _of_facts(*both_ways[at], half[at::2, columns].contiguous())
                 for half, at in zip(halves, (part, 1 - part), strict=True)
             )
-            both += np.bincount(relations, size * (a * b).sum(1), n)
-            one += np.bincount(relations, size * (a * a).sum(1), n)
-            other += np.bincount(relations, size * (b * b).sum(1), n)
+            for total, x, y in ((both, a, b), (one, a, a), (other, b, b)):
+                total += np.bincount(relations, size * (x * y).sum(1).double().numpy(), n)
     reliability = both * inverse(np.sqrt(one * other))
     weights: NDArray[np.float64] = np.sqrt(np.maximum(reliability, LEAST))
     had = np.bincount(relations, minlength=n) > 0
@@ -151,19 +150,24 @@ def _of_facts(
     target: Tensor,  # [I, r] h
 ) -> Tensor:
     """Ridge regression C [K, r] of the items' vectors on their facts, by conjugate gradients."""
-    found = target.new_zeros(len(facts.indptr) - 1, target.shape[1])
     left = ops.sparse_product(facts, target)
-    step, size = left, float(left.double().square().sum())
+    found, step, size = torch.zeros_like(left), left.clone(), _product(left, left)
     for _ in range(STEPS):
         if size <= 0:
             break
-        image = ops.sparse_product(facts, ops.sparse_product(items, step)) + RIDGE * step
-        share = size / float((step.double() * image.double()).sum())
-        found = found + share * step
-        left = left - share * image
-        after = float(left.double().square().sum())
-        step, size = left + after / size * step, after
+        image = ops.sparse_product(facts, ops.sparse_product(items, step)).add_(step, alpha=RIDGE)
+        share = size / _product(step, image)
+        found.add_(step, alpha=share)
+        left.sub_(image, alpha=share)
+        after = _product(left, left)
+        step.mul_(after / size).add_(left)
+        size = after
     return found
+
+
+def _product(x: Tensor, y: Tensor) -> float:
+    """Sum of the products of the entries [K, r], in float64 over the facts."""
+    return float((x * y).sum(1).double().sum())
 
 
 def _beside(
