@@ -7,16 +7,21 @@ none of which falls. Beyond the outermost quantiles the outermost pieces go on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ekpnet_fast.ops.threads import beside
+
 __all__ = ["curves", "fit_curves", "quantiles"]
 
-AT_ONCE = 1 << 15  # examples in memory at a time
-IN_CACHE = 1 << 14  # and where little is kept of each
+Made = TypeVar("Made")
+
+AT_ONCE = 1 << 14  # examples that are taken together
 SAMPLED = 1 << 16  # examples that the curvature of the loss is taken from, at most
 ROUNDS, HALVINGS = 60, 12
 MIN_WEIGHT = 1e-6  # a rise of the logit that is none
@@ -60,14 +65,14 @@ def curves(
     slopes = weight.double() / knots.double().diff(dim=1)
     used = weight.nonzero().tolist()
     total = features.new_zeros(features.shape[1])
-    room = torch.empty(min(IN_CACHE, len(total)))
-    for first in range(0, len(total), IN_CACHE):
-        block = total[first : first + IN_CACHE]
+    room = torch.empty(min(AT_ONCE, len(total)))
+    for first in range(0, len(total), AT_ONCE):
+        block = total[first : first + AT_ONCE]
         out = room[: len(block)]
         for f, p in used:
             begin, end = float(knots[f, p]), float(knots[f, p + 1])
             torch.clamp(
-                features[f, first : first + IN_CACHE],
+                features[f, first : first + AT_ONCE],
                 begin if p else -math.inf,
                 end if p < last else math.inf,
                 out=out,
@@ -84,9 +89,10 @@ def fit_curves(
 ) -> tuple[NDArray[np.float64], float]:
     """Weights [F, P], each at least 0, and bias of least mean cross-entropy + l2 / 2 |w|^2.
 
-    Newton's method, with the Hessian of every so many examples: each round minimises the quadratic
-    model under the bound by least squares on its Cholesky factor (Kim et al. 2010), and is halved
-    until it improves the loss. Sums are in float64, in the order of the examples.
+    Newton's method, with the Hessian of every so many examples, whose own optimum is the start:
+    each round minimises the quadratic model under the bound by least squares on its Cholesky factor
+    (Kim et al. 2010), and is halved until it improves the loss. Sums are in float64, in the order
+    of the examples.
     """
     from scipy.optimize import lsq_linear  # here, because only fitting needs it
 
@@ -103,6 +109,9 @@ def fit_curves(
 
     every = -(-N // SAMPLED)
     sample = features[:, ::every].contiguous()
+    if every > 1:
+        weights, bias = fit_curves(sample, knots, labels[::every].contiguous(), l2)
+        w = np.append(weights, bias)
     loss, g = objective(w)
     for _ in range(ROUNDS):
         H = _hessian(sample, knots, w) + np.diag(penalty + 1e-8)
@@ -132,24 +141,41 @@ def _terms(
 ) -> tuple[float, NDArray[np.float64]]:
     """Summed cross-entropy and its gradient [F P + 1], bias last."""
     weight, bias = torch.from_numpy(w[:-1]), float(w[-1])
-    value, gradient = 0.0, torch.zeros(len(w), dtype=torch.float64)
-    blocks = zip(torch.split(features, AT_ONCE, dim=1), torch.split(labels, AT_ONCE), strict=True)
-    for x, y in blocks:
+
+    def of_block(x: Tensor, y: Tensor) -> tuple[float, Tensor]:
         design, y = ramps(x, knots).flatten(0, 1), y.double()
         z = (weight.float() @ design).double() + bias
-        value += float((torch.nn.functional.softplus(z) - y * z).sum())
         miss = torch.sigmoid(z) - y
-        gradient[:-1] += (design @ miss.float()).double()
-        gradient[-1] += miss.sum()
+        gradient = torch.cat([(design @ miss.float()).double(), miss.sum().view(1)])
+        return float((torch.nn.functional.softplus(z) - y * z).sum()), gradient
+
+    value, gradient = 0.0, torch.zeros(len(w), dtype=torch.float64)
+    for of_value, of_gradient in _of_blocks(
+        of_block, torch.split(features, AT_ONCE, dim=1), torch.split(labels, AT_ONCE)
+    ):
+        value += of_value
+        gradient += of_gradient
     return value, gradient.numpy()
+
+
+def _of_blocks(f: Callable[..., Made], *arguments: Sequence[Tensor]) -> list[Made]:
+    """Values of f for each block of the examples, of which two threads take a half each."""
+    blocks = list(zip(*arguments, strict=True))
+    half = len(blocks) // 2
+    others = beside(lambda: [f(*block) for block in blocks[half:]])
+    return [f(*block) for block in blocks[:half]] + others()
 
 
 def _hessian(sample: Tensor, knots: Tensor, w: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean Hessian [F P + 1, F P + 1] of a sample of the examples."""
     weight, bias = torch.from_numpy(w[:-1]).float(), float(w[-1])
-    hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
-    for x in torch.split(sample, AT_ONCE, dim=1):
+
+    def of_block(x: Tensor) -> Tensor:
         design = torch.cat([ramps(x, knots).flatten(0, 1), x.new_ones(1, x.shape[1])])
         p = torch.sigmoid(weight @ design[:-1] + bias)
-        hessian += ((design * (p * (1 - p))) @ design.T).double()
+        return ((design * (p * (1 - p))) @ design.T).double()
+
+    hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
+    for block in _of_blocks(of_block, torch.split(sample, AT_ONCE, dim=1)):
+        hessian += block
     return hessian.numpy() / sample.shape[1]

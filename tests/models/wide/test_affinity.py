@@ -11,6 +11,7 @@ import scipy.sparse
 import torch
 
 from ekpnet_fast.models.wide import affinity, excess, graph_basis, graph_regression, spectral
+from ekpnet_fast.models.wide import curves as curve_fits
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
@@ -20,6 +21,7 @@ from ekpnet_fast.models.wide.signals import (
     feature_names,
     source_names,
 )
+from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from support.graphs import csr
@@ -291,6 +293,20 @@ def test_no_more_eigenvectors_than_there_are_directions():
     )
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_basis_of_columns(alike):
+    """By Cholesky where columns are apart but for their norms, else by reflections."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.linalg.qr(torch.randn(3000, 12, generator=draw))[0] * torch.logspace(0, 3, 12)
+    if alike:  # all are mostly the last one
+        x = x @ torch.randn(12, 12, generator=draw)
+    basis = spectral.orthonormal(x)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(12), rtol=0, atol=1e-5)
+    by_reflections = torch.linalg.qr(x)[0]
+    signs = (basis * by_reflections).sum(0).sign()
+    torch.testing.assert_close(basis * signs, by_reflections, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("triples", [0, 1])
 def test_a_graph_that_says_nothing(triples):
     """Without triples, or with one that no two items share, nothing is regressed on."""
@@ -359,8 +375,10 @@ def test_names_follow_the_options():
 # ---- the regression ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sampled", [1500, 4000])
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_regression_meets_the_conditions_of_its_optimum(pieces):
+def test_regression_meets_the_conditions_of_its_optimum(pieces, sampled, monkeypatch):
+    monkeypatch.setattr(curve_fits, "SAMPLED", sampled)
     stream = np.random.default_rng(1)
     x = stream.normal(size=(5, 4000)).astype(np.float32)
     x[4] = x[0] + 0.01 * x[4]
@@ -375,6 +393,25 @@ def test_regression_meets_the_conditions_of_its_optimum(pieces):
     assert (w >= 0).all() and not w[2].any() and w[[0, 4]].sum() > 2 * w[1].sum() > 0
     assert abs((p - y).mean()) < 1e-5
     assert np.abs(gradient[w > 0]).max() < 1e-5 and gradient[w == 0].min() > -1e-5
+
+
+def test_threads_share_the_examples_of_a_regression(monkeypatch):
+    """The same bits, though two threads take a half each."""
+    monkeypatch.setattr(curve_fits, "AT_ONCE", 100)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 1050, generator=draw)
+    y = (x[0] + torch.randn(1050, generator=draw) > 0).float()
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch_on_one_thread():
+                found.append(fit_curves(x, quantiles(x, 4), y))
+    finally:
+        torch.set_num_threads(before)
+    assert (found[0][0] == found[1][0]).all() and found[0][1] == found[1][1]
+    assert found[0][0][0].sum() > 1
 
 
 def test_curves_are_sums_of_ramps_that_go_on_outside():
