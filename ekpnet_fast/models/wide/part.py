@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -370,8 +371,7 @@ class _Fold:
     Attributes:
         affinities: by these clicks.
         at: [n] int64, positions of its examples.
-        sampled: [m] int64, those of them that have `features` [F, m].
-        candidates: of its users, with their clicks among these; for lists.
+        sampled: [m] int64, those of them that weights are fitted to.
     """
 
     def __init__(
@@ -384,7 +384,6 @@ class _Fold:
         rows, F = training.rows, training.folds
         ids = torch.arange(number, len(training.histories), F)
         self.affinities = part.affinities
-        self.candidates: CandidateRows | None = None
         if F > 1:
             clicks, graph = training.histories.of(ids), part.affinities.graph
             # What relations count is learned once: so few numbers tell nothing of a fold.
@@ -398,23 +397,36 @@ class _Fold:
         ids = ids[rows.indptr.diff()[ids] > 0]
         self.at, self._ends = _places(rows.indptr, ids)
         self._histories = training.histories.of(ids)
-        self._items = items[self.at, 0]
-        lists = part.options.objective == "list"
-        if lists:
-            self.candidates = candidate_rows(
-                self.affinities, self._histories, self._clicks(rows.labels), FITTED_ROWS
-            )
-        every = max(1, -(-len(self.at) // (FITTED_ROWS // 8 if lists else FITTED_ROWS)))
-        chosen = torch.arange(0, len(self.at), every)
-        self.sampled = self.at[chosen]
-        self.features = self.affinities.features(
-            self._histories, torch.searchsorted(chosen, self._ends), self._items[chosen]
+        self._items, self._labels = items[self.at, 0], rows.labels
+        self._lists = part.options.objective == "list"
+        every = -(-len(self.at) // (FITTED_ROWS // 8 if self._lists else FITTED_ROWS))
+        self._chosen = torch.arange(0, len(self.at), max(1, every))
+        self.sampled = self.at[self._chosen]
+
+    # Both are made where weights are fitted to them, and of no other fold.
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features [F, m] of `sampled`."""
+        return self.affinities.features(
+            self._histories,
+            torch.searchsorted(self._chosen, self._ends),
+            self._items[self._chosen],
+        )
+
+    @cached_property
+    def candidates(self) -> CandidateRows | None:
+        """Candidates of its users, with their clicks among these; for lists."""
+        if not self._lists:
+            return None
+        return candidate_rows(
+            self.affinities, self._histories, self._clicks(self._labels), FITTED_ROWS
         )
 
     @property
     def num_fitted(self) -> int:
         """Number of rows that weights are fitted to."""
-        return len(self.candidates) if self.candidates is not None else self.features.shape[1]
+        return len(self.sampled) if self.candidates is None else len(self.candidates)
 
     def _clicks(self, labels: Tensor) -> Histories:
         """Clicks among the examples of each (user, fold) pair."""
@@ -425,6 +437,10 @@ class _Fold:
     def logits(self, part: LinearPart, items: Tensor) -> Tensor:
         """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
         draws = items.shape[1]
+        if draws == 1 and len(self.sampled) == len(self.at) and "features" in self.__dict__:
+            # Nothing but the curves is left to do: every fold's history has clicks.
+            knots, weight = part.knots.cpu(), part.weight.cpu()
+            return (curves(self.features, knots, weight) + float(part.bias))[:, None]
         asked = items[self.at].flatten()
         found = part._logits(self.affinities, self._histories, self._ends * draws, asked)
         return found.view(-1, draws)
