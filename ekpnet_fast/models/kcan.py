@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from types import ModuleType
 from typing import ClassVar
 
@@ -140,37 +141,47 @@ class KCAN(Model):
     def inputs(self, request: PairRequest) -> Inputs:
         """Nodes within H hops and their sampled neighbours.
 
-        Nodes are numbered by hops: the first `reach[d]`, [H + 1] int64, are at most d hops away.
+        Nodes are numbered by hops, those of the pairs first. Where hops end is told by shapes and
+        not by numbers, for which a GPU would be waited for; so are valid slots by their places.
 
         entities, users: ids of the nodes of either kind.
         order: [N] int64, position of each node in entities, followed by users.
-        relations, tails, valid: [n, 2 S], neighbours of the n nodes within H - 1 hops, as nodes.
-        user_nodes, item_nodes: [G], [B] int64.
+        tails.d: [n_d, 2 S] int64, for d below H: neighbours, as nodes, of the nodes d hops away.
+        valid: [n, 2 S], of all of those.
+        slots, relations: [V] int64 and int32, place of each valid neighbour, and its relation.
+        user_roots, user_at: [m] and [B] int64, the distinct users, as nodes, and that of each pair.
+        item_roots, item_at: likewise.
         """
         E = self.source.graph.num_entities
         nodes, roots = ops.localize(torch.cat([request.users + E, request.items]))
-        reach, frontier, found = [len(nodes)], nodes, []
-        for _ in range(self.shape.hops):
+        frontier, found, rings = nodes, [], {}
+        for d in range(self.shape.hops):
             relations, tails, valid = self._neighbors(frontier, request.epoch)
             n = len(nodes)
             nodes, positions = ops.localize(torch.cat([nodes, tails[valid]]))
             tails = torch.zeros_like(tails).masked_scatter_(valid, positions[n:])
             frontier = nodes[n:]
-            reach.append(len(nodes))
-            found.append((relations, tails, valid))
-        relations, tails, valid = (torch.cat(x) for x in zip(*found, strict=True))
+            rings[f"tails.{d}"] = tails.long()
+            found.append((relations, valid))
+        relations, valid = (torch.cat(x) for x in zip(*found, strict=True))
         is_user = nodes >= E
         rank = torch.where(is_user, is_user.cumsum(0) + (~is_user).sum(), (~is_user).cumsum(0)) - 1
+        groups = torch.repeat_interleave(request.group_indptr.diff())
+        user_nodes, item_nodes = roots[: len(request.users)][groups], roots[len(request.users) :]
+        user_roots, user_at = torch.unique(user_nodes.long(), return_inverse=True)
+        item_roots, item_at = torch.unique(item_nodes.long(), return_inverse=True)
         return {
             "entities": nodes[~is_user],
             "users": nodes[is_user] - E,
             "order": rank,
-            "reach": torch.tensor(reach),
-            "relations": relations,
-            "tails": tails.long(),
+            **rings,
             "valid": valid,
-            "user_nodes": roots[: len(request.users)].long(),
-            "item_nodes": roots[len(request.users) :].long(),
+            "slots": valid.flatten().nonzero().squeeze(1),
+            "relations": relations[valid],
+            "user_roots": user_roots,
+            "user_at": user_at,
+            "item_roots": item_roots,
+            "item_at": item_at,
         }
 
     def _neighbors(self, nodes: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,14 +206,13 @@ class KCAN(Model):
             [gather(tables["entity"], inputs["entities"]), gather(tables["user"], inputs["users"])]
         )
         x = gather(both, inputs["order"])  # [N, D]
-        pi = self.knowledge_attention(x, inputs)  # [n, 2 S]
-        g = self.global_vectors(x, pi, inputs)
+        rings = [inputs[f"tails.{d}"] for d in range(self.shape.hops)]
+        tails = torch.cat(rings)  # [n, 2 S]
+        pi = self.knowledge_attention(x, tails, inputs)  # [n, 2 S]
+        g = self.global_vectors(x, pi, tails, [*accumulate(map(len, rings))])
         best = pi.detach().topk(min(self.options.kept, pi.shape[1]), dim=1).indices
-        kept = inputs["tails"].gather(1, best), inputs["valid"].gather(1, best)
-        towers = [
-            torch.unique(nodes, return_inverse=True)
-            for nodes in (inputs["user_nodes"][pairs.groups], inputs["item_nodes"])
-        ]
+        kept = tails.gather(1, best), inputs["valid"].gather(1, best)
+        towers = [(inputs[f"{kind}_roots"], inputs[f"{kind}_at"]) for kind in ("user", "item")]
         c = [
             gather(linear(gather(g[-1], roots), W), at)
             for (roots, at), W in zip(towers, self.W_c.chunk(2), strict=True)
@@ -214,30 +224,34 @@ class KCAN(Model):
         ]
         return (z[0] * z[1]).sum(1)
 
-    def knowledge_attention(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """Attention pi [n, 2 S] to the sampled neighbours, 0 for masked slots."""
-        valid = inputs["valid"]
+    def knowledge_attention(self, x: Tensor, tails: Tensor, inputs: Inputs) -> Tensor:
+        """Attention pi [n, 2 S] to the sampled neighbours `tails`, 0 for masked slots."""
+        valid, slots, relations = inputs["valid"], inputs["slots"], inputs["relations"]
         # Most slots are masked: the rest are computed without them.
-        head = valid.nonzero()[:, 0]
-        relations, tails = inputs["relations"][valid], inputs["tails"][valid]
+        head, tails = slots // valid.shape[1], tails.flatten()[slots]
         relation = gather(torch.cat([self.relation, self.interacts[:, 0]]), relations)
         normal = gather(self.normals(), relations)
         heads = on_hyperplane(gather(x, head), normal)
         to = on_hyperplane(gather(x, tails), normal)
         score = (to * in_pieces(torch.tanh, heads + relation)).sum(1)
-        slots = score.new_full(valid.shape, LOWEST).masked_scatter(valid, score)
-        return torch.softmax(slots, dim=1) * valid
+        scores = score.new_full((valid.numel(),), LOWEST).index_copy(0, slots, score)
+        return torch.softmax(scores.view(valid.shape), dim=1) * valid
 
     def normals(self) -> Tensor:
         """Normals w_r of norm 1, [R + 2, D]; the last two are of interactions."""
         return functional.normalize(torch.cat([self.normal, self.interacts[:, 1]]), dim=1)
 
-    def global_vectors(self, x: Tensor, pi: Tensor, inputs: Inputs) -> list[Tensor]:
-        """Node vectors g^0 .. g^H; g^l is that of the nodes within H - l hops."""
-        layers, reach = [x], inputs["reach"].tolist()
+    def global_vectors(
+        self, x: Tensor, pi: Tensor, tails: Tensor, reach: list[int]
+    ) -> list[Tensor]:
+        """Node vectors g^0 .. g^H; g^l is that of the nodes within H - l hops.
+
+        The first reach[d] nodes are at most d hops away.
+        """
+        layers = [x]
         for layer, W in enumerate(self.W, start=1):
             n = reach[self.shape.hops - layer]
-            near = gather(layers[-1], inputs["tails"][:n])
+            near = gather(layers[-1], tails[:n])
             mixed = layers[-1][:n] + (pi[:n].unsqueeze(2) * near).sum(1)
             layers.append(in_pieces(torch.tanh, linear(mixed, W)))
         return layers
@@ -296,7 +310,7 @@ class KCAN(Model):
             gather(entity, batch.triple_tails),
         )
         assert batch.users is not None
-        clicked = batch.labels > 0
+        clicked = batch.positives
         users = gather(tables["user"], batch.users[batch.groups][clicked])
         # Taken row by row, and not expanded, so that their gradients are summed in a fixed order.
         first = torch.zeros(len(users), dtype=torch.int64, device=users.device)

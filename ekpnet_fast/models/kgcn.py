@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from types import ModuleType
 from typing import ClassVar, Literal
 
@@ -103,8 +104,7 @@ class KGCN(Model):
         Returns:
             nodes, groups [S], entity and user group of each; the first B are the pairs.
             relations, tails [S, K], counts [S], its sampled neighbours.
-            children [S', K], the states of the neighbours, for all states but the last ring's.
-            ends [H], where each ring ends.
+            children.i [S_i, K], for i below H - 1, the states of the neighbours of ring i's states.
         """
         graph, K = self.source.graph, self.options.neighbors
         E = graph.num_entities
@@ -114,7 +114,7 @@ class KGCN(Model):
         parts: dict[str, list[Tensor]] = {
             name: [] for name in ("nodes", "groups", "relations", "tails", "counts")
         }
-        children, ends = [], []
+        children = {}
         end = 0
         for hop in range(self.shape.hops):
             relations, tails, counts = ops.sample_neighbors(
@@ -133,17 +133,11 @@ class KGCN(Model):
             for name, part in zip(parts, (nodes, groups, relations, tails, counts), strict=True):
                 parts[name].append(part)
             end += len(nodes)
-            ends.append(end)
             if hop + 1 < self.shape.hops:
                 states, child = torch.unique(groups.unsqueeze(1) * E + tails, return_inverse=True)
-                children.append(child + end)
+                children[f"children.{hop}"] = child + end
                 groups, nodes = states // E, (states % E).int()
-        none = torch.zeros(0, K, dtype=torch.int64)
-        return {
-            **{name: torch.cat(part) for name, part in parts.items()},
-            "children": torch.cat([*children, none]),
-            "ends": torch.tensor(ends),
-        }
+        return {**{name: torch.cat(part) for name, part in parts.items()}, **children}
 
     def logits(
         self, backend: ModuleType, tables: Mapping[str, Tensor], pairs: Pairs, *, stage: str
@@ -154,11 +148,15 @@ class KGCN(Model):
         users = gather(tables["user"], pairs.users)
         weights = self._weights(users, given)
         rows, own, near = tables["entity"], given["nodes"], given["tails"]
+        rings = [given[f"children.{i}"] for i in range(H - 1)]
+        children = torch.cat(rings) if rings else own
+        # Where rings end is known by shapes, because a GPU would be waited for to tell numbers.
+        ends = [*accumulate(map(len, rings)), len(own)]
         # Rounds 1 .. H are over the states of the first H .. 1 rings.
-        for i, end in enumerate(reversed(given["ends"].tolist())):
+        for i, end in enumerate(reversed(ends)):
             act = torch.relu if i + 1 < H else torch.tanh
             rows = in_pieces(act, self._aggregate(i, rows, own[:end], near[:end], weights[:end]))
-            own, near = torch.arange(end, device=rows.device), given["children"]
+            own, near = torch.arange(end, device=rows.device), children
         return (gather(users, pairs.groups) * rows).sum(1)
 
     def _weights(self, users: Tensor, given: Inputs) -> Tensor:

@@ -151,9 +151,10 @@ class RippleNet(Model):
         self, backend: ModuleType, tables: Mapping[str, Tensor], batch: Batch, *, stage: str
     ) -> Tensor:
         """KG loss, -sum sigma(h^T R t) over the valid slots."""
-        entity = tables["entity"]
-        valid = torch.arange(batch.heads.shape[2], device=entity.device) < batch.counts[..., None]
-        relations = batch.relations[valid]
-        hR = linear_by_relation(gather(entity, batch.heads[valid]), self.relation, relations)
-        score = (hR * gather(entity, batch.tails[valid])).sum(1)
+        entity, slots = tables["entity"], batch.valid_slots
+        heads, relations, tails = (
+            x.flatten()[slots] for x in (batch.heads, batch.relations, batch.tails)
+        )
+        hR = linear_by_relation(gather(entity, heads), self.relation, relations)
+        score = (hR * gather(entity, tails)).sum(1)
         return -fixed_order_sum(in_pieces(torch.sigmoid, score))

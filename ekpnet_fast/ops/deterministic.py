@@ -83,20 +83,23 @@ def linear_by_relation(
     """y_n = x_n W_{r_n}, [N, K], with gradients summed in fixed pieces.
 
     Rows of one relation are put side by side, so that they are one matrix product and no matrix is
-    copied per row.
+    copied per row. A GPU gets as many pieces as there can be, because nobody waits for their number.
     """
-    r, P = relations.long(), _ROWS
-    order = torch.argsort(r, stable=True)
-    lengths = torch.bincount(r, minlength=len(matrices))
-    pieces = (lengths + P - 1) // P
-    # Position of row n: behind the pieces of smaller relations, and its rank within its own.
-    first = (pieces.cumsum(0) - pieces) * P - (lengths.cumsum(0) - lengths)
-    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(r), device=r.device))
-    at = first[r] + rank
-    used = torch.repeat_interleave(pieces)  # relation of each piece
-    used = torch.cat([used, used.new_zeros(max(0, _PIECES - len(used)))])
-    padded = x.new_zeros(len(used) * P, x.shape[1]).index_copy(0, at, x)
-    y = torch.bmm(padded.view(len(used), P, -1), matrices.index_select(0, used))
+    n, R, P = len(relations), len(matrices), _ROWS
+    in_order, order = torch.sort(relations.long(), stable=True)
+    # Where the rows of each relation begin in that order, and the end.
+    bounds = torch.searchsorted(in_order, torch.arange(R + 1, device=x.device))
+    ends = ((bounds.diff() + P - 1) // P).cumsum(0)  # of each relation's pieces
+    most = n // P + min(n, R) if x.device.type != "cpu" else int(ends[-1])
+    count = max(most, _PIECES)
+    # Relation of each piece; those beyond the last are of any, and of rows that are 0.
+    used = torch.searchsorted(ends, torch.arange(count, device=x.device), right=True)
+    used = used.masked_fill(used == R, 0)
+    first = torch.cat([ends.new_zeros(1), ends[:-1]]) * P - bounds[:-1]
+    ranks = torch.arange(n, device=x.device)
+    at = torch.empty_like(order).scatter_(0, order, first[in_order] + ranks)
+    padded = x.new_zeros(count * P, x.shape[1]).index_copy(0, at, x)
+    y = torch.bmm(padded.view(count, P, -1), matrices.index_select(0, used))
     return gather(y.flatten(0, 1), at)
 
 

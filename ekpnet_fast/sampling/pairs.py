@@ -239,8 +239,8 @@ class Batch(Pairs):
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
         num_relations: R.
-        touched_relations: `relation_touched`, where it is known; None where it is found when asked
-            for, as native gradients do not.
+        touched_relations, slots, positive: `relation_touched`, `valid_slots` and `positives`, where
+            they are known; None where they are found when asked for, as native gradients do not.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
         real_pairs: [] float32, number of them; None if all are.
         entity_keys, entity_references, relation_keys, relation_references: sorted references to
@@ -255,6 +255,8 @@ class Batch(Pairs):
     triple_labels: Tensor
     num_relations: int
     touched_relations: Tensor | None = None
+    slots: Tensor | None = None
+    positive: Tensor | None = None
     touched: Mapping[str, Tensor] = field(default_factory=dict)
     lists: Tensor | None = None
     corrections: Tensor | None = None
@@ -282,11 +284,32 @@ class Batch(Pairs):
         mentions[:1] -= self.relations.numel() - self.counts.sum()  # masked slots hold 0
         return (mentions[: self.num_relations] > 0).float()
 
+    @cached_property
+    def valid_slots(self) -> Tensor:
+        """Places [V] int64 of the valid slots among all G H M."""
+        if self.slots is not None:
+            return self.slots
+        valid = torch.arange(self.heads.shape[2], device=self.heads.device) < self.counts[..., None]
+        return valid.flatten().nonzero().squeeze(1)
+
+    @cached_property
+    def positives(self) -> Tensor:
+        """Places [P] int64 of the pairs whose label is 1."""
+        if self.positive is not None:
+            return self.positive
+        return (self.labels > 0).nonzero().squeeze(1)
+
     def to(self: MovedBatch, device: torch.device) -> MovedBatch:
-        """Copy on a device, as of pairs; what would wait for a GPU if found there is found here."""
+        """Copy on a device; what would wait for a GPU if found there is found here."""
         if device.type == "cpu":
             return super().to(device)
-        return super(Batch, replace(self, touched_relations=self.relation_touched)).to(device)
+        found = replace(
+            self,
+            touched_relations=self.relation_touched,
+            slots=self.valid_slots,
+            positive=self.positives,
+        )
+        return super(Batch, found).to(device)
 
     def by_fold(self) -> Batch:
         """Batch of the same pairs, in groups of one fold each with a ripple set of its own."""

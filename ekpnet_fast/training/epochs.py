@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
@@ -21,7 +22,7 @@ from ekpnet_fast.training.fixed_shapes import HostEpoch
 from ekpnet_fast.training.parallel.step import PartsTrainer
 from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.state import StepState
-from ekpnet_fast.training.step import StageTrainer
+from ekpnet_fast.training.step import StageTrainer, StepLoss
 
 __all__ = ["PartedEpochs", "Passed", "ResidentEpochs", "SteppedEpochs", "epochs_of"]
 
@@ -34,11 +35,13 @@ class Passed(NamedTuple):
         pairs: pairs, or triples in a stage without pairs.
         whole: whether it is all that was left of the epoch, in one piece, without progress or a
             stop inside it.
+        steps: that it took.
     """
 
     sums: dict[str, float]
     pairs: int
     whole: bool = False
+    steps: int = 1
 
 
 def is_resident(
@@ -101,8 +104,15 @@ def _enter(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+READ_TOGETHER = 64  # steps of a GPU whose loss is read at once, because who reads it waits
+
+
 class SteppedEpochs:
-    """Epochs of one stage, batch by batch; with `ahead` the next one is prepared beside a step."""
+    """Epochs of one stage, batch by batch; with `ahead` the next one is prepared beside a step.
+
+    A GPU's losses are read, and progress is told, after `READ_TOGETHER` steps, where a run that must
+    stop does so.
+    """
 
     def __init__(
         self,
@@ -122,14 +132,38 @@ class SteppedEpochs:
 
     def run(self, number: int, skip: int) -> Iterator[Passed]:
         """Train on the run's epoch of that number, but for its first steps."""
-        ripple = self._data.ripple_sets(number)
+        ripple, trainer = self._data.ripple_sets(number), self._trainer
+        unread: list[tuple[StepLoss, int, int]] = []  # with the divisors and the pairs
         for batch in self._stream.epoch(number, ripple, skip=skip, ahead=self._ahead):
-            if self._device.type != "cpu" and self._trainer.backend is not ops:
-                batch = batch.by_fold()  # its sizes depend on values, for which a device must wait
-            terms = self._trainer.step(batch.to(self._device))
-            sums = {term: value * batch.size for term, value in terms.items()}
             # The last batch of an epoch of triples draws as many as the others.
-            yield Passed(sums, batch.num_pairs if self._stream.plan.pairs else batch.size)
+            pairs = batch.num_pairs if self._stream.plan.pairs else batch.size
+            if self._device.type == "cpu":
+                yield _passed([trainer.step(batch)], [batch.size], [pairs])
+                continue
+            if trainer.backend is not ops:
+                batch = batch.by_fold()  # its sizes depend on values, for which a device must wait
+            loss = trainer.step_unread(batch.to(self._device))
+            unread.append((loss, batch.size, pairs))
+            if len(unread) == READ_TOGETHER:
+                yield self._read(unread)
+                unread = []
+        if unread:
+            yield self._read(unread)
+
+    def _read(self, unread: list[tuple[StepLoss, int, int]]) -> Passed:
+        losses, sizes, pairs = zip(*unread, strict=True)
+        return _passed(self._trainer.read(losses), sizes, pairs)
+
+
+def _passed(
+    terms: Sequence[dict[str, float]], sizes: Sequence[int], pairs: Sequence[int]
+) -> Passed:
+    """What some steps passed over, by the terms of their loss."""
+    sums: dict[str, float] = defaultdict(float)
+    for of_step, size in zip(terms, sizes, strict=True):
+        for term, value in of_step.items():
+            sums[term] += value * size
+    return Passed(sums, sum(pairs), steps=len(terms))
 
 
 class PartedEpochs:

@@ -127,7 +127,7 @@ class Stages:
         for term, value in passed.sums.items():
             at.sums[term] += value
         at.passed += min(passed.pairs, self._size - at.passed)
-        at.steps += 1
+        at.steps += passed.steps
         at.epoch_seconds = max(time.perf_counter() - self._epoch_started, 1e-9)
         if not passed.whole:
             self._notify(at.passed, sum(at.sums.values()) / at.passed, at.passed / at.epoch_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -35,11 +36,11 @@ class ByDefinition:
         both = [entity[e.long()] for e in inputs["entities"]]
         both += [user[u.long()] for u in inputs["users"]]
         self.x = [both[at] for at in inputs["order"].tolist()]
-        self.near = []
-        for node in range(len(inputs["tails"])):
-            at = inputs["valid"][node].nonzero().flatten().tolist()
-            self.near.append([(int(inputs["tails"][node, k]), int(inputs["relations"][node, k]))
-                              for k in at])  # fmt: skip
+        tails = torch.cat([inputs[f"tails.{d}"] for d in range(self.H)])
+        self.near = [[] for _ in tails]
+        places = inputs["valid"].nonzero().tolist()
+        for (node, k), r in zip(places, inputs["relations"].tolist(), strict=True):
+            self.near[node].append((int(tails[node, k]), r))
         self.pi = [self._pi(node) for node in range(len(self.near))]
 
     def relation(self, r):
@@ -81,8 +82,8 @@ class ByDefinition:
 
     def logits(self):
         inputs, found = self.batch.inputs, []
-        for g, i in zip(self.batch.groups.tolist(), inputs["item_nodes"].tolist(), strict=True):
-            u = int(inputs["user_nodes"][g])
+        pairs = (inputs[f"{kind}_roots"][inputs[f"{kind}_at"]].tolist() for kind in ("user", "item"))
+        for u, i in zip(*pairs, strict=True):
             c = torch.cat([self.g(u, self.H), self.g(i, self.H)]) @ self.model.W_c
             found.append(self.z(u, 0, c, (u, i)) @ self.z(i, 0, c, (u, i)))
         return torch.stack(found)
@@ -132,6 +133,12 @@ def test_equations_and_gradients(hops):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def reach_of(inputs):
+    """Number of nodes at most d hops away, for d from 0 to H."""
+    rings = [len(x) for name, x in inputs.items() if name.startswith("tails.")]
+    return [*accumulate(rings), len(inputs["order"])]
+
+
 def test_sampled_graph():
     """Every node once; its neighbours are triples and interactions of the train positives."""
     model, _ = start()
@@ -145,11 +152,13 @@ def test_sampled_graph():
     inputs = model.inputs(request)
     both = torch.cat([inputs["entities"], inputs["users"] + E])
     nodes = both[inputs["order"]].tolist()
-    reach = inputs["reach"].tolist()
+    reach = reach_of(inputs)
     assert len(set(nodes)) == len(nodes) == reach[-1]
     assert set(nodes[: reach[0]]) == {3 + E, 5 + E, 7, 8, 9}
-    assert [nodes[n] for n in inputs["user_nodes"]] == [3 + E, 5 + E, 3 + E]
-    assert [nodes[n] for n in inputs["item_nodes"]] == [7, 8, 7, 9]
+    for kind, expected in (("user", [3 + E, 3 + E, 5 + E, 3 + E]), ("item", [7, 8, 7, 9])):
+        roots = inputs[f"{kind}_roots"]
+        assert len(set(roots.tolist())) == len(roots)
+        assert [nodes[n] for n in roots[inputs[f"{kind}_at"]]] == expected
     edges = set()
     graph, R = source.graph, source.graph.num_relations
     heads = torch.repeat_interleave(graph.indptr.diff()).tolist()
@@ -159,12 +168,13 @@ def test_sampled_graph():
         edges |= {(user + E, R, item), (item, R + 1, user + E)}
     degree = {node: sum(h == node for h, _, _ in edges) for node in set(nodes)}
     S = model.options.sampled
+    tails = torch.cat([inputs[f"tails.{d}"] for d in range(model.shape.hops)])
+    places = inputs["valid"].nonzero()
+    assert inputs["slots"].tolist() == [n * 2 * S + k for n, k in places.tolist()]
+    for (n, k), r in zip(places.tolist(), inputs["relations"].tolist(), strict=True):
+        assert (nodes[n], r, nodes[int(tails[n, k])]) in edges
     for n in range(reach[-2]):
-        at = inputs["valid"][n].nonzero().flatten()
-        assert len(at) >= min(degree[nodes[n]], S)
-        for k in at.tolist():
-            r, tail = int(inputs["relations"][n, k]), nodes[int(inputs["tails"][n, k])]
-            assert (nodes[n], r, tail) in edges
+        assert int(inputs["valid"][n].sum()) >= min(degree[nodes[n]], S)
 
 
 def test_work_is_bounded_by_the_sample():
@@ -172,7 +182,7 @@ def test_work_is_bounded_by_the_sample():
     model, _ = start(options=KCANOptions(sampled=2, kept=2))
     pair = PairRequest(torch.tensor([0], dtype=torch.int32), torch.tensor([0, 1]),
                    torch.tensor([1], dtype=torch.int32), epoch=1)  # fmt: skip
-    reach = model.inputs(pair)["reach"].tolist()
+    reach = reach_of(model.inputs(pair))
     assert reach[0] == 2 and reach[1] <= 2 * (1 + 4) and reach[2] <= 2 * (1 + 4 + 16)
 
 

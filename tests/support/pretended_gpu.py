@@ -27,8 +27,10 @@ GPU = torch.device("cuda", 0)
 # Operators whose result the host reads, or whose shape depends on values: both wait.
 WAITING = {
     *("_local_scalar_dense", "nonzero", "unique2", "_unique2", "unique_dim", "unique_consecutive"),
-    *("masked_select", "equal", "is_nonzero", "bincount"),
+    *("masked_select", "masked_scatter_backward", "equal", "is_nonzero", "bincount", "argwhere"),
+    *("repeat_interleave", "unique_dim_consecutive", "histc"),
 }
+KNOWN_SIZE = {"repeat_interleave": "output_size"}  # with which they do not wait
 DRAWING = {"uniform_", "normal_", "random_", "bernoulli_", "rand", "randn", "randperm", "randint"}
 COPYING = {"copy_", "_to_copy"}
 # Operators that read some rows of their first argument, as our own read some of a table.
@@ -164,7 +166,8 @@ class PretendedGpu(TorchDispatchMode):
         from_host = name in COPYING and not to_host and len(on_gpu) < len(tensors)
         if on_gpu and name not in COPYING:
             args = self._same_device(func, name, args, tensors)
-        waits = bool(to_host) or name in WAITING or self._waits_for_indices(name, args)
+        waits = bool(to_host) or self._waits_for_indices(name, args)
+        waits |= name in WAITING and kwargs.get(KNOWN_SIZE.get(name, "")) is None
         self._count(func, name, waits, from_host)
         held, options = tree_map(_held, args), tree_map(_held, kwargs)
         if to_gpu:

@@ -78,6 +78,9 @@ def test_refuses_what_a_gpu_refuses():
         (lambda x: x.cpu(), "a wait"),
         (lambda x: x.nonzero(), "a wait"),
         (lambda x: x[x > 0], "a wait"),
+        (lambda x: x.bincount(minlength=3), "a wait"),
+        (lambda x: torch.repeat_interleave(x.long()), "a wait"),
+        (lambda x: x.detach().requires_grad_().masked_scatter(x > 0, x).sum().backward(), "a wait"),
         (lambda x: x.add_(torch.tensor([1.0], device="cuda")), "a copy"),
         (lambda x: x.copy_(torch.ones(3)), "a copy"),
         (lambda x: x.normal_(), "a draw"),
@@ -197,7 +200,7 @@ def nodes_of(graph, kernels):
 def counts_of_steps(config, data, kernels, monkeypatch):
     """Most launches, waits, copies and bytes of a step by stage; of a captured one its graph's."""
     found: dict[str, Counter[str]] = {}
-    batch_to, take = step.Batch.to, step.StageTrainer.step
+    batch_to, take = step.Batch.to, step.StageTrainer.step_unread
 
     with pretended_gpu() as gpu:
 
@@ -211,7 +214,7 @@ def counts_of_steps(config, data, kernels, monkeypatch):
             return result
 
         monkeypatch.setattr(step.Batch, "to", moved)
-        monkeypatch.setattr(step.StageTrainer, "step", counted)
+        monkeypatch.setattr(step.StageTrainer, "step_unread", counted)
         loop.train(replace(config, device="cuda"), *data)
         names = list(MODELS[config.model].stages)
         for name, graph in zip(names, gpu.graphs, strict=False):

@@ -143,9 +143,9 @@ class PartsTrainer:
         batch = step.batches[k]
         places = {space: route.asked.places[k] for space, route in routes.items()}
         local = replace(batch, rows=places.get("entity", batch.rows), touched=places)
-        terms, rows = self._loss.of(leaves, local)
+        loss, rows = self._loss.of(leaves, local)
         weight = batch.size / step.size
-        self._reports.put(report, terms, rows, batch.relation_touched, weight)
+        self._reports.put(report, loss.read(), rows, batch.relation_touched, weight)
         with torch.no_grad():  # results of native ops ask for gradients of their own
             return {name: grad.detach().mul_(weight) for name, grad in rows.items()}
 
