@@ -14,6 +14,9 @@ mkdir -p "$out"
 out="$(cd "$out" && pwd)"
 python="$(command -v python3)"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# Behind what PATH names: cmake and ninja may be beside Python alone, nvcc where CUDA installs it.
+scripts="$("$python" -c "import sysconfig; print(sysconfig.get_path('scripts'))" 2>/dev/null)"
+export PATH="$PATH${scripts:+:$scripts}:${CUDA_HOME:-/usr/local/cuda}/bin"
 
 deadline=530  # seconds since the start, after which nothing runs
 # Seconds for a part that may take $1 and must leave $2 to those after it; at least one.

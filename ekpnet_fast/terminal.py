@@ -114,11 +114,23 @@ def _ended(error: BaseException) -> int:
     if isinstance(error, MemoryError | RecursionError):
         _tell(f"error: found input {reason(error)}")
         return 2
+    if _no_room_on_gpu(error):
+        _tell(
+            f"error: {reason(error).rstrip('.')}; expected work that fits on the GPU: a smaller"
+            " --shape.width or batch_size, --shape.table_dtype bfloat16, or --device cpu"
+        )
+        return 2
     _tell(
         f"error: {type(error).__name__}: {reason(error)}; this was not foreseen,"
         f" {TRACEBACK_VARIABLE}=1 shows where it comes from"
     )
     return 1
+
+
+def _no_room_on_gpu(error: BaseException) -> bool:
+    """Whether the error is torch's own, which is not imported to tell."""
+    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    return kind is not None and isinstance(error, kind)
 
 
 def path_argument(text: str) -> Path:

@@ -83,7 +83,7 @@ def linear_by_relation(
     """y_n = x_n W_{r_n}, [N, K], with gradients summed in fixed pieces.
 
     Rows of one relation are put side by side, so that they are one matrix product and no matrix is
-    copied per row. A GPU gets as many pieces as there can be, because nobody waits for their number.
+    copied per row. A GPU gets as many pieces as there can be: nobody waits for their number.
     """
     n, R, P = len(relations), len(matrices), _ROWS
     in_order, order = torch.sort(relations.long(), stable=True)

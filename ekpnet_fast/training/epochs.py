@@ -110,8 +110,8 @@ READ_TOGETHER = 64  # steps of a GPU whose loss is read at once, because who rea
 class SteppedEpochs:
     """Epochs of one stage, batch by batch; with `ahead` the next one is prepared beside a step.
 
-    A GPU's losses are read, and progress is told, after `READ_TOGETHER` steps, where a run that must
-    stop does so.
+    On a GPU losses are read, and progress is told, after `READ_TOGETHER` steps, where a run that
+    must stop does so.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def loss_terms(
             if batch.corrections is not None:
                 logits = logits + batch.corrections
             assert batch.lists is not None  # of a stage with such a loss
-            pairs = list_loss(logits, batch.labels, batch.lists, stage.loss)
+            pairs = list_loss(logits, batch.labels, batch.lists, stage.loss, used=batch.lists_used)
         terms["pairs"] = pairs / size
     if stage.lambda1 > 0:
         kg = model.kg_sum(backend, tables, batch, stage=name)

@@ -27,9 +27,7 @@ class StepLoss:
         terms: makes them of these values.
     """
 
-    def __init__(
-        self, values: Tensor, terms: Callable[[list[float]], dict[str, float]]
-    ) -> None:
+    def __init__(self, values: Tensor, terms: Callable[[list[float]], dict[str, float]]) -> None:
         self._values, self._terms = values, terms
 
     def read(self) -> dict[str, float]:
@@ -61,9 +59,7 @@ class LossGradients:
         self.model, self.stage, self.backend, self.name = model, stage, backend, name
         self.dense: list[nn.Parameter] = [*model.relations(), *model.dense_weights(name)]
 
-    def of(
-        self, tables: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[StepLoss, dict[str, Tensor]]:
+    def of(self, tables: Mapping[str, Tensor], batch: Batch) -> tuple[StepLoss, dict[str, Tensor]]:
         """Terms of the loss, and by table the gradients of the batch's rows but for their decay.
 
         Those of the dense parameters are left in `grad`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,18 @@ import pytest
 import torch
 
 import ekpnet_fast
+from benchmarks.gpu.goals import GOALS, found_of
 from benchmarks.gpu.parts import Parts, Stopped
 from support.places import ROOT
 from support.programs import PATIENCE
 
 # Modules that only reading files, options and progress need.
-BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['duckdb', 'jsonargparse', 'rich']));"
+LACKING = ["backports", "duckdb", "jsonargparse", "pooch", "pyoxigraph", "rich"]
+BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({LACKING}));"
+
+
+# Parts that goals are about, behind the two ceilings; compilers, which take long, come last.
+OF_GOALS = r"data set 1|run[, ]|ripple_attention, .*float32|step, \d+ entities"
 
 
 def run(code, *arguments):
@@ -55,7 +62,20 @@ def test_everything_is_measured(tmp_path):
         assert found[key] and f"{found[key][0]}"
     for record in found["attention"]:
         assert record["forward_share_of_floor"] > 0
-    titles = ("Whole runs", "Training step", "Kernels of a step", "Top lists", "ripple_attention")
+    # A measurement that is cut off has what goals are about.
+    begun = re.findall(r"^\[ *\d+ s\] (.*)$", done.stderr, re.MULTILINE)
+    of_goals = [begun.index(name) for name in begun if re.match(OF_GOALS, name)]
+    assert of_goals == list(range(2, 2 + len(of_goals)))
+    goals = {goal.work for goal, *_ in found_of(found)}
+    assert goals == {goal.work for goal in GOALS.values()}
+    titles = (
+        "Goals",
+        "Whole runs",
+        "Training step",
+        "Kernels of a step",
+        "Top lists",
+        "ripple_attention",
+    )
     for title in (*titles, "deep_score", "row_adam_", "Step by size"):
         assert f"### {title}" in done.stdout
     assert f"- device: cpu\n- torch: {found['facts']['torch']}" in done.stdout
@@ -66,7 +86,7 @@ def test_part_that_fails_stops_no_other(tmp_path):
     done = run(
         "from benchmarks.gpu import __main__ as gpu\n"
         "def broken(work): raise TypeError('no such thing')\n"
-        "gpu.training.end_to_end = gpu.training.rank = broken\n"
+        "gpu.training.end_to_end = gpu.training.resolve = gpu.training.rank = broken\n"
         "gpu.float32_operations_per_second = broken\n"
         "sys.exit(gpu.main(sys.argv[1:]))",
         *("--device", "cpu", "--quick", "--output", str(output)),
@@ -95,7 +115,8 @@ def test_killed_measurement_leaves_what_it_found(tmp_path, number):
     )
     found = json.loads(output.read_text())
     assert found["end_to_end"] and found["steps"] and len(found["scale"]) == 2
-    assert found["ranking"] == found["attention"] == [] and found["failed"] == {}
+    assert found["attention"] and found["steps"]
+    assert found["ranking"] == found["layers"] == [] and found["failed"] == {}
     tables = (tmp_path / "gpu.md").read_text()
     assert "### Step by size of the table" in tables
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
@@ -132,7 +153,7 @@ def test_device_that_no_longer_answers_ends_the_measurement(monkeypatch, tmp_pat
 
 def test_tests_of_the_gpu_can_be_collected():
     tests = ROOT / "tests"
-    others = [tests / "training", tests / "models" / "test_every_model.py"]
+    others = [tests / "native", tests / "training", tests / "models" / "test_every_model.py"]
     files = [tests / "ops", *others]
     done = run(
         "import pytest; sys.exit(pytest.main(sys.argv[1:]))",
@@ -142,6 +163,7 @@ def test_tests_of_the_gpu_can_be_collected():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_compute_sanitizer[memcheck]" in done.stdout
+    assert "test_gpu_smoke.py" in done.stdout
     assert "test_every_model.py" in done.stdout
 
 

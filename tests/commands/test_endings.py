@@ -10,6 +10,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+import torch
 
 from ekpnet_fast.errors import ConfigError, DataError, EkpnetError, told, visible
 from ekpnet_fast.terminal import TRACEBACK_VARIABLE, guarded, json_text, make_console, path_argument
@@ -29,6 +30,11 @@ class PanicError(BaseException):
         (PermissionError(errno.EACCES, "Denied", "f"), 2, "error: f: Denied"),
         (MemoryError(), 2, "error: found input too large for the memory"),
         (RecursionError(), 2, "error: found input nested too deep"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. It has 9 GiB.\nmore"),
+            2,
+            "error: CUDA out of memory. It has 9 GiB; expected work that fits on the GPU: a",
+        ),
         (PanicError("byte 3\nmore"), 1, "error: PanicError: byte 3; this was not foreseen"),
     ],
 )

@@ -82,7 +82,9 @@ class ByDefinition:
 
     def logits(self):
         inputs, found = self.batch.inputs, []
-        pairs = (inputs[f"{kind}_roots"][inputs[f"{kind}_at"]].tolist() for kind in ("user", "item"))
+        pairs = (
+            inputs[f"{kind}_roots"][inputs[f"{kind}_at"]].tolist() for kind in ("user", "item")
+        )
         for u, i in zip(*pairs, strict=True):
             c = torch.cat([self.g(u, self.H), self.g(i, self.H)]) @ self.model.W_c
             found.append(self.z(u, 0, c, (u, i)) @ self.z(i, 0, c, (u, i)))

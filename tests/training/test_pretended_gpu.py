@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 import torch
@@ -14,11 +16,15 @@ import torch
 from benchmarks.gpu import __main__ as gpu_benchmark
 from benchmarks.gpu import timing
 from ekpnet_fast import Recommender, ops
+from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.native import device
 from ekpnet_fast.runs.resolve import resolve
-from ekpnet_fast.training import loop, step
+from ekpnet_fast.storage import checkpoint
+from ekpnet_fast.storage.checkpoint import CheckpointWriter
+from ekpnet_fast.training import epochs, loop, step
+from ekpnet_fast.training.signals import Interrupted
 from support.contracts import assert_same_bits
 from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
 from support.small_training import CONFIG, LISTS, PLUS, load, start_resident, train_resident
@@ -165,6 +171,83 @@ def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(config, deep):
             assert len(gpu.graphs) == capture
     assert states[0][0] == states[1][0]
     assert_same_bits(states[0][1], states[1][1])
+
+
+def test_losses_of_steps_are_read_together(monkeypatch):
+    """For which the host waits once; what is told of them is what the CPU tells step by step."""
+    monkeypatch.setattr(epochs, "READ_TOGETHER", 4)
+    config = config_of("mf")
+    data = load(config)
+    told = {}
+    for place in ("cpu", "cuda"):
+        progress = []
+        with pretended_gpu() if place == "cuda" else nullcontext():
+            loop.train(replace(config, device=place), *data, on_progress=progress.append)
+        told[place] = [(at.epoch, at.pairs, at.loss) for at in progress if at.record is None]
+    steps = len([epoch for epoch, *_ in told["cpu"] if epoch == 1])
+    assert steps > 8 and steps % 4  # some are left at the end
+    ends = [*range(4, steps + 1, 4), steps]
+    expected = [told["cpu"][epoch * steps + end - 1] for epoch in range(2) for end in ends]
+    assert [at[:2] for at in told["cuda"]] == [at[:2] for at in expected]
+    for ours, theirs in zip(told["cuda"], expected, strict=True):
+        assert ours[2] == pytest.approx(theirs[2], rel=1e-4)
+
+
+def test_a_stopped_run_goes_on_after_steps_that_were_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(epochs, "READ_TOGETHER", 4)
+    config = config_of("mf")
+    data = load(config)
+    with pretended_gpu():
+        config = replace(config, device="cuda")
+        whole = loop.train(config, *data)
+        polls = iter([None, SIGTERM])
+        with (
+            CheckpointWriter(tmp_path, {}, stopped=lambda: next(polls)) as writer,
+            pytest.raises(Interrupted) as stop,
+        ):
+            loop.train(config, *data, writer=writer)
+        assert stop.value.where == "after step 8 of epoch 1 of the train stage"
+        with CheckpointWriter(tmp_path, {}, start=checkpoint.latest(tmp_path, print)) as writer:
+            rest = loop.train(config, *data, writer=writer)
+        states = [[x.cpu() for x in run.model.state_dict().values()] for run in (whole, rest)]
+    assert_same_bits(*states)
+    assert [at.loss for at in rest.records] == [at.loss for at in whole.records]
+
+
+def test_error_of_a_step_names_it_although_it_was_read_later(monkeypatch):
+    monkeypatch.setattr(epochs, "READ_TOGETHER", 4)
+    config = config_of("mf")
+    data = load(config)
+    take, taken = step.LossGradients.of, []
+
+    def spoiled(self, tables, batch):
+        loss, grads = take(self, tables, batch)
+        taken.append(loss)
+        if len(taken) == 6:
+            loss._values.fill_(float("nan"))
+        return loss, grads
+
+    monkeypatch.setattr(step.LossGradients, "of", spoiled)
+    with pretended_gpu(), pytest.raises(TrainingError, match="is nan in step 6 of the train stage"):
+        loop.train(replace(config, device="cuda"), *data)
+    assert len(taken) == 8
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_lists_wait_for_nothing(loss, monkeypatch):
+    config = config_of("mf", protocol="recbole", train=replace(CONFIG.train, loss=loss))
+    counts = counts_of_steps(config, load(config), {}, monkeypatch)
+    assert counts["train"]["waits"] == 0 and counts["train"]["copies"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ekpnet", "ekpnet_plus"])
+def test_stepped_folds_wait_for_nothing(model, monkeypatch):
+    """Folds with repetition have a set per user and fold, and are stepped."""
+    sampling = replace(CONFIG.sampling, padding="repeat")
+    config = config_of(model, folds=3, sampling=sampling)
+    counts = counts_of_steps(config, load(config), {}, monkeypatch)
+    assert counts and not any(count["waits"] for count in counts.values())
 
 
 @pytest.mark.slow
