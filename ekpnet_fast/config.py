@@ -58,6 +58,9 @@ class SamplingConfig:
             evaluation always uses the first draw.
         negatives: per positive, under the protocols that rank.
         negatives_by: whether all items are drawn alike as negatives, or by their train clicks.
+        hard_share: share of the negatives that is hard, drawn alike from the items that are most
+            like a user's train clicks by the wide part's item kNN, 0 to 1; the rest by
+            `negatives_by`.
     """
 
     inverse: bool = True
@@ -65,6 +68,7 @@ class SamplingConfig:
     resample: bool = True
     negatives: int = 1
     negatives_by: Literal["uniform", "popularity"] = "uniform"
+    hard_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,11 @@ class Model(nn.Module):
         return cls.ripple and cls.inputs is Model.inputs
 
     @classmethod
+    def bounded(cls) -> bool:
+        """Whether lists are made without scoring every item, by `linear_bounds`."""
+        return cls.linear_bounds is not Model.linear_bounds
+
+    @classmethod
     def without_triples(cls) -> str | None:
         """What it means that no triple of a data set has an item, in words that follow these.
 

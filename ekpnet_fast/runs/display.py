@@ -56,7 +56,9 @@ class Display:
                 ("MRR@10", record.valid_mrr),
                 ("NDCG@20", record.valid_ndcg),
             )
-            known = [f"  valid {name} {x:.4f}" for name, x in measures if not math.isnan(x)]
+            users = progress.validated_users
+            of = "" if users is None else f" of {users:,} users"
+            known = [f"  valid {name} {x:.4f}{of}" for name, x in measures if not math.isnan(x)]
             valid = "".join(known)
             made = (
                 f"  loss {record.loss:.4f}{valid}  {record.samples_per_second:,.0f} samples/s"

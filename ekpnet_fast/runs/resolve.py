@@ -194,6 +194,24 @@ def _check_optimizer(config: RunConfig) -> None:
         )
 
 
+def _check_negatives(config: RunConfig) -> None:
+    """Check that negatives are drawn anew where options say how, and hard ones of mini-batches."""
+    sampling, model = config.sampling, MODELS[config.model]
+    drawn = (sampling.negatives, sampling.negatives_by)
+    if drawn != (1, "uniform") and config.protocol not in RANKING:
+        raise ConfigError(
+            f"--sampling.negatives is {drawn[0]}, by {drawn[1]}, expected 1, uniform: --protocol"
+            f" {config.protocol} draws them once"
+        )
+    if not 0 < sampling.hard_share <= 1:  # 0, or out of range, which is said elsewhere
+        return
+    found = f"--sampling.hard_share is {sampling.hard_share}, expected 0:"
+    if config.protocol not in RANKING:
+        raise ConfigError(f"{found} --protocol {config.protocol} draws negatives once")
+    if why := _no_batches(model):
+        raise ConfigError(f"{found} {config.model} {why}")
+
+
 def _no_batches(model: type[Model]) -> str:
     return "" if model.stages else "is not trained by mini-batches"
 
@@ -286,6 +304,7 @@ def _check(config: RunConfig) -> None:
         ("shape.layers", config.shape.layers, 1, 17),
         ("folds", config.folds, 1, 64),
         ("sampling.negatives", config.sampling.negatives, 1, 1024),
+        ("sampling.hard_share", config.sampling.hard_share, 0, 1),
         ("parallel.parts", config.parallel.parts, 1, 64),
         ("seed", config.seed, 0, 2**31 - 1),
         ("memory_mb", config.memory_mb, 1, float("inf")),
@@ -338,12 +357,7 @@ def _check(config: RunConfig) -> None:
                 f"--{name}.lambda1 is 0, expected more: in this stage {config.model} learns from"
                 " the KG term alone"
             )
-    drawn = (config.sampling.negatives, config.sampling.negatives_by)
-    if drawn != (1, "uniform") and config.protocol not in RANKING:
-        raise ConfigError(
-            f"--sampling.negatives is {drawn[0]}, by {drawn[1]}, expected 1, uniform: --protocol"
-            f" {config.protocol} draws them once"
-        )
+    _check_negatives(config)
     if config.folds > 1 and not (model.ripple or model.history):
         raise ConfigError(
             f"--folds is {config.folds}, expected 1: {config.model} does not look at histories, so"

@@ -69,6 +69,7 @@ class EpochOrder(NamedTuple):
     # shared_cuts[i] .. shared_cuts[i + 1]; None where each group has a set of its own.
     shared: SharedGroups | None = None
     shared_cuts: list[int] | None = None
+    corrections: Tensor | None = None  # [N] float32, as in `Batch`
 
 
 class StepParts(NamedTuple):
@@ -110,7 +111,7 @@ class BatchStream:
         folds: those of `rows`, if they are by (user, fold) pair; ripple sets then are too.
         shared: the folds of a user share a ripple set; `group_size` then counts pairs of a user.
         lists: whether batches have lists of pairs, as losses of lists need.
-        corrections: [I] float32, what is added to the logit of an item that is a negative.
+        corrections: gives those [n] of a `Batch` for items [n] at positions [n] of `rows`.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class BatchStream:
         folds: Folds | None = None,
         shared: bool = False,
         lists: bool = False,
-        corrections: Tensor | None = None,
+        corrections: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.lists, self.corrections = lists, corrections
         self.graph = graph
@@ -159,7 +160,9 @@ class BatchStream:
         cuts = self._cut(indptr)
         items = self.rows.items if self.redraw is None else self.redraw(epoch)
         if self.shared is None:
-            return EpochOrder(items[order], self.rows.labels[order], indptr, users, cuts, order)
+            of_order, labels = items[order], self.rows.labels[order]
+            corrections = self._corrected(of_order, order)
+            return EpochOrder(of_order, labels, indptr, users, cuts, order, corrections=corrections)
         # Rows are sorted by (user, fold) pair, so those of a group in their order are too.
         N = len(order)
         offset = torch.repeat_interleave(torch.arange(len(users)) * N, indptr.diff())
@@ -170,8 +173,9 @@ class BatchStream:
         starts[indptr[:-1]] = True
         first = starts.nonzero().squeeze(1)
         ends = torch.cat([first, first.new_full((1,), N)])
+        of_order = items[order]
         return EpochOrder(
-            items[order],
+            of_order,
             self.rows.labels[order],
             ends,
             owners[first],
@@ -179,7 +183,11 @@ class BatchStream:
             order,
             SharedGroups(indptr, users, owners % F),
             cuts,
+            self._corrected(of_order, order),
         )
+
+    def _corrected(self, items: Tensor, rows: Tensor) -> Tensor | None:
+        return None if self.corrections is None else self.corrections(items, rows)
 
     def request(self, order: EpochOrder, batch: int, epoch: int) -> PairRequest:
         """Pairs of a batch of an epoch's order, to compute a model's inputs for."""
@@ -281,10 +289,12 @@ class BatchStream:
         for k in mine:
             if k >= count:
                 break
-            request, labels = self._pairs(planned.number, order, bounds[k], bounds[k + 1])
+            request, pairs = self._pairs(planned.number, order, bounds[k], bounds[k + 1])
             groups = None if order.shared is None else order.shared.cut(bounds[k], bounds[k + 1])
             share = _share(triples, k, count)
-            found.append(self._batch(planned.ripple, request, labels, share, groups))
+            labels = order.labels[pairs]
+            corrections = None if order.corrections is None else order.corrections[pairs]
+            found.append(self._batch(planned.ripple, request, labels, share, groups, corrections))
         first, last = (int(order.group_indptr[at]) for at in order.cuts[i : i + 2])
         return StepParts(found, last - first, last - first)
 
@@ -307,8 +317,8 @@ class BatchStream:
 
     def _pairs(
         self, epoch: int, order: EpochOrder, first: int, last: int
-    ) -> tuple[PairRequest, Tensor]:
-        """Request of the pairs of some groups, of those that share sets; and their labels."""
+    ) -> tuple[PairRequest, slice]:
+        """Request of the pairs of some groups, of those that share sets; and where these are."""
         indptr, F, histories = order.group_indptr, 1, None
         if self.folds is not None:
             F, histories = self.folds.count, self.folds.histories
@@ -327,7 +337,7 @@ class BatchStream:
             folds=F,
             rows=order.rows[pairs],
         )
-        return request, order.labels[pairs]
+        return request, pairs
 
     def _schedule(self, batches: int) -> list[int | None]:
         """Batches of pairs by number, and None for a batch of triples."""
@@ -354,6 +364,7 @@ class BatchStream:
         labels: Tensor,
         triples: Triples,
         groups: SharedGroups | None = None,
+        corrections: Tensor | None = None,
     ) -> Batch:
         heads, relations, tails = triples
         reads, inputs = self.reads, dict(self.reads.of(request))
@@ -378,11 +389,9 @@ class BatchStream:
             elif space == "item":
                 free_items = positions[:start]
             _put(inputs, of_space[space], positions[start:])
-        lists = corrections = None
+        lists = None
         if self.lists:
             lists = pair_lists(request.group_indptr if groups is None else groups.indptr)
-        if self.corrections is not None:
-            corrections = self.corrections[request.items] * (labels == 0)
         return Batch(
             rows=rows,
             touched=touched,

@@ -46,6 +46,7 @@ class TrainingExamples:
         folds: F.
         redraw: gives the items [N] of `rows` in an epoch, where they differ by epoch.
         draws: epochs 1 to `draws` have items of their own, which those after them have again.
+        plain: [N] int32, items of the first draw without hard negatives; None where there are none.
     """
 
     rows: UserExamples
@@ -53,6 +54,7 @@ class TrainingExamples:
     folds: int = 1
     redraw: Callable[[int], Tensor] | None = None
     draws: int = 1
+    plain: Tensor | None = None
 
     @property
     def items_by_draw(self) -> Tensor:

@@ -12,6 +12,7 @@ from ekpnet_fast.data.negatives import items_of_ranks
 from ekpnet_fast.data.pair_keys import Int64, is_in_sorted
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.examples import UserExamples
+from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["RedrawnNegatives"]
 
@@ -30,18 +31,28 @@ class RedrawnNegatives:
         seed: of the draws.
         count: negatives of a positive.
         by_popularity: an item is drawn by its train clicks plus one, else all are alike.
+        hard_share: probability that a negative is a nominee of its user, all of which are alike,
+            where there are some.
+        nominees: [U], items that are in no train part of their user; with `hard_share` above 0.
 
     Attributes:
         rows: a positive and `count` negatives per train positive; a negative holds its positive's
             item until drawn.
-        chances: [I] float64, probability of each item.
+        chances: [I] float64, probability of each item where a negative is no nominee.
 
     Raises:
         TrainingError: a user has every item in train; names how many do.
     """
 
     def __init__(
-        self, prepared: PreparedData, seed: int, count: int = 1, *, by_popularity: bool = False
+        self,
+        prepared: PreparedData,
+        seed: int,
+        count: int = 1,
+        *,
+        by_popularity: bool = False,
+        hard_share: float = 0.0,
+        nominees: Histories | None = None,
     ) -> None:
         positives, dataset = prepared.train, prepared.dataset
         self.seed = seed
@@ -61,7 +72,14 @@ class RedrawnNegatives:
         self._count = np.diff(prepared.history_indptr)
         users = np.arange(dataset.num_users, dtype=np.int64)
         self._seen = np.repeat(users, self._count) * self.num_items + prepared.history_items
-        self._owners = np.repeat(users, self.rows.indptr.diff().numpy() // (1 + count) * count)
+        lengths = self.rows.indptr.diff().numpy()
+        self._owners = np.repeat(users, lengths // (1 + count) * count)
+        self._row_owners = np.repeat(users.astype(np.int32), lengths)
+        self.hard_share, self._nominees, self._nominated = 0.0, nominees, np.empty(0, np.int64)
+        if nominees is not None:
+            self.hard_share = hard_share
+            owners = np.repeat(users, nominees.indptr.diff().numpy())
+            self._nominated = owners * self.num_items + nominees.items.numpy()
         full = int(np.count_nonzero(self._count == self.num_items))
         if full:
             raise TrainingError(
@@ -71,10 +89,54 @@ class RedrawnNegatives:
 
     def __call__(self, epoch: int) -> Tensor:
         """Items [N] int32 of `rows` in an epoch."""
-        drawn = self._uniform(epoch) if self._below is None else self._by_popularity(epoch)
+        return self._placed(self._hard(epoch, self._plain(epoch)))
+
+    def plain(self, epoch: int) -> Tensor:
+        """Items [N] int32 of `rows` in an epoch if no nominee were drawn."""
+        return self._placed(self._plain(epoch))
+
+    def corrections(
+        self,
+        items: Tensor,  # [n] int32
+        rows: Tensor,  # [n] int64, positions in `rows`
+    ) -> Tensor:
+        """Minus the logarithm [n] float32 of the probability that a draw takes each item.
+
+        0 for positives.
+        """
+        negative = (self.rows.labels[rows] == 0).numpy()
+        drawn, found = items.numpy()[negative], np.zeros(len(items), dtype=np.float32)
+        chances = self.chances[drawn]
+        if self._nominees is not None:
+            owners = self._row_owners[rows.numpy()[negative]].astype(np.int64)
+            counts = self._nominees.indptr.diff().numpy()[owners]
+            hard = is_in_sorted(owners * self.num_items + drawn, self._nominated)
+            mixed = (1 - self.hard_share) * chances + self.hard_share * hard / np.maximum(counts, 1)
+            chances = np.where(counts > 0, mixed, chances)
+        found[negative] = -np.log(chances)
+        return torch.from_numpy(found)
+
+    def _placed(self, drawn: Int64) -> Tensor:
         items = self.rows.items.clone()
         items[self._negative] = torch.from_numpy(drawn.astype(np.int32))
         return items
+
+    def _plain(self, epoch: int) -> Int64:
+        return self._uniform(epoch) if self._below is None else self._by_popularity(epoch)
+
+    def _hard(self, epoch: int, drawn: Int64) -> Int64:
+        """Put nominees in the place of their share of what was drawn [n]."""
+        if self._nominees is None:
+            return drawn
+        indptr = self._nominees.indptr.numpy()
+        # Below the share it is hard, and then the same fraction, stretched, says which nominee.
+        fraction = self._fractions(epoch, ROUNDS + 1)
+        counts = np.diff(indptr)[self._owners]
+        hard = np.flatnonzero((fraction < self.hard_share) & (counts > 0))
+        places = (fraction[hard] / self.hard_share * counts[hard]).astype(np.int64)
+        at = indptr[self._owners[hard]] + np.minimum(places, counts[hard] - 1)
+        drawn[hard] = self._nominees.items.numpy()[at]
+        return drawn
 
     def _fractions(self, epoch: int, draw: int) -> NDArray[np.float64]:
         """Fraction [n] below 1 of 53 bits for each negative."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ekpnet_fast.config import RunConfig, StageConfig
@@ -16,6 +15,8 @@ from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models import MODELS, Model
 from ekpnet_fast.models.build import fit_in_memory, sample_ripple_sets
+from ekpnet_fast.models.wide.nominees import nominees
+from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.examples import TrainingExamples, UserExamples
 from ekpnet_fast.sampling.folds import Folds
@@ -58,17 +59,10 @@ class TrainingData:
     def __init__(self, config: RunConfig, prepared: PreparedData, graph: Graph) -> None:
         self.config, self.prepared, self.graph = config, prepared, graph
         self.redraw: Callable[[int], Tensor] | None = None
-        self._chances = np.full(prepared.dataset.num_items, 1 / prepared.dataset.num_items)
+        self._redrawn: RedrawnNegatives | None = None
         self.folds: Folds | None = None
         if prepared.protocol in RANKING:
-            sampling = config.sampling
-            redrawn = RedrawnNegatives(
-                prepared,
-                config.seed,
-                sampling.negatives,
-                by_popularity=sampling.negatives_by == "popularity",
-            )
-            self._chances = redrawn.chances
+            self._redrawn = redrawn = self._drawn_anew()
             self.redraw, self.examples = redrawn, redrawn.rows
             if self._draws:
                 self.redraw = lambda epoch: redrawn((epoch - 1) % self._draws + 1)
@@ -76,6 +70,21 @@ class TrainingData:
             self.examples = UserExamples.from_examples(prepared.train, prepared.dataset.num_users)
         if config.folds > 1:
             self.folds = self._cut()
+
+    def _drawn_anew(self) -> RedrawnNegatives:
+        """Negatives of each epoch."""
+        prepared, sampling, nominated = self.prepared, self.config.sampling, None
+        if sampling.hard_share > 0:
+            with torch_on_one_thread():
+                nominated = nominees(self._histories, prepared.dataset.num_items)
+        return RedrawnNegatives(
+            prepared,
+            self.config.seed,
+            sampling.negatives,
+            by_popularity=sampling.negatives_by == "popularity",
+            hard_share=sampling.hard_share,
+            nominees=nominated,
+        )
 
     def _cut(self) -> Folds:
         """Cut the examples into folds, of which some are left out."""
@@ -96,8 +105,12 @@ class TrainingData:
     def training_examples(self) -> TrainingExamples:
         """Examples and histories that a model fits its features to, before it is trained."""
         histories = self._histories if self.folds is None else self.folds.histories
+        items = None
+        if self._redrawn is not None and self._redrawn.hard_share > 0:
+            items = self._redrawn.plain(1)
+            items = items if self.folds is None else items[self.folds.kept]
         return TrainingExamples(
-            self.examples, histories, self.config.folds, self.redraw, max(self._draws, 1)
+            self.examples, histories, self.config.folds, self.redraw, max(self._draws, 1), items
         )
 
     def stream(self, model: Model, name: str) -> BatchStream:
@@ -118,9 +131,15 @@ class TrainingData:
             folds=self.folds,
             shared=self.shared,
             lists=stage.loss != "bce",
-            corrections=torch.from_numpy(-np.log(self._chances)).float()
-            if stage.loss == "softmax"
-            else None,
+            corrections=self._corrections if stage.loss == "softmax" else None,
+        )
+
+    def _corrections(self, items: Tensor, rows: Tensor) -> Tensor:
+        """Corrections [n] of items [n] of the examples at positions `rows` [n], as in `Batch`."""
+        if self._redrawn is None:
+            return (self.examples.labels[rows] == 0) * math.log(self.prepared.dataset.num_items)
+        return self._redrawn.corrections(
+            items, rows if self.folds is None else self.folds.kept[rows]
         )
 
     @cached_property

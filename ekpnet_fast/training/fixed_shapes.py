@@ -123,9 +123,10 @@ class HostEpoch:
             *(placed(torch.from_numpy(x)) for x in (*by_step, stage.lambda3 / pairs)),
             *(placed(torch.stack(x)) for x in zip(*drawn, strict=True)),
         )
-        if stream.corrections is not None:
-            corrections = stream.corrections[torch.from_numpy(items)]
-            corrections *= torch.from_numpy((labels == 0) * real)
+        if order.corrections is not None:
+            corrections = order.corrections.new_zeros(steps, B)
+            for i, (begin, end) in enumerate(pairwise(ends[cuts].tolist())):
+                corrections[i, : end - begin] = order.corrections[begin:end]
             host = replace(host, corrections=placed(corrections))
         if shared is not None:
             host = replace(

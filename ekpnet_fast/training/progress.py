@@ -98,6 +98,7 @@ class Progress:
     samples_per_second: float
     record: EpochRecord | None = None
     warning: str | None = None  # with the record: what went wrong, and the options to change
+    validated_users: int | None = None  # whose lists the record's measure is of; None without lists
 
 
 STALLED = 0.005  # a validation AUC so near to 0.5 is that of chance

@@ -193,8 +193,9 @@ class Stages:
         warning: str | None = None,
     ) -> None:
         at, epochs, size = self.at, self._stage.epochs, self._size
+        users = self.outcome.validated_users
         self.on_progress(
-            Progress(at.stage, at.epoch + 1, epochs, done, size, loss, rate, record, warning)
+            Progress(at.stage, at.epoch + 1, epochs, done, size, loss, rate, record, warning, users)
         )
 
     def _keep(self) -> None:

@@ -30,11 +30,24 @@ __all__ = ["Validation", "auc_on_device", "validated_users"]
 
 # Pairs of users and items that are ranked after an epoch, at most.
 VALIDATED_PAIRS = 1 << 25
+# Where all of them are scored, those for one that an epoch is trained on, and users at least.
+SCORED_PER_TRAINED, LEAST_USERS = 16, 256
 
 
-def validated_users(num_items: int) -> int:
-    """Number of users whose lists choose epochs, if there are so many."""
-    return max(VALIDATED_PAIRS // max(num_items, 1), 1)
+def validated_users(num_items: int, trained: int | None = None) -> int:
+    """Number of users whose lists choose epochs, if there are so many.
+
+    Counts decide it, not times, so that a run chooses the same epoch on any machine.
+
+    Args:
+        num_items: I.
+        trained: pairs of an epoch, of a model that scores every pair of a user and an item; None
+            for one that makes lists without.
+    """
+    most = max(VALIDATED_PAIRS // max(num_items, 1), 1)
+    if trained is None:
+        return most
+    return min(most, max(SCORED_PER_TRAINED * trained // max(num_items, 1), LEAST_USERS))
 
 
 def auc_on_device(scores: Tensor, positives: Tensor, negatives: Tensor) -> float:
@@ -101,7 +114,8 @@ class Validation:
             self._classes = next(of_both), next(of_both)
         self.users: int | None = None
         if "@" in self.measure:
-            most = validated_users(self.prepared.dataset.num_items)
+            trained = None if model.bounded() else len(data.examples.items)
+            most = validated_users(self.prepared.dataset.num_items, trained)
             self.users = len(ranking_task(self.prepared, "valid", most).users)
         # Pairs to score, the same in every epoch, if they fit into memory.
         self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None

@@ -13,6 +13,7 @@ from ekpnet_fast.data.pair_keys import history_of
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.sampling.batches import BatchStream
 from ekpnet_fast.sampling.graph import Graph
+from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.negatives import RedrawnNegatives
 from ekpnet_fast.sampling.ripple_sets import RippleSets
 
@@ -102,6 +103,69 @@ def test_draws_by_popularity():
     assert ((counts[2:] - expected).abs() < 5 * expected.sqrt()).all()
     assert redraw.chances * 19 == pytest.approx([2, 2, 9, 4, 1, 1])
     assert torch.equal(redraw(7), redraw(7)) and not torch.equal(redraw(7), redraw(8))
+
+
+HARD = [[4, 5], [], [0]]  # nominees of users who have items 0 and 1, 2, and 3 in train
+
+
+def hard(share, seed=5, **options):
+    """Hard negatives of three users, and every negative's user."""
+    items = torch.tensor([i for of in HARD for i in of], dtype=torch.int32)
+    nominees = Histories(torch.tensor([0, 2, 2, 3]), items)
+    prepared = all_in_train([[0, 1], [2], [3]], 6)
+    redraw = RedrawnNegatives(
+        prepared, seed, count=3, hard_share=share, nominees=nominees, **options
+    )
+    return redraw, torch.repeat_interleave(redraw.rows.indptr.diff())
+
+
+@pytest.mark.parametrize("by_popularity", [False, True])
+def test_hard_negatives_are_drawn_as_often_as_their_corrections_say(by_popularity):
+    redraw, users = hard(0.4, by_popularity=by_popularity)
+    negative, epochs = redraw.rows.labels == 0, 2000
+    items = torch.stack([redraw(epoch) for epoch in range(epochs)])
+    for user in range(3):
+        at = (users == user) & negative
+        drawn = items[:, at].flatten().long()
+        counts = torch.bincount(drawn, minlength=6)
+        mine = items[0, (users == user) & ~negative].long()
+        assert not counts[mine].any()
+        row = at.nonzero()[0]
+        corrections = redraw.corrections(torch.arange(6).int(), row.expand(6))
+        # What a user clicked is drawn again, so that the rest is a little more likely than said.
+        chances = torch.exp(-corrections.double())
+        named = torch.tensor(HARD[user], dtype=torch.int64)
+        plain = torch.from_numpy(redraw.chances) * (0.6 if len(named) else 1)
+        expected = plain.clone()
+        expected[named] += 0.4 / max(len(named), 1)
+        assert chances.tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+        plain[mine] = 0
+        plain *= (0.6 if len(named) else 1) / plain.sum()
+        plain[named] += 0.4 / max(len(named), 1)
+        assert ((counts - plain * len(drawn)).abs() < 5 * (plain * len(drawn)).sqrt() + 1).all()
+    assert not redraw.corrections(items[0], torch.arange(len(users)))[~negative].any()
+
+
+def test_all_negatives_may_be_hard():
+    redraw, users = hard(1.0)
+    negative = redraw.rows.labels == 0
+    for epoch in range(20):
+        items = redraw(epoch)
+        assert set(items[negative & (users == 0)].tolist()) <= {4, 5}
+        assert set(items[negative & (users == 2)].tolist()) == {0}
+        assert torch.equal(items[users == 1], redraw.plain(epoch)[users == 1])
+        assert torch.isfinite(redraw.corrections(items, torch.arange(len(users)))).all()
+
+
+def test_plain_draws_are_those_without_hard_ones(threads):
+    redraw, users = hard(0.5)
+    without = RedrawnNegatives(all_in_train([[0, 1], [2], [3]], 6), 5, 3)
+    assert torch.equal(redraw.plain(3), without(3)) and not torch.equal(redraw(3), without(3))
+    third = redraw(3)
+    assert torch.equal(third, redraw(3)) and not torch.equal(third, redraw(4))
+    assert not torch.equal(third, hard(0.5, seed=6)[0](3))
+    threads(8)
+    assert torch.equal(third, hard(0.5)[0](3))
 
 
 def test_a_user_with_every_item_is_told():

@@ -161,11 +161,12 @@ def test_a_stopped_run_loses_no_step(stopped, undisturbed):
     [
         ["--model", "ekpnet_plus", "--folds", "3", "--ekpnet_plus.low_pass", "[4]"],
         ["--shape.table_dtype", "bfloat16"],
+        ["--protocol", "recbole", "--train.loss", "softmax", "--sampling.hard_share", "0.5"],
     ],
-    ids=["ekpnet_plus", "bfloat16"],
+    ids=["ekpnet_plus", "bfloat16", "hard negatives"],
 )
 def test_it_goes_on_with_more_than_weights(tmp_path, options):
-    """The linear part, which is fitted anew, folds and their ripple sets; rounding at random."""
+    """The linear part, which is fitted anew, folds and their ripple sets; rounding; nominees."""
     arguments = [*SMALL, *options]
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "stopped"
     runner.run(parse_command([*arguments, "--output", str(undisturbed)]).config)

@@ -109,7 +109,12 @@ def test_localize_padded_of_no_entity_at_all(device):
 # ---- an epoch in host memory ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("config", "groups"), [(CONFIG, 0), (CONFIG, 500), (PLUS, 0), (LISTS, 0)])
+HARD = replace(LISTS, sampling=replace(LISTS.sampling, hard_share=0.5))
+
+
+@pytest.mark.parametrize(
+    ("config", "groups"), [(CONFIG, 0), (CONFIG, 500), (PLUS, 0), (LISTS, 0), (HARD, 0)]
+)
 def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
     trainer, stream, ripple = start(config, deep=True)
     host = HostEpoch.prepare(stream, trainer.stage, ripple, 3, groups)
@@ -144,7 +149,7 @@ def test_host_epoch_holds_the_batches_of_the_stream(config, groups):
     assert set(host.inputs) == set(trainer.model.pair_inputs)
     for i, batch in enumerate(stream.epoch(3, ripple)):
         further = {name: (x, host.inputs[name][i]) for name, x in batch.inputs.items()}
-        if config is LISTS:
+        if config in (LISTS, HARD):
             further["corrections"] = (batch.corrections, host.corrections[i])
         if config.folds > 1:
             further["folds"] = (batch.pair_folds, host.pair_folds[i])

@@ -35,9 +35,12 @@ def trained(config):
 
 @losses
 @pytest.mark.parametrize("folds", [1, 3])
-@pytest.mark.parametrize("name", ["pretrain", "train"])
-def test_native_and_reference_losses_agree(name, folds, loss):
+@pytest.mark.parametrize(
+    ("name", "hard_share"), [("pretrain", 0.0), ("train", 0.0), ("train", 0.5)]
+)
+def test_native_and_reference_losses_agree(name, hard_share, folds, loss):
     config = by(loss, folds=folds, protocol="recbole")
+    config = replace(config, sampling=replace(config.sampling, hard_share=hard_share))
     values = []
     for backend in (ops, reference):
         prepared, graph = load(config)
@@ -56,6 +59,7 @@ def test_native_and_reference_losses_agree(name, folds, loss):
     [
         ("mf", "bpr"),
         ("ekpnet", "softmax"),
+        ("ekpnet_plus", "softmax"),
         *(
             pytest.param(model, loss, marks=pytest.mark.slow)
             for model, loss in (("cke", "softmax"), ("ripplenet", "bpr"), ("kgcn", "softmax"))
@@ -63,8 +67,9 @@ def test_native_and_reference_losses_agree(name, folds, loss):
     ],
 )
 def test_models_learn_the_same_bits_with_any_threads(model, loss, threads):
-    config = by(loss, model=model, protocol="recbole")
-    config = replace(config, sampling=replace(config.sampling, negatives=3))
+    folds = 3 if model == "ekpnet_plus" else 1
+    config = by(loss, model=model, protocol="recbole", folds=folds)
+    config = replace(config, sampling=replace(config.sampling, negatives=3, hard_share=0.3))
     found = []
     for count in (1, 2):
         threads(count)
@@ -73,6 +78,23 @@ def test_models_learn_the_same_bits_with_any_threads(model, loss, threads):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     first, *_, last = [r.pairs for r in found[0].records if r.stage == found[0].records[-1].stage]
     assert last < first and found[0].records[-1].valid_mrr > 0
+
+
+def test_the_wide_part_is_fitted_to_no_hard_negatives():
+    """Its weights are the same with and without; what is left over is of the rows as drawn."""
+    config = by("softmax", model="ekpnet_plus", protocol="recbole", folds=3)
+    found, left = [], []
+    for share in (0.0, 0.8):
+        config = replace(config, sampling=replace(config.sampling, hard_share=share))
+        data = TrainingData(config, *load(config))
+        model = build.build_model(config, data.prepared, data.graph)
+        model.fit_features(data.training_examples)
+        found.append(model.linear.state_dict())
+        left.append(model.linear._of_rows)
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    positive = data.examples.labels == 1
+    assert torch.equal(left[0][positive], left[1][positive])
+    assert left[1][~positive].mean() > left[0][~positive].mean()
 
 
 def test_negatives_that_are_given_make_lists_too():
@@ -85,6 +107,16 @@ def test_negatives_that_are_given_make_lists_too():
         ({"model": "linear", "train.loss": "bpr"}, "--train.loss is bpr, expected bce: linear has"),
         ({"model": "mf", "pretrain.loss": "bpr"}, "--pretrain.loss is bpr, expected bce: mf has"),
         ({"sampling.negatives": 3}, "--sampling.negatives is 3, by uniform, expected 1, uniform"),
+        (
+            {"sampling.hard_share": 0.5},
+            "--sampling.hard_share is 0.5, expected 0: --protocol ripplen",
+        ),
+        ({"sampling.hard_share": 1.5}, "--sampling.hard_share is 1.5, expected 0 to 1"),
+        ({"sampling.hard_share": float("nan")}, "--sampling.hard_share is nan, expected 0 to 1"),
+        (
+            {"sampling.hard_share": 0.5, "model": "linear", "protocol": "recbole"},
+            "--sampling.hard_share is 0.5, expected 0: linear is not trained by mini-batches",
+        ),
         ({"train.loss": "hinge"}, "hinge"),
     ],
 )

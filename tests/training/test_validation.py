@@ -15,9 +15,10 @@ from ekpnet_fast.models import build
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.world import World
-from ekpnet_fast.training.validation import Validation, auc_on_device
+from ekpnet_fast.training import validation as module
+from ekpnet_fast.training.validation import Validation, auc_on_device, validated_users
 from support.pretended_gpu import pretended_gpu
-from support.small_training import CONFIG, PLUS, load
+from support.small_training import CONFIG, PLUS, SYNTHETIC, load, train
 
 
 def on_device(labels, scores):
@@ -65,3 +66,31 @@ def test_pairs_stay_on_the_device(config):
         gpu.counts.clear()
         assert validation.score("train") == expected
         assert gpu.counts["waits"] == 1 and gpu.counts["copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("items", "trained", "users"),
+    [
+        (30_000, None, 1118),
+        (30_000, 2_000_000, 1066),  # 16 pairs are scored for each that is trained on
+        (30_000, 20_000_000, 1118),
+        (3_846, 34_000, 256),  # no fewer
+        (10**6, 34_000, 33),
+        (10**9, 1, 1),
+    ],
+)
+def test_users_that_choose_epochs(items, trained, users):
+    assert validated_users(items, trained) == users
+
+
+@pytest.mark.parametrize(("model", "users"), [("mf", 60), ("ekpnet", 60), ("ripplenet", 12)])
+def test_models_that_score_every_pair_validate_fewer_users(monkeypatch, model, users):
+    """Those of which lists can be made without scoring every item validate as many as before."""
+    monkeypatch.setattr(module, "LEAST_USERS", 5)
+    monkeypatch.setattr(module, "SCORED_PER_TRAINED", 1)
+    options = {"protocol": "recbole", "shape.width": 6, "synthetic": vars(SYNTHETIC)}
+    config = resolve({**options, "model": model, "epochs": 1})
+    seen = []
+    outcome = train(config, seen.append)
+    assert outcome.validated_users == users
+    assert {progress.validated_users for progress in seen} == {users}

@@ -160,7 +160,8 @@ class LinearPart(nn.Module):
         """Compute the training examples' features out of fold, and fit the weights to them.
 
         The affinities of a fold are made one fold after the other. Of many examples the weights
-        are fitted to those of the first folds, `FITTED_ROWS` or a fold's.
+        are fitted to those of the first folds, `FITTED_ROWS` or a fold's; never to hard negatives,
+        which are what the signals themselves name.
 
         Args:
             training: the examples.
@@ -172,11 +173,12 @@ class LinearPart(nn.Module):
         """
         rows, F, items = training.rows, training.folds, training.items_by_draw
         logits = torch.empty(items.shape)
+        fitted_items = items[:, 0] if training.plain is None else training.plain
         waiting: list[_Fold] = []  # those that the weights are fitted to
         fitted = False
         with torch_on_one_thread():
             for number in range(F):
-                fold = _Fold(self, training, number, items)
+                fold = _Fold(self, training, number, fitted_items)
                 if not fitted:
                     waiting.append(fold)
                     at_hand = sum(fold.num_fitted for fold in waiting)
@@ -379,7 +381,7 @@ class _Fold:
         part: LinearPart,
         training: TrainingExamples,
         number: int,
-        items: Tensor,  # [N, draws], of which features are those of the first
+        items: Tensor,  # [N]
     ) -> None:
         rows, F = training.rows, training.folds
         ids = torch.arange(number, len(training.histories), F)
@@ -397,7 +399,7 @@ class _Fold:
         ids = ids[rows.indptr.diff()[ids] > 0]
         self.at, self._ends = _places(rows.indptr, ids)
         self._histories = training.histories.of(ids)
-        self._items, self._labels = items[self.at, 0], rows.labels
+        self._items, self._labels = items[self.at], rows.labels
         self._lists = part.options.objective == "list"
         every = -(-len(self.at) // (FITTED_ROWS // 8 if self._lists else FITTED_ROWS))
         self._chosen = torch.arange(0, len(self.at), max(1, every))
@@ -437,7 +439,8 @@ class _Fold:
     def logits(self, part: LinearPart, items: Tensor) -> Tensor:
         """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
         draws = items.shape[1]
-        if draws == 1 and len(self.sampled) == len(self.at) and "features" in self.__dict__:
+        of_all = len(self.sampled) == len(self.at) and "features" in self.__dict__
+        if draws == 1 and of_all and torch.equal(items[self.at, 0], self._items):
             # Nothing but the curves is left to do: every fold's history has clicks.
             knots, weight = part.knots.cpu(), part.weight.cpu()
             return (curves(self.features, knots, weight) + float(part.bias))[:, None]
