@@ -121,6 +121,14 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor heads, Tensor relations, Tensor tails, Tensor labels"
       ") -> (Tensor dentity, Tensor drelation)");
 
+  // The loss of lists of at most 16 pairs each, lists [L + 1], summed over their positives: 1 BPR, 2
+  // sampled softmax, of a positive against the negatives of its list; dlogits is the gradient of the
+  // sum divided by B.
+  m.def(
+      "list_loss("
+      "Tensor logits, Tensor labels, Tensor lists, int loss"
+      ") -> (Tensor loss, Tensor dlogits)");
+
   // The whole loss of EKPNet over a mini-batch (eq. 24) and its gradients, in one pass. Without the
   // layers' parameters the prediction is that of eq. 15. The terms are pairs, kg, weights, rows;
   // the gradient of the touched rows lacks their decay, which row_adam_ adds. loss 0 cross-entropy of

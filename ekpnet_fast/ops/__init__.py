@@ -14,7 +14,13 @@ from ekpnet_fast.ops.arguments import Propagation, RippleBatch
 from ekpnet_fast.ops.attention import ripple_attention, ripple_attention_weights
 from ekpnet_fast.ops.batching import group_pairs, localize, localize_batch, localize_fold_batch
 from ekpnet_fast.ops.optimizer import row_adam_
-from ekpnet_fast.ops.prediction import ACTIVATIONS, deep_score, ekpnet_gradients, triple_loss
+from ekpnet_fast.ops.prediction import (
+    ACTIVATIONS,
+    deep_score,
+    ekpnet_gradients,
+    list_loss,
+    triple_loss,
+)
 from ekpnet_fast.ops.ranking import top_items
 from ekpnet_fast.ops.sampling import (
     build_csr,
@@ -39,6 +45,7 @@ __all__ = [
     "ekpnet_gradients",
     "group_pairs",
     "leave_checks_to_samplers",
+    "list_loss",
     "local_ridge",
     "localize",
     "localize_batch",

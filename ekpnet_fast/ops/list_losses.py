@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ekpnet_fast.ops.deterministic import UNSPLIT, gather
 
-__all__ = ["LIST_PAIRS", "LOSSES", "list_loss", "pair_lists", "two_sided"]
+__all__ = ["LIST_PAIRS", "LOSSES", "list_loss", "pair_lists"]
 
 LOSSES = ("bce", "bpr", "softmax")
 """Losses over pairs: binary cross-entropy of each, and those of lists."""
@@ -31,22 +31,8 @@ def pair_lists(group_indptr: Tensor) -> Tensor:
     return torch.cat([begins, group_indptr[-1:]])
 
 
-def two_sided(labels: Tensor, lists: Tensor) -> Tensor:
-    """Numbers [L'] int64 of the lists that have a positive and a negative.
-
-    Args:
-        labels, lists: as of `list_loss`.
-    """
-    return _with_both(*_places(labels, lists, None)[1:])
-
-
 def list_loss(
-    logits: Tensor,
-    labels: Tensor,
-    lists: Tensor,
-    loss: str,
-    real: Tensor | None = None,
-    used: Tensor | None = None,
+    logits: Tensor, labels: Tensor, lists: Tensor, loss: str, real: Tensor | None = None
 ) -> Tensor:
     """Loss of lists summed over their positives, the same bits for any number of threads.
 
@@ -62,33 +48,22 @@ def list_loss(
         lists: [L + 1] int64, pairs of each list, at most `LIST_PAIRS`.
         loss: "bpr" or "softmax".
         real: [B], 1, or 0 for pairs that belong to no list; None where all do.
-        used: `two_sided` lists where they are known; a GPU is waited for to find them.
     """
-    at, positive, negative = _places(labels, lists, real)
-    if used is None:
-        used = _with_both(positive, negative)
-    at, positive, negative = at[used], positive[used], negative[used]
+    at = lists[:-1, None] + torch.arange(LIST_PAIRS, device=lists.device)
+    inside = at < lists[1:, None]
+    if real is not None:
+        inside &= functional.pad(real, (0, 1))[torch.where(inside, at, len(logits))] != 0
+    at = torch.where(inside, at, len(logits))
+    positive = inside & (functional.pad(labels, (0, 1))[at] == 1)
+    negative = inside & ~positive
+    both = positive.any(1) & negative.any(1)
+    at, positive, negative = at[both], positive[both], negative[both]
     table = functional.pad(logits, (0, 1)).unsqueeze(1)
     x = gather(table, at).squeeze(2)
     size = UNSPLIT // LIST_PAIRS ** (2 if loss == "bpr" else 1)
     pieces = zip(*(torch.split(t, size) for t in (x, positive, negative)), strict=True)
     sums = [_bpr(*piece) if loss == "bpr" else _softmax(*piece) for piece in pieces]
     return torch.stack(sums).sum() if sums else logits.new_zeros(())
-
-
-def _places(labels: Tensor, lists: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs [L, LIST_PAIRS] of each list, B for none; which are positives, which negatives."""
-    at = lists[:-1, None] + torch.arange(LIST_PAIRS, device=lists.device)
-    inside = at < lists[1:, None]
-    if real is not None:
-        inside &= functional.pad(real, (0, 1))[torch.where(inside, at, len(labels))] != 0
-    at = torch.where(inside, at, len(labels))
-    positive = inside & (functional.pad(labels, (0, 1))[at] == 1)
-    return at, positive, inside & ~positive
-
-
-def _with_both(positive: Tensor, negative: Tensor) -> Tensor:
-    return (positive.any(1) & negative.any(1)).nonzero().squeeze(1)
 
 
 def _bpr(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

@@ -136,6 +136,48 @@ def _triple_loss_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 library.register_autograd("ekpnet::triple_loss", _triple_loss_backward, setup_context=_save_inputs)
 
 
+# ---- losses of lists ---------------------------------------------------------------------------
+
+
+def list_loss(
+    logits: Tensor,  # [B]
+    labels: Tensor,  # [B], 1 = positive, 0 = negative
+    lists: Tensor,  # [L + 1] int64, pairs of each list, at most `LIST_PAIRS`
+    loss: str,
+) -> Tensor:
+    """Loss of lists summed over their positives, a scalar; differentiable in logits.
+
+    "bpr" or "softmax", as the specification, `list_losses.list_loss`, says.
+    """
+    logits = logits.contiguous()
+    total: Tensor = ekpnet.list_loss.default(logits, labels, lists, LOSSES.index(loss))[0]
+    return total
+
+
+@library.register_fake("ekpnet::list_loss")
+def _(logits: Tensor, labels: Tensor, lists: Tensor, loss: int) -> Any:
+    return logits.new_empty(()), torch.empty_like(logits)
+
+
+def _list_loss_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    dlogits = output[1]
+    ctx.mark_non_differentiable(dlogits)
+    ctx.set_materialize_grads(False)  # or `dlogits` would get a gradient of zeros
+    ctx.save_for_backward(dlogits)
+
+
+def _list_loss_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 4
+    (dlogits,) = ctx.saved_tensors
+    return dlogits * (grad * len(dlogits)), None, None, None
+
+
+library.register_autograd(
+    "ekpnet::list_loss", _list_loss_backward, setup_context=_list_loss_setup_context
+)
+
+
 # ---- the whole loss ----------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ekpnet_fast.data import PreparedData
-from ekpnet_fast.ops.list_losses import two_sided
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
@@ -240,9 +239,8 @@ class Batch(Pairs):
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
         num_relations: R.
-        touched_relations, slots, positive, used_lists: `relation_touched`, `valid_slots`,
-            `positives` and `lists_used`, where they are known; None where they are found when asked
-            for, as native gradients do not.
+        touched_relations, slots, positive: `relation_touched`, `valid_slots` and `positives`, where
+            they are known; None where they are found when asked for, as native gradients do not.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
         real_pairs: [] float32, number of them; None if all are.
         entity_keys, entity_references, relation_keys, relation_references: sorted references to
@@ -259,7 +257,6 @@ class Batch(Pairs):
     touched_relations: Tensor | None = None
     slots: Tensor | None = None
     positive: Tensor | None = None
-    used_lists: Tensor | None = None
     touched: Mapping[str, Tensor] = field(default_factory=dict)
     lists: Tensor | None = None
     corrections: Tensor | None = None
@@ -302,13 +299,6 @@ class Batch(Pairs):
             return self.positive
         return (self.labels > 0).nonzero().squeeze(1)
 
-    @cached_property
-    def lists_used(self) -> Tensor | None:
-        """Numbers [L'] int64 of the lists that have a positive and a negative."""
-        if self.used_lists is not None or self.lists is None:
-            return self.used_lists
-        return two_sided(self.labels, self.lists)
-
     def to(self: MovedBatch, device: torch.device) -> MovedBatch:
         """Copy on a device; what would wait for a GPU if found there is found here."""
         if device.type == "cpu":
@@ -318,7 +308,6 @@ class Batch(Pairs):
             touched_relations=self.relation_touched,
             slots=self.valid_slots,
             positive=self.positives,
-            used_lists=self.lists_used,
         )
         return super(Batch, found).to(device)
 

@@ -15,7 +15,6 @@ from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models.base import Model
 from ekpnet_fast.ops.deterministic import UNSPLIT, fixed_order_sum
-from ekpnet_fast.ops.list_losses import list_loss
 from ekpnet_fast.sampling.pairs import Batch
 
 TERMS = ("pairs", "kg", "l2_weights", "l2_rows")
@@ -79,7 +78,7 @@ def loss_terms(
             if batch.corrections is not None:
                 logits = logits + batch.corrections
             assert batch.lists is not None  # of a stage with such a loss
-            pairs = list_loss(logits, batch.labels, batch.lists, stage.loss, used=batch.lists_used)
+            pairs = backend.list_loss(logits, batch.labels, batch.lists, stage.loss)
         terms["pairs"] = pairs / size
     if stage.lambda1 > 0:
         kg = model.kg_sum(backend, tables, batch, stage=name)

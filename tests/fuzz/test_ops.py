@@ -106,6 +106,7 @@ def calls() -> dict[str, list]:
         "deep_score_backward": [torch.ones(B), hidden, z, *layers(), 1],
         "triple_loss": [p[0], p[1], *triples()],
         "triple_loss_backward": [torch.tensor(1.0), p[0], p[1], *triples()],
+        "list_loss": [torch.randn(B), torch.arange(B) % 2.0, torch.tensor([0, 2, B]), 2],
         "ekpnet_gradients": [
             table, *p[1:4], *layers(), *batch, *triples(), *folds, *[None] * 6,
             0, 0, 0.1, 0.1, 0.1

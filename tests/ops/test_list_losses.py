@@ -9,7 +9,7 @@ import torch
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
-from ekpnet_fast.ops.list_losses import LIST_PAIRS, list_loss, pair_lists
+from ekpnet_fast.ops.list_losses import LIST_PAIRS, LOSSES, list_loss, pair_lists
 from support.contracts import (
     ISAS,
     assert_accurate,
@@ -68,6 +68,83 @@ def test_list_loss_is_what_it_says(loss):
     list_loss(logits, labels, lists, loss).backward()
     assert (logits.grad[56:] == 0).all()
     assert float(list_loss(logits.detach()[:3], torch.ones(3), torch.tensor([0, 3]), loss)) == 0
+
+
+# ---- the op, of logits that are given -----------------------------------------------------------
+
+
+def list_problem(groups, dtype=torch.float32, scale=3.0):
+    """Logits, labels and lists of groups of pairs; lists of every size, some of one label alone."""
+    draw = torch.Generator().manual_seed(groups)
+    sizes = torch.arange(groups) % 40
+    lists = pair_lists(torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+    B = int(sizes.sum())
+    logits = scale * torch.randn(B, generator=draw, dtype=torch.float64)
+    labels = torch.randint(2, (B,), generator=draw)
+    labels[:60] = labels[:60].clamp(max=0)
+    return logits.to(dtype), labels.to(dtype), lists
+
+
+def of_op(module, problem, loss):
+    logits, labels, lists = problem
+    logits = logits.clone().requires_grad_()
+    total = module.list_loss(logits, labels, lists, loss)
+    total.backward()
+    return [total.detach(), logits.grad]
+
+
+@losses
+@pytest.mark.parametrize("groups", [1, 2, 15, 120])
+def test_native_list_loss_equals_the_specification(groups, loss):
+    problem = list_problem(groups, torch.float64)
+    found, expected = (of_op(module, problem, loss) for module in (ops, reference))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    assert groups < 15 or expected[0] > 0
+    leaf = problem[0].clone().requires_grad_()
+    (ops.list_loss(leaf, *problem[1:], loss) / 4).backward()
+    torch.testing.assert_close(leaf.grad, expected[1] / 4, rtol=1e-11, atol=1e-12)
+
+
+@losses
+@pytest.mark.parametrize("scale", [3.0, 300.0])
+def test_native_list_loss_in_float32_is_as_accurate_as_eager(scale, loss):
+    problem = list_problem(120, scale=scale)
+    exact = of_op(reference, (*(x.double() for x in problem[:2]), problem[2]), loss)
+    assert_accurate(of_op(ops, problem, loss), of_op(reference, problem, loss), exact, factor=3)
+
+
+@losses
+def test_list_loss_on_the_emulated_gpu(emulated, loss):
+    for groups in (1, 120):
+        problem = list_problem(groups, torch.float64)
+        with emulated.in_place_of_the_cpu():
+            found = emulated.ops.list_loss(*problem, LOSSES.index(loss))
+        total, gradient = of_op(ops, problem, loss)
+        torch.testing.assert_close(found[0], total, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found[1] * max(len(problem[0]), 1), gradient)
+
+
+@losses
+def test_list_loss_keeps_torchs_rules(loss):
+    logits, labels, lists = list_problem(15, torch.float64)
+    given = logits.requires_grad_(), labels, lists, LOSSES.index(loss)
+    torch.library.opcheck(torch.ops.ekpnet.list_loss.default, given)
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        (torch.tensor([0, 17]), "lists has 17 pairs in list 0, expected at most 16"),
+        (torch.tensor([0, 9]), "lists"),
+        (torch.tensor([0, 12, 9, 17]), "lists"),
+        (torch.zeros(0, dtype=torch.int64), "lists is empty"),
+    ],
+)
+def test_list_loss_refuses(lists, said):
+    with pytest.raises(RuntimeError, match=said):
+        ops.list_loss(torch.randn(17), torch.ones(17), lists, "bpr")
+    with pytest.raises(RuntimeError, match="labels"):
+        ops.list_loss(torch.randn(17), torch.ones(16), torch.tensor([0, 9, 17]), "bpr")
 
 
 # ---- the fused pass ------------------------------------------------------------------------------

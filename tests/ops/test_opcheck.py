@@ -36,6 +36,12 @@ def triples():
     yield "triple_loss_backward", (torch.tensor(0.5), *problem)
 
 
+def lists():
+    pairs = torch.randn(7, requires_grad=True), torch.arange(7) % 2.0
+    yield "list_loss", (*pairs, torch.tensor([0, 3, 7]), 1)
+    yield "list_loss", (*pairs, torch.tensor([0, 3, 7]), 2)
+
+
 def adam():
     table, rows = torch.randn(6, 2, 4), torch.tensor([4, -1, 2], dtype=torch.int32)
     step, l2 = torch.tensor(3), torch.tensor(0.1, dtype=torch.float64)
@@ -50,7 +56,7 @@ def top():
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("calls", [attention, layers, triples, adam, top])
+@pytest.mark.parametrize("calls", [attention, layers, triples, lists, adam, top])
 def test_opcheck(calls):
     for name, arguments in calls():
         moved = [

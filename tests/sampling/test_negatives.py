@@ -158,7 +158,7 @@ def test_all_negatives_may_be_hard():
 
 
 def test_plain_draws_are_those_without_hard_ones(threads):
-    redraw, users = hard(0.5)
+    redraw, _ = hard(0.5)
     without = RedrawnNegatives(all_in_train([[0, 1], [2], [3]], 6), 5, 3)
     assert torch.equal(redraw.plain(3), without(3)) and not torch.equal(redraw(3), without(3))
     third = redraw(3)

@@ -13,9 +13,9 @@ from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation.metrics import auc
 from ekpnet_fast.models import build
 from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.training import validation as module
 from ekpnet_fast.training.data import TrainingData
 from ekpnet_fast.training.parallel.world import World
-from ekpnet_fast.training import validation as module
 from ekpnet_fast.training.validation import Validation, auc_on_device, validated_users
 from support.pretended_gpu import pretended_gpu
 from support.small_training import CONFIG, PLUS, SYNTHETIC, load, train

@@ -15,6 +15,8 @@ const IsaKernels& kernels() {
       float64::deep_score(),
       ekpnet_f32(),
       float64::ekpnet(),
+      list_loss_f32(),
+      float64::list_loss(),
       row_adam_f32(),
       float64::row_adam(),
       triple_loss_f32(),

@@ -5,6 +5,7 @@
 
 #include "cpu/isa/deep_score.h"
 #include "cpu/isa/ekpnet_gradients.h"
+#include "cpu/isa/list_loss.h"
 #include "cpu/isa/local_ridge.h"
 #include "cpu/isa/ripple_attention.h"
 #include "cpu/isa/row_adam.h"
@@ -22,6 +23,8 @@ struct IsaKernels {
   const DeepScoreKernels<double>& deep_score_f64;
   const EkpnetKernels<float>& ekpnet_f32;
   const EkpnetKernels<double>& ekpnet_f64;
+  ListLossKernel<float> list_loss_f32;
+  ListLossKernel<double> list_loss_f64;
   RowAdamKernel<float> row_adam_f32;
   RowAdamKernel<double> row_adam_f64;
   const TripleLossKernels<float>& triple_loss_f32;
@@ -36,6 +39,7 @@ struct IsaKernels {
   const AttentionKernels<float>& attention_f32();    \
   const DeepScoreKernels<float>& deep_score_f32();   \
   const EkpnetKernels<float>& ekpnet_f32();          \
+  ListLossKernel<float> list_loss_f32();             \
   RowAdamKernel<float> row_adam_f32();               \
   const TripleLossKernels<float>& triple_loss_f32(); \
   SparseProductKernel sparse_product();              \
@@ -55,6 +59,7 @@ namespace float64 {
 const AttentionKernels<double>& attention();
 const DeepScoreKernels<double>& deep_score();
 const EkpnetKernels<double>& ekpnet();
+ListLossKernel<double> list_loss();
 RowAdamKernel<double> row_adam();
 const TripleLossKernels<double>& triple_loss();
 }  // namespace float64
