@@ -59,9 +59,10 @@ def test_the_command_writes_what_it_ran(tmp_path, data_root):
 
 
 def test_rows_that_a_data_set_is_too_large_for_are_left_out():
-    many = types.SimpleNamespace(num_items=EASE_ITEMS + 1, item_names=None)
+    rest = {"item_names": None, "reaches_items": True}
+    many = types.SimpleNamespace(num_items=EASE_ITEMS + 1, **rest)
     settings = Settings(Path("unused"), datasets=("last-fm", "large"), seeds=1)
-    few = types.SimpleNamespace(num_items=EASE_ITEMS, item_names=None)
+    few = types.SimpleNamespace(num_items=EASE_ITEMS, **rest)
     cells = PlusPlan(settings, (few, many), ("lines", "ease")).cells("plus")
     assert [(cell.dataset, cell.variant) for cell in cells] == [
         ("last-fm", "lines"), ("last-fm", "ease"), ("large", "lines")

@@ -224,7 +224,7 @@ def test_without_a_graph_the_wide_part_is_of_clicks(model, graph, clicks_alone, 
     found = run({**given, "output": str(tmp_path / "run")})
     assert found["auto"][f"{model}.joint_spectral"] == ()
     assert found["auto"][f"{model}.joint_ridge"] == found["auto"][f"{model}.relations"] == 0
-    names = [name for name, rise in found["weights"].items() if abs(rise) > 1e-3]
+    names = [name for name, rise in found["weights"].items() if abs(rise) > 1e-2]
     assert names and not any("KG" in name or "joint" in name for name in names)
     recommender = Recommender.load(tmp_path / "run")
     # Users of the two groups get lists of their group, and no word that the graph is silent.

@@ -104,6 +104,7 @@ def examine_tables(
         f' FROM (SELECT count(*) AS n FROM {positives} GROUP BY "user")'
     )
     clicked_items = ask(f"SELECT count(DISTINCT item) FROM {positives}")[0]
+    touched_items = ask("SELECT count(DISTINCT item) FROM pair")[0]
     graph = triples > 0  # without, entities and items have no triples to miss
     findings = [
         Finding(
@@ -116,6 +117,11 @@ def examine_tables(
         ),
         Finding("duplicate triples", triples - distinct, "drawn more often than others"),
         Finding("self-loops", loops, "triples from an entity to itself"),
+        Finding(
+            "items without rows",
+            items - touched_items,
+            "nobody touched them, but lists may have them",
+        ),
         *_row_findings(connection, sources),
         Finding("users with one click", clicked_once, "it is in train or it is tested, never both"),
         Finding(
