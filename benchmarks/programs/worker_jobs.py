@@ -21,11 +21,12 @@ from ekpnet_fast.evaluation.ranking import rank_all, ranking_task
 from ekpnet_fast.evaluation.scoring import catalogue_scorer
 from ekpnet_fast.models.build import build_model, sample_ripple_sets
 from ekpnet_fast.native.build import build_info
+from ekpnet_fast.ops.threads import torch_on_one_thread
 
 TOP = 100
 STEP = "training step"
 ALL_USERS, SOME_USERS = "all", 256
-RANKING_MB = 256  # bound on a block of scores, the default of a run
+RANKING_MB = 256  # bound on the scores in memory, the default of a run
 
 Job = Callable[[str], float]
 
@@ -58,7 +59,9 @@ def rank(setting: datasets.Setting) -> Job:
         users = len(task.users) if name == ALL_USERS else min(SOME_USERS, len(task.users))
         indptr = task.consumed_indptr[: users + 1]
         seen = task.consumed_items[: indptr[-1]]
-        rank_all(score, task.users[:users], num_items, indptr, seen, TOP, RANKING_MB)
+        with torch_on_one_thread() as threads:
+            given = task.users[:users], num_items, indptr, seen, TOP, RANKING_MB
+            rank_all(score, *given, threads=threads)
         return users * num_items
 
     return job

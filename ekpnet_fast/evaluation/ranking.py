@@ -30,6 +30,7 @@ from ekpnet_fast.evaluation.metrics import (
     topk_values,
 )
 from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
+from ekpnet_fast.ops.threads import share
 from ekpnet_fast.sampling.histories import distinct_keys
 
 __all__ = [
@@ -45,9 +46,9 @@ __all__ = [
 
 Int64 = NDArray[np.int64]
 
-# A block of scores has at most so many bytes, or so many users: the memory of larger ones would not
-# be used again by the next block, but mapped anew page by page.
-BLOCK_BYTES, BLOCK_USERS = 1 << 24, 64
+# A block of scores has at most so many bytes, or so many users. Of larger ones there would be few
+# to share, and the memory of one would not be used again by the next, but mapped anew page by page.
+BLOCK_BYTES, BLOCK_USERS = 1 << 22, 32
 
 MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
 
@@ -87,6 +88,7 @@ def rank_all(
     consumed_items: NDArray[np.integer],
     k: int,
     memory_mb: float = 256,
+    threads: int = 1,
 ) -> Int32:
     """K best items of each user among items 0..num_items-1 without those consumed.
 
@@ -101,8 +103,10 @@ def rank_all(
         consumed_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
         consumed_items: [consumed_indptr[-1]] item ids, sorted within a user.
         k: length of the lists, which may exceed I.
-        memory_mb: bound in MiB on one block of scores. What `score` needs to compute them, and
+        memory_mb: bound in MiB on the scores in memory. What `score` needs to compute them, and
             the result, come on top.
+        threads: Python threads that rank a block each, at most, if `score` may be called by several
+            at a time.
 
     Returns:
         [n, K] int32 item ids; -1 fills up where fewer than K items are left.
@@ -117,17 +121,20 @@ def rank_all(
     if num_items < 1:
         raise DataError(f"num_items: found {num_items}, expected at least 1")
     user_bytes = num_items * torch.float32.itemsize
-    most = max(BLOCK_BYTES // user_bytes, BLOCK_USERS)
-    step = min(int(memory_mb * 2**20 // user_bytes), most)
-    if step < 1:
+    fit = int(memory_mb * 2**20 // user_bytes)
+    if fit < 1:
         raise ConfigError(
             f"memory_mb: found {memory_mb}, expected at least {user_bytes / 2**20:.3g}"
             f" for one user's scores of {num_items} items"
         )
     _check_consumed(consumed_indptr, consumed_items, len(users), num_items)
+    # Blocks are the same at any number of threads, because bits of scores may depend on them.
+    step = min(fit, max(BLOCK_BYTES // user_bytes, BLOCK_USERS))
     ids: Int32 = users.astype(np.int32)
     ranked = np.empty((len(users), k), dtype=np.int32)
-    for begin in range(0, len(users), step):
+
+    def rank(number: int) -> None:
+        begin = number * step
         block = ids[begin : begin + step]
         # Copies, because torch warns about arrays that cannot be written, such as mapped files.
         indptr = np.array(consumed_indptr[begin : begin + len(block) + 1], dtype=np.int64)
@@ -144,7 +151,11 @@ def rank_all(
         device = scores.device
         top = ops.top_items(scores, ends.to(device), left_out.to(device), k)
         ranked[begin : begin + len(block)] = top.cpu().numpy()
-        del found, scores  # before the next block is computed, or two would be held at once
+
+    count = -(-len(users) // step)
+    if count:
+        rank(0)  # alone, because `score` may learn from the first users how to go on
+    share(lambda number: rank(number + 1), count - 1, min(threads, fit // step))
     return ranked
 
 
@@ -156,6 +167,7 @@ def evaluate_ranking(
     split: Literal["valid", "test"] = "test",
     together: Together = ALONE,
     users: int | None = None,
+    threads: int = 1,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics over full ranking, averaged over users with a positive in the split.
 
@@ -163,10 +175,11 @@ def evaluate_ranking(
         score: gives the scores [b, I] of a block of users.
         prepared: the source of users, consumed and relevant items, see `ranking_task`.
         ks: values of K; one that exceeds I is fine.
-        memory_mb: bound in MiB on one block of scores, see `rank_all`.
+        memory_mb: bound in MiB on the scores in memory, see `rank_all`.
         split: whose positives are relevant.
         together: the processes that rank, each for a share of the users.
         users: to rank for, see `ranking_task`.
+        threads: see `rank_all`.
 
     Returns:
         `{K: {"precision", "recall", "f1", "ndcg", "hit", "mrr", "map"}}` of `topk_metrics`; NaN if
@@ -177,7 +190,7 @@ def evaluate_ranking(
     """
     check_ks(ks)
     task = ranking_task(prepared, split, users)
-    ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
+    ranked = _rank(score, prepared, task, max(ks), memory_mb, together, threads)
     return topk_metrics(ranked, task.relevant_indptr, task.relevant_items, ks)
 
 
@@ -188,6 +201,7 @@ def report_ranking(
     memory_mb: float = 256,
     together: Together = ALONE,
     users: int | None = None,
+    threads: int = 1,
 ) -> dict[int, dict[str, float]]:
     """Top-K metrics on test, how sure they are, and what the lists are like.
 
@@ -195,9 +209,10 @@ def report_ranking(
         score: gives the scores [b, I] of a block of users.
         prepared: the source of users, consumed and relevant items, see `ranking_task`.
         ks: values of K; one that exceeds I is fine.
-        memory_mb: bound in MiB on one block of scores, see `rank_all`.
+        memory_mb: bound in MiB on the scores in memory, see `rank_all`.
         together: the processes that rank, each for a share of the users.
         users: to rank for, see `ranking_task`.
+        threads: see `rank_all`.
 
     Returns:
         By K what `evaluate_ranking` gives, "coverage", "gini" and "novelty" of `list_metrics`, and
@@ -209,7 +224,7 @@ def report_ranking(
     """
     check_ks(ks)
     task = ranking_task(prepared, users=users)
-    ranked = _rank(score, prepared, task, max(ks), memory_mb, together)
+    ranked = _rank(score, prepared, task, max(ks), memory_mb, together, threads)
     values = topk_values(ranked, task.relevant_indptr, task.relevant_items, ks)
     found = averages(values, ks)
     num_items = prepared.dataset.num_items
@@ -231,6 +246,7 @@ def _rank(
     k: int,
     memory_mb: float,
     together: Together,
+    threads: int,
 ) -> Int32:
     """Lists [n, K] of a task's users."""
     users, size = len(task.users), together.size
@@ -246,6 +262,7 @@ def _rank(
         task.consumed_items[indptr[0] : indptr[-1]],
         k,
         memory_mb,
+        threads,
     )
     counts = [share.stop - share.start for share in shares]
     found: Int32 = all_shares(torch.from_numpy(ranked), counts, together).numpy()

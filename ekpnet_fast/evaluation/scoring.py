@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.bounds import UNIT, LinearBounds
 from ekpnet_fast.native.device import say_once
-from ekpnet_fast.ops.threads import num_threads
+from ekpnet_fast.ops.threads import num_threads, share
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs
@@ -65,6 +66,13 @@ class UserGroups:
     def __len__(self) -> int:
         """Number of groups G."""
         return self.users.numel()
+
+
+class Block(NamedTuple):
+    """Pairs to score at a time, and their place among all."""
+
+    place: slice
+    made: Callable[[], Pairs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +164,11 @@ class Scorer:
         return max(1, self._at_once // max(num_items, 1))
 
     @property
+    def threads(self) -> int:
+        """Python threads that share what is scored: as many as ops have, or one beside a GPU."""
+        return num_threads() if self.device.type == "cpu" else 1
+
+    @property
     def _at_once(self) -> int:
         """Number of pairs to score at a time."""
         return SCORED_PAIRS[self.device.type] * self.model.blocks
@@ -167,7 +180,7 @@ class Scorer:
         indptr: NDArray[np.int64],  # [G + 1] pairs of each user
         items: Tensor,  # [indptr[-1]] int32
         inputs: Inputs | None = None,
-    ) -> Iterator[Pairs]:
+    ) -> Iterator[Block]:
         """Pairs of users in the given order, as many at a time as may be, or one user's.
 
         Args:
@@ -183,22 +196,39 @@ class Scorer:
             last = int(np.searchsorted(indptr, start + at_once, side="right")) - 1
             last = max(first + 1, last)
             pairs = slice(start, int(indptr[last]))
-            yield self.pairs(
-                groups_of(users[first:last]),
-                torch.from_numpy(indptr[first : last + 1] - start),
-                items[pairs],
-                None if inputs is None else {name: x[pairs] for name, x in inputs.items()},
-            )
+
+            def made(first: int = first, last: int = last, pairs: slice = pairs) -> Pairs:
+                return self.pairs(
+                    groups_of(users[first:last]),
+                    torch.from_numpy(indptr[first : last + 1] - pairs.start),
+                    items[pairs],
+                    None if inputs is None else {name: x[pairs] for name, x in inputs.items()},
+                )
+
+            yield Block(pairs, made)
             first = last
 
-    def logits_of(self, blocks: Iterable[Pairs], num_pairs: int) -> Tensor:
-        """Logits [N] of all the pairs of some blocks, on the device."""
+    def logits_of(
+        self, blocks: Sequence[Block], num_pairs: int, kept: dict[int, Pairs] | None = None
+    ) -> Tensor:
+        """Logits [N] of all the pairs of some blocks, on the device.
+
+        Args:
+            blocks: are shared among threads.
+            num_pairs: N.
+            kept: the pairs of each block, which is filled where it has none.
+        """
         logits = torch.empty(num_pairs, device=self.device)
-        start = 0
-        for pairs in blocks:
-            stop = start + pairs.num_pairs
-            logits[start:stop] = self.logits(pairs)
-            start = stop
+
+        def score(number: int) -> None:
+            block, pairs = blocks[number], None if kept is None else kept.get(number)
+            if pairs is None:
+                pairs = block.made()
+                if kept is not None:
+                    kept[number] = pairs
+            logits[block.place] = self.logits(pairs)
+
+        share(score, len(blocks), self.threads)
         return logits
 
 
@@ -210,7 +240,7 @@ def score_examples(
     rows: UserExamples,
     *,
     stage: str,
-    kept: list[Pairs] | None = None,
+    kept: dict[int, Pairs] | None = None,
     together: Together = ALONE,
 ) -> NDArray[np.float32]:
     """Logits [N] of examples, in the order of the table that `rows` came from.
@@ -221,7 +251,7 @@ def score_examples(
         ripple: ripple sets of the users.
         rows: the examples.
         stage: the stage whose prediction is computed.
-        kept: a list that is filled with the pairs, which need not be made again the next time.
+        kept: is filled with the pairs by block, which need not be made again the next time.
         together: the processes that score, each the examples of a share of the users.
     """
     logits, counts = example_logits(
@@ -241,7 +271,7 @@ def example_logits(
     rows: UserExamples,
     *,
     stage: str,
-    kept: list[Pairs] | None = None,
+    kept: dict[int, Pairs] | None = None,
     together: Together = ALONE,
 ) -> tuple[Tensor, list[int]]:
     """Logits of this process's share of examples, on the device, in the order of `rows`.
@@ -258,12 +288,11 @@ def example_logits(
     shares = [share_of(ends, rank, together.size) for rank in range(together.size)]
     counts = [int(ends[share.stop] - ends[share.start]) for share in shares]
     mine, count = shares[together.rank], counts[together.rank]
-    made = scorer.blocks(
-        partial(UserGroups.of, ripple), users[mine], ends[mine.start : mine.stop + 1], rows.items
+    ends = ends[mine.start : mine.stop + 1]
+    blocks = scorer.blocks(
+        partial(UserGroups.of, ripple), users[mine], ends - ends[0], rows.items[ends[0] : ends[-1]]
     )
-    if kept is not None and not kept:
-        kept.extend(made)
-    return scorer.logits_of(kept or made, count), counts
+    return scorer.logits_of(list(blocks), count, kept), counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +310,8 @@ class CatalogueScorer:
     scorer: Scorer
     ripple: RippleSets | LazyRippleSets
     num_items: int
-    # "loose" once bounds have ruled out so little that they cost more than they save.
+    # "loose" if bounds ruled out so little of the first users that they cost more than they save,
+    # else "tight"; nothing before these.
     _found: set[str] = field(default_factory=set)
 
     @torch.no_grad()
@@ -321,8 +351,9 @@ class CatalogueScorer:
                 k,
                 partial(self._exact, users[part], inputs),
             )
-            if float(scores[part].isfinite().float().mean()) > MOST_SCORED:
-                self._found.add("loose")
+            if not self._found:
+                scored = float(scores[part].isfinite().float().mean())
+                self._found.add("loose" if scored > MOST_SCORED else "tight")
         return scores
 
     @cached_property
@@ -377,14 +408,14 @@ class CatalogueScorer:
         indptr = np.zeros(len(users) + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows.numpy(), minlength=len(users)), out=indptr[1:])
         places = rows * self.num_items + items
-        made = self.scorer.blocks(
+        blocks = self.scorer.blocks(
             partial(UserGroups.of, self.ripple),
             users.astype(np.int64),
             indptr,
             items.int(),
             {name: x[places] for name, x in given.items()} or None,
         )
-        return self.scorer.logits_of(made, len(items))
+        return self.scorer.logits_of(list(blocks), len(items))
 
 
 def catalogue_scorer(

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ekpnet_fast.config import RunConfig
 from ekpnet_fast.data import Dataset
+from ekpnet_fast.data.splits import RANKING
 from ekpnet_fast.evaluation import columns
 from ekpnet_fast.experiments.cache import Store, code_version
 from ekpnet_fast.experiments.markdown import mean_sd, table
@@ -34,12 +35,16 @@ CPU = "CPU s"
 
 @dataclass(frozen=True)
 class Variant:
-    """Variant, a row: a model and what differs from its preset, for data of up to `max_items`."""
+    """Variant, a row: a model and what differs from its preset, for data of up to `max_items`.
+
+    `drawn`: only where splits and their negatives are drawn, and not for lists, which need folds.
+    """
 
     label: str
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     max_items: int = 1 << 31
+    drawn: bool = False
 
 
 VARIANTS = {
@@ -49,7 +54,7 @@ VARIANTS = {
     "ekpnet folds": Variant("EKPNet, cross-fitted", "ekpnet", {"folds": 5}),
     "linear": Variant("linear part alone", "linear"),
     "ekpnet_plus": Variant("EKPNet+", "ekpnet_plus"),
-    "no folds": Variant("EKPNet+ without cross-fitting", "ekpnet_plus", {"folds": 1}),
+    "no folds": Variant("EKPNet+ without cross-fitting", "ekpnet_plus", {"folds": 1}, drawn=True),
     "no projections": Variant(
         "EKPNet+ without projections",
         "ekpnet_plus",
@@ -119,6 +124,7 @@ class PlusPlan(Plan):
                 variant = VARIANTS[name]
                 row = [PlusCell(dataset, variant.model, seed, variant=name) for seed in seeds]
                 fits = self.num_items.get(dataset, 0) <= variant.max_items
+                fits = fits and not (variant.drawn and self.settings.protocol in RANKING)
                 if fits and (not variant.options or self._differs(row[0])):
                     cells += row
         return cells

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
-from ekpnet_fast.ops.threads import torch_on_one_thread
+from ekpnet_fast.ops.threads import num_threads, torch_on_one_thread
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.places import moved
 from ekpnet_fast.runs.resolve import resolve, settle
@@ -148,9 +148,9 @@ def evaluate(
     called with the logits of the test examples [N]. Processes that evaluate together score a share
     of the users each, and all return the same.
     """
-    # The ops of a model of ripple sets share their work by themselves; torch's, small ones between,
-    # would wait for threads that other programs keep from running.
-    with torch_on_one_thread() if outcome.model.ripple else nullcontext():
+    # Torch's own operators would wait for threads that other programs keep from running: users are
+    # shared among threads instead.
+    with torch_on_one_thread():
         return _evaluate(config, prepared, graph, outcome, scored, together)
 
 
@@ -203,12 +203,12 @@ def _evaluate(
             backend, model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
         ks = tuple(sorted({*DEFAULT_KS, *config.ks}))
-        for name, score in (
-            ("ranking", scorer),
-            ("popularity_ranking", popularity_scores(prepared)),
+        for name, score, threads in (
+            ("ranking", scorer, scorer.scorer.threads),
+            ("popularity_ranking", popularity_scores(prepared), num_threads()),
         ):
             found[name] = report_ranking(
-                score, prepared, ks, config.memory_mb, together, config.ranked_users
+                score, prepared, ks, config.memory_mb, together, config.ranked_users, threads
             )
     return found
 

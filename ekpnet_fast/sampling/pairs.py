@@ -329,6 +329,7 @@ class Batch(Pairs):
             group_indptr=torch.cat([first, first.new_full((1,), self.num_pairs)]),
             slot_folds=None,
             pair_folds=None,
+            slots=None,
         )
 
     def rows_of(self, space: str) -> Tensor:

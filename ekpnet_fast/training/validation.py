@@ -118,7 +118,7 @@ class Validation:
             most = validated_users(self.prepared.dataset.num_items, trained)
             self.users = len(ranking_task(self.prepared, "valid", most).users)
         # Pairs to score, the same in every epoch, if they fit into memory.
-        self._kept: list[Pairs] | None = [] if len(self.examples.items) <= KEPT_PAIRS else None
+        self._kept: dict[int, Pairs] | None = {} if len(self.examples.items) <= KEPT_PAIRS else None
 
     def score(self, stage: str) -> float:
         """Validation measure of a stage's prediction; the higher the better."""
@@ -144,5 +144,6 @@ class Validation:
             "valid",
             together=self.world,
             users=self.users,
+            threads=scorer.scorer.threads,
         )
         return found[k][name]

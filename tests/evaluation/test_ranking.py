@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +134,46 @@ def test_blocks_keep_the_bound_and_change_nothing(size):
     assert [len(block) for block in spy.blocks[:-1]] == [size] * (len(spy.blocks) - 1)
     assert 1 <= len(spy.blocks[-1]) <= size
     assert spy.asked() == list(range(37))
+
+
+def test_blocks_are_the_same_at_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(ranking, "BLOCK_USERS", 5)
+    scores, seen = random_case(7)
+    given = np.arange(37), 23, *csr(seen), 10
+    found = []
+    for threads in (1, 2, 60):
+        spy = Table(scores)
+        found.append((rank_all(spy, *given, threads=threads).tolist(), sorted(spy.blocks)))
+    assert len(found[0][1]) == 8
+    assert found[1] == found[2] == found[0]
+
+
+@pytest.mark.parametrize(("held", "most"), [(5, 1), (9, 1), (10, 2), (15, 3), (200, 4)])
+def test_blocks_of_several_threads_keep_the_bound_together(monkeypatch, held, most):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(ranking, "BLOCK_USERS", 5)
+    scores, seen = random_case(7)
+    meet, idents = threading.Barrier(most, timeout=60), set()
+    table = Table(scores)
+
+    def score(users):
+        if threading.get_ident() not in idents:
+            idents.add(threading.get_ident())
+            meet.wait()
+        return table(users)
+
+    rank_all(score, np.arange(37), 23, *csr(seen), 10, memory_mb=bound_for(held, 23), threads=4)
+    assert len(idents) == most
+
+
+def test_an_error_in_a_block_of_several_threads_comes_here(monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(ranking, "BLOCK_USERS", 2)
+    scores = np.zeros((9, 4), dtype=np.float32)
+    scores[5, 2] = np.nan
+    with pytest.raises(TrainingError, match="found NaN for 1 of 2 users"):
+        rank_all(Table(scores), np.arange(9), 4, *csr([[]] * 9), 2, threads=2)
 
 
 def test_a_bound_between_two_sizes_takes_the_smaller():

@@ -14,7 +14,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import ModelConfig, RunConfig
 from ekpnet_fast.data import Dataset, Examples, SyntheticConfig, make_synthetic, prepare
 from ekpnet_fast.errors import TrainingError
-from ekpnet_fast.evaluation import metrics, scoring
+from ekpnet_fast.evaluation import metrics, ranking, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
 from ekpnet_fast.runs import evaluate, runner
@@ -381,8 +381,26 @@ def test_a_finished_run_is_evaluated_to_the_same_numbers(model, tmp_path, thread
     written = runner.run(config)
     assert written["model"] == model
     assert 0 <= written["test"]["auc"] <= 1 and written["ranking"] is not None
-    found, stored = evaluate.evaluate_run(tmp_path / "run")
-    assert evaluate.same_metrics(found, stored)
+    for count in (1, 3):
+        found, stored = evaluate.evaluate_run(tmp_path / "run", threads=count)
+        assert evaluate.same_metrics(found, stored)
+
+
+@every_model
+def test_threads_that_share_users_do_not_change_a_bit(model, threads, monkeypatch):
+    monkeypatch.setitem(scoring.SCORED_PAIRS, "cpu", 300)
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(ranking, "BLOCK_USERS", 3)
+    config, (prepared, graph) = config_of(model, ranking=True), load(CONFIG)
+    outcome = loop.train(config, prepared, graph)
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        logits = []
+        found.append(evaluate.evaluate(config, prepared, graph, outcome, logits.append))
+        found[-1]["logits"] = logits[0].tolist()
+    assert found[0]["ranking"] is not None
+    assert found[1] == found[2] == found[0]
 
 
 # ---- devices -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,13 @@ import pytest
 import torch
 
 from ekpnet_fast import ops
-from ekpnet_fast.ops.threads import beside, beside_ops, num_threads, torch_on_one_thread
+from ekpnet_fast.ops.threads import (
+    beside,
+    beside_ops,
+    num_threads,
+    share,
+    torch_on_one_thread,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +66,53 @@ def test_work_beside_what_goes_on(threads, number):
         assert num_threads() == number
         with pytest.raises(KeyError, match="no result"):
             beside(lambda: {}["no result"])()
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_shared_numbers_are_taken_once_by_threads_of_one(threads, number):
+    threads(3)
+    meet, done = threading.Barrier(number, timeout=60), []
+
+    def work(i):
+        if i < number:  # which nobody takes two of
+            meet.wait()
+        state = num_threads(), torch.get_num_threads(), torch.is_grad_enabled()
+        done.append((i, threading.get_ident(), state))
+
+    with torch.no_grad():
+        share(work, 40, number)
+    each = 3 if number == 1 else 1
+    assert sorted(i for i, _, _ in done) == list(range(40))
+    assert len({ident for _, ident, _ in done}) == number
+    assert {state for _, _, state in done} == {(each, each, False)}
+    assert (num_threads(), torch.get_num_threads()) == (3, 3)
+
+
+def test_nothing_and_one_number_are_not_shared():
+    own, found = threading.get_ident(), []
+    share(lambda i: found.append((i, threading.get_ident())), 0, 4)
+    share(lambda i: found.append((i, threading.get_ident())), 1, 4)
+    assert found == [(0, own)]
+
+
+def test_the_lowest_error_of_shared_numbers_is_raised_after_all_calls_ended(threads):
+    threads(2)
+    meet, began, ended = threading.Barrier(2, timeout=60), [], []
+
+    def work(i):
+        began.append(i)
+        if i < 2:
+            meet.wait()
+        if i == 0:
+            while len(ended) < 1:  # the other one has failed by then
+                time.sleep(0.001)
+        ended.append(i)
+        raise KeyError(i)
+
+    with pytest.raises(KeyError, match="0"):
+        share(work, 50, 2)
+    assert sorted(began) == sorted(ended) == [0, 1]
+    assert (num_threads(), torch.get_num_threads()) == (2, 2)
 
 
 def test_team_threads_refuses_what_is_no_number_of_threads():

@@ -440,8 +440,9 @@ class _Fold:
         """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
         draws = items.shape[1]
         of_all = len(self.sampled) == len(self.at) and "features" in self.__dict__
-        if draws == 1 and of_all and torch.equal(items[self.at, 0], self._items):
-            # Nothing but the curves is left to do: every fold's history has clicks.
+        known = bool((self._histories.indptr.diff() > 0).all())  # others have logits of their own
+        if draws == 1 and of_all and known and torch.equal(items[self.at, 0], self._items):
+            # Nothing but the curves is left to do.
             knots, weight = part.knots.cpu(), part.weight.cpu()
             return (curves(self.features, knots, weight) + float(part.bias))[:, None]
         asked = items[self.at].flatten()
