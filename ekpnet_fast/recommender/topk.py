@@ -171,6 +171,6 @@ def predict_pairs(
         groups_of, distinct, np.append(starts, len(users)), torch.from_numpy(entities[order])
     )
     probabilities = np.empty(len(users), dtype=np.float32)
-    logits = state.scorer.logits_of(blocks, len(users))
+    logits = state.scorer.logits_of(list(blocks), len(users))
     probabilities[order] = torch.sigmoid(logits).cpu().numpy()
     return probabilities
