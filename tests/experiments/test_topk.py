@@ -163,7 +163,6 @@ def test_a_run_that_fails_is_told(command, here, split, monkeypatch):
             "--protocol is recbole, expected fixed or temporal or temporal_user",
         ),
         (["table3", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
-        (["plus", "--protocol", "fixed"], "--protocol is fixed, expected ripplenet or recbole"),
         (
             ["topk", "--cut", "0.2"],
             "--cut is 0.2 with --protocol fixed, expected --protocol temporal",

@@ -235,7 +235,8 @@ def test_error_of_a_step_names_it_although_it_was_read_later(monkeypatch):
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_lists_wait_for_nothing(loss, monkeypatch):
-    config = config_of("mf", protocol="recbole", train=replace(CONFIG.train, loss=loss))
+    of_lists = {"protocol": "recbole", "ranking": True, "train": replace(CONFIG.train, loss=loss)}
+    config = config_of("mf", **of_lists)
     counts = counts_of_steps(config, load(config), {}, monkeypatch)
     assert counts["train"]["waits"] == 0 and counts["train"]["copies"] == 1
 
