@@ -8,7 +8,7 @@ mini-batch touch, so that nobody waits for that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from types import ModuleType
 from typing import NamedTuple
@@ -71,36 +71,42 @@ def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Tensor]]:
     One message to each process carries all kinds. Rows of others may be read until the next
     exchange.
     """
-    own, others = world.rank, [rank for rank in range(world.size) if rank != world.rank]
-    widths = [kind.width for kind in kinds]
+    own, widths = world.rank, [kind.width for kind in kinds]
     starts = [[*accumulate(kind.sent, initial=0)] for kind in kinds]
     found = [
         [kind.part(at[own], at[own + 1])] * world.size
         for kind, at in zip(kinds, starts, strict=True)
     ]
-    if not others or not kinds:
+    if world.size == 1 or not kinds:
         return found
-    lengths = [0] * world.size
-    for rank in others:
-        lengths[rank] = sum(
-            kind.sent[rank] * width for kind, width in zip(kinds, widths, strict=True)
-        )
-    messages = world.outbox(lengths)
-    for rank in others:
-        end = 0
-        for kind, width, at in zip(kinds, widths, starts, strict=True):
-            begin, end = end, end + kind.sent[rank] * width
-            kind.write(at[rank], at[rank + 1], messages[rank][begin:end])
-        lengths[rank] = sum(
-            kind.received[rank] * width for kind, width in zip(kinds, widths, strict=True)
-        )
-    messages = world.deliver(lengths)
-    for rank in others:
-        end = 0
-        for kind, width, of_kind in zip(kinds, widths, found, strict=True):
-            begin, end = end, end + kind.received[rank] * width
-            of_kind[rank] = kind.read(messages[rank][begin:end], kind.received[rank])
+    for rank, k, memory in _cut(world.outbox, [kind.sent for kind in kinds], widths, own):
+        kinds[k].write(starts[k][rank], starts[k][rank + 1], memory)
+    for rank, k, memory in _cut(world.deliver, [kind.received for kind in kinds], widths, own):
+        found[k][rank] = kinds[k].read(memory, kinds[k].received[rank])
     return found
+
+
+def _cut(
+    messages: Callable[[Sequence[int]], list[Tensor]],
+    counts: Sequence[Sequence[int]],  # rows of each kind, [W] by rank
+    widths: Sequence[int],
+    own: int,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Cut the messages for or from all ranks but `own`: a rank, number of a kind, and its memory.
+
+    `messages` gives those of the lengths [W] that it is told.
+    """
+    sizes = [
+        [count[rank] * width for count, width in zip(counts, widths, strict=True)]
+        if rank != own
+        else []
+        for rank in range(len(counts[0]))
+    ]
+    for rank, message in enumerate(messages([sum(of_rank) for of_rank in sizes])):
+        end = 0
+        for k, size in enumerate(sizes[rank]):
+            begin, end = end, end + size
+            yield rank, k, message[begin:end]
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
