@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import library
 
 from ekpnet_fast import ops
 from ekpnet_fast.ops import reference
@@ -128,7 +129,7 @@ def test_list_loss_on_the_emulated_gpu(emulated, loss):
 def test_list_loss_keeps_torchs_rules(loss):
     logits, labels, lists = list_problem(15, torch.float64)
     given = logits.requires_grad_(), labels, lists, LOSSES.index(loss)
-    torch.library.opcheck(torch.ops.ekpnet.list_loss.default, given)
+    library.opcheck(torch.ops.ekpnet.list_loss.default, given)
 
 
 @pytest.mark.parametrize(
