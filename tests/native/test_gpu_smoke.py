@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from ekpnet_fast.ops.list_losses import LOSSES
 from support.contracts import outputs_and_gradients
 from support.devices import Cpu, on_gpus
 from support.graphs import csr
@@ -43,11 +44,19 @@ def all_gradients(device):
     return torch.cat([x.flatten().double() for x in found])
 
 
+def losses_of_lists(device):
+    logits, labels = torch.linspace(-3, 3, 20), torch.arange(20) % 3 % 2.0
+    lists = torch.tensor([0, 1, 9, 20])
+    found = [device.call("list_loss", logits, labels, lists, LOSSES.index(x)) for x in LOSSES[1:]]
+    return torch.cat([x.flatten().double() for pair in found for x in pair])
+
+
 OTHERS = {
     "ripple_attention_weights": weights,
     "top_items": top_lists,
     "row_adam_": after_a_step,
     "ekpnet_gradients": all_gradients,
+    "list_loss": losses_of_lists,
 }
 
 

@@ -115,11 +115,11 @@ def test_native_list_loss_in_float32_is_as_accurate_as_eager(scale, loss):
 
 
 @losses
-def test_list_loss_on_the_emulated_gpu(emulated, loss):
+@on_gpus
+def test_list_loss_on_gpus(device, loss):
     for groups in (1, 120):
         problem = list_problem(groups, torch.float64)
-        with emulated.in_place_of_the_cpu():
-            found = emulated.ops.list_loss(*problem, LOSSES.index(loss))
+        found = device.call("list_loss", *problem, LOSSES.index(loss))
         total, gradient = of_op(ops, problem, loss)
         torch.testing.assert_close(found[0], total, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found[1] * max(len(problem[0]), 1), gradient)
