@@ -238,7 +238,7 @@ def _clicked(query: Query, ids: Sequence[Id] | None) -> list[dict[str, Any]]:
     state, items = query.state, query.items
     if items is None or ids is None:
         first, last = state.history_indptr[query.user : query.user + 2].tolist()
-        items = tuple(state.history_items[first:last].tolist())
+        items = tuple(state.items_of(state.history_items[first:last]))
         ids = tuple(map(state.items.id, items))
     return [
         {"id": known, "name": state.item_name(item), "kind": "item"}

@@ -62,6 +62,14 @@ def test_an_item_added_since_the_start(live, recommender):
     assert {"gladiator", "Gladiator"} <= {v for item in found["items"] for v in item.values()}
     assert {node["id"] for node in found["clicked"]} == set(recommender.history("ann"))
 
+    # The item's entity is not of the same number.
+    recommender.add_clicks({"ann": ["gladiator"], "zoe": ["gladiator"]})
+    found = posted(live, "recommend", user="zoe", k=9)
+    assert found["clicked"] == [{"id": "gladiator", "name": "Gladiator", "kind": "item"}]
+    found = posted(live, "recommend", user="ann", k=9)
+    assert {node["id"] for node in found["clicked"]} == {*recommender.history("ann")}
+    assert "gladiator" in recommender.history("ann") and "Gladiator" not in str(found["items"])
+
     start = agree(live, recommender, ["gladiator"], "alien")["reasons"][0]["steps"][0]["start"]
     assert start == {"id": "gladiator", "name": "Gladiator", "kind": "item"}
     assert agree(live, recommender, ["alien"], "gladiator")["item"]["name"] == "Gladiator"
@@ -71,7 +79,7 @@ def test_an_item_added_since_the_start(live, recommender):
 
     after = live.get("/health").json()
     assert [after[name] - before[name] for name in ("items", "entities", "triples", "users")] == [
-        *(1, 2, 2, 0)
+        *(1, 2, 2, 1)
     ]
 
 
