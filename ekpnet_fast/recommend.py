@@ -173,7 +173,7 @@ def _show(options: argparse.Namespace) -> None:
         say(json_text(found))
         return
     if options.explain:
-        say("\n".join(explanation.to_text() for explanation in reasons))
+        say("\n\n".join(explanation.to_text() for explanation in reasons))
     else:
         make_console().print(_table(best))
     for note in best.notes:

@@ -100,9 +100,11 @@ def _show_result(metrics: dict[str, Any], console: Console) -> None:
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
     rate = metrics["samples_per_second"]
     shown = "" if rate is None else f" {rate:,.0f} samples/s,"
+    left_out = metrics["dropped_users"]
     console.print(
-        f"{metrics['dropped_users']} of {metrics['users']} users are left out:"
-        " they have no positive in train."
+        f"{left_out:,} of {metrics['users']:,} users"
+        f" {'has' if left_out == 1 else 'have'} no positive in train and"
+        f" {'is' if left_out == 1 else 'are'} left out."
         f"\n{seconds['total']:.1f} s ({parts}),{shown}"
         f" {Threads(environment['threads'], environment['threads_reason'])}, {environment['isa']}"
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from ekpnet_fast.recommender.paths import Node, with_lists
 
-__all__ = ["Fact", "Part", "PartKind", "facts_in_words"]
+__all__ = ["Fact", "Part", "PartKind", "distinct", "facts_in_words", "relation_in_words"]
 
 NAMED = 3  # facts of a part that its text names
 
@@ -41,7 +41,7 @@ class Fact:
     def __str__(self) -> str:
         """Words such as `director John Lasseter`, or `relation 3 to 1441` where it has no name."""
         known = not self.relation.isdecimal()
-        relation = self.relation if known else f"relation {self.relation}"
+        relation = relation_in_words(self.relation) if known else f"relation {self.relation}"
         if self.backwards:
             return f"{self.end} ({relation})"
         return f"{relation} {self.end}" if known else f"{relation} to {self.end}"
@@ -74,9 +74,20 @@ class Part:
         return found
 
 
+def relation_in_words(relation: str) -> str:
+    """Relation as people say it: `film.film.directed_by` as `directed by`."""
+    last = relation.rpartition(".")[2].replace("_", " ").strip()
+    return last if any(map(str.isalpha, last)) else relation
+
+
+def distinct(facts: Sequence[Fact]) -> list[str]:
+    """Words of facts, each once."""
+    return list(dict.fromkeys(map(str, facts)))
+
+
 def facts_in_words(facts: Sequence[Fact]) -> str:
     """List of the largest facts, such as `director John Lasseter, genre comedy and 2 more`."""
-    words = list(dict.fromkeys(map(str, facts)))
+    words = distinct(facts)
     named, more = words[:NAMED], len(words) - NAMED
     if more > 0:
         named.append(f"{more} more")

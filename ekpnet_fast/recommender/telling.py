@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ekpnet_fast.recommender.parts import Fact, Part, PartKind, facts_in_words
+from ekpnet_fast.recommender.parts import Fact, Part, PartKind, distinct, facts_in_words
 from ekpnet_fast.recommender.paths import Node
 
 if TYPE_CHECKING:
     from ekpnet_fast.models.wide.shares import Kind, PairShares
     from ekpnet_fast.recommender.state import State
-
-Counts: TypeAlias = NDArray[np.int64]
 
 __all__ = ["Share", "Telling", "node_of"]
 
@@ -118,54 +115,55 @@ class Telling:
 
     def parts(self, top: int) -> tuple[Part, ...]:
         """Largest parts in words, `top` at most."""
-        state, pair = self._state, self._pair
-        together, clicks = _counts(state, int(state.catalogue[pair.item]))
-        return tuple(self._part(share, together, clicks) for share in self.shares[:top])
+        counts = Counts(self._state, int(self._state.catalogue[self._pair.item]))
+        return tuple(self._part(share, counts) for share in self.shares[:top])
 
-    def _part(self, share: Share, together: Counts, clicks: Counts) -> Part:
+    def _part(self, share: Share, counts: Counts) -> Part:
         pair, kind, place = self._pair, share.kind, share.place
         if place is None:
-            return Part(kind, None, self._alone(share, clicks), share.effect, share.signals)
+            return Part(kind, None, self._alone(share, counts), share.effect, share.signals)
         j = int(self._state.catalogue[int(pair.history[place])])
-        because, speaks_for = node_of(self._state, j), share.effect > 0
-        facts: tuple[Fact, ...] = ()
-        if kind in ("match", "walk", "taste"):
-            facts = self._facts(place, kind)
+        because = node_of(self._state, j)
+        facts = self._facts(place, kind) if kind in ("match", "walk", "taste") else ()
+        words = facts_in_words(facts)
+        alike = self._are_alike(share, place)
+        against = "against it: " if share.effect < 0 and alike else ""
         if kind == "clicks":
-            both, who = int(together[j]), f"{int(clicks[j]):,}"
-            if not speaks_for:
-                text = f"against it, {because}: {both:,} of the {who} who clicked it clicked this"
-            elif both:
-                text = (
-                    f"because you clicked {because}: {both:,} of the {who} who did also clicked"
-                    " this"
-                )
-            else:
-                text = (
-                    f"because you clicked {because}: those who did clicked much that goes with this"
-                )
+            text = counts.in_words(because, j, speaks_for=share.effect > 0)
         elif kind == "joint":
-            where = "near" if speaks_for else "far from"
-            text = f"{where} {because} by clicks and graph together"
+            where = "near" if alike else "far from"
+            text = f"{against}{where} {because} by clicks and graph together"
         elif kind == "walk":
-            shared = f"shares {facts_in_words(facts)} with" if facts else "is like"
-            text = f"{shared} what is clicked with items like {because}"
+            shared = f"shares {words} with" if facts else "is like"
+            text = f"{against}{shared} what is clicked with items like {because}"
         elif kind == "taste":
-            often = "" if speaks_for else "seldom "
-            text = f"its {facts_in_words(facts)} {often}go with {because}"
+            often = "" if alike else "seldom "
+            goes = "goes" if len(distinct(facts)) == 1 else "go"
+            text = f"{against}its {words} {often}{goes} with {because}"
         else:
-            text = f"shares {facts_in_words(facts)} with {because}"
+            text = f"{against}shares {words} with {because}"
         return Part(kind, because, text, share.effect, share.signals, facts)
 
-    def _alone(self, share: Share, clicks: Counts) -> str:
-        pair = self._pair
+    def _are_alike(self, share: Share, place: int) -> bool:
+        """Whether the largest signal of a share says that the two items go together."""
+        name = max(share.signals, key=lambda name: abs(share.signals[name]))
+        return bool(self._pair.entries[self._pair.names.index(name), place] > 0)
+
+    def _alone(self, share: Share, counts: Counts) -> str:
+        pair, speaks_for = self._pair, share.effect > 0
+        against = "" if speaks_for else "against it: "
         if share.kind == "popularity":
-            return f"popular: clicked by {_people(int(clicks[self._state.catalogue[pair.item]]))}"
+            popular = "popular: " if speaks_for and counts.of_item > counts.mean else ""
+            return f"{against}{popular}clicked by {_people(counts.of_item)}"
         if share.kind == "neighbours":
-            mean = float(np.exp(pair.affinities.neighbours[pair.item]))
+            fitted = pair.affinities.counts
+            mean = float(fitted[pair.affinities.knowledge.sharing(pair.item)].mean())
             shown = f"{mean:,.0f}" if mean >= 10 else f"{mean:.1f}"
-            only = "" if share.effect > 0 else "only "
-            return f"what it shares facts with is clicked by {only}{shown} people on average"
+            if not speaks_for and mean < np.exp(pair.affinities.unknown_item[1]):
+                against, shown = "", f"only {shown}"
+            return (
+                f"{against}items that share facts with it are clicked by {shown} people on average"
+            )
         if share.kind == "paths":
             return f"the {self._paths:,} paths of the graph from the history, together"
         return "its own place in the graph"
@@ -187,14 +185,38 @@ def node_of(state: State, entity: int) -> Node:
     return Node(state.items.id(item), state.item_name(item), "item")
 
 
-def _counts(state: State, entity: int) -> tuple[Counts, Counts]:
-    """Users [E] who clicked each item and this one too, and [E] who clicked it; in training."""
-    indptr, items = state.history_indptr.numpy(), state.history_items.numpy()
-    size = state.graph.num_entities
-    users = np.searchsorted(indptr, np.flatnonzero(items == entity), side="right") - 1
-    of_users = [items[indptr[u] : indptr[u + 1]] for u in users.tolist()]
-    theirs = np.concatenate([items[:0], *of_users])
-    return np.bincount(theirs, minlength=size), np.bincount(items, minlength=size)
+class Counts:
+    """Counts of people who clicked an item, and others beside it, by the histories as they are.
+
+    Attributes:
+        of_item: people who clicked it.
+        mean: of all items.
+    """
+
+    def __init__(self, state: State, entity: int) -> None:
+        indptr, items = state.history_indptr.numpy(), state.history_items.numpy()
+        size = state.graph.num_entities
+        users = np.searchsorted(indptr, np.flatnonzero(items == entity), side="right") - 1
+        of_users = [items[indptr[u] : indptr[u + 1]] for u in users.tolist()]
+        self._together = np.bincount(np.concatenate([items[:0], *of_users]), minlength=size)
+        self._clicks = np.bincount(items, minlength=size)
+        self._people = int((np.diff(indptr) > 0).sum())
+        self._item, self.of_item = entity, int(self._clicks[entity])
+        self.mean = len(items) / state.num_items
+
+    def in_words(self, because: Node, j: int, *, speaks_for: bool) -> str:
+        """What who clicked another item, of entity j, says of this one."""
+        if j == self._item:
+            return f"{'because' if speaks_for else 'against it:'} you clicked this itself"
+        both, who = int(self._together[j]), int(self._clicks[j])
+        often = both * self._people >= who * self.of_item > 0  # no less than by chance
+        if speaks_for and often:
+            said = f"{both:,} of the {who:,} who did also clicked this"
+            return f"because you clicked {because}: {said}"
+        if speaks_for:
+            return f"because you clicked {because}: those who did clicked much that goes with this"
+        few = f"{both:,}" if often else f"only {both:,}" if both else "none"
+        return f"against it: {few} of the {who:,} who clicked {because} clicked this too"
 
 
 def _people(count: int) -> str:

@@ -190,7 +190,7 @@ def test_plain_lines_where_there_is_no_terminal(command):
         "best possible",
     ]
     assert "\x1b" not in out and "\r" not in out
-    assert " of 60 users are left out" in out
+    assert " of 60 users have no positive in train and are left out." in out
 
 
 def test_a_bar_on_a_terminal():
@@ -245,7 +245,7 @@ def test_ranking_protocol(command, tmp_path):
     code, out, err = command(train.main, *SMALL, *options)
     assert (code, err) == (0, "")
     assert "  valid MRR@10 0." in out and "AUC" not in out
-    assert ", protocol recbole)" in out and "0 of 60 users are left out" in out
+    assert ", protocol recbole)" in out and "0 of 60 users have no positive in train" in out
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["protocol"] == "recbole"
     assert metrics["test"] is None and metrics["popularity"] is None

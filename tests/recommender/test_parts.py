@@ -13,8 +13,9 @@ import torch
 from ekpnet_fast.models.wide.shares import kind_of
 from ekpnet_fast.models.wide.signals import GRAPH_REGRESSION, source_names
 from ekpnet_fast.recommender import Fact, Node
-from ekpnet_fast.recommender.parts import facts_in_words
+from ekpnet_fast.recommender.parts import facts_in_words, relation_in_words
 from ekpnet_fast.recommender.reasons import masked_logits, tell
+from ekpnet_fast.recommender.telling import Counts
 from support.cinema import FILMS, fitted
 
 WIDE = ["linear", "ekpnet_plus"]
@@ -64,14 +65,18 @@ def test_texts_say_what_was_clicked_and_shared(wide):
     by_kind = {}
     for part in found.parts:
         by_kind.setdefault(part.kind, []).append(part)
+    said = {}
     for part in by_kind["clicks"]:
-        j = part.because.id
-        who = [history for history in histories if j in history]
-        both = sum("dune" in history for history in who)
-        assert both > 0 and part.effect > 0
-        counts = f"{both} of the {len(who)} who did also clicked this"
-        assert part.text == f"because you clicked {part.because}: {counts}"
+        assert part.effect > 0
+        start, said[part.because.id] = part.text.split(": ")
+        assert start == f"because you clicked {part.because}"
         assert {kind_of(signal) for signal in part.signals} == {"clicks"}
+    who = [history for history in histories if "alien" in history]
+    both = sum("dune" in history for history in who)
+    assert said == {
+        "alien": f"{both} of the {len(who)} who did also clicked this",
+        "blade": "those who did clicked much that goes with this",  # fewer than by chance both
+    }
     count = sum("dune" in history for history in histories)
     assert [p.text for p in by_kind["popularity"]] == [f"popular: clicked by {count} people"]
     assert {p.text for p in by_kind["match"]} == {
@@ -83,6 +88,99 @@ def test_texts_say_what_was_clicked_and_shared(wide):
     assert not fact.backwards
     deep = {"paths", "item"} & set(by_kind)
     assert deep == ({"paths", "item"} if wide.model == "ekpnet_plus" else set())
+
+
+def only(recommender, *names, weight=1.0):
+    """Leave curves to the named features alone, straight ones that rise by as much."""
+    part = recommender._state.model.linear
+    part.weight.zero_()
+    for name in names:
+        place = part.names.index(name)
+        part.weight[place], part.knots[place] = weight, torch.linspace(-8, 8, 5)
+    return recommender
+
+
+def texts(recommender, kind, item, history):
+    found = recommender.explain(history=history, item=item, top=99)
+    assert found.base + sum(part.effect for part in found.parts) == pytest.approx(found.logit)
+    return [part.text for part in found.parts if part.kind == kind]
+
+
+def test_counts_are_told_as_they_speak():
+    """By how many of who clicked the one clicked the other: as many as by chance, fewer, none."""
+    recommender = fitted("linear")
+    histories = clicked(recommender)
+    seen = set()
+    for j, i in ((j, i) for j in FILMS for i in FILMS if j != i):
+        who = [history for history in histories if j in history]
+        both, of_item = (sum(i in x for x in xs) for xs in (who, histories))
+        counts = Counts(recommender._state, FILMS.index(i))
+        node = Node(j, "X", "item")
+        often = both * len(histories) >= len(who) * of_item
+        far = "because you clicked X: those who did clicked much that goes with this"
+        near = f"because you clicked X: {both} of the {len(who)} who did also clicked this"
+        few = f"{both}" if often else f"only {both}" if both else "none"
+        against = f"against it: {few} of the {len(who)} who clicked X clicked this too"
+        told = [counts.in_words(node, FILMS.index(j), speaks_for=x) for x in (True, False)]
+        assert told == [near if often else far, against]
+        seen.add("often" if often else few.split()[0])
+    assert seen == {"often", "only", "none"}
+    told = [counts.in_words(node, FILMS.index(i), speaks_for=x) for x in (True, False)]
+    assert told == ["because you clicked this itself", "against it: you clicked this itself"]
+
+
+def test_people_who_clicked_since_are_counted():
+    recommender = only(fitted("linear"), "popularity", "co-click")
+    before = sum("dune" in history for history in clicked(recommender))
+    recommender.add_clicks({"zoe": ["dune", "alien"], "ann": ["dune"]})
+    after = sum("dune" in history for history in clicked(recommender))
+    assert after > before
+    assert texts(recommender, "popularity", "dune", ["alien"]) == [
+        f"popular: clicked by {after} people"
+    ]
+    who = [history for history in clicked(recommender) if "alien" in history]
+    both = sum("dune" in history for history in who)
+    assert texts(recommender, "clicks", "dune", ["alien"]) == [
+        f"because you clicked Alien: {both} of the {len(who)} who did also clicked this"
+    ]
+
+
+def test_what_speaks_against_the_item_says_so():
+    """A falling curve takes back what others say twice."""
+    names = ("popularity", "KG match", "joint 1 over the user's mean")
+    recommender = only(fitted("linear", linear__joint_spectral=(1,)), *names, weight=-1.0)
+    found = recommender.explain(history=["alien"], item="blade", top=99)
+    people = sum("blade" in history for history in clicked(recommender))
+    told = {part.kind: part.text for part in found.parts}
+    assert told["popularity"] == f"against it: clicked by {people} people"
+    facts = "directed by Ridley Scott and genre m/scifi"
+    assert told["match"] == f"against it: shares {facts} with Alien"
+    assert told["joint"] == "against it: near Alien by clicks and graph together"
+    assert all(part.effect < 0 for part in found.parts)
+    assert "popular" not in told["popularity"]
+
+
+@pytest.mark.parametrize("weight", [1.0, -1.0])
+def test_the_mean_of_neighbours_is_theirs_alone(weight):
+    """The signal is drawn to the mean of all; what is told is not."""
+    recommender = only(fitted("linear"), "KG neighbours' clicks", weight=weight)
+    histories = clicked(recommender)
+    counts = {film: sum(film in history for history in histories) for film in FILMS}
+    everyone = np.mean(list(counts.values()))
+    for item, others in (
+        ("alien", ["blade", "blade", "dune"]),  # director and genre; genre
+        ("dune", ["alien", "blade"]),
+        ("casablanca", ["eden", "eden"]),
+    ):
+        (told,) = texts(recommender, "neighbours", item, ["fargo"])
+        mean = np.mean([counts[other] for other in others])
+        fewer = bool(mean < everyone)
+        low = "only " if fewer and weight > 0 else ""
+        against = "against it: " if not fewer and weight < 0 else ""
+        assert told == (
+            f"{against}items that share facts with it are clicked by {low}{mean:.1f} people on"
+            " average"
+        )
 
 
 def test_paths_of_ekpnet_plus_are_what_the_logit_loses_without_all():
@@ -156,6 +254,35 @@ def test_a_taste_names_the_facts_of_the_item():
         first, second = map(str, told.shared)
         often = "go" if told.effect > 0 else "seldom go"
         assert told.text == f"its {first} and {second} {often} with {told.because}"
+
+
+def test_a_single_fact_goes():
+    """As before, of films that have one: the verb agrees."""
+    recommender = fitted("linear")
+    part = recommender._state.model.linear
+    affinities = part.affinities
+    graph = replace(affinities.graph, chosen=torch.ones_like(affinities.graph.chosen))
+    affinities.graph = graph
+    source = source_names(part.options)[GRAPH_REGRESSION]
+    vectors = graph.folded_in(part.knowledge.weighed, part.knowledge.relations)
+    affinities.sources.values[source].copy_(vectors)
+    affinities.sources.transposed[source].copy_(affinities.sources.values[source].T)
+    only(recommender, GRAPH_REGRESSION)
+    found = recommender.explain(history=["alien", "casablanca"], item="dune", top=99)
+    assert found.parts
+    for part in found.parts:
+        goes = "goes" if part.effect > 0 else "seldom goes"
+        assert part.text == f"its genre m/scifi {goes} with {part.because}"
+
+
+def test_relations_in_words():
+    assert relation_in_words("film.film.directed_by") == "directed by"
+    assert relation_in_words("directed by") == "directed by"
+    assert relation_in_words("attribute.1") == "attribute.1"
+    assert relation_in_words("film.") == "film."
+    assert (
+        str(Fact("film.film.genre", Node("m1", "comedy", "entity"), False, 1.0)) == "genre comedy"
+    )
 
 
 def test_linear_has_no_remark_about_paths():

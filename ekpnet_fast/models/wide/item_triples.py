@@ -134,6 +134,15 @@ class ItemTripleFeatures:
         of_pairs = np.asarray(weights @ self.near).ravel()[row.indices]
         return self._chosen[row.indices].astype(np.int64), of_pairs * row.data
 
+    def sharing(self, item: int) -> NDArray[np.int64]:
+        """Items [n] of whom `near` has a pair of an item, once for each such pair."""
+        columns = np.zeros(self.near.shape[1], dtype=np.bool_)
+        columns[self.near[item].indices] = True
+        at = np.flatnonzero(columns[self.near.indices])
+        found = np.searchsorted(self.near.indptr, at, side="right") - 1
+        others: NDArray[np.int64] = found[found != item]
+        return others
+
     @cached_property
     def alike(self) -> ops.SparseRows:
         """Strongest entries of near near^T [I, I]."""

@@ -254,7 +254,9 @@ def pair_shares(
     alone = len(affinities.item_features)
     of_item = affinities.item_features[:, item].double().numpy()
     at_item = _responses(knots[:alone], weight[:alone], of_item)
-    unknown = _responses(knots[:alone], weight[:alone], affinities.unknown_item)
+    # Rounded as those of items are, so that an item that has the same differs by nothing.
+    of_unknown = affinities.unknown_item.astype(np.float32).astype(np.float64)
+    unknown = _responses(knots[:alone], weight[:alone], of_unknown)
     is_signed = affinities.sources.responses[:, 1].numpy() == SIGNED
     added = np.where(is_signed, 1, affinities.sources.constants[:, 0].double().numpy())
     nothing = _responses(knots[alone:], weight[alone:], np.log(added))
@@ -262,9 +264,9 @@ def pair_shares(
     base = bias + float(unknown.sum()) + float(nothing.sum())
     height, slope = (0.0, 0.0) if without_history is None else without_history.tolist()
     if not len(items) and slope > 0:
-        base = height + slope * float(affinities.unknown_item[0])
+        base = height + slope * float(of_unknown[0])
         at_item, unknown = np.zeros(alone), np.zeros(alone)
-        at_item[0] = slope * float(of_item[0] - affinities.unknown_item[0])
+        at_item[0] = slope * float(of_item[0] - of_unknown[0])
     entries = _entries(affinities.sources, items, item)
     means = affinities.sources.means[:, items].double().numpy()
     if affinities.users is not None:

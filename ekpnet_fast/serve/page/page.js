@@ -83,10 +83,10 @@ const asNode = ({ item, name }) => ({ id: item, name, kind: "item" });
 const plural = (n, one) => `${n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
 const percent = (x) => (x >= 0.0995 ? `${Math.round(100 * x)} %` : `${(100 * x).toFixed(1)} %`);
 
-/** `film.film.directed_by` as `directed by`. */
+/** `film.film.directed_by` as `directed by`; `attribute.1` stays. */
 function relationWords(relation) {
-  const last = relation.split(/[./#]/).filter(Boolean).at(-1) ?? relation;
-  return last.replaceAll("_", " ");
+  const last = (relation.split(/[./#]/).filter(Boolean).at(-1) ?? relation).replaceAll("_", " ");
+  return /\p{L}/u.test(last) ? last : relation;
 }
 
 function tell(error, retry) {
