@@ -197,13 +197,12 @@ class Explanation:
             return None
         above = self.logit - self.base
         share = f" ({100 * self.covered / above:.0f} %)" if above > 0 else ""
-        of_base = "of any item" if self.parts else "without paths"
-        others = self.all_parts - len(self.parts) if self.parts else self.paths - len(self.reasons)
+        of_parts = bool(self.signals)
+        of_base = "of any item" if of_parts else "without paths"
+        others = self.all_parts - len(self.parts) if of_parts else self.paths - len(self.reasons)
         more = f", {self.rest:+.4f} by {others:,} more" if others else ""
-        return (
-            f"logit {self.logit:+.4f} = {self.base:+.4f} {of_base}, {self.covered:+.4f} by"
-            f" these{share}{more}"
-        )
+        these = f", {self.covered:+.4f} by these{share}" if self.parts or self.reasons else ""
+        return f"logit {self.logit:+.4f} = {self.base:+.4f} {of_base}{these}{more}"
 
     def to_text(self) -> str:
         """Text for people."""
@@ -212,9 +211,9 @@ class Explanation:
         lines = [visible(f"{shown} for {self.subject}: {self.score:.4f}")]
         for rank, part in enumerate(self.parts, 1):
             lines.append(visible(f"{rank:3}. {part.effect:+.4f} {part.text}"))
-        if self.parts and self.sum_in_words is not None:
+        if self.signals and self.sum_in_words is not None:
             lines.append(f"     {self.sum_in_words}")
-        if self.parts and self.reasons:
+        if self.signals and self.reasons:
             lines.append("paths of the graph, by what the logit would lose without each:")
         for rank, reason in enumerate(self.reasons, 1):
             weights = [step.attention for step in reason.steps]
@@ -224,7 +223,7 @@ class Explanation:
                 path = path.removesuffix("{item}") + str(self.item)
             lines.append(f"{rank:3}. {visible(path)}")
             lines.append(f"     effect {reason.effect:+.4f}, attention by hop {shown}")
-        if not self.parts and self.reasons and self.sum_in_words is not None:
+        if not self.signals and self.reasons and self.sum_in_words is not None:
             lines.append(f"     {self.sum_in_words}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -232,7 +231,7 @@ class Explanation:
     def to_svg(self) -> str:
         """Drawing of the parts as bars, and of the paths, a column per hop."""
         about = f"score {self.score:.4f}; {len(self.reasons)} of {self.paths} paths"
-        if self.parts:
+        if self.signals:
             about = f"score {self.score:.4f}; {self.sum_in_words}"
         return svg_of(
             self.reasons,

@@ -117,12 +117,14 @@ def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explana
     if told is not None:
         base, covered = told.base, sum(part.effect for part in parts)
     notes: tuple[str, ...] = ()
+    if told is not None and not told.shares:
+        notes = ("nothing that was learned speaks for the item or against it",)
     if not state.model.ripple and told is None:
         notes = (f"model {state.model.name} does not look at paths of the graph",)
     elif state.model.ripple and not paths:
-        notes = ("no path of the graph leads away from the history",)
+        notes += ("no path of the graph leads away from the history",)
     elif state.model.ripple and not reasons:
-        notes = (f"none of the {len(paths)} paths speaks for the item",)
+        notes += (f"none of the {len(paths)} paths speaks for the item",)
     user, history = query.subject
     return Explanation(
         user=user,

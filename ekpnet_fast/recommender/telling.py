@@ -215,7 +215,9 @@ class Counts:
             return f"because you clicked {because}: {said}"
         if speaks_for:
             return f"because you clicked {because}: those who did clicked much that goes with this"
-        few = f"{both:,}" if often else f"only {both:,}" if both else "none"
+        if not both:
+            return f"against it: none of the {who:,} who clicked {because} clicked this"
+        few = f"{both:,}" if often else f"only {both:,}"
         return f"against it: {few} of the {who:,} who clicked {because} clicked this too"
 
 

@@ -45,7 +45,9 @@ MADE = {
     "README.md": ("runs/first",),
     "docs/data.md": ("shop", "shop-recbole"),
     "docs/scaling.md": ("shop/dataset.json", "lists"),
-    "docs/recommending.md": ("runs/first", "lists.parquet", "lists", "why.svg", "model.onnx"),
+    "docs/recommending.md": (
+        *("runs/first", "runs/ekpnet", "lists.parquet", "lists", "why.svg", "model.onnx"),
+    ),
 }
 OF_OTHERS = {"--no-build-isolation", "--no-deps"}  # options of pip
 

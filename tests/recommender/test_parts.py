@@ -120,7 +120,8 @@ def test_counts_are_told_as_they_speak():
         far = "because you clicked X: those who did clicked much that goes with this"
         near = f"because you clicked X: {both} of the {len(who)} who did also clicked this"
         few = f"{both}" if often else f"only {both}" if both else "none"
-        against = f"against it: {few} of the {len(who)} who clicked X clicked this too"
+        too = " too" if both else ""
+        against = f"against it: {few} of the {len(who)} who clicked X clicked this{too}"
         told = [counts.in_words(node, FILMS.index(j), speaks_for=x) for x in (True, False)]
         assert told == [near if often else far, against]
         seen.add("often" if often else few.split()[0])
@@ -181,6 +182,20 @@ def test_the_mean_of_neighbours_is_theirs_alone(weight):
             f"{against}items that share facts with it are clicked by {low}{mean:.1f} people on"
             " average"
         )
+
+
+def test_an_item_of_which_nothing_is_known():
+    """Says so, and what its logit is."""
+    recommender = fitted("linear")
+    recommender.graph.add_items({"heat": [("genre", "m/thriller")]})
+    found = recommender.explain(history=["alien"], item="heat")
+    assert found.parts == () and found.base == pytest.approx(found.logit) and found.covered == 0
+    assert found.notes == ("nothing that was learned speaks for the item or against it",)
+    assert found.to_text().splitlines()[1:] == [
+        f"     logit {found.logit:+.4f} = {found.base:+.4f} of any item",
+        f"note: {found.notes[0]}",
+    ]
+    assert f"{found.base:+.4f} of any item; nothing that was learned" in found.to_svg()
 
 
 def test_paths_of_ekpnet_plus_are_what_the_logit_loses_without_all():
