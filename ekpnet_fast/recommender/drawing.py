@@ -17,7 +17,7 @@ BOX, GAP, HEIGHT, ROW = 190, 150, 30, 56  # widths and heights, in pixels
 MARGIN, TITLE = 20, 50
 LETTERS = 26  # of a name; the rest is in the tooltip
 BAR, BAR_ROW, FIGURE = 120, 26, 70  # of a part: longest bar, height of its line, its number's width
-LETTER = 6.5  # width of a letter, about
+LETTER = 6.5  # width of a letter of 12 pixels, about
 FOR, AGAINST = "#7fb08a", "#d98c7a"
 FILL = {"item": "#dbe9f6", "entity": "#eeeeee", "end": "#fde3c8"}
 LINE, INK, FAINT = "#7a8ca3", "#1b1f24", "#57606a"
@@ -74,7 +74,8 @@ def svg_of(
     rows = max(map(len, columns))
     width = 2 * MARGIN + (last + 1) * BOX + last * GAP
     longest = max((len(part.text) for part in parts), default=0)
-    width = max(width, 2 * MARGIN + FIGURE + BAR + round(LETTER * longest))
+    needed = (FIGURE + BAR + LETTER * longest, LETTER * len(about), LETTER * 16 / 12 * len(title))
+    width = max(width, 2 * MARGIN + round(max(needed)))
     top = TITLE + (len(parts) * BAR_ROW + MARGIN if parts else 0)
     height = 2 * MARGIN + top + rows * ROW
     at = {

@@ -195,7 +195,10 @@ def test_an_item_of_which_nothing_is_known():
         f"     logit {found.logit:+.4f} = {found.base:+.4f} of any item",
         f"note: {found.notes[0]}",
     ]
-    assert f"{found.base:+.4f} of any item; nothing that was learned" in found.to_svg()
+    svg = ElementTree.fromstring(found.to_svg())
+    (about,) = [e.text for e in svg.iter(f"{SPACE}text") if (e.text or "").startswith("score")]
+    assert f"{found.base:+.4f} of any item; nothing that was learned" in about
+    assert 6 * len(about) < width_of(svg)
 
 
 def test_paths_of_ekpnet_plus_are_what_the_logit_loses_without_all():
@@ -224,6 +227,10 @@ def test_an_ekpnet_that_adds_nothing_is_no_part():
     assert total == pytest.approx(found.logit, abs=1e-5)
 
 
+def width_of(svg):
+    return float(svg.get("width"))
+
+
 def test_text_json_and_drawing_tell_the_same(wide):
     found = wide.explain(history=["alien", "blade"], item="dune", top=3)
     lines = found.to_text().splitlines()
@@ -241,6 +248,9 @@ def test_text_json_and_drawing_tell_the_same(wide):
     texts = [element.text for element in svg.iter(f"{SPACE}text")]
     assert {part.text for part in found.parts} <= set(texts)
     bars = [float(r.get("width")) for r in svg.iter(f"{SPACE}rect") if r.get("fill") == "#7fb08a"]
+    lines = [(e, float(e.get("x"))) for e in svg.iter(f"{SPACE}text") if not e.get("paint-order")]
+    starts = [(e, x) for e, x in lines if e.get("text-anchor") == "start"]
+    assert all(x + 0.5 * float(e.get("font-size")) * len(e.text) < width_of(svg) for e, x in starts)
     sizes = [part.effect for part in found.parts]
     assert bars == pytest.approx([120 * size / sizes[0] for size in sizes], abs=0.06)
 
