@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -57,6 +58,44 @@ def test_parts_add_up_to_the_logit(wide):
             assert some.base + some.covered + some.rest == pytest.approx(some.logit)
             bases.add(round(found.base, 6))
     assert len(bases) == 1
+
+
+def test_parts_add_up_after_every_change(wide):
+    """Of graph, catalogue and clicks, and a refresh; for old and new users, items and histories."""
+    now = wide.snapshot()
+    links = [("directed by", "m/ridley"), ("genre", "m/epic")]
+    changes = [
+        lambda: now.graph.remove_triples([("m/alien", "directed by", "m/ridley")]),
+        lambda: now.graph.add_triples(
+            [("m/eden", "genre", "m/epic"), ("m/dune", "genre", "m/epic")]
+        ),
+        lambda: now.graph.add_items({"gladiator": links}),
+        lambda: now.add_clicks(
+            {"ann": ["gladiator"], "zoe": ["gladiator", "eden"], "yan": ["dune"]}
+        ),
+        now.refresh,
+        lambda: now.graph.remove_triples([("gladiator", "genre", "m/epic")]),
+        lambda: now.add_clicks({"zoe": ["casablanca"]}),
+    ]
+    logits = []
+    for change in changes:
+        change()
+        users = [user for user in ("ann", "zoe", "yan") if user in now.user_ids()]
+        items = now.item_ids()
+        asked = [*((user, None) for user in users), (None, ["eden"]), (None, items[-3:])]
+        logits.append([])
+        for user, history in asked:
+            for item in items:
+                found = now.explain(user, item, history=history, top=99)
+                total = found.base + sum(part.effect for part in found.parts)
+                assert total == pytest.approx(found.logit, abs=1e-5)
+                (listed,) = now.recommend(user, history, exclude_seen=False, filter_items=[item])
+                assert found.score == pytest.approx(listed.score, abs=1e-6)
+                for part in found.parts:
+                    if part.shared:
+                        assert sum(f.effect for f in part.shared) == pytest.approx(part.effect)
+                logits[-1].append(found.logit)
+    assert all(before != after for before, after in pairwise(logits))
 
 
 def test_texts_say_what_was_clicked_and_shared(wide):
