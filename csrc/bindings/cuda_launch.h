@@ -34,17 +34,21 @@ inline void check_same_device(const Tensor&, const char*,
 // Makes the tensor's GPU the current one for the rest of the scope; kernels go to torch's stream.
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit OnDevice(const Tensor& tensor)
+      : guard_(tensor.get_device_index()), index_(tensor.get_device_index()) {
+    // A runtime that is linked in may have another current GPU than torch's, which the guard sets.
+    int mine = -1;
+    STD_CUDA_CHECK(cudaGetDevice(&mine));
+    if (mine != index_) STD_CUDA_CHECK(cudaSetDevice(index_));
     void* current = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &current));
     stream = static_cast<cudaStream_t>(current);
   }
 
   // That a block can ask for.
   int most_shared_bytes() const {
-    int device = 0, bytes = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    int bytes = 0;
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index_));
     return bytes;
   }
 
@@ -52,6 +56,7 @@ class OnDevice {
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
+  int index_;
 };
 
 // A GPU that was not built for is told so, with the remedy; other errors are told as torch tells

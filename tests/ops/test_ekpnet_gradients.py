@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ from support.loss_problems import (
     loss_problem,
     with_folds,
 )
-from support.places import ROOT
+from support.places import PACKAGE, ROOT, SUPPORT
 
 sizes = pytest.mark.parametrize("size", [pytest.param(s, id=name) for name, s in SIZES.items()])
 channels = pytest.mark.parametrize("channels", [1, 2])
@@ -151,8 +154,54 @@ def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden):
     assert_accurate(native[1:], eager[1:], exact[1:], factor=3)
 
 
+@pytest.mark.parametrize(
+    ("device", "triples", "rows"),
+    [
+        *(("emulated", *size) for size in ((1, 1), (700, 255), (700, 256))),
+        *(
+            pytest.param("cuda", triples, rows, marks=pytest.mark.cuda)
+            for triples in (1, 2_000, 12_000, 500_000)
+            for rows in (1, 255, 256, 1 << 20)
+        ),
+    ],
+    indirect=["device"],
+)
+def test_references_are_sorted_stably(device, triples, rows):
+    """On a GPU by CUB, which nothing stands for: as torch sorts them, or sums had other bits."""
+    size = dict(pairs=8, groups=3, hops=1, slots=4, width=4, relations=rows)
+    problem = loss_problem(**size, rows=rows, triples=triples)
+    sorted_here, given = (on_device(device, x) for x in (problem, with_references(problem)))
+    assert_same_bits(sorted_here, given)
+
+
+WRONG_ID = """
+import sys, ekpnet_fast
+sys.path[:0] = sys.argv[3:]
+from support.devices import EmulatedGpu
+from support.places import module_of
+tests = module_of(sys.argv[2])
+problem = tests.with_references(tests.loss_problem(**tests.SIZES["odd"]))
+getattr(problem[5], "FIELD")[1] = VALUE
+tests.on_device(EmulatedGpu(sys.argv[1]), problem, lambda1=0.0)
+"""
+
+
+@pytest.mark.parametrize("field", ["triple_heads", "triple_relations", "triple_tails"])
+@pytest.mark.parametrize("value", [-1, 10**6])
+def test_ids_of_triples_are_checked_without_their_loss(emulated, field, value):
+    code = WRONG_ID.replace("FIELD", field).replace("VALUE", str(value))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(emulated.path), __file__, str(SUPPORT.parent), str(ROOT)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode < 0  # aborted
+    assert "an id outside of its table" in done.stderr, done.stderr
+
+
 @sizes
-@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
 def test_bfloat16_table_is_that_of_its_numbers_in_float32(device, size):
     table, *rest = loss_problem(**size)
     small = table.bfloat16()
@@ -171,7 +220,6 @@ def test_bfloat16_is_for_the_table_alone():
         found_by(ops, [double[0].bfloat16(), *double[1:]])
 
 
-@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
 @pytest.mark.parametrize("hidden", [None, 2])
 def test_padding_does_not_count(device, hidden):
     plain = loss_problem(**SIZES["odd"], hidden=hidden, dtype=torch.float64)

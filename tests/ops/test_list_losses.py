@@ -194,7 +194,6 @@ def test_float32_on_a_gpu_is_as_accurate_as_eager(device, hidden, loss):
     assert_accurate(found[1:], found_by(reference, problem, loss=loss)[1:], exact[1:], factor=3)
 
 
-@pytest.mark.parametrize("device", ["cpu", "emulated"], indirect=True)
 @losses
 @hidden
 def test_padding_is_in_no_list(device, hidden, loss):
