@@ -22,7 +22,9 @@ from ekpnet_fast.sampling.ripple_sets import FoldRippleSets, RippleSets
 __all__ = ["INPUT", "BatchBuffer", "HostEpoch", "localize_batches", "localize_padded"]
 
 INPUT = "inputs."  # before the names of a model's inputs, which are fields beside others
-GROUP_STEP = 64  # group slots are allotted in such steps, so that epochs seldom need new buffers
+# Group slots are allotted in such steps, after a sixteenth on top of what an epoch needs: one that
+# needs more than there are has the step captured again.
+GROUP_STEP, GROUP_SLACK = 64, 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class HostEpoch:
         cuts = np.asarray(order.cuts if order.shared_cuts is None else order.shared_cuts)
         of_groups = order.group_users if shared is None else shared.users
         steps, most = len(cuts) - 1, int(np.diff(cuts).max(initial=0))
-        G = max(groups, -(-most // GROUP_STEP) * GROUP_STEP + 1)
+        G = groups if most < groups else allotted_groups(most)
         B = stream.batch_size
         users = np.full((steps, G), ripple.num_users, np.int64)
         pair_folds, group_folds = np.zeros((steps, B), np.int32), np.zeros((steps, G), np.int64)
@@ -141,6 +143,12 @@ class HostEpoch:
         fields = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
         fields |= {INPUT + name: x for name, x in self.inputs.items()}
         return {name: x[begin:end].to(device, non_blocking=True) for name, x in fields.items()}
+
+
+def allotted_groups(most: int) -> int:
+    """Group slots of batches of at most so many groups, one of them for padding."""
+    with_slack = most + -(-most // GROUP_SLACK)
+    return -(-with_slack // GROUP_STEP) * GROUP_STEP + 1
 
 
 class Localized(NamedTuple):

@@ -43,6 +43,7 @@ LISTS = replace(
     pretrain=replace(STAGE, loss="softmax"),
     train=replace(STAGE, lr=0.01, loss="softmax"),
 )
+HARD = replace(LISTS, sampling=replace(LISTS.sampling, hard_share=0.5))
 
 
 def load(config, change=lambda dataset: dataset):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from support.places import ROOT, SUPPORT
 from support.programs import PATIENCE
 from support.small_training import (
     CONFIG,
+    HARD,
     LISTS,
     PLUS,
     SYNTHETIC,
@@ -107,9 +109,6 @@ def test_localize_padded_of_no_entity_at_all(device):
 
 
 # ---- an epoch in host memory ---------------------------------------------------------------------
-
-
-HARD = replace(LISTS, sampling=replace(LISTS.sampling, hard_share=0.5))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +279,26 @@ def test_epoch_of_one_more_batch_finds_room():
     groups = first.group_users.shape[1]
     trainer.epoch(HostEpoch.prepare(trainer.stream, trainer.stage, ripple, 2, groups))
     assert trainer._buffer is buffer
+
+
+def test_epoch_of_some_more_groups_finds_room(monkeypatch):
+    monkeypatch.setattr(fixed_shapes, "GROUP_STEP", 1)
+    monkeypatch.setattr(fixed_shapes, "GROUP_SLACK", 4)
+    trainer, ripple = start_resident(CONFIG, True)
+    stream, stage = trainer.stream, trainer.stage
+    most = [max(np.diff(stream.order(number).cuts)) for number in range(1, 9)]
+    assert len(set(most)) > 1
+    number, later = 1 + most.index(min(most)), 1 + most.index(max(most))
+    trainer.epoch(HostEpoch.prepare(stream, stage, ripple, number))
+    buffer, groups = trainer._buffer, trainer.groups
+    assert min(most) + 1 < max(most) < groups
+    host = HostEpoch.prepare(stream, stage, ripple, later, groups)
+    assert host.group_users.shape[1] == groups
+    trainer.epoch(host)
+    assert trainer._buffer is buffer
+    # More than there is room for: slots for some more again, and a new buffer.
+    host = HostEpoch.prepare(stream, stage, ripple, later, max(most))
+    assert host.group_users.shape[1] == fixed_shapes.allotted_groups(max(most)) > max(most) + 1
 
 
 def test_loss_that_is_not_finite_is_named():
