@@ -84,6 +84,8 @@ class Model(nn.Module):
             at a time; of a model that has others too, none.
         blocks: of pairs that are scored at a time, in place of one that stays in a CPU's cache:
             more where pairs of other users and the same items share much of the work.
+        asked: properties of a `Batch` that `kg_sum` reads and for which a GPU would be waited for,
+            such as `valid_slots`.
         resident: whether `training.cuda_graph` can train it: of tables it has one, [E, C, D] in the
             space "entity", no `inputs` but `pair_inputs`, and steps that neither wait for the
             device nor depend on a value.
@@ -122,6 +124,7 @@ class Model(nn.Module):
     input_spaces: ClassVar[Mapping[str, str]] = {}
     pair_inputs: ClassVar[tuple[str, ...]] = ()
     blocks: ClassVar[int] = 1
+    asked: ClassVar[tuple[str, ...]] = ()
     resident: ClassVar[bool] = False
     shared_sets: ClassVar[bool] = False
     draws: ClassVar[int] = 0
@@ -165,8 +168,13 @@ class Model(nn.Module):
 
     @classmethod
     def bounded(cls) -> bool:
-        """Whether lists are made without scoring every item, by `linear_bounds`."""
+        """Whether its last stage's lists are made by `linear_bounds`, not scoring every item."""
         return cls.linear_bounds is not Model.linear_bounds
+
+    @classmethod
+    def found_ahead(cls) -> tuple[str, ...]:
+        """Properties of a mini-batch that are found before it is copied to a GPU."""
+        return (*cls.asked, *(["relation_touched"] if cls.relation_tables else []))
 
     @classmethod
     def without_triples(cls) -> str | None:

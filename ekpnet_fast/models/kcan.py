@@ -77,6 +77,7 @@ class KCAN(Model):
     Options = KCANOptions
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity", "user": "user"}
     relation_tables = ("relation", "normal")
+    asked = ("positives",)
     input_spaces: ClassVar[Mapping[str, str]] = {"entities": "entity", "users": "user"}
     defaults: ClassVar[Defaults] = {
         "shape.hops": 1,

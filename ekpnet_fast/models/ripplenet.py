@@ -94,6 +94,7 @@ class RippleNet(Model):
     by_vector = True
     tables: ClassVar[Mapping[str, str]] = {"entity": "entity"}
     relation_tables = ("relation",)
+    asked = ("valid_slots",)
     defaults: ClassVar[Defaults] = {"train.epochs": 20}
     rules: ClassVar[Rules] = {
         "train.batch_size": batch_size,

@@ -400,6 +400,7 @@ class BatchStream:
             users=users,
             free_items=free_items,
             inputs=inputs,
+            known={},
             labels=labels,
             lists=lists,
             corrections=corrections,

@@ -140,7 +140,6 @@ class BatchPlan:
 
 _ALIGNED = 16  # bytes that kernels read at a time, at most
 Moved = TypeVar("Moved", bound="Pairs")
-MovedBatch = TypeVar("MovedBatch", bound="Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +238,8 @@ class Batch(Pairs):
         triple_heads, triple_relations, triple_tails: [K] int32, true then corrupted triples.
         triple_labels: [K] int8.
         num_relations: R.
-        touched_relations, slots, positive: `relation_touched`, `valid_slots` and `positives`, where
-            they are known; None where they are found when asked for, as native gradients do not.
+        known: properties of the batch by name, where they are known; others are found when asked
+            for, for which a GPU would be waited for.
         real: [B] float32, 1 for pairs and 0 for padding; None if all are pairs.
         real_pairs: [] float32, number of them; None if all are.
         entity_keys, entity_references, relation_keys, relation_references: sorted references to
@@ -254,9 +253,7 @@ class Batch(Pairs):
     triple_tails: Tensor
     triple_labels: Tensor
     num_relations: int
-    touched_relations: Tensor | None = None
-    slots: Tensor | None = None
-    positive: Tensor | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
     touched: Mapping[str, Tensor] = field(default_factory=dict)
     lists: Tensor | None = None
     corrections: Tensor | None = None
@@ -277,8 +274,8 @@ class Batch(Pairs):
     @cached_property
     def relation_touched(self) -> Tensor:
         """[R] float32, 1 where the ripple sets or the triples name the relation."""
-        if self.touched_relations is not None:
-            return self.touched_relations
+        if "relation_touched" in self.known:
+            return self.known["relation_touched"]
         named = torch.cat([self.relations.flatten(), self.triple_relations])
         mentions = named.bincount(minlength=self.num_relations)
         mentions[:1] -= self.relations.numel() - self.counts.sum()  # masked slots hold 0
@@ -287,29 +284,21 @@ class Batch(Pairs):
     @cached_property
     def valid_slots(self) -> Tensor:
         """Places [V] int64 of the valid slots among all G H M."""
-        if self.slots is not None:
-            return self.slots
+        if "valid_slots" in self.known:
+            return self.known["valid_slots"]
         valid = torch.arange(self.heads.shape[2], device=self.heads.device) < self.counts[..., None]
         return valid.flatten().nonzero().squeeze(1)
 
     @cached_property
     def positives(self) -> Tensor:
         """Places [P] int64 of the pairs whose label is 1."""
-        if self.positive is not None:
-            return self.positive
+        if "positives" in self.known:
+            return self.known["positives"]
         return (self.labels > 0).nonzero().squeeze(1)
 
-    def to(self: MovedBatch, device: torch.device) -> MovedBatch:
-        """Copy on a device; what would wait for a GPU if found there is found here."""
-        if device.type == "cpu":
-            return super().to(device)
-        found = replace(
-            self,
-            touched_relations=self.relation_touched,
-            slots=self.valid_slots,
-            positive=self.positives,
-        )
-        return super(Batch, found).to(device)
+    def knowing(self, names: Collection[str]) -> Batch:
+        """Batch with some of its properties found here, of which a copy on a GPU has copies."""
+        return replace(self, known={name: getattr(self, name) for name in names})
 
     def by_fold(self) -> Batch:
         """Batch of the same pairs, in groups of one fold each with a ripple set of its own."""
@@ -329,7 +318,7 @@ class Batch(Pairs):
             group_indptr=torch.cat([first, first.new_full((1,), self.num_pairs)]),
             slot_folds=None,
             pair_folds=None,
-            slots=None,
+            known={name: x for name, x in self.known.items() if name != "valid_slots"},
         )
 
     def rows_of(self, space: str) -> Tensor:

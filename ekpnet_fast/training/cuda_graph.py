@@ -175,8 +175,11 @@ class ResidentTrainer:
         l2: Tensor = at.pop("l2")
         names = [name for name in at if name.startswith(INPUT)]
         inputs = {name.removeprefix(INPUT): at.pop(name) for name in names}
+        known = {"relation_touched": at.pop("relation_touched")}
         R = self.stream.graph.num_relations
-        batch = Batch(triple_labels=self._triple_labels, num_relations=R, inputs=inputs, **at)
+        batch = Batch(
+            triple_labels=self._triple_labels, num_relations=R, inputs=inputs, known=known, **at
+        )
         return batch, l2
 
     def _step(self) -> None:

@@ -142,6 +142,7 @@ class SteppedEpochs:
                 continue
             if trainer.backend is not ops:
                 batch = batch.by_fold()  # its sizes depend on values, for which a device must wait
+            batch = batch.knowing(trainer.model.found_ahead())
             loss = trainer.step_unread(batch.to(self._device))
             unread.append((loss, batch.size, pairs))
             if len(unread) == READ_TOGETHER:

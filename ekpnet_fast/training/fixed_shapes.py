@@ -257,7 +257,7 @@ def localize_batches(
         "relations": relations.masked_fill(masked, 0),
         "counts": counts,
         "triple_relations": at["triple_relations"],
-        "touched_relations": touched[:, :num_relations],
+        "relation_touched": touched[:, :num_relations],
         **{name: at[name] for name in as_they_are if name in at},
         **folds,
         **{name: x for name, x in at.items() if name.startswith(INPUT)},

@@ -455,7 +455,8 @@ def test_ripple_sets_and_triples_of_a_batch():
         assert set(batch.relation_touched.tolist()) <= {0.0, 1.0}
         assert batch.to(torch.device("cpu")) is batch
         # Found before it is moved, as it takes a wait there.
-        assert batch.to(torch.device("meta")).relation_touched.shape == batch.relation_touched.shape
+        known = batch.knowing(["relation_touched"]).to(torch.device("meta"))
+        assert known.relation_touched.shape == batch.relation_touched.shape
 
 
 def test_no_triples():

@@ -274,9 +274,8 @@ def test_gradient_of_a_step_is_that_of_the_whole_loss():
     model, stage = trainer.model, CONFIG.train
     rows = model.entity[batch.rows.long()].double().requires_grad_()
     plain = build.build_model(CONFIG, *load(CONFIG)).double()
-    in_double = replace(
-        batch, labels=batch.labels.double(), touched_relations=batch.relation_touched.double()
-    )
+    touched = {"relation_touched": batch.relation_touched.double()}
+    in_double = replace(batch, labels=batch.labels.double(), known=touched)
     terms = losses.loss_terms(reference, plain, {"entity": rows}, in_double, stage, name="train")
     norm = rows.square().sum() * stage.lambda3 / 2 / batch.num_pairs
     (sum(terms.values()) + norm).backward()
