@@ -111,6 +111,11 @@ class EKPNet(Model):
             self.b_out = nn.Parameter(torch.zeros(1))
 
     @classmethod
+    def bounded(cls) -> bool:
+        """Whether its lists are made without scoring every item: by eq. 18, not by eq. 15."""
+        return cls.deep
+
+    @classmethod
     def plan(cls, config: RunConfig, stage: str) -> BatchPlan:
         """Plan true and corrupted triples in every batch (eq. 22)."""
         return BatchPlan(triples="joined")

@@ -115,6 +115,18 @@ def test_declaration(model):
             assert shown[f"{model}.{option.name}"], option.name
 
 
+@trained_models
+def test_lists_are_bounded_where_it_says_so(model):
+    config = config_of(model)
+    prepared, graph = load(config)
+    built = build.build_model(config, prepared, graph)
+    scorer = scoring.Scorer.of(ops, built, built.stages[-1], torch.device("cpu"))
+    ripple = build.sample_ripple_sets(config, graph, prepared)
+    groups = scoring.UserGroups.of(ripple, np.arange(2))
+    bounds = scorer.linear_bounds(groups, torch.arange(prepared.dataset.num_items).int())
+    assert built.bounded() == (bounds is not None)
+
+
 # ---- a step --------------------------------------------------------------------------------------
 
 

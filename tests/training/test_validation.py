@@ -83,7 +83,9 @@ def test_users_that_choose_epochs(items, trained, users):
     assert validated_users(items, trained) == users
 
 
-@pytest.mark.parametrize(("model", "users"), [("mf", 60), ("ekpnet", 60), ("ripplenet", 12)])
+@pytest.mark.parametrize(
+    ("model", "users"), [("mf", 60), ("ekpnet", 60), ("ripplenet", 12), ("ekp_att", 12)]
+)
 def test_models_that_score_every_pair_validate_fewer_users(monkeypatch, model, users):
     """Those of which lists can be made without scoring every item validate as many as before."""
     monkeypatch.setattr(module, "LEAST_USERS", 5)
