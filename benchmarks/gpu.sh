@@ -2,7 +2,8 @@
 # On a machine with a GPU: build for it, try it, measure, test; all in this checkout.
 #   bash benchmarks/gpu.sh [OUTPUT_FOLDER] [options of python -m benchmarks.gpu, such as --data-root DIR]
 # Needs nvcc, and a Python with a CUDA torch, pybind11, cmake, ninja, numpy, safetensors, pyyaml,
-# pytest and pytest-xdist. Leaves gpu.json, gpu.md and the logs in the folder (default: build/gpu).
+# pytest and pytest-xdist. Leaves seven files in the folder (default: build/gpu): gpu.json, gpu.md and
+# the logs of build, smoke test, measurements, tests and sanitizer; build.log begins with the machine.
 # Meant to take less than nine minutes on 16 cores. What tells most comes first, and each part
 # leaves what it found where it is cut off: measurements are written one by one, tests have names.
 set -uo pipefail
@@ -49,7 +50,7 @@ echo "== machine"
   nvcc -V 2>&1 || true
   "$python" -c "import torch; print('torch', torch.__version__, 'CUDA', torch.version.cuda)" 2>&1
   nproc
-} | tee "$out/machine.txt"
+} | tee "$out/build.log"
 arch="$("$python" - <<'PYTHON'
 import sys
 try:
@@ -64,7 +65,7 @@ PYTHON
 
 echo "== build for sm_${arch/./}"
 TORCH_CUDA_ARCH_LIST="$arch" cmake -S . -B build/gpu-native -G Ninja -DEKPNET_CUDA=ON \
-  -DPython_EXECUTABLE="$python" >"$out/build.log" 2>&1 \
+  -DPython_EXECUTABLE="$python" >>"$out/build.log" 2>&1 \
   && cmake --build build/gpu-native >>"$out/build.log" 2>&1 \
   && cmake --install build/gpu-native --prefix "$root/ekpnet_fast" >>"$out/build.log" 2>&1 \
   || { tail -n 40 "$out/build.log"; exit 1; }
@@ -84,7 +85,7 @@ cat "$out/gpu.md"
 
 echo "== test"
 limited "$(time_for 150 30)" "${pytest[@]}" "${each[@]}" -n 4 -m "cuda and not smoke" \
-  -k "not compute_sanitizer" --junitxml "$out/tests.xml" \
+  -k "not compute_sanitizer" \
   tests/ops tests/training tests/models/test_every_model.py >"$out/tests.log" 2>&1
 tested=$?
 grep -aE "FAILED|ERROR|Timeout" "$out/tests.log" | head -n 40

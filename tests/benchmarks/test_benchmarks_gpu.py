@@ -214,3 +214,7 @@ def test_script_goes_on_after_a_part_that_failed(tmp_path):
     said = calls.read_text()
     assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
     assert "--data-root there" in said
+    # Few enough to bring home from anywhere; the stand-in writes no gpu.json.
+    logs = {f"{part}.log" for part in ("build", "smoke", "measure", "tests", "sanitizer")}
+    assert {path.name for path in out.iterdir()} == {"gpu.md", *logs}
+    assert (out / "build.log").read_text().strip()
