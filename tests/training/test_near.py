@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import resource
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 import torch
 
+from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.training.parallel import near
-from ekpnet_fast.training.parallel.near import neighbours
+from ekpnet_fast.training.parallel.near import Neighbour, neighbours
 
 SECONDS = 20.0
 
@@ -123,3 +128,43 @@ def test_nothing_is_left_open():
         assert together(3, work) == [[[0] * 9] * 2] * 3
         counts.append(len(os.listdir("/proc/self/fd")))
     assert counts[0] == counts[1]
+
+
+# ---- what cannot be had --------------------------------------------------------------------------
+
+
+def test_memory_that_cannot_be_had_is_told_on_both_sides(monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    def work(rank, near):
+        (other,) = near.values()
+        other.outbox(9).zero_()
+        other.send()
+        if barrier.wait(SECONDS) == 0:
+            monkeypatch.setattr(mmap, "mmap", no_room)
+        barrier.wait(SECONDS)
+        with pytest.raises(TrainingError, match="asked for 65,536 bytes of memory, found 'Cannot"):
+            other.receive(9)
+        with pytest.raises(TrainingError, match=r"131,072 bytes .*start fewer processes"):
+            other.outbox(1 << 15)
+
+    barrier = Barrier(2)
+    together(2, work)
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_files_that_cannot_be_had_are_told(room):
+    """Of the four of a neighbour, two are opened by the other process and passed on."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs:
+        socket.send_fds(theirs, [bytes(8)], [theirs.fileno()] * 2)
+        first = os.dup(ours.fileno())
+        os.close(first)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first + room, before[1]))
+        try:
+            with pytest.raises(TrainingError, match="asked for a file in memory, found 'Too many"):
+                Neighbour(ours, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ekpnet_fast.errors import TrainingError, reason
+from ekpnet_fast.errors import EkpnetError, TrainingError, reason
 from ekpnet_fast.training.parallel.near import neighbours
 from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
 
@@ -38,7 +38,7 @@ class Group(World):
         seconds: that a process waits for another one, at most.
 
     Raises:
-        TrainingError: the processes do not find each other.
+        TrainingError: the processes do not find each other, or cannot have memory for messages.
     """
 
     def __init__(self, rank: int, size: int, seconds: float) -> None:
@@ -155,6 +155,8 @@ class Group(World):
         """
         try:
             yield
+        except EkpnetError:
+            raise  # told already
         except (RuntimeError, ValueError, OSError) as error:
             said = str(error).lower()
             if "timed out" in said or "timeout" in said:

@@ -8,16 +8,20 @@ that nothing is left of a process that is killed.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ekpnet_fast.errors import TrainingError, reason
 
 __all__ = ["Neighbour", "machine", "neighbours"]
 
@@ -47,6 +51,7 @@ def neighbours(
 
     Raises:
         OSError: a process does not answer.
+        TrainingError: memory cannot be had.
     """
     place, name = machine(), f"ekpnet-{secrets.token_hex(16)}"
     if not place:
@@ -88,19 +93,28 @@ class Neighbour:
 
     Raises:
         OSError: it does not answer.
+        TrainingError: memory cannot be had.
     """
 
     def __init__(self, link: socket.socket, rank: int) -> None:
         self._link = link
-        mine = [_Memory(os.memfd_create("ekpnet")) for _ in range(2)]
+        with _had("a file in memory"):
+            mine = [_Memory(os.memfd_create("ekpnet")) for _ in range(2)]
         socket.send_fds(link, [_HEAD.pack(rank)], [memory.file for memory in mine])
         told, files, *_ = socket.recv_fds(link, _HEAD.size, 2)
         (self.rank,) = _HEAD.unpack(_whole(told))
+        with _had("a file in memory"):
+            if len(files) < 2:  # the system has left out what this process has no room for
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self._mine, self._theirs = mine, [_Memory(file) for file in files]
         self._length = 0
 
     def outbox(self, length: int) -> Tensor:
-        """Message [length] float32 to be written, which `send` sends."""
+        """Message [length] float32 to be written, which `send` sends.
+
+        Raises:
+            TrainingError: memory cannot be had.
+        """
         self._length = length
         memory = self._mine[0]
         memory.grow(4 * length)
@@ -121,6 +135,7 @@ class Neighbour:
         Raises:
             OSError: it has ended, or does not answer.
             ValueError: it has sent a message of another length.
+            TrainingError: memory cannot be had.
         """
         (sent,) = _HEAD.unpack(_whole(self._link.recv(_HEAD.size)))
         if sent != length:
@@ -142,6 +157,24 @@ def _whole(told: bytes) -> bytes:
     return told
 
 
+@contextmanager
+def _had(what: str) -> Iterator[None]:
+    """Context that asks the system for what messages need.
+
+    Raises:
+        TrainingError: it cannot be had.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"messages to another process of this machine: asked for {what}, found"
+            f" {reason(error)!r}; expected two memories of a message's size and two open files for"
+            " each other process in each direction: start fewer processes on this machine, make"
+            " batches smaller, or raise its limits (ulimit -v, ulimit -n)"
+        ) from error
+
+
 class _Memory:
     """Memory of messages in one direction, by a file that is in no folder; both sides map it."""
 
@@ -152,12 +185,16 @@ class _Memory:
     def grow(self, size: int) -> None:
         """Have at least so many bytes."""
         if size > self._floats.nbytes:
-            os.ftruncate(self.file, max(_LEAST, 1 << (size - 1).bit_length()))
+            whole = max(_LEAST, 1 << (size - 1).bit_length())
+            with _had(f"{whole:,} bytes of memory"):
+                os.ftruncate(self.file, whole)
 
     def floats(self, length: int) -> Tensor:
         """The first so many float32, of a file that has them."""
         if length > len(self._floats):
             # What is mapped already stays so as long as a tensor is in it.
-            mapped = mmap.mmap(self.file, os.fstat(self.file).st_size)
+            size = os.fstat(self.file).st_size
+            with _had(f"{size:,} bytes of memory"):
+                mapped = mmap.mmap(self.file, size)
             self._floats = torch.frombuffer(mapped, dtype=torch.float32)
         return self._floats[:length]
