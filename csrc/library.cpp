@@ -200,6 +200,31 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       "Tensor? group_indptr, Tensor? items"
       ") -> Tensor");
 
+  // Rows that processes share. Row i of `count` is at position i factor mod count; the positions are
+  // cut into shards, and each process has as many of them. ids are those of some parts of a batch, of
+  // `lengths`; rows come by process, then by part, `order` says which id each is, `places` where each
+  // id is. take_rows_: `out` becomes the rows, one after the other. add_rows_: total[positions[i]] += rows[picked[i]] in this order. square_norms: of the rows
+  // from each start on, [S] float64.
+  m.def(
+      "place_rows("
+      "Tensor ids, Tensor lengths, "
+      "int count, int factor, int shards, int processes"
+      ") -> (Tensor rows, Tensor order, Tensor places, Tensor counts)");
+  m.def(
+      "take_rows_("
+      "Tensor(a!) out, "
+      "Tensor table, Tensor rows"
+      ") -> ()");
+  m.def(
+      "add_rows_("
+      "Tensor(a!) total, "
+      "Tensor positions, Tensor rows, Tensor? picked"
+      ") -> ()");
+  m.def(
+      "square_norms("
+      "Tensor table, Tensor rows, Tensor starts"
+      ") -> Tensor");
+
   // Threads of the calling thread's ops from now on; 0 = as many as torch has. Returns what it was.
   m.def("team_threads(int threads) -> int");
 

@@ -30,6 +30,7 @@ from ekpnet_fast.ops.sampling import (
     sample_ripple_sets,
     sample_triples,
 )
+from ekpnet_fast.ops.shared_rows import RowPlaces, add_rows_, place_rows, square_norms, take_rows_
 from ekpnet_fast.ops.sparse import SparseRows, local_ridge, sparse_product, strongest_products
 from ekpnet_fast.ops.wide_part import AffinitySources, WideCurves, wide_features, wide_logits
 
@@ -38,8 +39,10 @@ __all__ = [
     "AffinitySources",
     "Propagation",
     "RippleBatch",
+    "RowPlaces",
     "SparseRows",
     "WideCurves",
+    "add_rows_",
     "build_csr",
     "deep_score",
     "ekpnet_gradients",
@@ -50,6 +53,7 @@ __all__ = [
     "localize",
     "localize_batch",
     "localize_fold_batch",
+    "place_rows",
     "ripple_attention",
     "ripple_attention_weights",
     "row_adam_",
@@ -58,7 +62,9 @@ __all__ = [
     "sample_ripple_sets",
     "sample_triples",
     "sparse_product",
+    "square_norms",
     "strongest_products",
+    "take_rows_",
     "top_items",
     "triple_loss",
     "wide_features",

@@ -130,6 +130,7 @@ void test_ripple_attention();
 void test_row_adam();
 void test_wide_part();
 void test_sampling();
+void test_shared_rows();
 void test_triple_loss();
 
 }  // namespace ekpnet::tests

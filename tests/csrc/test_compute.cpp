@@ -45,6 +45,7 @@ int run(const std::string& forced) {
   test_row_adam();
   test_wide_part();
   test_sampling();
+  test_shared_rows();
   test_batching();
   std::printf("%s: %d checks failed\n", name.c_str(), failures);
   return failures == 0 ? 0 : 1;

@@ -120,6 +120,10 @@ def calls() -> dict[str, list]:
         "local_ridge": [*gram, torch.tensor([0, 1, 3, 4]), ints(1, 0, 2, 1), 0.5],
         "wide_features": [*histories, None, None, None, *pairs],
         "wide_logits": [*histories, None, None, None, *curves, *pairs],
+        "place_rows": [ints(2, 0, 1, 2), torch.tensor([3, 1]), 3, 2, 4, 2],
+        "take_rows_": [torch.ones(2 * D), torch.ones(3, D), ints(2, 0)],
+        "add_rows_": [torch.ones(3, 2, D), ints(2, 0), torch.ones(4, 2, D), ints(3, 1)],
+        "square_norms": [torch.ones(4, D), ints(3, 0, 1), torch.tensor([0, 2])],
         "top_items": [torch.rand(2, 5), torch.tensor([0, 1, 3]), ints(0, 1, 4), 2],
     }  # fmt: skip
 

@@ -71,15 +71,15 @@ def main(interface: str) -> None:
         far = [rank for rank in range(world.size) if rank // each != world.rank // each]
         reports = len(far) * (PARTS // world.size) * (4 + 4 * dense + 4 * graph.num_relations + 100)
 
-        def counted(router, routes, touched, following):
+        def counted(router, routes, tables, following):
             nonlocal formula
             formula += reports
             for name, space in model.tables.items():
-                route, width = routes[space], touched[name][0].nbytes
+                route, width = routes[space], tables[name][0].nbytes
                 asked, given = route.asked.from_each, route.to_each
                 r, r_given = (sum(counts[rank] for rank in far) for counts in (asked, given))
                 formula += 4 * r + width * r_given + width * r
-            return fetch(router, routes, touched, following)
+            return fetch(router, routes, tables, following)
 
         def step(progress):
             if progress.record is None:

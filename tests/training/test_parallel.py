@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import replace
+from itertools import pairwise
 from threading import BrokenBarrierError, Event
 
 import pytest
@@ -170,30 +171,39 @@ def test_refusals():
 # ---- shards --------------------------------------------------------------------------------------
 
 
+class OfFour(World):
+    """The first of four processes."""
+
+    size = 4
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 7, 64, 1000])
 def test_shards_are_even_and_whole_again(count):
     table = torch.randn(count, 3)
 
+    def loads(ids):
+        """Those of four processes that have a shard each."""
+        return Sharding(count, 4, OfFour()).placed(ids, [len(ids)]).counts
+
     def work(world):
         sharding = Sharding(count, 4, world)
         mine = sharding.mine(table)
-        shards, rows = sharding.places(torch.arange(count))
-        held = torch.tensor([int(shard) in sharding.held for shard in shards], dtype=torch.bool)
-        assert torch.equal(mine[rows[held]], table[held])
-        assert torch.equal(
-            sharding.held_shards(rows[held]) + sharding.held.start, shards[held].long()
-        )
-        return sharding.whole(mine), shards.bincount(minlength=4)
+        places = sharding.placed(torch.arange(count, dtype=torch.int32), [count])
+        of_each = torch.split(torch.arange(count), places.counts.flatten().tolist())[world.rank]
+        assert torch.equal(mine[places.rows[of_each]], table[places.order[of_each]])
+        ends = [*sharding.starts.tolist(), len(mine)]
+        for shard, (begin, end) in zip(sharding.held, pairwise(ends), strict=True):
+            assert torch.equal(mine[begin:end], table[sharding.ids_of(shard)])
+        return sharding.whole(mine), loads(torch.arange(count, dtype=torch.int32))
 
     for size in (1, 2, 4):
         found = run_together(size, work)
         assert all(torch.equal(whole, table) for whole, _ in found)
-        loads = found[0][1]
-        assert int(loads.max() - loads.min()) <= 1
+        even = found[0][1]
+        assert int(even.max() - even.min()) <= 1
     # Popular rows are often the first ones, or multiples of something.
     for ids in (torch.arange(0, count, 4), torch.arange(count // 4)):
-        loads = Sharding(count, 4, World()).places(ids)[0].bincount(minlength=4)
-        assert count < 64 or int(loads.max()) <= 1.25 * len(ids) / 4
+        assert count < 64 or int(loads(ids.int()).max()) <= 1.25 * len(ids) / 4
 
 
 def test_bytes_are_those_of_the_formula():
@@ -214,8 +224,7 @@ def test_bytes_are_those_of_the_formula():
         following = router.ask({"entity": parts[::-1]})
         mine = sharding.mine(table)
         for _ in range(2):  # the second time the routes were told in the step before
-            touched = mine[routes["entity"].touched.long()]
-            leaves, counts = router.fetch(routes, {"entity": touched}, following)
+            leaves, counts = router.fetch(routes, {"entity": mine}, following)
             asked = routes["entity"].asked
             rows = [leaves["entity"][places.long()] for places in asked.places]
             for ids, found in zip(parts, rows, strict=True):
@@ -229,8 +238,8 @@ def test_bytes_are_those_of_the_formula():
             assert reports[:, 0].tolist() == [0, 0, 1, 1]
             parts = parts[::-1]
             following = {}
-        owner = sharding.places(torch.cat(parts))[0] // len(parts)
-        return world.sent, int((owner != world.rank).sum())
+        of_each = sharding.placed(torch.cat(parts), [*map(len, parts)]).counts.sum(1)
+        return world.sent, int(of_each.sum() - of_each[world.rank])
 
     found = run_together(2, work)
     remote = sum(rows for _, rows in found)

@@ -155,10 +155,10 @@ def test_a_process_that_ends_is_told(runs):
 def test_an_id_out_of_range_is_refused():
     """TorchRec would take row 0."""
     sharding = Sharding(50, 4, World())
-    for ids, found in (([3, 50], "from 3 to 50"), ([-1], "from -1 to -1")):
-        with pytest.raises(ValueError, match=f"ids {found}, expected 0 to 49"):
-            sharding.places(torch.tensor(ids))
-    assert len(sharding.places(torch.tensor([], dtype=torch.int32))[0]) == 0
+    for ids, found in (([3, 50], "50 at position 1"), ([-1], "-1 at position 0")):
+        with pytest.raises(RuntimeError, match=f"ids holds id {found}, expected 0 <= id < 50"):
+            sharding.placed(torch.tensor(ids, dtype=torch.int32), [len(ids)])
+    assert len(sharding.placed(torch.zeros(0, dtype=torch.int32), [0]).rows) == 0
 
 
 def versions(monkeypatch, **known):

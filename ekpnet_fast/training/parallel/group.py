@@ -14,19 +14,21 @@ from datetime import timedelta
 from threading import Event
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ekpnet_fast.errors import EkpnetError, TrainingError, reason
 from ekpnet_fast.training.parallel.near import neighbours
-from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, World
+from ekpnet_fast.training.parallel.world import WAIT_VARIABLE, Float32, World
 
 __all__ = ["Group"]
 
 Value = TypeVar("Value")
 
 _POLL = 0.02  # seconds
+_NOTHING = np.zeros(0, np.float32)
 
 
 class Group(World):
@@ -72,34 +74,37 @@ class Group(World):
             return True
         return bool(told == 1)
 
-    def outbox(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Messages [lengths[rank]] float32 to be written, by rank."""
-        far = [0 if rank in self._near else length for rank, length in enumerate(lengths)]
-        self._far = torch.empty(sum(far)), far
-        pieces = self._pieces(*self._far)
+    def outbox(self, lengths: Sequence[int]) -> list[Float32]:
+        """Messages [lengths[rank]] to be written, by rank."""
+        pieces = [_NOTHING] * self.size
+        if self._remote:
+            far = self._lengths(lengths)
+            self._far = torch.empty(sum(far)), far
+            pieces = _pieces(*self._far)
         for rank, neighbour in self._near.items():
             pieces[rank] = neighbour.outbox(lengths[rank])
         self.sent += 4 * (sum(lengths) - lengths[self.rank])
         return pieces
 
-    def deliver(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Messages [lengths[rank]] float32 of the processes to this one, by rank."""
-        x, sent = self._far
-        far = [0 if rank in self._near else length for rank, length in enumerate(lengths)]
-        came = x.new_empty(sum(far))
+    def deliver(self, lengths: Sequence[int]) -> list[Float32]:
+        """Messages [lengths[rank]] of the processes to this one, by rank."""
+        pieces = [_NOTHING] * self.size
         with self.answered():
             for neighbour in self._near.values():
                 neighbour.send()
             if self._remote:
+                x, sent = self._far
+                far = self._lengths(lengths)
+                came = x.new_empty(sum(far))
                 dist.all_to_all_single(came, x, far, sent)
-            pieces = self._pieces(came, far)
+                pieces = _pieces(came, far)
             for rank, neighbour in self._near.items():
                 pieces[rank] = neighbour.receive(lengths[rank])
         return pieces
 
-    def _pieces(self, x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """Messages to or from processes of other machines, by rank."""
-        return list(torch.split(x, list(lengths))) if self._remote else [x] * self.size
+    def _lengths(self, lengths: Sequence[int]) -> list[int]:
+        """Lengths of messages to or from processes of other machines, by rank."""
+        return [0 if rank in self._near else length for rank, length in enumerate(lengths)]
 
     def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
@@ -169,3 +174,8 @@ class Group(World):
                 f"process {self.rank} of {self.size}: another process {why}; start all of them"
                 " again, with --resume where the run has an --output"
             ) from error
+
+
+def _pieces(x: Tensor, lengths: Sequence[int]) -> list[Float32]:
+    """Pieces of such lengths of a tensor, one after the other."""
+    return [piece.numpy() for piece in torch.split(x, list(lengths))]

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ekpnet_fast.errors import TrainingError, reason
+from ekpnet_fast.training.parallel.world import Float32
 
 __all__ = ["Neighbour", "machine", "neighbours"]
 
@@ -109,8 +109,8 @@ class Neighbour:
         self._mine, self._theirs = mine, [_Memory(file) for file in files]
         self._length = 0
 
-    def outbox(self, length: int) -> Tensor:
-        """Message [length] float32 to be written, which `send` sends.
+    def outbox(self, length: int) -> Float32:
+        """Message [length] to be written, which `send` sends.
 
         Raises:
             TrainingError: memory cannot be had.
@@ -129,8 +129,8 @@ class Neighbour:
         self._mine.reverse()
         self._link.sendall(_HEAD.pack(self._length))
 
-    def receive(self, length: int) -> Tensor:
-        """Message [length] float32 that the other process has sent.
+    def receive(self, length: int) -> Float32:
+        """Message [length] that the other process has sent.
 
         Raises:
             OSError: it has ended, or does not answer.
@@ -180,7 +180,7 @@ class _Memory:
 
     def __init__(self, file: int) -> None:
         self.file = file
-        self._floats = torch.zeros(0)
+        self._floats = np.zeros(0, np.float32)
 
     def grow(self, size: int) -> None:
         """Have at least so many bytes."""
@@ -189,12 +189,12 @@ class _Memory:
             with _had(f"{whole:,} bytes of memory"):
                 os.ftruncate(self.file, whole)
 
-    def floats(self, length: int) -> Tensor:
+    def floats(self, length: int) -> Float32:
         """The first so many float32, of a file that has them."""
         if length > len(self._floats):
-            # What is mapped already stays so as long as a tensor is in it.
+            # What is mapped already stays so as long as an array is in it.
             size = os.fstat(self.file).st_size
             with _had(f"{size:,} bytes of memory"):
                 mapped = mmap.mmap(self.file, size)
-            self._floats = torch.frombuffer(mapped, dtype=torch.float32)
+            self._floats = np.frombuffer(mapped, np.float32)
         return self._floats[:length]

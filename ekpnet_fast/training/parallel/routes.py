@@ -8,10 +8,9 @@ mini-batch touch, so that nobody waits for that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,99 +18,114 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.training.parallel.shards import Sharding
-from ekpnet_fast.training.parallel.world import World
+from ekpnet_fast.training.parallel.world import Float32, World
 from ekpnet_fast.training.state import StepState
 
-__all__ = ["Asked", "Route", "Router", "exchange", "joined"]
+__all__ = ["Asked", "Route", "Router", "exchange_joined", "joined"]
 
 
-class Kind(NamedTuple):
+class Kind:
     """Rows of one kind in the messages of all processes to this one, and back.
 
-    Attributes:
+    Args:
         rows: [n, ...], of 4 bytes an element.
         sent: [W] rows for each process.
         received: [W] rows from each process.
-        picked: [sum of sent] int64, those of `rows` that are sent, by the process that gets them;
+        picked: [sum of sent] int32, those of `rows` that are sent, by the process that gets them;
             None where all are, in their order.
     """
 
-    rows: Tensor
-    sent: Sequence[int]
-    received: Sequence[int]
-    picked: Tensor | None = None
+    def __init__(
+        self,
+        rows: Tensor,
+        sent: Sequence[int],
+        received: Sequence[int],
+        picked: Tensor | None = None,
+    ) -> None:
+        self.rows, self.sent, self.received, self.picked = rows, sent, received, picked
+        self.shape = rows.shape[1:]
+        self.width = math.prod(self.shape)  # elements of a row
+        self._starts = [0, *accumulate(sent)]
 
-    @property
-    def width(self) -> int:
-        """Elements of a row."""
-        return math.prod(self.rows.shape[1:])
+    def bounds(self, rank: int) -> slice:
+        """Those of what is sent that are for a process."""
+        return slice(self._starts[rank], self._starts[rank + 1])
 
-    def part(self, first: int, last: int) -> Tensor:
-        """Rows [last - first, ...] of those that are sent."""
+    def write(self, rank: int, memory: Float32) -> None:
+        """Write the rows for a process into the memory [sent[rank] width] of a message."""
         if self.picked is None:
-            return self.rows[first:last]
-        return self.rows.index_select(0, self.picked[first:last])
-
-    def write(self, first: int, last: int, memory: Tensor) -> None:
-        """Write such rows into the memory [(last - first) width] float32 of a message."""
-        out = self.read(memory, last - first)
-        if self.picked is None:
-            out.copy_(self.rows[first:last])
+            rows = self.rows.numpy()
+            memory.view(rows.dtype)[:] = rows[self.bounds(rank)].ravel()
         else:
-            torch.index_select(self.rows, 0, self.picked[first:last], out=out)
+            ops.take_rows_(torch.from_numpy(memory), self.rows, self.picked[self.bounds(rank)])
 
-    def read(self, memory: Tensor, count: int) -> Tensor:
-        """Rows [count, ...] in the memory [count width] float32 of a message, a view of it."""
-        return memory.view(self.rows.dtype).view(count, *self.rows.shape[1:])
+    def read(self, memory: Float32) -> Tensor:
+        """Rows [n, ...] in the memory [n width] of a message, a view of it."""
+        of_rows = torch.from_numpy(memory)
+        if self.rows.dtype != torch.float32:
+            of_rows = of_rows.view(self.rows.dtype)
+        return of_rows.view(-1, *self.shape) if self.shape else of_rows
+
+    def joined(self, came: Sequence[Float32], own: int) -> Tensor:
+        """Rows [n, ...] of all processes, one after the other, with those of this one for itself.
+
+        Args:
+            came: what `exchange` gave.
+            own: rank of this process.
+        """
+        if len(came) == 1 and self.picked is None:
+            return self.rows
+        found, end = np.empty(sum(self.received) * self.width, np.float32), 0
+        for rank, message in enumerate(came):
+            begin, end = end, end + self.received[rank] * self.width
+            if rank == own:
+                self.write(rank, found[begin:end])
+            else:
+                found[begin:end] = message
+        return self.read(found)
 
 
-def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Tensor]]:
-    """Rows [n, ...] of each kind that the processes send to this one, [W] by rank.
+class _ForAll(Kind):
+    """Rows of which all processes get all."""
 
-    One message to each process carries all kinds. Rows of others may be read until the next
-    exchange.
+    def bounds(self, rank: int) -> slice:
+        """All rows."""
+        return slice(0, len(self.rows))
+
+
+def exchange(world: World, kinds: Sequence[Kind]) -> list[list[Float32]]:
+    """Rows of each kind that the others send to this process, [W] by rank, of itself none.
+
+    They are the memory [n width] of messages, which may be read until the next exchange. One
+    message to each process carries all kinds.
     """
-    own, widths = world.rank, [kind.width for kind in kinds]
-    starts = [[*accumulate(kind.sent, initial=0)] for kind in kinds]
-    found = [
-        [kind.part(at[own], at[own + 1])] * world.size
-        for kind, at in zip(kinds, starts, strict=True)
-    ]
-    if world.size == 1 or not kinds:
+    own, size = world.rank, world.size
+    found = [[_NOTHING] * size for _ in kinds]
+    if size == 1 or not kinds:
         return found
-    for rank, k, memory in _cut(world.outbox, [kind.sent for kind in kinds], widths, own):
-        kinds[k].write(starts[k][rank], starts[k][rank + 1], memory)
-    for rank, k, memory in _cut(world.deliver, [kind.received for kind in kinds], widths, own):
-        found[k][rank] = kinds[k].read(memory, kinds[k].received[rank])
+    sent = [[kind.sent[rank] * kind.width for kind in kinds] for rank in range(size)]
+    came = [[kind.received[rank] * kind.width for kind in kinds] for rank in range(size)]
+    sent[own] = came[own] = []
+    for rank, message in enumerate(world.outbox([*map(sum, sent)])):
+        end = 0
+        for kind, length in zip(kinds, sent[rank], strict=rank != own):
+            begin, end = end, end + length
+            kind.write(rank, message[begin:end])
+    for rank, message in enumerate(world.deliver([*map(sum, came)])):
+        end = 0
+        for k, length in enumerate(came[rank]):
+            begin, end = end, end + length
+            found[k][rank] = message[begin:end]
     return found
 
 
-def _cut(
-    messages: Callable[[Sequence[int]], list[Tensor]],
-    counts: Sequence[Sequence[int]],  # rows of each kind, [W] by rank
-    widths: Sequence[int],
-    own: int,
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Cut the messages for or from all ranks but `own`: a rank, number of a kind, and its memory.
-
-    `messages` gives those of the lengths [W] that it is told.
-    """
-    sizes = [
-        [count[rank] * width for count, width in zip(counts, widths, strict=True)]
-        if rank != own
-        else []
-        for rank in range(len(counts[0]))
-    ]
-    for rank, message in enumerate(messages([sum(of_rank) for of_rank in sizes])):
-        end = 0
-        for k, size in enumerate(sizes[rank]):
-            begin, end = end, end + size
-            yield rank, k, message[begin:end]
+def exchange_joined(world: World, kinds: Sequence[Kind]) -> list[Tensor]:
+    """Rows [n, ...] of each kind that all processes have for this one, by rank."""
+    came = exchange(world, kinds)
+    return [kind.joined(of_kind, world.rank) for kind, of_kind in zip(kinds, came, strict=True)]
 
 
-def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Rows [n, ...] of some pieces, one after the other."""
-    return torch.cat(list(pieces)) if len(pieces) > 1 else pieces[0]
+_NOTHING = np.zeros(0, np.float32)
 
 
 class Asked:
@@ -124,27 +138,16 @@ class Asked:
     Attributes:
         counts: [W, P / W] int32, rows of each process that each part touches.
         rows: [n] int32, rows of the process that has them, by process, then by part.
-        order: [n] int64, position of each of `rows` among all that are wanted.
+        order: [n] int32, position of each of `rows` among all that are wanted.
         places: [P / W] positions [n] int32 in `rows` of what each part wants.
+        from_each: [W] rows of each process.
     """
 
     def __init__(self, sharding: Sharding, wanted: Sequence[Tensor]) -> None:
-        size, each = sharding.world.size, len(wanted)
         lengths = [len(ids) for ids in wanted]
-        shards, rows = sharding.places(torch.cat(list(wanted)))
-        keys = shards  # of owners and parts; one and the same where each process has one
-        if each > 1:
-            part = torch.repeat_interleave(torch.arange(each), torch.tensor(lengths))
-            keys = shards // each * each + part
-        # NumPy sorts bytes in one pass.
-        order = np.argsort(keys.to(torch.uint8).numpy(), kind="stable")
-        self.order = torch.from_numpy(order)
-        places = torch.empty(len(order), dtype=torch.int32)
-        places[self.order] = torch.arange(len(order), dtype=torch.int32)
+        self.rows, self.order, places, self.counts = sharding.placed(joined(wanted), lengths)
         self.places = list(torch.split(places, lengths))
-        self.rows = rows.index_select(0, self.order).int()
-        self.counts = keys.bincount(minlength=sharding.shards).view(size, each).int()
-        self.from_each: list[int] = self.counts.sum(1).tolist()
+        self.from_each = sums_of_rows(self.counts)
 
 
 class Route:
@@ -152,39 +155,42 @@ class Route:
 
     Args:
         asked: by this process.
-        counts: [W, P / W] int32, rows of this process that each part touches.
-        rows: [sum of counts] int32, these rows.
+        to_each: [W] rows of this process that each process touches.
+        rows: [n] int32, these rows, by process, then by part.
 
     Attributes:
-        touched: [u] int32, rows of this process that any part touches.
-        positions: [sum of counts] int64, positions of `rows` in it.
+        touched: [u] int32, rows of this process that any part touches, those of the first part
+            first.
     """
 
-    def __init__(self, asked: Asked, counts: Tensor, rows: Tensor) -> None:
-        self.asked = asked
-        self.to_each: list[int] = counts.sum(1).tolist()
-        self._to_parts: list[list[int]] = counts.tolist()
-        self.touched, positions = ops.localize(rows)
-        self.positions = positions.long()  # torch adds rows several times faster by int64
+    def __init__(self, asked: Asked, to_each: Sequence[int], rows: Tensor) -> None:
+        self.asked, self.to_each, self.rows = asked, to_each, rows
+        self.touched, self._positions = ops.localize(rows)
 
-    def of_parts(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients [n, ...] of the rows of each part from those that each process sent."""
-        pairs = zip(grads, self._to_parts, strict=True)
-        return [part for sent, lengths in pairs for part in torch.split(sent, lengths)]
+    def sum(self, grads: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Gradients [u, ...] of the touched rows, added up in the order of the parts.
 
-    def sum(self, of_parts: Sequence[Tensor]) -> Tensor:
-        """Gradients [u, ...] of the touched rows from those of each part, added in their order."""
-        first, *others = of_parts
-        # `touched` begins with the rows of the first part, in its order.
-        total = torch.cat(
-            [first, first.new_zeros(len(self.touched) - len(first), *first.shape[1:])]
-        )
-        at = len(first)
-        for part in others:
-            # In any order, because a part names a row once.
-            total.index_add_(0, self.positions[at : at + len(part)], part)
-            at += len(part)
+        Args:
+            grads: gradients [n, ...] of some parts, and which of them are meant, in their order;
+                all together those of `rows`.
+        """
+        first, _ = grads[0]
+        total = first.new_zeros(len(self.touched), *first.shape[1:])
+        end = 0
+        for of_rows, picked in grads:
+            begin, end = end, end + len(of_rows if picked is None else picked)
+            ops.add_rows_(total, self._positions[begin:end], of_rows, picked)
         return total
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Rows [n, ...] of some pieces, one after the other."""
+    return torch.cat(list(pieces)) if len(pieces) > 1 else pieces[0]
+
+
+def sums_of_rows(counts: Tensor) -> list[int]:
+    """Sums of the rows of a table of counts."""
+    return [sum(of_row) for of_row in counts.tolist()]
 
 
 class Router:
@@ -211,20 +217,20 @@ class Router:
 
     def routes(self, asked: Mapping[str, Asked]) -> dict[str, Route]:
         """Routes by space, by two messages of their own."""
-        counts = [*map(joined, exchange(self._world, self._counts(asked)))]
-        return _routes(asked, counts, exchange(self._world, _rows(asked, counts)))
+        kinds = _rows(asked, exchange_joined(self._world, self._counts(asked)))
+        return _routes(asked, kinds, exchange_joined(self._world, kinds))
 
     def fetch(
         self,
         routes: Mapping[str, Route],
-        touched: Mapping[str, Tensor],
+        tables: Mapping[str, Tensor],
         following: Mapping[str, Asked],
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Rows [n, ...] by table that the parts of this process touch, by `Asked.rows`.
 
         Args:
             routes: of the step.
-            touched: by table the rows [u, ...] of `Route.touched`.
+            tables: by name, the rows that this process has.
             following: what the next step asks for; empty where none is known.
 
         Returns:
@@ -233,9 +239,8 @@ class Router:
         kinds = []
         for name, space in self._tables.items():
             route = routes[space]
-            asked = route.asked.from_each
-            kinds.append(Kind(touched[name], route.to_each, asked, route.positions))
-        came = [*map(joined, exchange(self._world, [*kinds, *self._counts(following)]))]
+            kinds.append(Kind(tables[name], route.to_each, route.asked.from_each, route.rows))
+        came = exchange_joined(self._world, [*kinds, *self._counts(following)])
         return dict(zip(self._tables, came[: len(kinds)], strict=True)), came[len(kinds) :]
 
     def give_back(
@@ -259,18 +264,20 @@ class Router:
             By table the gradients [u, ...] of `Route.touched`, summed in the order of the parts;
             the reports [P, L] of all parts; the routes of the next step.
         """
-        size, kinds = self._world.size, []
+        size, own, kinds = self._world.size, self._world.rank, []
         if size > 1:
             for name, space in self._tables.items():
-                asked = routes[space].asked
-                to_each, rows = routes[space].to_each, joined(grads[name])
-                kinds.append(Kind(rows, asked.from_each, to_each, asked.order))
+                asked, to_each = routes[space].asked, routes[space].to_each
+                kinds.append(Kind(joined(grads[name]), asked.from_each, to_each, asked.order))
         reports, came, told = self._told(report, kinds, following, counts)
         sums = {}
         for k, (name, space) in enumerate(self._tables.items()):
             # One process has them by part already.
-            of_parts = routes[space].of_parts(came[k]) if size > 1 else grads[name]
-            sums[name] = routes[space].sum(of_parts)
+            found: list[tuple[Tensor, Tensor | None]] = [(x, None) for x in grads[name]]
+            if size > 1:
+                found = [(kinds[k].read(x), None) for x in came[k]]
+                found[own] = kinds[k].rows, routes[space].asked.order[kinds[k].bounds(own)]
+            sums[name] = routes[space].sum(found)
         return sums, reports, told
 
     def update(
@@ -302,13 +309,17 @@ class Router:
         kinds: Sequence[Kind],
         following: Mapping[str, Asked],
         counts: Sequence[Tensor],
-    ) -> tuple[Tensor, list[list[Tensor]], dict[str, Route]]:
+    ) -> tuple[Tensor, list[list[Float32]], dict[str, Route]]:
         """Reports of all, rows of the kinds by rank, and the routes of the next step."""
-        size, each = self._world.size, [len(report)] * self._world.size
-        all_kinds = [Kind(report.repeat(size, 1), each, each), *kinds, *_rows(following, counts)]
-        reports, *came = exchange(self._world, all_kinds)
-        asked = came[len(kinds) :]
-        return joined(reports), came[: len(kinds)], _routes(following, counts, asked)
+        own, each = self._world.rank, [len(report)] * self._world.size
+        of_report, asking = _ForAll(report, each, each), _rows(following, counts)
+        came = exchange(self._world, [of_report, *kinds, *asking])
+        asked = [
+            kind.joined(pieces, own)
+            for kind, pieces in zip(asking, came[len(kinds) + 1 :], strict=True)
+        ]
+        reports = of_report.joined(came[0], own)
+        return reports, came[1 : len(kinds) + 1], _routes(following, asking, asked)
 
     def _counts(self, asked: Mapping[str, Asked]) -> list[Kind]:
         ones = [1] * self._world.size
@@ -317,15 +328,15 @@ class Router:
 
 def _rows(asked: Mapping[str, Asked], counts: Sequence[Tensor]) -> list[Kind]:
     return [
-        Kind(of_space.rows, of_space.from_each, given.sum(1).tolist())
+        Kind(of_space.rows, of_space.from_each, sums_of_rows(given))
         for of_space, given in zip(asked.values(), counts, strict=True)
     ]
 
 
 def _routes(
-    asked: Mapping[str, Asked], counts: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]
+    asked: Mapping[str, Asked], kinds: Sequence[Kind], rows: Sequence[Tensor]
 ) -> dict[str, Route]:
     return {
-        space: Route(of_space, given, joined(told))
-        for (space, of_space), given, told in zip(asked.items(), counts, rows, strict=True)
+        space: Route(of_space, kind.received, told)
+        for (space, of_space), kind, told in zip(asked.items(), kinds, rows, strict=True)
     }

@@ -10,10 +10,12 @@ shards' sums are added in order: neither a sum nor a shard depends on W.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ekpnet_fast import ops
 from ekpnet_fast.training.parallel.world import World
 
 __all__ = ["Sharding", "held_by"]
@@ -37,22 +39,20 @@ class Sharding:
 
     Attributes:
         held: shards that this process has.
+        starts: [P / W] int64, the first row of each of them among the rows of this process.
     """
 
     def __init__(self, count: int, shards: int, world: World) -> None:
         self.count, self.shards, self.world = count, shards, world
         self.held = held_by(world.rank, world.size, shards)
-        self._each = len(self.held)
         self._modulus = max(count, 1)
         factor = max(1, round(count * _GOLDEN))
         while math.gcd(factor, count) > 1:
             factor += 1
         self._factor = factor
-        # First position of each shard, and of the first shard of its process.
-        self._firsts = [-(-count * shard // shards) for shard in range(shards + 1)]
-        firsts = torch.tensor(self._firsts[:-1])
-        self._bases = firsts[:: self._each].repeat_interleave(self._each)
-        self._starts = firsts - self._bases
+        self._firsts = [-(-count * shard // shards) for shard in range(shards + 1)]  # positions
+        of_held = self._firsts[self.held.start : self.held.stop]
+        self.starts = torch.tensor([first - of_held[0] for first in of_held])
 
     def rows_of(self, shard: int) -> int:
         """Number of rows of a shard."""
@@ -63,26 +63,24 @@ class Sharding:
         positions = torch.arange(*self._firsts[shard : shard + 2])
         return positions * pow(self._factor, -1, self._modulus) % self._modulus
 
-    def places(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Shard, and row among all rows of the process that has it, of ids [n]; int64.
+    def placed(self, ids: Tensor, lengths: Sequence[int]) -> ops.RowPlaces:
+        """Where the rows are that some parts of a mini-batch want, by the processes that have them.
+
+        Args:
+            ids: [n] int32, part after part.
+            lengths: ids of each part.
 
         Raises:
-            ValueError: an id is out of range, which would be at the place of another one.
+            RuntimeError: an id is out of range, which would be at the place of another one.
         """
-        if len(ids):
-            low, high = (int(x) for x in ids.aminmax())
-            if low < 0 or high >= self.count:
-                raise ValueError(f"ids from {low} to {high}, expected 0 to {self.count - 1}")
-        positions = ids.long() * self._factor % self._modulus
-        shards = positions * self.shards // self._modulus
-        return shards, positions - self._bases[shards]
-
-    def held_shards(self, rows: Tensor) -> Tensor:
-        """Shard [n] int64 of each of the rows [n] of this process, from 0 for its first one."""
-        if self._each == 1:
-            return torch.zeros(len(rows), dtype=torch.int64)
-        starts = self._starts[self.held.start : self.held.stop]
-        return torch.searchsorted(starts, rows.long(), right=True) - 1
+        return ops.place_rows(
+            ids,
+            torch.tensor(lengths),
+            count=self.count,
+            factor=self._factor,
+            shards=self.shards,
+            processes=self.world.size,
+        )
 
     def mine(self, table: Tensor) -> Tensor:
         """Rows of a whole table [n, ...] that this process has, shard by shard."""

@@ -15,21 +15,21 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from ekpnet_fast import ops
 from ekpnet_fast.config import ParallelConfig, StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.batches import StepParts
 from ekpnet_fast.training.losses import TERMS
 from ekpnet_fast.training.parallel.routes import Asked, Route, Router
 from ekpnet_fast.training.parallel.tables import SharedTables
+from ekpnet_fast.training.parallel.world import Float32
 from ekpnet_fast.training.state import Moments, StepState
 from ekpnet_fast.training.step import LossGradients
 
 __all__ = ["PartsTrainer"]
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
@@ -86,11 +86,8 @@ class PartsTrainer:
         ahead, self._ahead = self._ahead, None
         routes = ahead[1] if ahead and ahead[0] is step else router.routes(self._asked(step))
         asked = {} if following is None else self._asked(following)
-        touched = {
-            name: model.table(name).index_select(0, routes[space].touched)
-            for name, space in model.tables.items()
-        }
-        leaves, counts = router.fetch(routes, touched, asked)
+        tables = {name: model.table(name) for name in model.tables}
+        leaves, counts = router.fetch(routes, tables, asked)
         report = self._reports.empty(len(self.mine))
         grads: dict[str, list[Tensor]] = {name: [] for name in leaves}
         for k in range(len(self.mine)):
@@ -103,7 +100,7 @@ class PartsTrainer:
                     wanted = len(routes[model.tables[name]].asked.places[k])
                     of_part = leaves[name].new_zeros(wanted, *leaves[name].shape[1:])
                 of_parts.append(of_part)
-        self._reports.norms(report)[:] = self._norms(routes, touched)
+        self._reports.norms(report)[:] = self._norms(routes, tables)
         self._reports.stop(report)[:] = self._world.caught() or 0
         sums, reports, told = router.give_back(
             routes, grads, torch.from_numpy(report), asked, counts
@@ -114,6 +111,7 @@ class PartsTrainer:
         self._world.stop = total.stop
         values = total.terms
         self._decay(values, total, step.size)
+        self._reports.leave()
         state.watch.check(values, state.steps)
         router.update(state, self.backend, routes, sums, total.tables, stage.lambda3 / step.size)
         return values
@@ -149,50 +147,32 @@ class PartsTrainer:
         with torch.no_grad():  # results of native ops ask for gradients of their own
             return {name: grad.detach().mul_(weight) for name, grad in rows.items()}
 
-    def _norms(self, routes: Mapping[str, Route], touched: Mapping[str, Tensor]) -> Float64:
+    def _norms(self, routes: Mapping[str, Route], tables: Mapping[str, Tensor]) -> Float64:
         """Squared norms [P / W, tables] of the touched rows of each shard."""
         model = self.model
         norms = np.zeros((len(self.mine), len(model.tables)))
         if self.stage.lambda3 == 0:
             return norms
         for at, (name, space) in enumerate(model.tables.items()):
-            if name in model.undecayed:
-                continue
-            rows = touched[name].flatten(1).numpy()
-            squares = np.einsum("nk,nk->n", rows, rows)
-            shards = self._shardings[space].held_shards(routes[space].touched)
-            # Rows of a shard come in the order of the parts that touch them, and are added in it.
-            norms[:, at] = np.bincount(shards, weights=squares, minlength=len(self.mine))
+            if name not in model.undecayed:
+                # Rows of a shard come, and are added, in the order of the parts that touch them.
+                starts = self._shardings[space].starts
+                norms[:, at] = ops.square_norms(tables[name], routes[space].touched, starts).numpy()
         return norms
 
     def _decay(self, values: dict[str, float], total: _Total, size: int) -> None:
         """Add what the squared weights and rows have in the loss, and in the dense gradients."""
-        model, stage = self.model, self.stage
-        if stage.lambda2 > 0 and (dense := model.dense_weights(self.name)):
+        stage, reports = self.stage, self._reports
+        if stage.lambda2 > 0 and reports.has_weights:
             weight = stage.lambda2 / size
-            with torch.no_grad():
-                flat = torch.cat([p.flatten() for p in dense])
-                values["l2_weights"] = float(fixed_order_sum(flat.square_())) * weight / 2
-                torch._foreach_add_([_grad(p) for p in dense], tuple(dense), alpha=weight)
+            values["l2_weights"] = reports.decay_weights(weight) * weight / 2
         if stage.lambda3 == 0:
             return
-        tables = list(model.tables)
-        weight, norm = stage.lambda3 / size, 0.0
-        for p in model.relations():
-            x = p.detach()
-            touched = total.relations.view(-1, *[1] * (x.dim() - 1))
-            norm += float(fixed_order_sum(x.square() * touched))
-            _grad(p).addcmul_(x, touched, value=weight)
+        tables, weight = list(self.model.tables), stage.lambda3 / size
+        norm = reports.decay_relations(total.relations, weight)
         for name in total.tables:
             norm += float(total.norms[tables.index(name)])
         values["l2_rows"] = norm * weight / 2
-
-
-def _grad(p: nn.Parameter) -> Tensor:
-    """Gradient of a parameter, zeros where it has none yet."""
-    if p.grad is None:
-        p.grad = torch.zeros_like(p)
-    return p.grad
 
 
 def _router(
@@ -215,14 +195,14 @@ class _Total:
     Attributes:
         terms: of the loss, without decay.
         tables: names of those that have a gradient.
-        relations: [R] float32, 1 where a part names the relation.
+        relations: [R], 1 where a part names the relation.
         norms: [tables] float64, squared norms of the touched rows.
         stop: signal that a process has caught, None without one.
     """
 
     terms: dict[str, float]
     tables: list[str]
-    relations: Tensor
+    relations: Float32
     norms: Float64
     stop: int | None
 
@@ -232,17 +212,24 @@ class _Reports:
 
     def __init__(self, model: Model, state: StepState) -> None:
         self._dense, self._tables = state.dense, list(model.tables)
+        self._relations = len(model.relations())  # the first ones of them
         self._sizes = [p.numel() for p in self._dense]
+        self._grads = np.zeros(sum(self._sizes), np.float32)  # of all of them, one after the other
+        pieces = torch.split(torch.from_numpy(self._grads), self._sizes)
+        self._of_each = [x.view_as(p) for x, p in zip(pieces, self._dense, strict=True)]
+        # Parameters are changed in place, so these are what they are.
+        self._weights = [p.detach().view(-1).numpy() for p in self._dense[self._relations :]]
+        self._has = [False] * len(self._dense)
         # A number of float64 takes two places.
         lengths = {
-            "dense": sum(self._sizes),
+            "dense": len(self._grads),
             "has dense": len(self._dense),
             "has rows": len(self._tables),
-            "relations": model.source.graph.num_relations,
             "has term": len(_TERMS),
+            "relations": model.source.graph.num_relations,
+            "stop": 1,
             "terms": 2 * len(_TERMS),
             "norms": 2 * len(self._tables),
-            "stop": 1,
         }
         ends = list(accumulate(lengths.values()))
         self._length = ends[-1]
@@ -250,6 +237,9 @@ class _Reports:
             name: slice(end - length, end)
             for (name, length), end in zip(lengths.items(), ends, strict=True)
         }
+        # Of these the largest counts, and of these the sum.
+        self._most = slice(self._at["has dense"].start, self._at["stop"].stop)
+        self._added = slice(self._at["terms"].start, self._length)
 
     def empty(self, count: int) -> Float32:
         """Reports of so many parts that do not exist."""
@@ -289,26 +279,56 @@ class _Reports:
         report[at["terms"]].view(np.float64)[:] = [terms.get(term, 0.0) * weight for term in _TERMS]
 
     def total(self, reports: Float32) -> _Total:
-        """Sums in the order of the parts; gradients of dense parameters are left in `grad`."""
+        """Sums in the order of the parts; `leave` gives the parameters their gradients."""
         at = self._at
         first, *others = reports[:, at["dense"]]
-        grads = first.copy()
+        self._grads[:] = first
         for grad in others:
-            grads += grad
-        of_each = torch.split(torch.from_numpy(grads), self._sizes)
+            self._grads += grad
+        most = np.zeros(self._length, np.float32)
+        reports[:, self._most].max(0, out=most[self._most])
         has_dense, has_rows, has_term = (
-            reports[:, at[f"has {name}"]].max(0).tolist() for name in ("dense", "rows", "term")
+            most[at[f"has {name}"]].tolist() for name in ("dense", "rows", "term")
         )
-        for p, grad, has_grad in zip(self._dense, of_each, has_dense, strict=True):
-            p.grad = grad.view_as(p) if has_grad else None
-        sums = np.cumsum(reports[:, at["terms"]].view(np.float64), axis=0)[-1].tolist()
+        self._has = [has > 0 for has in has_dense]
+        sums = np.cumsum(reports[:, self._added].view(np.float64), axis=0)[-1]
         return _Total(
-            {term: x for term, x, has in zip(_TERMS, sums, has_term, strict=True) if has},
+            {term: float(x) for term, x, has in zip(_TERMS, sums, has_term, strict=False) if has},
             [name for name, has in zip(self._tables, has_rows, strict=True) if has],
-            torch.from_numpy(reports[:, at["relations"]].max(0)),
-            np.cumsum(self.norms(reports), axis=0)[-1],
-            int(self.stop(reports).max()) or None,
+            most[at["relations"]],
+            sums[len(_TERMS) :],
+            int(most[at["stop"]][0]) or None,
         )
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights besides those of relations."""
+        return bool(self._weights)
 
+    def decay_weights(self, weight: float) -> float:
+        """Add the decay of the weights to their gradients; returns their squared norm."""
+        x = np.concatenate(self._weights)
+        self._grads[len(self._grads) - len(x) :] += x * np.float32(weight)
+        self._has[self._relations :] = [True] * len(self._weights)
+        return float(ops.square_norms(torch.from_numpy(x[None]), _FIRST, _START))
+
+    def decay_relations(self, named: Float32, weight: float) -> float:
+        """Add the decay of the relations [R] that are named; returns their squared norm."""
+        rows, norm = torch.from_numpy(np.flatnonzero(named).astype(np.int32)), 0.0
+        weights = (named * np.float32(weight))[:, None]
+        for k in range(self._relations):
+            x = self._dense[k].detach()
+            norm += float(ops.square_norms(x, rows, _START))
+            grad = self._of_each[k].numpy().reshape(len(named), -1)
+            grad += x.numpy().reshape(len(named), -1) * weights
+            self._has[k] = True
+        return norm
+
+    def leave(self) -> None:
+        """Leave the sums of the gradients in `grad` of the parameters, until the next `total`."""
+        for p, grad, has in zip(self._dense, self._of_each, self._has, strict=True):
+            p.grad = grad if has else None
+
+
+_FIRST, _START = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
 _TERMS = TERMS[:2]  # those that are sums over pairs and triples

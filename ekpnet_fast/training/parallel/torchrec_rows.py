@@ -28,7 +28,7 @@ from torchrec.distributed.types import ShardingEnv
 
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.models import Model
-from ekpnet_fast.training.parallel.routes import Asked, Route, Router, exchange, joined
+from ekpnet_fast.training.parallel.routes import Asked, Route, Router, exchange_joined, joined
 from ekpnet_fast.training.parallel.shards import Sharding, held_by
 from ekpnet_fast.training.parallel.tables import SharedTables
 from ekpnet_fast.training.state import StepState
@@ -82,11 +82,11 @@ class TorchrecRouter(Router):
     def fetch(
         self,
         routes: Mapping[str, Route],
-        touched: Mapping[str, Tensor],
+        tables: Mapping[str, Tensor],
         following: Mapping[str, Asked],
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Rows [n, ...] by table, and counts, as `Router.fetch`."""
-        counts = [*map(joined, exchange(self._world, self._counts(following)))]
+        counts = exchange_joined(self._world, self._counts(following))
         leaves = {}
         for name, space in self._tables.items():
             asked, rows = routes[space].asked, self._rows[name]

@@ -7,10 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Event
 from typing import TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["WAIT_VARIABLE", "World"]
+__all__ = ["WAIT_VARIABLE", "Float32", "World"]
+
+Float32 = NDArray[np.float32]
 
 WAIT_VARIABLE = "EKPNET_WAIT"  # seconds that processes wait for each other, at most
 
@@ -38,16 +41,16 @@ class World:
         self.caught: Callable[[], int | None] = lambda: None
         self.stop: int | None = None
 
-    def outbox(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Messages [lengths[rank]] float32 to be written, by rank; `deliver` sends them."""
-        return [torch.empty(length) for length in lengths]
+    def outbox(self, lengths: Sequence[int]) -> list[Float32]:
+        """Messages [lengths[rank]] to be written, by rank; `deliver` sends them."""
+        return [np.empty(length, np.float32) for length in lengths]
 
-    def deliver(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Messages [lengths[rank]] float32 of the processes to this one, by rank.
+    def deliver(self, lengths: Sequence[int]) -> list[Float32]:
+        """Messages [lengths[rank]] of the processes to this one, by rank.
 
         They may be read until the next ones are delivered.
         """
-        return [torch.empty(length) for length in lengths]
+        return [np.empty(length, np.float32) for length in lengths]
 
     def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
