@@ -16,7 +16,14 @@ from ekpnet_fast.errors import ConfigError, DataError, quote, reason
 from ekpnet_fast.models import MODELS
 from ekpnet_fast.runs.option_parser import OptionParser, run_parser
 from ekpnet_fast.runs.places import lasting, moved
-from ekpnet_fast.runs.resolve import default_options, fitting_values, flat, resolve, ruled_options
+from ekpnet_fast.runs.resolve import (
+    default_options,
+    fitting_values,
+    flat,
+    resolve,
+    ruled_options,
+    with_room_for_lists,
+)
 from ekpnet_fast.runs.run_folder import read_config
 from ekpnet_fast.storage.yaml_file import check_yaml, read_yaml
 
@@ -113,9 +120,10 @@ def _given(words: list[str]) -> dict[str, Any]:
     options = parser.parse_args([w for w in words if not w.startswith("--print_config")])
     if any(word.startswith("--print_config") for word in words):
         full = command_parser(options.model, ruled_options(options.preset, options.model))
-        full.set_defaults(
-            default_options(options.preset, options.dataset, options.model, options.data_root)
+        defaults = default_options(
+            options.preset, options.dataset, options.model, options.data_root
         )
+        full.set_defaults(with_room_for_lists(defaults, flat(options.as_dict())))
         full.parse_args(words)  # prints, and ends the process
     given = parser.parse_args(words, defaults=False).as_dict()
     given.pop("config", None)

@@ -112,6 +112,18 @@ def default_options(
     return {"protocol": "fixed", **found} if is_split(dataset, data_root) else found
 
 
+def with_room_for_lists(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults, by dotted name, without groups of single pairs in stages that learn by lists.
+
+    Pairs of a list are of one group, so that a model whose groups are of one pair, each with a user
+    vector of its own step, would learn nothing from them.
+    """
+    single = {
+        f"{stage}.group_size" for stage in _STAGES if given.get(f"{stage}.loss", "bce") != "bce"
+    }
+    return {name: value for name, value in defaults.items() if name not in single or value > 1}
+
+
 def preset_options(preset: str, dataset: str, model: str) -> dict[str, Any]:
     """Options that a preset sets for a model, and other than "default" for a data set.
 
@@ -172,6 +184,7 @@ def _from_names(options: Mapping[str, Any]) -> RunConfig:
         defaults.pop("protocol", None)
     ruled = ruled_options(preset, model)
     given = {name: value for name, value in given.items() if name not in ruled or value != "auto"}
+    defaults = with_room_for_lists(defaults, given)
     try:
         config = _of_types({"model": model, **defaults, **given})
     except (typed.UnfitError, ConfigError):
@@ -343,6 +356,11 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(
                 f"--{name}.loss is {stage.loss}, expected bce: {config.model} has no such stage, or"
                 " learns from no pairs in it"
+            )
+        if stage.loss != "bce" and stage.group_size == 1:
+            raise ConfigError(
+                f"--{name}.group_size is 1, expected 2 or more with --{name}.loss {stage.loss}: a"
+                " list is of pairs of one group, and of single pairs it has nothing to compare"
             )
         if not 0 < stage.lr < float("inf"):
             raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")

@@ -122,6 +122,10 @@ def test_negatives_that_are_given_make_lists_too():
             "--sampling.hard_share is 0.5, expected 0: linear is not trained by mini-batches",
         ),
         ({"train.loss": "hinge"}, "hinge"),
+        (
+            {"model": "cke", "train.loss": "bpr", "train.group_size": 1},
+            "--train.group_size is 1, expected 2 or more with --train.loss bpr",
+        ),
     ],
 )
 def test_refusals(options, said):
@@ -131,3 +135,11 @@ def test_refusals(options, said):
 
 def test_default_is_cross_entropy():
     assert RunConfig().train.loss == RunConfig().pretrain.loss == "bce"
+
+
+@pytest.mark.parametrize("model", ["cke", "kgcn", "wide_deep", "kcan"])
+def test_groups_of_single_pairs_are_not_for_lists(model):
+    config = resolve({"model": model})
+    assert config.train.group_size == 1
+    config = resolve({"model": model, "train.loss": "softmax"})
+    assert config.train.group_size == RunConfig().train.group_size > 1
