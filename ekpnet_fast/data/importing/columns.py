@@ -104,7 +104,13 @@ TABLES: dict[str, tuple[Role, ...]] = {
 
 
 def match_columns(
-    path: Path, table: str, names: Sequence[str], told: Mapping[str, str], *, header: bool
+    path: Path,
+    table: str,
+    names: Sequence[str],
+    told: Mapping[str, str],
+    *,
+    header: bool,
+    edges: bool = False,
 ) -> tuple[Match, ...]:
     """Find the columns of a table's roles.
 
@@ -114,19 +120,23 @@ def match_columns(
         names: of all columns, in order.
         told: column by role, a name or a place counted from 1; a number is always a place.
         header: the names come from the file; without, columns go by their place.
+        edges: two columns of triples may be heads and tails alone.
 
     Raises:
         DataError: a column that is not there, there twice, or cannot be guessed; names the option.
     """
     shown = ", ".join(names)
+    roles = TABLES[table]
+    if edges and len(names) == 2 and not _has_relation(names, told, header=header):
+        roles = tuple(role for role in roles if role.name != "relation")
     line = 1 if header else None
-    known = {*told.values(), *(word for role in TABLES[table] for word in role.known)}
+    known = {*told.values(), *(word for role in roles for word in role.known)}
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     twice = [name for name in twice if {name, plain(name)} & known]  # others are not used
     if twice:
         raise DataError.about(path, line, f"column {twice[0]!r} twice", "distinct column names")
     matches: dict[str, Match] = {}
-    for role in TABLES[table]:
+    for role in roles:
         wanted = told.get(role.name)
         if wanted is None:
             continue
@@ -142,7 +152,7 @@ def match_columns(
         matches[role.name] = Match(role.name, index, names[index], "as told")
     if header:
         words = [plain(name) for name in names]
-        for role in TABLES[table]:
+        for role in roles:
             taken = {match.index for match in matches.values()}
             free = [k for k in role.known if k in words and words.index(k) not in taken]
             if role.name not in matches and free:
@@ -156,11 +166,11 @@ def match_columns(
                         f"one for {role.name}; say which: {role.flag} COLUMN",
                     )
                 matches[role.name] = Match(role.name, index, names[index], "by its name")
-    missing = [role for role in TABLES[table] if role.required and role.name not in matches]
-    optional = {role.name for role in TABLES[table] if not role.required}
+    missing = [role for role in roles if role.required and role.name not in matches]
+    optional = {role.name for role in roles if not role.required}
     if missing and (not matches if header else optional.issuperset(matches)):
         # No name is known, so the usual order is the best guess, for as many as there are.
-        places = [r for r in TABLES[table] if r.required or r.name in ("rating", "name")]
+        places = [r for r in roles if r.required or r.name in ("rating", "name")]
         places = [role for role in places if role.name not in matches]
         taken = {match.index for match in matches.values()}
         left = [index for index in range(len(names)) if index not in taken]
@@ -183,7 +193,13 @@ def match_columns(
         raise DataError.about(
             path, line, f"column {clash[0].column!r} as {both}", "one column each"
         )
-    return tuple(matches[role.name] for role in TABLES[table] if role.name in matches)
+    return tuple(matches[role.name] for role in roles if role.name in matches)
+
+
+def _has_relation(names: Sequence[str], told: Mapping[str, str], *, header: bool) -> bool:
+    """Whether a column of triples is that of relations."""
+    known = next(role.known for role in TABLES["kg"] if role.name == "relation")
+    return "relation" in told or (header and any(plain(name) in known for name in names))
 
 
 def plain(name: str) -> str:

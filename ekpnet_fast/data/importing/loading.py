@@ -170,6 +170,12 @@ def _text(
     rows = connection.execute("SELECT count(*) FROM rows").fetchall()[0][0]
     part = Part(opened.path, rows, plan.form, wishes.encoding)
     chosen = {match.role: names[match.column] for match in plan.used}
+    if plan.relation is not None:
+        chosen = {
+            "head": chosen["head"],
+            "relation": literal(plan.relation),
+            "tail": chosen["tail"],
+        }
     if "time" in chosen:
         chosen["time"] = seconds_in_rows(connection, chosen["time"])
     return Loaded(part, plan.matches, tuple(chosen), plan.shown, plan.notes), chosen

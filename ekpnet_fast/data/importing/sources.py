@@ -252,6 +252,10 @@ def _read_text(
         frame = read_text(text, plan.columns, plan.form, [match.column for match in used])
     part = Part(opened.path, len(frame), plan.form, wishes.encoding)
     frame = frame.named({match.column: match.role for match in used})
+    if plan.relation is not None:
+        relations = Texts(np.zeros(len(frame), dtype=np.int32), [plan.relation])
+        head, tail = frame.texts["head"], frame.texts["tail"]
+        frame = Frame({"head": head, "relation": relations, "tail": tail}, frame.numbers)
     return Reading(Sheet(opened.path, frame, (part,)), plan.matches, plan.shown, notes=plan.notes)
 
 
@@ -264,6 +268,7 @@ class TextPlan:
         matches, used: the role of each column, and of each that is wanted.
         shown: the form in words.
         notes: what was left out or changed.
+        relation: of all triples, of which the file has heads and tails alone: its name.
     """
 
     form: Form
@@ -272,6 +277,7 @@ class TextPlan:
     used: Sequence[Match]
     shown: str
     notes: tuple[str, ...]
+    relation: str | None = None
 
 
 def plan_text(
@@ -309,14 +315,32 @@ def plan_text(
             f"{', in quotes' if form.quoted and form.separator not in ',;|' else ''}"
         )
     names, form = sniffed.names, sniffed.form
-    matches = match_columns(path, table, names, told, header=form.header)
+    edges = table == "kg" and suffix not in ATOMIC
+    matches = match_columns(path, table, names, told, header=form.header, edges=edges)
     if table == "interactions" and not form.header:
         matches = _with_moments(text, form, names, matches)
     used = [match for match in matches if match.role not in skip]
     roles = {match.index: match.role for match in used}
     columns = [_column(name, roles.get(place)) for place, name in enumerate(names)]
     notes = (*text.notes, *sniffed.notes, *unused(matches, names, skip))
-    return TextPlan(form, columns, matches, used, shown, notes)
+    if not edges or any(match.role == "relation" for match in matches):
+        return TextPlan(form, columns, matches, used, shown, notes)
+    relation = _stem(path)
+    by_file = Match("relation", len(names), relation, "by the file's name")
+    return TextPlan(form, columns, (*matches, by_file), used, shown, notes, relation)
+
+
+def _stem(path: Path) -> str:
+    """Name of a file without its ending and that of packing."""
+    name = path.name
+    for _ in range(2):
+        inner, dot, last = name.rpartition(".")
+        if not inner or not dot:
+            break
+        name = inner
+        if f".{last.lower()}" not in _PACKED:
+            break
+    return name
 
 
 def _with_moments(

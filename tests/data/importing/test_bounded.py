@@ -231,6 +231,34 @@ def test_several_files_and_parquet_in_folders(tmp_path):
     assert data.num_triples == len(shop.triples())
 
 
+def test_edges_of_a_relation_a_file(folder, tmp_path):
+    """Heads and tails alone, as entity2rec has them: the file's name is that of the relation."""
+    edges: dict[str, list[str]] = {}
+    for head, relation, tail in shop.triples():
+        edges.setdefault(relation, []).append(f"{head} {tail}\n")
+    (tmp_path / "graphs").mkdir()
+    for relation, rows in edges.items():
+        (tmp_path / "graphs" / f"dbo:{relation}.edgelist").write_text("".join(rows))
+    whole = tmp_path / "whole.tsv"
+    whole.write_text("".join("\t".join((h, f"dbo:{r}", t)) + "\n" for h, r, t in shop.triples()))
+    data = both(tmp_path, **shop_of(folder, kg=tmp_path / "graphs"))
+    import_dataset(tmp_path / "expected", **shop_of(folder, kg=whole))
+    expected = load_dataset(str(tmp_path / "expected"))
+
+    def named(found):
+        ids, names = found.entity_ids, found.relation_names
+        return {
+            (ids[h], names[r], ids[t])
+            for h, r, t in zip(found.heads, found.relations, found.tails, strict=True)
+        }
+
+    assert named(data) == named(expected) and len(named(data)) == len({*shop.triples()})
+    odd = tmp_path / "odd.csv"
+    odd.write_text("head,relation\na,b\nc,d\n")
+    with pytest.raises(DataError, match=r"odd.csv:1: found columns head, relation, expected one f"):
+        import_dataset(tmp_path / "no", **shop_of(folder, kg=odd))
+
+
 @pytest.mark.data
 def test_real_data(data_root, tmp_path):
     data = load_dataset("last-fm", data_root)
