@@ -29,17 +29,31 @@ Made = TypeVar("Made")
 Triples = tuple[Tensor, Tensor, Tensor]  # heads, relations, tails
 
 
+# Batches that are prepared at once, at most. Beside other programs a thread that is asked for
+# something may not run for some milliseconds, so that a step would wait for the next batch alone.
+PREPARED_TOGETHER = 8
+
+
 def _ahead(prepare: Callable[[int], Made], numbers: range) -> Iterator[Made]:
-    """Batches in turn, each prepared by another thread while the one before is in use."""
+    """Batches in turn, some of them prepared by another thread while those before are in use.
+
+    The first is prepared alone, because nothing can be done without it, then two, and so on.
+    """
+
+    def prepare_all(some: range) -> list[Made]:
+        return [prepare(number) for number in some]
+
     with ThreadPoolExecutor(1) as pool:
-        waiting: Future[Made] | None = None
-        for number in numbers:
-            after = beside_ops(pool, partial(prepare, number))
+        waiting: Future[list[Made]] | None = None
+        together = 1
+        while numbers:
+            some, numbers = numbers[:together], numbers[together:]
+            after = beside_ops(pool, partial(prepare_all, some))
             if waiting is not None:
-                yield waiting.result()
-            waiting = after
+                yield from waiting.result()
+            waiting, together = after, min(2 * together, PREPARED_TOGETHER)
         if waiting is not None:
-            yield waiting.result()
+            yield from waiting.result()
 
 
 class SharedGroups(NamedTuple):
@@ -219,7 +233,7 @@ class BatchStream:
             epoch: keys what is drawn.
             ripple: the ripple sets of all users, or of all (user, fold) pairs.
             skip: leave out the first so many, without computing them.
-            ahead: prepare the next batch in a thread beside the current step: what of it one
+            ahead: prepare the next batches in a thread beside the current steps: what of them one
                 thread does is then done while the others compute.
         """
         planned = self._planned(epoch, ripple)
