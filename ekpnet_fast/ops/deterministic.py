@@ -3,6 +3,9 @@
 Torch splits sums over a batch, and elementwise work on more than 32768 elements, over its threads;
 the order of a sum, and the last bit of a transcendental function at the edge of a share, then
 depend on their number. Here the pieces are fixed instead.
+
+On a GPU torch's own sums and products repeat themselves, and every piece would be a launch, so all
+is one piece there.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ _PIECES, _ROWS = 64, 32
 
 def fixed_order_sum(x: Tensor) -> Tensor:
     """Sum of all elements in pieces that torch does not split over threads."""
-    if x.numel() <= UNSPLIT:
+    if x.numel() <= UNSPLIT or x.device.type != "cpu":
         return x.sum()
     return torch.stack([piece.sum() for piece in torch.split(x.flatten(), UNSPLIT)]).sum()
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply an elementwise function, such as `torch.sigmoid`, in fixed pieces."""
-    if x.numel() <= UNSPLIT:
+    if x.numel() <= UNSPLIT or x.device.type != "cpu":
         return function(x)
     pieces = [function(piece) for piece in torch.split(x.flatten(), UNSPLIT)]
     return torch.cat(pieces).view(x.shape)
@@ -43,6 +46,9 @@ def linear(
 ) -> Tensor:
     """x W + b, [..., K], with gradients summed over the batch in fixed pieces."""
     flat = x.reshape(-1, x.shape[-1])
+    if x.device.type != "cpu":
+        y = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+        return y.view(*x.shape[:-1], weight.shape[1])
     n, J = flat.shape
     pieces = max(_PIECES, -(-n // _ROWS))
     padded = torch.cat([flat, flat.new_zeros(pieces * _ROWS - n, J)]).view(pieces, _ROWS, J)

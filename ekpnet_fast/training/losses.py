@@ -39,17 +39,19 @@ class _SquaredNorm(torch.autograd.Function):
 def cross_entropy_sum(logits: Tensor, labels: Tensor, real: Tensor | None = None) -> Tensor:
     """Binary cross-entropy summed over [n] pairs, the same bits for any number of threads.
 
-    In pieces, because torch's exp and log differ in the last bit between whole vectors and the
-    rest of a thread's share, in the gradient too. `real` weighs pairs: 1, or 0 for padding.
+    On a CPU in pieces, because torch's exp and log differ in the last bit between whole vectors and
+    the rest of a thread's share, in the gradient too. `real` weighs pairs: 1, or 0 for padding.
     """
+    n = max(len(logits), 1)
+    size = UNSPLIT if logits.device.type == "cpu" else n
     sums = [
         functional.binary_cross_entropy_with_logits(
-            logits[at : at + UNSPLIT],
-            labels[at : at + UNSPLIT],
-            None if real is None else real[at : at + UNSPLIT],
+            logits[at : at + size],
+            labels[at : at + size],
+            None if real is None else real[at : at + size],
             reduction="sum",
         )
-        for at in range(0, max(len(logits), 1), UNSPLIT)
+        for at in range(0, n, size)
     ]
     return torch.stack(sums).sum()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from signal import SIGTERM
+from typing import ClassVar
 
 import pytest
 import torch
@@ -20,14 +21,15 @@ from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.evaluation import ranking, scoring
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.native import device
+from ekpnet_fast.ops import deterministic
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.storage import checkpoint
 from ekpnet_fast.storage.checkpoint import CheckpointWriter
-from ekpnet_fast.training import epochs, loop, step
+from ekpnet_fast.training import epochs, loop, losses, step
 from ekpnet_fast.training.signals import Interrupted
 from support.contracts import assert_same_bits
 from support.pretended_gpu import GpuTensor, Graph, RefusedError, pretended_gpu
-from support.small_training import CONFIG, LISTS, PLUS, load, start_resident, train_resident
+from support.small_training import CONFIG, HARD, LISTS, PLUS, load, start_resident, train_resident
 
 # Per model, folds and stage. Of a step that is not captured they include those of its batch; of one
 # that is, nodes are its launches with all kernels of our ops.
@@ -143,10 +145,16 @@ def test_trains_as_on_the_cpu(model, folds, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss", "folds"), [("bpr", 1), ("softmax", 3)])
-def test_lists_are_learned_as_on_the_cpu(loss, folds):
+@pytest.mark.parametrize(
+    ("loss", "folds", "hard_share"), [("bpr", 1, 0.0), ("softmax", 3, 0.0), ("softmax", 3, 0.5)]
+)
+@pytest.mark.parametrize("model", ["ekpnet", "ekpnet_plus", "mf"])
+def test_lists_are_learned_as_on_the_cpu(model, loss, folds, hard_share):
     stages = {name: replace(getattr(CONFIG, name), loss=loss) for name in ("pretrain", "train")}
-    config = config_of("ekpnet", folds=folds, **stages)
+    sampling = replace(CONFIG.sampling, negatives=3, hard_share=hard_share)
+    folds = folds if MODELS[model].ripple else 1
+    drawn = {"protocol": "recbole", "ranking": True, "sampling": sampling}
+    config = config_of(model, folds=folds, **drawn, **stages)
     data = load(config)
     expected = loop.train(replace(config, device="cpu"), *data)
     with pretended_gpu():
@@ -157,8 +165,8 @@ def test_lists_are_learned_as_on_the_cpu(loss, folds):
 
 @pytest.mark.parametrize(
     ("config", "deep"),
-    [(CONFIG, False), (CONFIG, True), (PLUS, True), (LISTS, True)],
-    ids=["pretrain", "train", "plus", "lists"],
+    [(CONFIG, False), (CONFIG, True), (PLUS, True), (LISTS, True), (HARD, True)],
+    ids=["pretrain", "train", "plus", "lists", "hard-negatives"],
 )
 def test_captured_step_is_legal_and_equals_the_step_bit_for_bit(config, deep):
     states = []
@@ -322,6 +330,69 @@ def test_counts_of_a_step_are_those_of_the_table(model, folds, monkeypatch):
     if not torch.__version__.startswith(f"{table['torch']}."):
         pytest.skip(f"the table is torch {table['torch']}'s: others are made of other operators")
     assert found == table[f"{model}, {folds} folds"]
+
+
+def launches_of_arithmetic(n):
+    """Launches of what a CPU does in pieces, forward and backward, of so many numbers."""
+    with pretended_gpu() as gpu:
+        x = torch.linspace(-1, 1, n).to("cuda").requires_grad_()
+        weight, bias = (torch.ones(*size, device="cuda") for size in ((4, 3), (3,)))
+        labels = torch.ones(n, device="cuda")
+        gpu.counts.clear()
+        for y in (
+            deterministic.in_pieces(torch.sigmoid, x),
+            deterministic.linear(x.view(-1, 4), weight),
+            deterministic.linear(x.view(-1, 4), weight, bias),
+            losses.cross_entropy_sum(x, labels),
+        ):
+            deterministic.fixed_order_sum(y).backward()
+        return gpu.counts["launches"]
+
+
+def test_pieces_are_those_of_a_cpu():
+    assert launches_of_arithmetic(1_000) == launches_of_arithmetic(100_000)
+
+
+class Noting(dict):
+    """What a batch knows, and what of it was read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("mf", set()),
+        *(
+            pytest.param(model, asked, marks=pytest.mark.slow)
+            for model, asked in (
+                ("kgcn", set()),
+                ("cke", {"relation_touched"}),
+                ("ripplenet", {"relation_touched", "valid_slots"}),
+                ("kcan", {"relation_touched", "positives"}),
+            )
+        ),
+    ],
+)
+def test_a_batch_is_sent_with_what_its_model_reads(model, asked, monkeypatch):
+    monkeypatch.setattr(Noting, "read", set())
+    sent, take = [], step.StageTrainer.step_unread
+
+    def noted(self, batch):
+        sent.append(set(batch.known))
+        return take(self, replace(batch, known=Noting(batch.known)))
+
+    monkeypatch.setattr(step.StageTrainer, "step_unread", noted)
+    config = config_of(model)
+    data = load(config)
+    with pretended_gpu():
+        loop.train(replace(config, device="cuda"), *data)
+    assert sent and all(names == asked for names in sent)
+    assert Noting.read == asked
 
 
 @pytest.mark.parametrize(
