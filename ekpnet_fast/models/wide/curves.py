@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ekpnet_fast.models.wide.bounded import bounded_minimum
 from ekpnet_fast.ops.threads import beside
 
 __all__ = ["curves", "fit_curves", "quantiles"]
@@ -45,10 +46,15 @@ def quantiles(
 def ramps(
     features: Tensor,  # [F, B]
     knots: Tensor,  # [F, P + 1]
+    room: Tensor | None = None,  # [F, P, B]
 ) -> Tensor:
-    """Ramps [F, P, B], the share of each piece that is passed: 0 at its begin, 1 at its end."""
+    """Ramps [F, P, B], the share of each piece that is passed: 0 at its begin, 1 at its end.
+
+    In `room`, if there is one: memory that was not used before takes as long as the ramps.
+    """
     begin, width = knots[:, :-1, None], knots.diff(dim=1)[:, :, None]
-    passed = (features[:, None] - begin) / torch.where(width > 0, width, torch.inf)
+    passed = torch.sub(features[:, None], begin, out=room)
+    passed.div_(torch.where(width > 0, width, torch.inf))
     if knots.shape[1] > 2:
         passed[:, 1:].clamp_(min=0)
         passed[:, :-1].clamp_(max=1)
@@ -90,17 +96,14 @@ def fit_curves(
     """Weights [F, P], each at least 0, and bias of least mean cross-entropy + l2 / 2 |w|^2.
 
     Newton's method, with the Hessian of every so many examples, whose own optimum is the start:
-    each round minimises the quadratic model under the bound by least squares on its Cholesky factor
-    (Kim et al. 2010), and is halved until it improves the loss. Sums are in float64, in the order
-    of the examples.
+    each round minimises the quadratic model under the bound (Kim et al. 2010), and is halved until
+    it improves the loss. Sums are in float64, in the order of the examples.
     """
-    from scipy.optimize import lsq_linear  # here, because only fitting needs it
-
     F, N = features.shape
     P = knots.shape[1] - 1
     n = F * P
     w = np.zeros(n + 1)
-    lower = np.concatenate([np.zeros(n), [-np.inf]])
+    bounded = np.arange(n + 1) < n
     penalty = np.concatenate([np.full(n, l2), [0.0]])
 
     def objective(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -115,13 +118,7 @@ def fit_curves(
     loss, g = objective(w)
     for _ in range(ROUNDS):
         H = _hessian(sample, knots, w) + np.diag(penalty + 1e-8)
-        lower_factor = torch.linalg.cholesky(torch.from_numpy(H))
-        found = torch.linalg.solve_triangular(
-            lower_factor, torch.from_numpy(g).unsqueeze(1), upper=False
-        )
-        factor = lower_factor.numpy().T
-        target = factor @ w - found.squeeze(1).numpy()
-        step = np.maximum(lsq_linear(factor, target, (lower, np.inf), method="bvls").x, lower) - w
+        step = bounded_minimum(H, H @ w - g, w, bounded) - w
         for _ in range(HALVINGS):
             after, gradient = objective(w + step)
             if after <= loss + 1e-12:
@@ -132,7 +129,6 @@ def fit_curves(
         w, loss, g = w + step, after, gradient
         if np.abs(step).max() < TOLERANCE:
             break
-    # Least squares leaves a rest where there should be nothing, on pieces without width too.
     return np.where(w[:n] > MIN_WEIGHT, w[:n], 0.0).reshape(F, P), float(w[n])
 
 
@@ -142,40 +138,87 @@ def _terms(
     """Summed cross-entropy and its gradient [F P + 1], bias last."""
     weight, bias = torch.from_numpy(w[:-1]), float(w[-1])
 
-    def of_block(x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-        design, y = ramps(x, knots).flatten(0, 1), y.double()
-        z = (weight.float() @ design).double() + bias
-        miss = torch.sigmoid(z) - y
-        gradient = torch.cat([(design @ miss.float()).double(), miss.sum().view(1)])
-        return float((torch.nn.functional.softplus(z) - y * z).sum()), gradient
+    def of_blocks() -> Callable[[Tensor, Tensor], tuple[float, Tensor]]:
+        room = _Room(knots)
+
+        def of_block(x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+            design, y = room.design(x)[:-1], y.double()
+            z = (weight.float() @ design).double() + bias
+            miss = torch.sigmoid(z) - y
+            gradient = torch.cat([(design @ miss.float()).double(), miss.sum().view(1)])
+            return float((torch.nn.functional.softplus(z) - y * z).sum()), gradient
+
+        return of_block
 
     value, gradient = 0.0, torch.zeros(len(w), dtype=torch.float64)
     for of_value, of_gradient in _of_blocks(
-        of_block, torch.split(features, AT_ONCE, dim=1), torch.split(labels, AT_ONCE)
+        of_blocks, torch.split(features, AT_ONCE, dim=1), torch.split(labels, AT_ONCE)
     ):
         value += of_value
         gradient += of_gradient
     return value, gradient.numpy()
 
 
-def _of_blocks(f: Callable[..., Made], *arguments: Sequence[Tensor]) -> list[Made]:
-    """Values of f for each block of the examples, of which two threads take a half each."""
+class _Room:
+    """Room for the ramps of a block of examples, for one thread at a time."""
+
+    def __init__(self, knots: Tensor) -> None:  # [F, P + 1]
+        self._knots = knots
+        rows = knots.shape[0] * (knots.shape[1] - 1) + 1
+        self._design, self._weighed = torch.ones(rows, AT_ONCE), torch.empty(rows, AT_ONCE)
+
+    def design(self, x: Tensor) -> Tensor:
+        """Ramps [F P + 1, B] of examples [F, B], and a row of ones."""
+        found = self._of(self._design, x.shape[1])
+        found[-1] = 1
+        F, P = x.shape[0], self._knots.shape[1] - 1
+        ramps(x, self._knots, found[:-1].view(F, P, x.shape[1]))
+        return found
+
+    def product(self, design: Tensor, weight: Tensor) -> Tensor:
+        """Sum over the examples of weight [B] times the products of the rows of their design."""
+        weighed = torch.mul(design, weight, out=self._of(self._weighed, len(weight)))
+        return weighed @ design.T
+
+    @staticmethod
+    def _of(room: Tensor, columns: int) -> Tensor:
+        """Rows of so many columns, one after the other."""
+        return room.view(-1)[: len(room) * columns].view(len(room), columns)
+
+
+def _of_blocks(make: Callable[[], Callable[..., Made]], *arguments: Sequence[Tensor]) -> list[Made]:
+    """Values of a function for each block of the examples, of which two threads take a half each.
+
+    Args:
+        make: makes the function, for one thread.
+        arguments: one of each block.
+    """
     blocks = list(zip(*arguments, strict=True))
     half = len(blocks) // 2
-    others = beside(lambda: [f(*block) for block in blocks[half:]])
-    return [f(*block) for block in blocks[:half]] + others()
+
+    def values(some: list[tuple[Tensor, ...]]) -> list[Made]:
+        f = make()
+        return [f(*block) for block in some]
+
+    others = beside(lambda: values(blocks[half:]))
+    return values(blocks[:half]) + others()
 
 
 def _hessian(sample: Tensor, knots: Tensor, w: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean Hessian [F P + 1, F P + 1] of a sample of the examples."""
     weight, bias = torch.from_numpy(w[:-1]).float(), float(w[-1])
 
-    def of_block(x: Tensor) -> Tensor:
-        design = torch.cat([ramps(x, knots).flatten(0, 1), x.new_ones(1, x.shape[1])])
-        p = torch.sigmoid(weight @ design[:-1] + bias)
-        return ((design * (p * (1 - p))) @ design.T).double()
+    def of_blocks() -> Callable[[Tensor], Tensor]:
+        room = _Room(knots)
+
+        def of_block(x: Tensor) -> Tensor:
+            design = room.design(x)
+            p = torch.sigmoid(weight @ design[:-1] + bias)
+            return room.product(design, p * (1 - p)).double()
+
+        return of_block
 
     hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
-    for block in _of_blocks(of_block, torch.split(sample, AT_ONCE, dim=1)):
+    for block in _of_blocks(of_blocks, torch.split(sample, AT_ONCE, dim=1)):
         hessian += block
     return hessian.numpy() / sample.shape[1]
