@@ -35,6 +35,7 @@ from ekpnet_fast.sampling.histories import distinct_keys
 
 __all__ = [
     "RankingTask",
+    "SameScores",
     "Score",
     "ScoresBest",
     "evaluate_ranking",
@@ -50,6 +51,7 @@ Int64 = NDArray[np.int64]
 # to share, and the memory of one would not be used again by the next, but mapped anew page by page.
 BLOCK_BYTES, BLOCK_USERS = 1 << 22, 32
 
+ALIKE_USERS = 1 << 14  # that are ranked at once where all have the same scores
 MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
 
 Score = Callable[[Int32], Tensor]
@@ -66,6 +68,17 @@ class ScoresBest(Protocol):
         Wanted are the `k` best of each user that are not among `seen` [seen_indptr[-1]].
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class SameScores:
+    """Score of which all users have the same, by which they are ranked at once."""
+
+    row: Tensor  # [I] float32
+
+    def __call__(self, users: Int32) -> Tensor:
+        """Scores [b, I]."""
+        return self.row.expand(len(users), -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +141,8 @@ def rank_all(
             f" for one user's scores of {num_items} items"
         )
     _check_consumed(consumed_indptr, consumed_items, len(users), num_items)
+    if isinstance(score, SameScores):
+        return _rank_alike(score.row, consumed_indptr, consumed_items, k)
     # Blocks are the same at any number of threads, because bits of scores may depend on them.
     step = min(fit, max(BLOCK_BYTES // user_bytes, BLOCK_USERS))
     ids: Int32 = users.astype(np.int32)
@@ -156,6 +171,38 @@ def rank_all(
     if count:
         rank(0)  # alone, because `score` may learn from the first users how to go on
     share(lambda number: rank(number + 1), count - 1, min(threads, fit // step))
+    return ranked
+
+
+def _rank_alike(
+    row: Tensor,  # [I]
+    consumed_indptr: NDArray[np.integer],
+    consumed_items: NDArray[np.integer],
+    k: int,
+) -> Int32:
+    """Lists of `rank_all` by scores that all users share."""
+    num_items, num_users = len(row), len(consumed_indptr) - 1
+    scores = _checked(row.unsqueeze(0), 1, num_items)[0].cpu().numpy()
+    order = np.argsort(-scores, kind="stable").astype(np.int32)
+    places = np.empty(num_items, dtype=np.int64)
+    places[order] = np.arange(num_items)
+    ranked = np.empty((num_users, k), dtype=np.int32)
+    for first in range(0, num_users, ALIKE_USERS):
+        indptr = consumed_indptr[first : first + ALIKE_USERS + 1].astype(np.int64)
+        lengths = np.diff(indptr)
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        at = places[consumed_items[indptr[0] : indptr[-1]]]
+        near = at < k + lengths[owners]  # others are behind every list
+        keys = owners[near] * num_items + at[near]
+        users, at = np.divmod(distinct_keys(keys), num_items)
+        # The first place of a list that an item which is left out moves on by one.
+        moved = at - np.arange(len(at)) + np.searchsorted(users, np.arange(len(lengths)))[users]
+        within = moved < k
+        counts = np.bincount(users[within] * k + moved[within], minlength=len(lengths) * k)
+        found = np.arange(k) + counts.reshape(-1, k).cumsum(axis=1)
+        left = found < num_items
+        block = np.where(left, order[np.where(left, found, 0)], -1)
+        ranked[first : first + len(block)] = block
     return ranked
 
 
@@ -301,15 +348,10 @@ def ranking_task(
     )
 
 
-def popularity_scores(prepared: PreparedData) -> Score:
-    """Popularity as a `Score`: every user's score of an item is its train positives."""
+def popularity_scores(prepared: PreparedData) -> SameScores:
+    """Popularity: every user's score of an item is its train positives."""
     counts = popularity(prepared.history_items, prepared.dataset.num_items)
-    row = torch.from_numpy(counts.astype(np.float32))
-
-    def score(users: Int32) -> Tensor:
-        return row.expand(len(users), -1)
-
-    return score
+    return SameScores(torch.from_numpy(counts.astype(np.float32)))
 
 
 def _positive_keys(rows: Examples, num_items: int) -> Int64:

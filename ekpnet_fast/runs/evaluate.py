@@ -32,7 +32,7 @@ from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
 from ekpnet_fast.ops import backends
-from ekpnet_fast.ops.threads import num_threads, torch_on_one_thread
+from ekpnet_fast.ops.threads import beside, torch_on_one_thread
 from ekpnet_fast.runs import run_folder
 from ekpnet_fast.runs.places import moved
 from ekpnet_fast.runs.resolve import resolve, settle
@@ -202,14 +202,17 @@ def _evaluate(
         scorer = scoring.catalogue_scorer(
             backend, model, ripple, prepared.dataset.num_items, stage=outcome.stage
         )
-        ks = tuple(sorted({*DEFAULT_KS, *config.ks}))
-        for name, score, threads in (
-            ("ranking", scorer, scorer.scorer.threads),
-            ("popularity_ranking", popularity_scores(prepared), num_threads()),
-        ):
-            found[name] = report_ranking(
-                score, prepared, ks, config.memory_mb, together, config.ranked_users, threads
+        ks, most = tuple(sorted({*DEFAULT_KS, *config.ks})), config.ranked_users
+        by_popularity = beside(
+            lambda: report_ranking(
+                popularity_scores(prepared), prepared, ks, config.memory_mb, users=most
             )
+        )
+        threads = scorer.scorer.threads
+        found["ranking"] = report_ranking(
+            scorer, prepared, ks, config.memory_mb, together, most, threads
+        )
+        found["popularity_ranking"] = by_popularity()
     return found
 
 

@@ -16,6 +16,7 @@ from ekpnet_fast.evaluation import ranking
 from ekpnet_fast.evaluation.lists import list_metrics
 from ekpnet_fast.evaluation.metrics import DEFAULT_KS, topk_metrics
 from ekpnet_fast.evaluation.ranking import (
+    SameScores,
     evaluate_ranking,
     popularity_scores,
     rank_all,
@@ -450,3 +451,21 @@ def test_popularity_ranks_by_train_positives():
     assert ranked.tolist() == [[0, 1, 4], [3, 1, 4], [3, 4, -1]]
     assert evaluate_ranking(score, prepared, ks=(1, 2))[1]["hit"] == 2 / 3
     assert evaluate_ranking(score, prepared, ks=(1, 2))[2]["hit"] == 1
+
+
+@pytest.mark.parametrize("k", [1, 7, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_users_of_the_same_scores_are_ranked_at_once(k, seed, monkeypatch):
+    """Lists are those that a score gives that could be another one for every user."""
+    monkeypatch.setattr(ranking, "ALIKE_USERS", 10)
+    scores, seen = random_case(seed)
+    row = torch.from_numpy(scores[0])
+    given = (np.arange(len(scores)), scores.shape[1], *csr(seen), k)
+    found = rank_all(SameScores(row), *given)
+    one_by_one = rank_all(lambda users: row.expand(len(users), -1), *given)
+    assert found.dtype == np.int32 and found.tolist() == one_by_one.tolist()
+
+
+def test_same_scores_that_are_nan_are_refused():
+    with pytest.raises(TrainingError, match="NaN"):
+        rank_all(SameScores(torch.tensor([1.0, math.nan])), np.arange(1), 2, *csr([[]]), 1)
