@@ -11,8 +11,8 @@ affinities, N features of them and F = N + 2 features in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -347,7 +347,13 @@ class Affinities:
         I = knowledge.num_items  # noqa: E741
         # [I, U], A scaled by 1 / sqrt of both its sums: products of rows are co-clicks.
         left = scaled(A, inverse(np.sqrt(sums(A, 1))), inverse(np.sqrt(counts))).T.tocsr()
-        projections = beside(lambda: self._projections(A, left, basis))
+        vectors: Callable[[], tuple[GraphVectors | None, list[Source]]]
+        of_graph = partial(self._graph_vectors, A, basis)
+        if options.graph_regression and basis is None:
+            # To learn a basis takes one thread as long as all else takes another.
+            vectors = partial(self._vectors, A, left, beside(of_graph))
+        else:
+            vectors = beside(partial(self._vectors, A, left, of_graph))
         together = products(left, count)
 
         def product(a: ops.SparseRows, b: ops.SparseRows) -> ops.SparseRows:
@@ -377,14 +383,14 @@ class Affinities:
             made.append(Source(self.users.rows, self.users.rows.values, of_users=True))
         for rank in range(1, options.relations + 1):
             made.append(Source.of_rows(knowledge.matches_by(rank)))
-        self.graph, made[place:place] = projections()
+        self.graph, made[place:place] = vectors()
         return made
 
-    def _projections(
+    def _vectors(
         self,
         A: Matrix,
         left: Matrix,  # [I, U]
-        basis: GraphBasis | None,
+        of_graph: Callable[[], GraphVectors | None],
     ) -> tuple[GraphVectors | None, list[Source]]:
         """The regression on the graph, and the sources of vectors: projections, and its own."""
         knowledge, options, made = self.knowledge, self.options, []
@@ -399,14 +405,19 @@ class Affinities:
                 vectors, values = leading_eigenvectors(factors, rank)
                 ends = tuple(min(rank, vectors.shape[1]) for rank in ranks)
                 made.append(Source(None, vectors * values**power, ends))
-        if not options.graph_regression:
-            return None, made
-        if basis is None:
-            weighed, relations = knowledge.weighed, knowledge.relations
-            basis = learned_basis(A, weighed, relations, options.graph_regression)
-        graph = graph_vectors(A, basis)
-        made.append(Source(None, graph.vectors, (graph.vectors.shape[1],)))
+        graph = of_graph()
+        if graph is not None:
+            made.append(Source(None, graph.vectors, (graph.vectors.shape[1],)))
         return graph, made
+
+    def _graph_vectors(self, A: Matrix, basis: GraphBasis | None) -> GraphVectors | None:
+        """Regression on the graph, by a basis that is learned where none is given."""
+        rank, knowledge = self.options.graph_regression, self.knowledge
+        if not rank:
+            return None
+        if basis is None:
+            basis = learned_basis(A, knowledge.weighed, knowledge.relations, rank)
+        return graph_vectors(A, basis)
 
 
 def neighbours_clicks(
