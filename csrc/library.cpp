@@ -41,7 +41,7 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
   m.def(
       "sample_triples("
       "Tensor indptr, Tensor relations, Tensor tails, "
-      "int count, int seed, int step"
+      "int count, int first, int seed, int step"
       ") -> (Tensor heads, Tensor relations, Tensor tails)");
 
   // Mini-batches of user groups

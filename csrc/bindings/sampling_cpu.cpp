@@ -194,9 +194,10 @@ std::tuple<Tensor, Tensor, Tensor> sample_neighbors_cpu(const Tensor& indptr,
 
 std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, const Tensor& relations,
                                                       const Tensor& tails, int64_t count,
-                                                      int64_t seed, int64_t step) {
+                                                      int64_t first, int64_t seed, int64_t step) {
   const GraphShape graph = check_graph(indptr, relations, tails);
   check_draw(graph, count);
+  check_range("first", first, 0, 1 << 30);
   Tensor heads = empty({2 * count}, ScalarType::Int),
          out_relations = empty({2 * count}, ScalarType::Int);
   Tensor out_tails = empty({2 * count}, ScalarType::Int);
@@ -204,7 +205,7 @@ std::tuple<Tensor, Tensor, Tensor> sample_triples_cpu(const Tensor& indptr, cons
     // A draw waits for memory some twenty times.
     for_each_piece(count, 64, [&](int64_t begin, int64_t end) {
       sample_triples(graph.num_entities, data<int64_t>(indptr), data<decltype(zero)>(relations),
-                     data<int32_t>(tails), count, static_cast<uint64_t>(seed),
+                     data<int32_t>(tails), count, first, static_cast<uint64_t>(seed),
                      static_cast<uint64_t>(step), begin, end, mutable_data<int32_t>(heads),
                      mutable_data<int32_t>(out_relations), mutable_data<int32_t>(out_tails));
     });

@@ -27,24 +27,25 @@ void find_heads(int64_t num_entities, const int64_t* indptr, const int64_t* trip
 
 template <class Relation>
 void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation* graph_relations,
-                    const int32_t* graph_tails, int64_t count, uint64_t seed, uint64_t step,
-                    int64_t begin, int64_t end, int32_t* heads, int32_t* relations,
+                    const int32_t* graph_tails, int64_t count, int64_t first, uint64_t seed,
+                    uint64_t step, int64_t begin, int64_t end, int32_t* heads, int32_t* relations,
                     int32_t* tails) {
   const uint64_t key = stream_key(seed, step, 0, kTripleStream);
   int64_t at[kInFlight], head_of[kInFlight];
-  for (int64_t first = begin; first < end; first += kInFlight) {
-    const int64_t n = std::min(kInFlight, end - first);
+  for (int64_t start = begin; start < end; start += kInFlight) {
+    const int64_t n = std::min(kInFlight, end - start);
     for (int64_t i = 0; i < n; ++i) {
-      at[i] =
-          static_cast<int64_t>(bounded(random_bits(key, 3 * (first + i)), indptr[num_entities]));
+      at[i] = static_cast<int64_t>(
+          bounded(random_bits(key, 3 * (first + start + i)), indptr[num_entities]));
       prefetch(graph_tails + at[i]);
       prefetch(graph_relations + at[i]);
     }
     find_heads(num_entities, indptr, at, n, head_of);
     for (int64_t i = 0; i < n; ++i) {
-      const int64_t k = first + i;
-      const auto other = static_cast<int32_t>(bounded(random_bits(key, 3 * k + 1), num_entities));
-      const bool change_head = random_bits(key, 3 * k + 2) >> 63;
+      const int64_t k = start + i, draw = first + k;
+      const auto other =
+          static_cast<int32_t>(bounded(random_bits(key, 3 * draw + 1), num_entities));
+      const bool change_head = random_bits(key, 3 * draw + 2) >> 63;
       const auto head = static_cast<int32_t>(head_of[i]);
       const int32_t tail = graph_tails[at[i]];
       if (static_cast<uint32_t>(tail) >= num_entities) [[unlikely]]
@@ -59,10 +60,13 @@ void sample_triples(int64_t num_entities, const int64_t* indptr, const Relation*
 }
 
 template void sample_triples(int64_t, const int64_t*, const uint8_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
+                             int64_t, uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*,
+                             int32_t*);
 template void sample_triples(int64_t, const int64_t*, const int16_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
+                             int64_t, uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*,
+                             int32_t*);
 template void sample_triples(int64_t, const int64_t*, const int32_t*, const int32_t*, int64_t,
-                             uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
+                             int64_t, uint64_t, uint64_t, int64_t, int64_t, int32_t*, int32_t*,
+                             int32_t*);
 
 }  // namespace ekpnet

@@ -258,17 +258,20 @@ def sample_triples(
     *,
     seed: int,
     step: int,
+    first: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triples, `count` true, then as many corrupted: heads, relations, tails [2 count] int32.
 
     True triples are uniform with replacement; a corrupted one has its head or its tail, by even
-    chance, replaced by a uniform entity. The draw is a hash of (seed, step, position).
-    `count` 0..2^30.
+    chance, replaced by a uniform entity. Draw k is a hash of (seed, step, first + k).
+    `count` and `first` 0..2^30.
     """
     _check_graph(indptr, tails)
-    return tuple(ekpnet.sample_triples.default(indptr, relations, tails, count, seed, step))
+    return tuple(ekpnet.sample_triples.default(indptr, relations, tails, count, first, seed, step))
 
 
 @library.register_fake("ekpnet::sample_triples")
-def _(indptr: Tensor, relations: Tensor, tails: Tensor, count: int, seed: int, step: int) -> Any:
+def _(
+    indptr: Tensor, relations: Tensor, tails: Tensor, count: int, first: int, seed: int, step: int
+) -> Any:
     return tuple(tails.new_empty(2 * count) for _ in range(3))

@@ -208,15 +208,17 @@ class BatchStream:
         cuts = order.cuts if order.shared_cuts is None else order.shared_cuts
         return self._pairs(epoch, order, cuts[batch], cuts[batch + 1])[0]
 
-    def draw_triples(self, epoch: int, batch: int) -> Triples:
-        """Heads, relations and tails [K] int32 of a batch of an epoch, true then corrupted."""
+    def draw_triples(self, epoch: int, batch: int, part: int = 0, parts: int = 1) -> Triples:
+        """Heads, relations and tails [K] int32 of a part of a batch, true then corrupted."""
+        first, last = self.triples * part // parts, self.triples * (part + 1) // parts
         return ops.sample_triples(
             self.graph.indptr,
             self.graph.relations,
             self.graph.tails,
-            self.triples,
+            last - first,
             seed=self.seed,
             step=(epoch << 32) + batch,
+            first=first,
         )
 
     def epoch(
@@ -283,15 +285,17 @@ class BatchStream:
         """Some parts of a batch."""
         i, order = planned.schedule[number], planned.order
         nothing = torch.zeros(0, dtype=torch.int32)
-        triples = (nothing, nothing, nothing)
-        if i is None or self.plan.triples == "joined":
-            triples = self.draw_triples(planned.number, number)
         if i is None or order is None:
             count = min(parts, self.triples)
             no_pairs = torch.zeros(1, dtype=torch.int64)
             request = PairRequest(nothing, no_pairs, nothing, planned.number)
             found = [
-                self._batch(planned.ripple, request, nothing.float(), _share(triples, k, count))
+                self._batch(
+                    planned.ripple,
+                    request,
+                    nothing.float(),
+                    self.draw_triples(planned.number, number, k, count),
+                )
                 for k in mine
                 if k < count
             ]
@@ -305,7 +309,9 @@ class BatchStream:
                 break
             request, pairs = self._pairs(planned.number, order, bounds[k], bounds[k + 1])
             groups = None if order.shared is None else order.shared.cut(bounds[k], bounds[k + 1])
-            share = _share(triples, k, count)
+            share = (nothing, nothing, nothing)
+            if self.plan.triples == "joined":
+                share = self.draw_triples(planned.number, number, k, count)
             labels = order.labels[pairs]
             corrections = None if order.corrections is None else order.corrections[pairs]
             found.append(self._batch(planned.ripple, request, labels, share, groups, corrections))
@@ -430,17 +436,6 @@ class BatchStream:
 def _triple_labels(count: int) -> Tensor:
     """Labels [K] int8 of true triples and as many corrupted ones."""
     return (torch.arange(count) < count // 2).to(torch.int8)
-
-
-def _share(triples: Triples, k: int, count: int) -> Triples:
-    """Share k of so many of the true triples, and of the corrupted ones behind them."""
-    true = len(triples[0]) // 2
-    first, last = true * k // count, true * (k + 1) // count
-    heads, relations, tails = (
-        torch.cat([x[first:last], x[true + first : true + last]]) if count > 1 else x
-        for x in triples
-    )
-    return heads, relations, tails
 
 
 _SETS = ("heads", "relations", "tails", "counts")

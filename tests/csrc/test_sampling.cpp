@@ -231,8 +231,8 @@ void test_sample_triples() {
   for (int e = 0; e < E; ++e)
     for (int64_t i = indptr[e]; i < indptr[e + 1]; ++i) triples.emplace(e, relations[i], tails[i]);
   Ids h(2 * kCount, -1), r(2 * kCount, -1), t(2 * kCount, -1);
-  sample_triples<uint8_t>(E, indptr.data(), relations.data(), tails.data(), kCount, 1, 2, 0, kCount,
-                          h.data(), r.data(), t.data());
+  sample_triples<uint8_t>(E, indptr.data(), relations.data(), tails.data(), kCount, 0, 1, 2, 0,
+                          kCount, h.data(), r.data(), t.data());
   for (int k = 0; k < kCount; ++k) {
     check(triples.contains({h[k], r[k], t[k]}), "sample_triples: no triple of the graph");
     const int other = kCount + k;

@@ -96,7 +96,7 @@ def calls() -> dict[str, list]:
             *graph(), torch.tensor([0, 1, 3]), ints(0, 1, 2), ints(4, 9), 2, 3, 0, 0, False
         ],
         "sample_neighbors": [*graph(), ints(0, 2), 2, 0, 0, True],
-        "sample_triples": [*graph(), 4, 0, 0],
+        "sample_triples": [*graph(), 4, 0, 0, 0],
         "group_pairs": [torch.tensor([0, 2, 7]), 3, 0, 0],
         "localize_batch": [*sets, ints(0, 1, 1), ints(3, 4), ints(5)],
         "ripple_attention": [*p, False],

@@ -99,10 +99,10 @@ def test_build_csr_opcheck(num_relations, dtype):
 # ---- sample_triples ----------------------------------------------------------------------------
 
 
-def draw(graph, count, *, seed=0, step=0):
+def draw(graph, count, *, seed=0, step=0, first=0):
     """True and corrupted triples, as two numpy arrays [count, 3]."""
     drawn = ops.sample_triples(
-        graph.indptr, graph.relations, graph.tails, count, seed=seed, step=step
+        graph.indptr, graph.relations, graph.tails, count, seed=seed, step=step, first=first
     )
     assert all(x.dtype == torch.int32 and x.shape == (2 * count,) for x in drawn)
     table = torch.stack(drawn, dim=1).numpy()
@@ -149,6 +149,8 @@ def test_triples_depend_on_seed_and_step_only(threads):
     # A draw is keyed by its position: a longer one begins with the shorter.
     longer = draw(graph, 80, seed=1, step=2)
     assert np.array_equal([part[:50] for part in longer], expected)
+    later = draw(graph, 30, seed=1, step=2, first=50)
+    assert np.array_equal([part[50:] for part in longer], later)
     keys = [(1, 2), (2, 1), (1, 3), (2, 2), (1, 1 << 32), (-1, 2)]
     drawn = {draw(graph, 50, seed=seed, step=step)[0].tobytes() for seed, step in keys}
     assert len(drawn) == len(keys)
@@ -173,7 +175,7 @@ def test_sample_triples_errors():
 
 def test_sample_triples_opcheck():
     graph = Graph.from_triples(*path(4))
-    call = (graph.indptr, graph.relations, graph.tails, 5, 0, 1)
+    call = (graph.indptr, graph.relations, graph.tails, 5, 2, 0, 1)
     library.opcheck(torch.ops.ekpnet.sample_triples.default, call)
 
 
