@@ -255,7 +255,9 @@ def test_edges_of_a_relation_a_file(folder, tmp_path):
     assert named(data) == named(expected) and len(named(data)) == len({*shop.triples()})
     odd = tmp_path / "odd.csv"
     odd.write_text("head,relation\na,b\nc,d\n")
-    with pytest.raises(DataError, match=r"odd.csv, line 1: found columns head, relation, expected one for tail"):
+    with pytest.raises(
+        DataError, match=r"odd.csv, line 1: found columns head, relation, expected one for tail"
+    ):
         import_dataset(tmp_path / "no", **shop_of(folder, kg=odd))
 
 
