@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Rows that the triples refer to, behind the references of slots and pairs. One thread per triple.
+// Ids are checked here: without a weight there is no loss before the gradient.
 template <class S>
 __global__ void batch_references_kernel(const AttentionArgs<S> args,
                                         const TripleLossArgs<S> triples, int32_t* entity_keys,
@@ -65,9 +66,11 @@ __global__ void batch_references_kernel(const AttentionArgs<S> args,
   const int64_t first = 2 * slots + args.num_pairs;
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < K;
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    entity_keys[first + k] = triples.heads[k];
-    entity_keys[first + K + k] = triples.tails[k];
-    relation_keys[slots + k] = triples.relations[k];
+    entity_keys[first + k] = static_cast<int32_t>(checked_id(triples.heads[k], triples.num_rows));
+    entity_keys[first + K + k] =
+        static_cast<int32_t>(checked_id(triples.tails[k], triples.num_rows));
+    relation_keys[slots + k] =
+        static_cast<int32_t>(checked_id(triples.relations[k], triples.num_relations));
     entity_references[first + k] = static_cast<int32_t>(first + k);
     entity_references[first + K + k] = static_cast<int32_t>(first + K + k);
     relation_references[slots + k] = static_cast<int32_t>(slots + k);

@@ -36,15 +36,17 @@ __global__ void __launch_bounds__(kThreads)
   parts[blockIdx.x] = sum;
 }
 
-// Rows that the triples refer to, as keys to sort. One thread per triple.
+// Rows that the triples refer to, as keys to sort; their relations are keys as they are. Ids are
+// checked here: a gradient may be asked for without a loss before. One thread per triple.
 template <class S>
 __global__ void triple_references_kernel(const TripleLossArgs<S> args, int32_t* entity_keys,
                                          int32_t* entity_references, int32_t* relation_references) {
   const int64_t K = args.num_triples;
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < K;
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    entity_keys[k] = args.heads[k];
-    entity_keys[K + k] = args.tails[k];
+    entity_keys[k] = static_cast<int32_t>(checked_id(args.heads[k], args.num_rows));
+    entity_keys[K + k] = static_cast<int32_t>(checked_id(args.tails[k], args.num_rows));
+    checked_id(args.relations[k], args.num_relations);
     entity_references[k] = relation_references[k] = static_cast<int32_t>(k);
     entity_references[K + k] = static_cast<int32_t>(K + k);
   }

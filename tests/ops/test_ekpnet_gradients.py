@@ -181,15 +181,19 @@ from support.devices import EmulatedGpu
 from support.places import module_of
 tests = module_of(sys.argv[2])
 problem = tests.with_references(tests.loss_problem(**tests.SIZES["odd"]))
-getattr(problem[5], "FIELD")[1] = VALUE
+for field in FIELDS:
+    getattr(problem[5], field)[1] = VALUE
 tests.on_device(EmulatedGpu(sys.argv[1]), problem, lambda1=0.0)
 """
 
 
-@pytest.mark.parametrize("field", ["triple_heads", "triple_relations", "triple_tails"])
+IDS = ["triple_heads", "triple_relations", "triple_tails"]
+
+
+@pytest.mark.parametrize("fields", [*([x] for x in IDS), IDS], ids="-".join)
 @pytest.mark.parametrize("value", [-1, 10**6])
-def test_ids_of_triples_are_checked_without_their_loss(emulated, field, value):
-    code = WRONG_ID.replace("FIELD", field).replace("VALUE", str(value))
+def test_ids_of_triples_are_checked_without_their_loss(emulated, fields, value):
+    code = WRONG_ID.replace("FIELDS", str(fields)).replace("VALUE", str(value))
     done = subprocess.run(
         [sys.executable, "-c", code, str(emulated.path), __file__, str(SUPPORT.parent), str(ROOT)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
