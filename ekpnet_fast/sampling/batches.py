@@ -40,20 +40,32 @@ def _ahead(prepare: Callable[[int], Made], numbers: range) -> Iterator[Made]:
     The first is prepared alone, because nothing can be done without it, then two, and so on.
     """
 
-    def prepare_all(some: range) -> list[Made]:
-        return [prepare(number) for number in some]
+    def prepare_all(some: range) -> tuple[list[Made], Exception | None]:
+        made: list[Made] = []
+        try:
+            for number in some:
+                made.append(prepare(number))
+        except Exception as error:  # raised in its turn, after the batches before it
+            return made, error
+        return made, None
+
+    def in_turn(waiting: Future[tuple[list[Made], Exception | None]]) -> Iterator[Made]:
+        made, error = waiting.result()
+        yield from made
+        if error is not None:
+            raise error
 
     with ThreadPoolExecutor(1) as pool:
-        waiting: Future[list[Made]] | None = None
+        waiting = None
         together = 1
         while numbers:
             some, numbers = numbers[:together], numbers[together:]
             after = beside_ops(pool, partial(prepare_all, some))
             if waiting is not None:
-                yield from waiting.result()
+                yield from in_turn(waiting)
             waiting, together = after, min(2 * together, PREPARED_TOGETHER)
         if waiting is not None:
-            yield from waiting.result()
+            yield from in_turn(waiting)
 
 
 class SharedGroups(NamedTuple):
