@@ -357,11 +357,12 @@ def _check(config: RunConfig) -> None:
                 f"--{name}.loss is {stage.loss}, expected bce: {config.model} has no such stage, or"
                 " learns from no pairs in it"
             )
-        if stage.loss != "bce" and stage.group_size == 1:
-            raise ConfigError(
-                f"--{name}.group_size is 1, expected 2 or more with --{name}.loss {stage.loss}: a"
-                " list is of pairs of one group, and of single pairs it has nothing to compare"
-            )
+        for option in ("group_size", "batch_size"):
+            if stage.loss != "bce" and getattr(stage, option) == 1:
+                raise ConfigError(
+                    f"--{name}.{option} is 1, expected 2 or more with --{name}.loss {stage.loss}: a"
+                    " list is of pairs of one group, and of single pairs it has nothing to compare"
+                )
         if not 0 < stage.lr < float("inf"):
             raise ConfigError(f"--{name}.lr is {stage.lr}, expected a number above 0")
         triples = model.plan(config, name).triples if name in model.stages else "none"

@@ -126,6 +126,10 @@ def test_negatives_that_are_given_make_lists_too():
             {"model": "cke", "train.loss": "bpr", "train.group_size": 1},
             "--train.group_size is 1, expected 2 or more with --train.loss bpr",
         ),
+        (
+            {"model": "cke", "train.loss": "bpr", "train.batch_size": 1},
+            "--train.batch_size is 1, expected 2 or more with --train.loss bpr",
+        ),
     ],
 )
 def test_refusals(options, said):
