@@ -201,10 +201,12 @@ STABLE_TORCH_LIBRARY(EKPNET_LIBRARY, m) {
       ") -> Tensor");
 
   // Rows that processes share. Row i of `count` is at position i factor mod count; the positions are
-  // cut into shards, and each process has as many of them. ids are those of some parts of a batch, of
-  // `lengths`; rows come by process, then by part, `order` says which id each is, `places` where each
-  // id is. take_rows_: `out` becomes the rows, one after the other. add_rows_: total[positions[i]] += rows[picked[i]] in this order. square_norms: of the rows
-  // from each start on, [S] float64.
+  // cut into shards, and each process has as many of them.
+  // place_rows: ids are those of some parts of a batch, of `lengths`; rows come by process, then by
+  // part, `order` says which id each is, `places` where each id is.
+  // take_rows_: `out` becomes the rows, one after the other.
+  // add_rows_: total[positions[i]] += rows[picked[i]] in this order.
+  // square_norms: of the rows from each start on, [S] float64.
   m.def(
       "place_rows("
       "Tensor ids, Tensor lengths, "

@@ -78,7 +78,8 @@ void add_rows(T* __restrict total, int64_t size, const int32_t* positions, int64
 template <class T>
 void square_norms(const T* table, int64_t size, const int32_t* rows, int64_t n,
                   const int64_t* starts, int64_t num_starts, double* norms) {
-  // Sums side by side, always so many of so many squares: any compiler gives the same bits.
+  // Sums side by side, always so many of so many squares: what a compiler makes of a vector's width
+  // does not change the order.
   constexpr int64_t kSums = 8, kBlock = 8 * kSums;
   std::fill(norms, norms + num_starts, 0.0);
   for (int64_t i = 0; i < n; ++i) {
