@@ -19,6 +19,7 @@ __all__ = ["Sniffed", "check_separator", "find_form"]
 _MARKS = ("::", "\t", ";", ",", "|")
 _MOST = 1000  # records that are looked at
 _FEWEST = 3  # values that a column must have to tell of a header
+_NEARLY = 0.9  # share of lines that a separator of triples must cut alike to be taken unasked
 _EXCEL = re.compile(r'"?sep=(.{1,4}?)"?', re.IGNORECASE)
 _COMMENTS = ("#", "%")
 _ODD = {ord("\r"): " ", ord("\0"): " "}
@@ -87,7 +88,11 @@ def find_form(
         raise DataError.about(text.path, None, "no rows", f"rows of {table}")
     needed = sum(role.required for role in TABLES[table])
     body = lines[skip:]
-    mark = separator or excel or _separator(body, suffix, needed)
+    mark = separator or excel or None
+    if mark is None and table == "kg":
+        mark = _tab_or_blanks(body, suffix)
+    if mark is None:
+        mark = _separator(body, suffix, needed)
     if mark is None:
         number = next(n for n, line in enumerate(body, skip + 1) if line.strip())
         raise DataError.at(
@@ -169,6 +174,64 @@ def _separator(lines: Sequence[str], suffix: str, needed: int) -> str | None:
     if blanks.most_common(1)[0][0] > 1:
         return " "
     return "\t" if needed == 1 else None
+
+
+def _tab_or_blanks(lines: Sequence[str], suffix: str) -> str | None:
+    """Tab or blanks where they cut nearly all lines of triples or edges alike, else None.
+
+    The ids of graphs often hold commas (`Chicago,_Illinois`), and seldom tabs or blanks.
+    """
+    if _width(_records(lines, "\t", _quoted(lines, "\t"))) > 1:
+        return "\t"
+    rows = _records(lines, " ", False)
+    width = _width(rows)
+    if width not in (2, 3):
+        return None
+    if suffix == ".edgelist":
+        return " "
+    for mark in _MARKS:
+        others = _records(lines, mark, _quoted(lines, mark))
+        if _width(others) > 1 and _is_before_blanks(lines, mark, width, rows, others, suffix):
+            return None
+    return " "
+
+
+def _is_before_blanks(
+    lines: Sequence[str],
+    mark: str,
+    width: int,
+    rows: Sequence[Sequence[str]],
+    others: Sequence[Sequence[str]],
+    suffix: str,
+) -> bool:
+    """Whether a mark is likelier to separate than blanks, where both cut nearly all lines alike.
+
+    `rows` are the fields between blanks, of which there are `width`, and `others` the mark's.
+    """
+    if suffix == ".csv" and mark in (",", ";"):
+        return True
+    some = list(islice((line for line in lines if line.strip()), _MOST))
+    cut = (any(f.endswith(mark) or f.count('"') % 2 for f in row[:-1]) for row in rows)
+    if sum(cut) >= _NEARLY * len(rows):
+        return True  # `a, b, c` or `"a b",c`
+    inside = [line.replace(f"{mark}_", "") for line in some]  # `_` is the blank of such ids
+    if _width(_records(inside, mark, _quoted(inside, mark))) < 2:
+        return False
+    wide = _width(others)
+    if width == 3 and wide == 3:  # the fewer relations
+        by_mark, by_blanks = ({row[1] for row in way if len(row) == 3} for way in (others, rows))
+        return len(by_mark) <= len(by_blanks)
+    if width == 3 and wide == 2:
+        return False
+    # What stands inside fields is behind the separator in most lines.
+    ahead = sum(line.lstrip().split()[0].find(mark) > 0 for line in some)
+    return 2 * ahead > len(some)
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    """Number of columns of nearly all rows, 0 where they differ."""
+    width, count = next(iter(Counter(map(len, rows)).most_common(1)), (0, 0))
+    return width if count >= _NEARLY * len(rows) else 0
 
 
 def _quoted(lines: Sequence[str], mark: str) -> bool:

@@ -261,6 +261,64 @@ def test_edges_of_a_relation_a_file(folder, tmp_path):
         import_dataset(tmp_path / "no", **shop_of(folder, kg=odd))
 
 
+CITIES = ("Chicago,_Illinois", "Evanston,_Illinois", "Paris", "Bath,_Maine", "Bath,_Ohio")
+NUMBERED = [(str(n), "New York, NY, USA" if n % 2 else "Bath, ME, USA") for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "edges"),
+    [
+        ("in.edgelist", " ", [(f"n{n}", city) for n, city in enumerate(CITIES)]),
+        ("in.txt", " ", [("A", "Chicago,_Illinois"), ("B", "Paris,_Texas")]),
+        ("in.txt", " ", [("Chicago,_Illinois", "A"), ("Paris,_Texas", "B")]),
+        ("in.txt", " ", [("Evanston,_Illinois", "Chicago,_Illinois")] * 2),
+        ("in.txt", " ", [("1", "New,York,NY"), ("2", "Bath,Maine,USA")]),
+        ("in.edgelist", " ", [("Paris,Texas", "A"), ("Bath,Maine", "B")]),
+        ("in.tsv", "\t", NUMBERED),
+        ("in.txt", "\t", NUMBERED),
+        ("in.txt", ",", [("m1", "Ridley Scott"), ("m2", "David Lynch")]),
+        ("in.csv", ",", [("m 1", "Alien"), ("m 2", "Eden")]),
+        ("in.txt", ", ", [("m1", "Alien"), ("m2", "Eden")]),
+    ],
+)
+def test_ids_of_edges_may_hold_commas_and_blanks(name, separator, edges, folder, tmp_path):
+    """Each edge is one, whatever marks its ids hold."""
+    kg = tmp_path / name
+    kg.write_text("".join(separator.join(edge) + "\n" for edge in edges))
+    data = both(tmp_path, interactions=folder / "buy.csv", kg=kg, links=links_to(edges, tmp_path))
+    ids = data.entity_ids
+    found = {(ids[h], ids[t].strip()) for h, t in zip(data.heads, data.tails, strict=True)}
+    assert found == {*edges} and data.relation_names == ("in",)
+
+
+@pytest.mark.parametrize(
+    ("separator", "triples"),
+    [
+        (",", [("m1", "directed by", "m2"), ("m3", "directed by", "m4")]),
+        (",", [("The Alien", "genre", "horror film"), ("The Eden", "genre", "quiet film")]),
+        (", ", [("m1", "genre", "m2"), ("m3", "genre", "m4")]),
+        (" ", [("m1", "in", "Bath,_Ohio"), ("m3", "in", "Chicago,_Illinois")]),
+        (" ", [("m1", "in", "Bath,Ohio,USA"), ("m3", "in", "Chicago,Illinois,USA")]),
+        ("|", [("m1", "in", "Bath,Ohio"), ("m 3", "in", "Chicago,Illinois")]),
+    ],
+)
+def test_ids_of_triples_may_hold_commas_and_blanks(separator, triples, folder, tmp_path):
+    kg = tmp_path / "kg.txt"
+    kg.write_text("".join(separator.join(triple) + "\n" for triple in triples))
+    data = both(tmp_path, interactions=folder / "buy.csv", kg=kg, links=links_to(triples, tmp_path))
+    ids, names = data.entity_ids, data.relation_names
+    columns = zip(data.heads, data.relations, data.tails, strict=True)
+    assert {(ids[h], names[r].strip(), ids[t].strip()) for h, r, t in columns} == {*triples}
+
+
+def links_to(rows, folder):
+    """File that links the goods with heads of edges or triples."""
+    path = folder / "links.tsv"
+    heads = dict.fromkeys(row[0] for row in rows)
+    path.write_text("".join(f"sku-{n}\t{head}\n" for n, head in enumerate(heads)))
+    return path
+
+
 @pytest.mark.data
 def test_real_data(data_root, tmp_path):
     data = load_dataset("last-fm", data_root)
