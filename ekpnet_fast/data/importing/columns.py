@@ -120,14 +120,15 @@ def match_columns(
         names: of all columns, in order.
         told: column by role, a name or a place counted from 1; a number is always a place.
         header: the names come from the file; without, columns go by their place.
-        edges: two columns of triples may be heads and tails alone.
+        edges: two columns of triples may be heads and tails alone, by their names where they have
+            any.
 
     Raises:
         DataError: a column that is not there, there twice, or cannot be guessed; names the option.
     """
     shown = ", ".join(names)
     roles = TABLES[table]
-    if edges and len(names) == 2 and not _has_relation(names, told, header=header):
+    if edges and len(names) == 2 and _are_ends(names, told, header=header):
         roles = tuple(role for role in roles if role.name != "relation")
     line = 1 if header else None
     known = {*told.values(), *(word for role in roles for word in role.known)}
@@ -196,10 +197,14 @@ def match_columns(
     return tuple(matches[role.name] for role in roles if role.name in matches)
 
 
-def _has_relation(names: Sequence[str], told: Mapping[str, str], *, header: bool) -> bool:
-    """Whether a column of triples is that of relations."""
-    known = next(role.known for role in TABLES["kg"] if role.name == "relation")
-    return "relation" in told or (header and any(plain(name) in known for name in names))
+def _are_ends(names: Sequence[str], told: Mapping[str, str], *, header: bool) -> bool:
+    """Whether two columns of triples are heads and tails; names must say so where there are any."""
+    known = {role.name: role.known for role in TABLES["kg"]}
+    found = {role for role in known if role in told}
+    if header:
+        words = {plain(name) for name in names}
+        found |= {role for role in known if words.intersection(known[role])}
+    return "relation" not in found and (bool(found) or not header)
 
 
 def plain(name: str) -> str:

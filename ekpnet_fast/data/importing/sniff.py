@@ -22,6 +22,7 @@ _FEWEST = 3  # values that a column must have to tell of a header
 _NEARLY = 0.9  # share of lines that a separator of triples must cut alike to be taken unasked
 _EXCEL = re.compile(r'"?sep=(.{1,4}?)"?', re.IGNORECASE)
 _COMMENTS = ("#", "%")
+_WORDS = {name for roles in TABLES.values() for role in roles for name in role.known}
 _ODD = {ord("\r"): " ", ord("\0"): " "}
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 
@@ -294,6 +295,8 @@ def _names_columns(
     number = any(re.fullmatch(r"\s*[+-]?[0-9]+(?:[.][0-9]*)?\s*", field) for field in first)
     if found > 1 or (found and not number):
         return True
+    if table == "kg" and len(first) == 2 and all(plain(field) in _WORDS for field in first):
+        return True  # such as `id,name`, which is no edge
     return (
         not number
         and len(rows) >= _FEWEST

@@ -319,6 +319,30 @@ def links_to(rows, folder):
     return path
 
 
+@pytest.mark.parametrize(
+    "content", ["id,name\nA,Alien\n", "title,genre\n1,2\n3,4\n5,6\n", "item,entity\na,b\n"]
+)
+def test_a_table_of_other_names_is_no_graph(content, folder, tmp_path):
+    """Two named columns are edges where a name or an option says so."""
+    kg = tmp_path / "names.csv"
+    kg.write_text(content)
+    names = content.partition("\n")[0].split(",")
+    wrong = f"line 1: found columns {', '.join(names)}, expected one for head; say which: --head"
+    for importer in (import_dataset, import_with_memory):
+        with pytest.raises(DataError, match=wrong):
+            importer(tmp_path / "no", **shop_of(folder, kg=kg))
+    told = {"head": names[0], "tail": names[1]}
+    rows = [tuple(line.split(",")) for line in content.splitlines()[1:]]
+    links = links_to(rows, tmp_path)
+    data = both(tmp_path, **shop_of(folder, kg=kg, links=links, columns=told))
+    assert data.num_triples == len(rows) and data.relation_names == ("names",)
+
+
+def import_with_memory(out, **options):
+    """Import on disk."""
+    return import_bounded_dataset(out, "300MB", **options)
+
+
 @pytest.mark.data
 def test_real_data(data_root, tmp_path):
     data = load_dataset("last-fm", data_root)
