@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -75,9 +76,14 @@ class Part:
 
 
 def relation_in_words(relation: str) -> str:
-    """Relation as people say it: `film.film.directed_by` as `directed by`."""
-    last = relation.rpartition(".")[2].replace("_", " ").strip()
-    return last if any(map(str.isalpha, last)) else relation
+    """Relation as people say it: `film.film.directed_by` as `directed by`.
+
+    What has blanks is words already, and what ends in a number (`attribute.1`, `v1.0`) no path of
+    names. The page does the same, in `relationWords`.
+    """
+    last = re.split("[./#]", relation)[-1].replace("_", " ").strip()
+    named = any(map(str.isalpha, last)) and not last[0].isdecimal()
+    return last if named and not re.search(r"\s", relation) else relation
 
 
 def distinct(facts: Sequence[Fact]) -> list[str]:

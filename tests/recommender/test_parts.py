@@ -18,6 +18,7 @@ from ekpnet_fast.recommender.parts import facts_in_words, relation_in_words
 from ekpnet_fast.recommender.reasons import masked_logits, tell
 from ekpnet_fast.recommender.telling import Counts
 from support.cinema import FILMS, fitted
+from support.relations import RELATIONS
 
 WIDE = ["linear", "ekpnet_plus"]
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -340,10 +341,7 @@ def test_a_single_fact_goes():
 
 
 def test_relations_in_words():
-    assert relation_in_words("film.film.directed_by") == "directed by"
-    assert relation_in_words("directed by") == "directed by"
-    assert relation_in_words("attribute.1") == "attribute.1"
-    assert relation_in_words("film.") == "film."
+    assert {relation: relation_in_words(relation) for relation in RELATIONS} == RELATIONS
     assert (
         str(Fact("film.film.genre", Node("m1", "comedy", "entity"), False, 1.0)) == "genre comedy"
     )

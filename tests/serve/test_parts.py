@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ import pytest
 from ekpnet_fast.serve import page
 from ekpnet_fast.serve.search import Index
 from ekpnet_fast.serve.statistics import BUCKETS_PER_DOUBLING, Latencies, Statistics
+from support.relations import RELATIONS
+
+NODE = shutil.which("node")
 
 
 def found(index, query, **limits):
@@ -101,6 +107,17 @@ def test_texts_of_data_cannot_become_markup():
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text
         )
     assert "require-trusted-types-for 'script'" in page.build().policy
+
+
+@pytest.mark.skipif(NODE is None, reason="no Node.js on PATH")
+def test_relations_in_words():
+    """As the texts of parts have them."""
+    source = (page.FOLDER / "page.js").read_text()
+    function = re.search(r"^function relationWords\(.*?^}$", source, re.DOTALL | re.MULTILINE)[0]
+    given = json.dumps([*RELATIONS])
+    script = f"{function}\nconsole.log(JSON.stringify({given}.map(relationWords)))"
+    found = subprocess.run([NODE, "-e", script], capture_output=True, check=True, text=True)
+    assert dict(zip(RELATIONS, json.loads(found.stdout), strict=True)) == RELATIONS
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

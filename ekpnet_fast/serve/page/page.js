@@ -83,10 +83,11 @@ const asNode = ({ item, name }) => ({ id: item, name, kind: "item" });
 const plural = (n, one) => `${n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
 const percent = (x) => (x >= 0.0995 ? `${Math.round(100 * x)} %` : `${(100 * x).toFixed(1)} %`);
 
-/** `film.film.directed_by` as `directed by`; `attribute.1` stays. */
+/** `film.film.directed_by` as `directed by`; `attribute.1` and what has blanks stay, as in the texts of parts. */
 function relationWords(relation) {
-  const last = (relation.split(/[./#]/).filter(Boolean).at(-1) ?? relation).replaceAll("_", " ");
-  return /\p{L}/u.test(last) ? last : relation;
+  const last = relation.split(/[./#]/).at(-1).replaceAll("_", " ").trim();
+  const named = /\p{L}/u.test(last) && !/^\p{Nd}/u.test(last);
+  return named && !/\s/u.test(relation) ? last : relation;
 }
 
 function tell(error, retry) {
