@@ -17,6 +17,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from ekpnet_fast.data.formats.engine import literal
+
+FEWEST = 500  # triples: a user for 100, an item for five users
 RELATIONS = 200
 TAIL_POWER = 2.0  # tail = E * uniform ^ power, so that the first entities are the popular ones
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -61,8 +64,8 @@ def _write(folder: Path, number: int, columns: dict[str, np.ndarray]) -> None:
     texts = ", ".join(f"to_hex({name}) AS {name}" for name in hashes)
     with duckdb.connect() as connection:
         connection.register("hashes", hashes)
-        path = folder / f"part-{number:03}.parquet"
-        connection.execute(f"COPY (SELECT {texts} FROM hashes) TO '{path}' (FORMAT parquet)")
+        path = literal(str(folder / f"part-{number:03}.parquet"))
+        connection.execute(f"COPY (SELECT {texts} FROM hashes) TO {path} (FORMAT parquet)")
 
 
 def main() -> None:
@@ -73,6 +76,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.triples < FEWEST:
+        parser.error(f"--triples: found {options.triples:,}, expected at least {FEWEST}")
     draw(options.folder, options.triples, options.files, options.seed)
 
 
