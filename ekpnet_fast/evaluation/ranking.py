@@ -142,7 +142,7 @@ def rank_all(
         )
     _check_consumed(consumed_indptr, consumed_items, len(users), num_items)
     if isinstance(score, SameScores):
-        return _rank_alike(score.row, consumed_indptr, consumed_items, k)
+        return _rank_alike(score.row, num_items, consumed_indptr, consumed_items, k)
     # Blocks are the same at any number of threads, because bits of scores may depend on them.
     step = min(fit, max(BLOCK_BYTES // user_bytes, BLOCK_USERS))
     ids: Int32 = users.astype(np.int32)
@@ -176,12 +176,13 @@ def rank_all(
 
 def _rank_alike(
     row: Tensor,  # [I]
+    num_items: int,
     consumed_indptr: NDArray[np.integer],
     consumed_items: NDArray[np.integer],
     k: int,
 ) -> Int32:
     """Lists of `rank_all` by scores that all users share."""
-    num_items, num_users = len(row), len(consumed_indptr) - 1
+    num_users = len(consumed_indptr) - 1
     scores = _checked(row.unsqueeze(0), 1, num_items)[0].cpu().numpy()
     order = np.argsort(-scores, kind="stable").astype(np.int32)
     places = np.empty(num_items, dtype=np.int64)

@@ -469,3 +469,10 @@ def test_users_of_the_same_scores_are_ranked_at_once(k, seed, monkeypatch):
 def test_same_scores_that_are_nan_are_refused():
     with pytest.raises(TrainingError, match="NaN"):
         rank_all(SameScores(torch.tensor([1.0, math.nan])), np.arange(1), 2, *csr([[]]), 1)
+
+
+def test_same_scores_of_another_number_of_items_are_refused():
+    """The item that has no score may be one that the user consumed."""
+    for num_items in (2, 5):
+        with pytest.raises(DataError, match=rf"shape \(1, 3\), expected \(1, {num_items}\)"):
+            rank_all(SameScores(torch.ones(3)), np.arange(1), num_items, *csr([[num_items - 1]]), 4)
