@@ -47,11 +47,13 @@ __all__ = [
 
 Int64 = NDArray[np.int64]
 
-# A block of scores has at most so many bytes, or so many users. Of larger ones there would be few
+# A block has at most so many bytes, or scores of so many users. Of larger ones there would be few
 # to share, and the memory of one would not be used again by the next, but mapped anew page by page.
 BLOCK_BYTES, BLOCK_USERS = 1 << 22, 32
 
-ALIKE_USERS = 1 << 14  # that are ranked at once where all have the same scores
+# Bytes that ranking takes for each place of a list, and for each consumed item, where all users
+# have the same scores.
+LIST_BYTES, CONSUMED_BYTES = 8, 64
 MOST_ON_GPU = 4096  # K that `ops.top_items` takes there
 
 Score = Callable[[Int32], Tensor]
@@ -116,8 +118,8 @@ def rank_all(
         consumed_indptr: [n + 1], items that are left out for `users[i]`: row i, not row `users[i]`.
         consumed_items: [consumed_indptr[-1]] item ids, sorted within a user.
         k: length of the lists, which may exceed I.
-        memory_mb: bound in MiB on the scores in memory. What `score` needs to compute them, and
-            the result, come on top.
+        memory_mb: bound in MiB on the scores in memory, or on what lists are made of where all
+            users have the same. What `score` needs to compute them, and the result, come on top.
         threads: Python threads that rank a block each, at most, if `score` may be called by several
             at a time.
 
@@ -142,7 +144,7 @@ def rank_all(
         )
     _check_consumed(consumed_indptr, consumed_items, len(users), num_items)
     if isinstance(score, SameScores):
-        return _rank_alike(score.row, num_items, consumed_indptr, consumed_items, k)
+        return _rank_alike(score.row, num_items, consumed_indptr, consumed_items, k, memory_mb)
     # Blocks are the same at any number of threads, because bits of scores may depend on them.
     step = min(fit, max(BLOCK_BYTES // user_bytes, BLOCK_USERS))
     ids: Int32 = users.astype(np.int32)
@@ -180,16 +182,19 @@ def _rank_alike(
     consumed_indptr: NDArray[np.integer],
     consumed_items: NDArray[np.integer],
     k: int,
+    memory_mb: float,
 ) -> Int32:
     """Lists of `rank_all` by scores that all users share."""
     num_users = len(consumed_indptr) - 1
     scores = _checked(row.unsqueeze(0), 1, num_items)[0].cpu().numpy()
-    order = np.argsort(-scores, kind="stable").astype(np.int32)
+    # Places beyond the last item are those of no item.
+    order = np.append(np.argsort(-scores, kind="stable"), -1).astype(np.int32)
     places = np.empty(num_items, dtype=np.int64)
-    places[order] = np.arange(num_items)
+    places[order[:-1]] = np.arange(num_items)
     ranked = np.empty((num_users, k), dtype=np.int32)
-    for first in range(0, num_users, ALIKE_USERS):
-        indptr = consumed_indptr[first : first + ALIKE_USERS + 1].astype(np.int64)
+
+    def rank(first: int, last: int) -> None:
+        indptr = consumed_indptr[first : last + 1].astype(np.int64)
         lengths = np.diff(indptr)
         owners = np.repeat(np.arange(len(lengths)), lengths)
         at = places[consumed_items[indptr[0] : indptr[-1]]]
@@ -200,10 +205,19 @@ def _rank_alike(
         moved = at - np.arange(len(at)) + np.searchsorted(users, np.arange(len(lengths)))[users]
         within = moved < k
         counts = np.bincount(users[within] * k + moved[within], minlength=len(lengths) * k)
-        found = np.arange(k) + counts.reshape(-1, k).cumsum(axis=1)
-        left = found < num_items
-        block = np.where(left, order[np.where(left, found, 0)], -1)
-        ranked[first : first + len(block)] = block
+        found = counts.reshape(-1, k)
+        found.cumsum(axis=1, out=found)
+        found += np.arange(k)
+        order.take(found, out=ranked[first:last], mode="clip")
+
+    needed = consumed_indptr.astype(np.int64) * CONSUMED_BYTES
+    needed += np.arange(num_users + 1) * (k * LIST_BYTES)
+    room, last = min(memory_mb * 2**20, BLOCK_BYTES), 0
+    while last < num_users:
+        first = last
+        fit = int(np.searchsorted(needed, needed[first] + room, side="right")) - 1
+        last = max(first + 1, fit)
+        rank(first, last)
     return ranked
 
 

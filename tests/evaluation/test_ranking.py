@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -455,15 +456,33 @@ def test_popularity_ranks_by_train_positives():
 
 @pytest.mark.parametrize("k", [1, 7, 30])
 @pytest.mark.parametrize("seed", range(3))
-def test_users_of_the_same_scores_are_ranked_at_once(k, seed, monkeypatch):
+def test_users_of_the_same_scores_are_ranked_at_once(k, seed):
     """Lists are those that a score gives that could be another one for every user."""
-    monkeypatch.setattr(ranking, "ALIKE_USERS", 10)
     scores, seen = random_case(seed)
     row = torch.from_numpy(scores[0])
     given = (np.arange(len(scores)), scores.shape[1], *csr(seen), k)
     found = rank_all(SameScores(row), *given)
     one_by_one = rank_all(lambda users: row.expand(len(users), -1), *given)
     assert found.dtype == np.int32 and found.tolist() == one_by_one.tolist()
+    for memory_mb in (1e-4, 5e-3):  # one user at a time, and some
+        assert np.array_equal(rank_all(SameScores(row), *given, memory_mb=memory_mb), found)
+
+
+@pytest.mark.parametrize("k, consumed", [(2000, 0), (10, 1000)])
+def test_memory_of_the_same_scores_is_bounded(k, consumed):
+    users, items, memory_mb = 1000, 3000, 1
+    seen = csr([range(1, consumed + 1)] * users)
+    tracemalloc.start()
+    try:
+        found = rank_all(
+            SameScores(torch.ones(items)), np.arange(users), items, *seen, k, memory_mb=memory_mb
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    alone = 64 * (users + items)  # of places in the catalogue, and what blocks need
+    assert found[-1, :2].tolist() == [0, consumed + 1]
+    assert peak < found.nbytes + memory_mb * 2**20 + alone
 
 
 def test_same_scores_that_are_nan_are_refused():
