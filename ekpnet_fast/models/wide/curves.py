@@ -118,7 +118,8 @@ def fit_curves(
     loss, g = objective(w)
     for _ in range(ROUNDS):
         H = _hessian(sample, knots, w) + np.diag(penalty + 1e-8)
-        step = bounded_minimum(H, H @ w - g, w, bounded) - w
+        slope = (torch.from_numpy(H) @ torch.from_numpy(w)).numpy() - g
+        step = bounded_minimum(H, slope, w, bounded) - w
         for _ in range(HALVINGS):
             after, gradient = objective(w + step)
             if after <= loss + 1e-12:
