@@ -30,9 +30,12 @@ struct TripleRows {
     const int64_t row = static_cast<int64_t>(args.channels) * D;
     const bool tail = reference >= args.num_triples;
     const int64_t k = tail ? reference - args.num_triples : reference;
-    const F h = F::load(args.entity + args.heads[k] * row, lane, D);
-    const F r = F::load(args.relation + args.relations[k] * row, lane, D);
-    const F t = F::load(args.entity + args.tails[k] * row, lane, D);
+    // Nobody may have checked them: without a weight there is no loss before the gradient, and
+    // references may come sorted with the batch.
+    const F h = F::load(args.entity + checked_id(args.heads[k], args.num_rows) * row, lane, D);
+    const F r =
+        F::load(args.relation + checked_id(args.relations[k], args.num_relations) * row, lane, D);
+    const F t = F::load(args.entity + checked_id(args.tails[k], args.num_rows) * row, lane, D);
     A scale = A(tail ? -2 * weight : 2 * weight);
     if (grad != nullptr) scale *= to_compute(*grad);
     if (size != nullptr) scale /= to_compute(*size);

@@ -135,7 +135,7 @@ def test_reasons_in_words(command, folder, expected):
     code, out, _ = command(recommend.main, folder, "--user", "ann", "-k", "2", "--explain")
     best = expected.recommend("ann", k=2)
     texts = [expected.explain("ann", item.item).to_text() for item in best]
-    assert (code, out) == (0, "\n".join(texts) + "\n")
+    assert (code, out) == (0, "\n\n".join(texts) + "\n")
 
 
 def test_notes_are_printed(command, folder):

@@ -62,11 +62,13 @@ OTHERS = {
 
 
 # Ops that a GPU has no part in: a batch is made ahead of the step; the wide part is fitted before
-# the first one, and its logits come with the batch or are added to lists.
+# the first one, and its logits come with the batch or are added to lists; processes share rows of
+# tables on CPUs alone.
 ON_THE_HOST = {
     *("build_csr", "group_pairs", "localize_batch", "localize_fold_batch"),
     *("sample_fold_ripple_sets", "sample_neighbors", "sample_ripple_sets", "sample_triples"),
     *("local_ridge", "sparse_product", "strongest_products", "wide_features", "wide_logits"),
+    *("place_rows", "take_rows_", "add_rows_", "square_norms"),
     *("team_beside", "team_threads"),
 }
 
