@@ -66,6 +66,12 @@ def square_norms(
 
     A sum is made in the order of `rows`.
     """
+    if not table.is_contiguous():  # rows of TorchRec's memory are padded: those meant are gathered
+        shards = torch.bucketize(rows, starts, right=True) - 1
+        shards, order = shards.sort(stable=True)
+        table = table[rows[order].long()]
+        starts = torch.searchsorted(shards, torch.arange(len(starts)))
+        rows = torch.arange(len(rows), dtype=torch.int32)
     norms: Tensor = ekpnet.square_norms.default(table, rows, starts)
     return norms
 

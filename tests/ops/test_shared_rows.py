@@ -149,7 +149,10 @@ def test_square_norms(shape):
         float(sum(norms[row] for row in rows.tolist() if begin <= row < end))
         for begin, end in zip(starts.tolist(), ends, strict=True)
     ]
-    assert ops.square_norms(table, rows, starts).tolist() == pytest.approx(expected, rel=1e-6)
+    found = ops.square_norms(table, rows, starts)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    padded = torch.empty(40, 2, *shape)[:, 0].copy_(table)
+    assert torch.equal(ops.square_norms(padded, rows, starts), found)
 
 
 @pytest.mark.parametrize(
