@@ -150,7 +150,7 @@ def test_trains_as_on_the_cpu(model, folds, capfd):
 )
 @pytest.mark.parametrize("model", ["ekpnet", "ekpnet_plus", "mf"])
 def test_lists_are_learned_as_on_the_cpu(model, loss, folds, hard_share):
-    stages = {name: replace(getattr(CONFIG, name), loss=loss) for name in ("pretrain", "train")}
+    stages = {name: replace(getattr(CONFIG, name), loss=loss) for name in MODELS[model].stages}
     sampling = replace(CONFIG.sampling, negatives=3, hard_share=hard_share)
     folds = folds if MODELS[model].ripple else 1
     drawn = {"protocol": "recbole", "ranking": True, "sampling": sampling}
@@ -160,7 +160,7 @@ def test_lists_are_learned_as_on_the_cpu(model, loss, folds, hard_share):
     with pretended_gpu():
         found = loop.train(replace(config, device="cuda"), *data)
     for ours, theirs in zip(found.records, expected.records, strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize(
