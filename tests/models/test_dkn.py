@@ -178,7 +178,7 @@ def test_movielens(data_root):
     given = ["--model", "dkn", "--dataset", "movielens-1m", "--data-root", str(data_root)]
     found = runner.run(parse_command([*given, "--ranking", "false", "--epochs", "3"]).config)
     assert found["test"]["auc"] == pytest.approx(0.8936, abs=0.002)
-    with pytest.raises(DataError, match="--model dkn reads the words of items: found a data set"):
+    with pytest.raises(DataError, match="found no titles, without which --model dkn"):
         runner.run(parse_command([*given[:2], "--dataset", "last-fm", *given[4:]]).config)
 
 
