@@ -295,17 +295,23 @@ def test_text_json_and_drawing_tell_the_same(wide):
     assert bars == pytest.approx([120 * size / sizes[0] for size in sizes], abs=0.06)
 
 
-def test_a_taste_names_the_facts_of_the_item():
+def with_given_tastes():
     """Six films are too few to learn one from: what facts are worth beside each other is given."""
     recommender = fitted("linear")
     part = recommender._state.model.linear
-    affinities, place = part.affinities, part.names.index(GRAPH_REGRESSION)
+    affinities = part.affinities
     graph = replace(affinities.graph, chosen=torch.ones_like(affinities.graph.chosen))
     affinities.graph = graph
     source = source_names(part.options)[GRAPH_REGRESSION]
     vectors = graph.folded_in(part.knowledge.weighed, part.knowledge.relations)
     affinities.sources.values[source].copy_(vectors)
     affinities.sources.transposed[source].copy_(affinities.sources.values[source].T)
+    return recommender, part
+
+
+def test_a_taste_names_the_facts_of_the_item():
+    recommender, part = with_given_tastes()
+    place = part.names.index(GRAPH_REGRESSION)
     part.weight.zero_()
     part.weight[place], part.knots[place] = 1.0, torch.linspace(-1, 1, 5)
     found = recommender.explain(history=["alien", "casablanca"], item="blade", top=99)
@@ -323,15 +329,7 @@ def test_a_taste_names_the_facts_of_the_item():
 
 def test_a_single_fact_goes():
     """As before, of films that have one: the verb agrees."""
-    recommender = fitted("linear")
-    part = recommender._state.model.linear
-    affinities = part.affinities
-    graph = replace(affinities.graph, chosen=torch.ones_like(affinities.graph.chosen))
-    affinities.graph = graph
-    source = source_names(part.options)[GRAPH_REGRESSION]
-    vectors = graph.folded_in(part.knowledge.weighed, part.knowledge.relations)
-    affinities.sources.values[source].copy_(vectors)
-    affinities.sources.transposed[source].copy_(affinities.sources.values[source].T)
+    recommender, _ = with_given_tastes()
     only(recommender, GRAPH_REGRESSION)
     found = recommender.explain(history=["alien", "casablanca"], item="dune", top=99)
     assert found.parts
