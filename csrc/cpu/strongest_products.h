@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/isa/strongest.h"
+
 namespace ekpnet {
 
 // Sparse matrix in compressed rows; columns may stand in any order.
@@ -48,12 +50,13 @@ class ProductRoom {
   int64_t meet_many(int64_t row);
   int64_t collect(float floor);
   float likely_floor();
-  void keep(int64_t n, bool in_order, ProductRows& found);
 
   const StrongestProductsArgs args_;
+  const StrongestKernels& kernels_;
   std::vector<float> sums_;  // of the row; kNothing where nothing is
-  std::vector<int32_t> counts_, columns_, kept_;
+  std::vector<int32_t> counts_, columns_;
   std::vector<float> values_;
+  std::vector<int32_t> keys_;
 };
 
 }  // namespace ekpnet

@@ -1,4 +1,7 @@
 // The wide part's kernels and the sparse products against plain loops.
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -68,6 +71,40 @@ void test_products(int every, int full = 0) {
       check(std::fabs(found.values[at] + x) < 1e-6, name + ": value");
       ++at;
     }
+  }
+}
+
+// The largest of n values on `levels` levels, half of them negative, some of them not met.
+void test_strongest(int n, int levels) {
+  const auto& kernels = isa_kernels().strongest;
+  const std::string name = "strongest of " + std::to_string(n);
+  Reals<float> sums;
+  for (int i = 0; i < n; ++i) {
+    const uint64_t bits = random_bits(60, i);
+    sums.push_back(bits % 5 ? static_cast<float>(bits % levels) - levels / 2 : kNothing);
+  }
+  for (const float floor : {-std::numeric_limits<float>::infinity(), 0.0f, 1.0f}) {
+    std::vector<std::pair<float, int>> order;
+    for (int i = 0; i < n; ++i)
+      if (is_met(sums[i]) && sums[i] >= floor) order.emplace_back(-sums[i], i);
+    Ids columns(n + kSlack), keys(n + kSlack);
+    Reals<float> values(n + kSlack);
+    const int64_t met = kernels.collect(sums.data(), n, floor, columns.data(), values.data());
+    check(met == static_cast<int64_t>(order.size()), name + ": met");
+    for (size_t i = 0; i < order.size(); ++i)
+      check(columns[i] == order[i].second && values[i] == -order[i].first, name + ": collected");
+    std::sort(order.begin(), order.end());
+    const int64_t count = (met + 2) / 3;
+    if (count == 0) continue;
+    const float bar = kernels.reached_by(met, count, values.data(), keys.data());
+    const auto reach = std::count_if(order.begin(), order.end(),
+                                     [&](const auto& entry) { return -entry.first >= bar; });
+    check(reach >= count && (reach == count || -order[count - 1].first == bar), name + ": bar");
+    order.resize(count);
+    std::sort(order.begin(), order.end(), [](auto x, auto y) { return x.second < y.second; });
+    kernels.keep(met, count, columns.data(), values.data(), keys.data());
+    for (int64_t i = 0; i < count; ++i)
+      check(columns[i] == order[i].second && values[i] == -order[i].first, name + ": kept");
   }
 }
 
@@ -277,6 +314,8 @@ void test_wide_part() {
     test_products(every);
     test_products(every, 3);
   }
+  for (int n : {1, 15, 16, 17, 300})
+    for (int levels : {2, 9, 1 << 20}) test_strongest(n, levels);
   test_sparse_times_dense();
   for (int every : {1, 20})
     for (bool square : {false, true}) test_local_ridge(every, square);

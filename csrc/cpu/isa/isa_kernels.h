@@ -10,6 +10,7 @@
 #include "cpu/isa/ripple_attention.h"
 #include "cpu/isa/row_adam.h"
 #include "cpu/isa/sparse_product.h"
+#include "cpu/isa/strongest.h"
 #include "cpu/isa/triple_loss.h"
 #include "cpu/isa/wide_part.h"
 
@@ -31,6 +32,7 @@ struct IsaKernels {
   const TripleLossKernels<double>& triple_loss_f64;
   SparseProductKernel sparse_product;
   const LocalRidgeKernels& local_ridge;
+  const StrongestKernels& strongest;
   const WideKernels& wide_part;
 };
 
@@ -44,6 +46,7 @@ struct IsaKernels {
   const TripleLossKernels<float>& triple_loss_f32(); \
   SparseProductKernel sparse_product();              \
   const LocalRidgeKernels& local_ridge();            \
+  const StrongestKernels& strongest();               \
   const WideKernels& wide_part();                    \
   const IsaKernels& kernels();                       \
   }
