@@ -43,6 +43,12 @@ def main(folder: Path, options: list[str]) -> None:
     for name, size in (("two again", 2), ("four of two", 4), ("one of two", 1)):
         go_on(name, "killed", size)
 
+    # One is killed as the tables of the second stage are made.
+    pids = begin("killed between stages", 2)
+    wait_for(folder / "killed between stages", "checkpoint-2.json")
+    os.kill(pids[1], signal.SIGKILL)
+    tell("killed between stages", pids)
+
     # Four are stopped.
     pids = begin("stopped", 4)
     wait_for(folder / "stopped", "checkpoint-*.json")

@@ -113,10 +113,11 @@ def weights_and_epochs(folder):
 @installed
 def test_a_killed_process_ends_the_others_and_all_start_anew(resumed):
     folder, found = resumed
-    killed, again = found["killed"], found["two again"]
-    assert killed["codes"] == [2, -9]
-    assert killed["said"].count("error: ") == 1
-    assert "process 0 of 2: another process has ended; start all of them" in killed["said"]
+    again = found["two again"]
+    for killed in (found["killed"], found["killed between stages"]):
+        assert killed["codes"] == [2, -9], killed["said"]
+        assert killed["said"].count("error: ") == 1
+        assert "process 0 of 2: another process has ended; start all of them" in killed["said"]
     assert found["undisturbed"]["codes"] == again["codes"] == [0, 0], again["said"]
     ours, theirs = (weights_and_epochs(folder / name) for name in ("two again", "undisturbed"))
     assert ours[1] == theirs[1]

@@ -65,10 +65,11 @@ class TorchrecRouter(Router):
     ) -> None:
         super().__init__(tables.shardings, model.tables, tables.world)
         comm_ops.set_gradient_division(False)  # gradients are of the whole mini-batch already
-        self._rows = {
-            name: _Rows(name, model.table(name), tables.shardings[space], optimizer, stage.lr)
-            for name, space in model.tables.items()
-        }
+        with tables.world.answered():  # the processes agree on who has what
+            self._rows = {
+                name: _Rows(name, model.table(name), tables.shardings[space], optimizer, stage.lr)
+                for name, space in model.tables.items()
+            }
         for name, rows in self._rows.items():
             tables.put(name, rows.mine)
         self.moments = {
