@@ -29,9 +29,7 @@ from ekpnet_fast.models.wide.matrices import (
     Matrix,
     clicks_of,
     inverse,
-    matrix_of,
     products,
-    row_means,
     rows_of,
     scaled,
     strongest,
@@ -45,6 +43,7 @@ from ekpnet_fast.models.wide.signals import (
     SignalOptions,
     source_names,
 )
+from ekpnet_fast.models.wide.sources import KEPT, Source
 from ekpnet_fast.models.wide.spectral import leading_eigenvectors
 from ekpnet_fast.models.wide.users import UserNeighbours
 from ekpnet_fast.ops.threads import beside
@@ -52,11 +51,9 @@ from ekpnet_fast.sampling.histories import Histories
 
 __all__ = ["Affinities", "Curved", "neighbours_clicks", "neighbours_kept"]
 
-# Neighbours that all items keep together in an affinity, 64 MiB, but of one item at least so many.
-KEPT, KEPT_OF_ITEM = 1 << 23, 64
+KEPT_OF_ITEM = 64  # neighbours, at least
 JOINT_WEIGHT = 30.0  # regularisation of the regression on clicks and graph, in clicks
 WALK_NEIGHBOURS = 128  # of an item, that a 5-hop walk goes on to
-MOSTLY_FULL = 0.25  # share of all entries from which on they are stored as a square
 # Added to a history's mean affinity, as a share of the mean over all histories.
 MEAN_SMOOTHING = 0.05
 BLOCK = 4096  # histories whose near users are in memory at a time
@@ -68,44 +65,6 @@ def neighbours_kept(options: SignalOptions, num_items: int) -> int:
     """Neighbours that an item keeps in each affinity; all, where the catalogue is small."""
     room = options.neighbours or max(KEPT // max(num_items, 1), KEPT_OF_ITEM)
     return max(min(room, num_items), 1)
-
-
-class Source(NamedTuple):
-    """Source of affinities: rows of neighbours or users, all items by all, or vectors."""
-
-    rows: ops.SparseRows | None
-    values: Tensor  # [I, I] or [I, r]; those of `rows`
-    ends: tuple[int, ...] = (0,)  # of the columns of each affinity, which begin with the first
-    of_users: bool = False
-
-    @classmethod
-    def of_rows(cls, rows: ops.SparseRows) -> Source:
-        """Neighbours; where most items are, a square of all."""
-        I = len(rows.indptr) - 1  # noqa: E741
-        if I * I <= 2 * KEPT and len(rows.values) > MOSTLY_FULL * I * I:
-            return cls(None, torch.from_numpy(matrix_of(rows, I).toarray()))
-        return cls(rows, rows.values)
-
-    @property
-    def transposed(self) -> Tensor:
-        """Vectors once more, [r, I]; nothing for other sources."""
-        if self.ends == (0,):
-            return self.values.new_zeros(0)
-        return self.values.T.contiguous()
-
-    def means(self, num_items: int) -> list[Tensor]:
-        """Mean [I] over all items of their affinity to each, for every affinity of the source.
-
-        0 for rows of users, which have means of their own.
-        """
-        if self.of_users and self.rows is not None:
-            return [self.rows.values.new_zeros(num_items)]
-        if self.rows is not None:
-            return [row_means(self.rows)]
-        if self.ends == (0,):
-            return [self.values.mean(1)]
-        mean = self.values.mean(0)
-        return [self.values[:, :end] @ mean[:end] for end in self.ends]
 
 
 class Curved(NamedTuple):
@@ -359,7 +318,7 @@ class Affinities:
         def product(a: ops.SparseRows, b: ops.SparseRows) -> ops.SparseRows:
             return ops.strongest_products(a, b, I, count)
 
-        made = [Source.of_rows(together), Source.of_rows(knowledge.matches)]
+        made = [Source.of_rows(together), knowledge.matches]
         if options.kg_click_kg:
             near = knowledge.alike
             made.append(Source.of_rows(product(product(near, together), near)))
@@ -382,7 +341,7 @@ class Affinities:
         if self.users is not None:
             made.append(Source(self.users.rows, self.users.rows.values, of_users=True))
         for rank in range(1, options.relations + 1):
-            made.append(Source.of_rows(knowledge.matches_by(rank)))
+            made.append(knowledge.matches_by(rank))
         self.graph, made[place:place] = vectors()
         return made
 

@@ -17,6 +17,7 @@ from ekpnet_fast.models.wide.matrices import (
     sums,
     unit_rows,
 )
+from ekpnet_fast.models.wide.sources import Source
 from ekpnet_fast.sampling.graph import Graph
 
 __all__ = ["ItemTripleFeatures"]
@@ -61,7 +62,7 @@ class ItemTripleFeatures:
         by = {int(r): table[:, pairs_of == r] for r in np.unique(pairs_of)}
         items_with = {r: int((sums(pairs, 1) > 0).sum()) for r, pairs in by.items()}
         self._ranked = sorted(by, key=lambda r: (-items_with[r], r))
-        self._by_relation: dict[int, ops.SparseRows] = {}
+        self._by_relation: dict[int, Source] = {}
         chosen = (degree > 1) & (degree < MAX_ITEMS_PER_PAIR)
         self._chosen = np.flatnonzero(chosen)
         self.shared = table[:, chosen].tocsr()
@@ -91,10 +92,10 @@ class ItemTripleFeatures:
             return self.weighed[:, :0].tocsr()
         return unit_rows(self.weighed[:, self.relations == relation].tocsr())
 
-    def matches_by(self, rank: int) -> ops.SparseRows:
-        """Strongest cosines [I, I] of `match_by`."""
+    def matches_by(self, rank: int) -> Source:
+        """Strongest cosines [I, I] of `match_by`; made once for all folds."""
         if rank not in self._by_relation:
-            self._by_relation[rank] = products(self.match_by(rank), self.count)
+            self._by_relation[rank] = Source.of_rows(products(self.match_by(rank), self.count))
         return self._by_relation[rank]
 
     def pair(self, column: int) -> tuple[int, int]:
@@ -149,6 +150,6 @@ class ItemTripleFeatures:
         return products(self.near, self.walked)
 
     @cached_property
-    def matches(self) -> ops.SparseRows:
+    def matches(self) -> Source:
         """Strongest cosines [I, I] of `match`."""
-        return products(self.match, self.count)
+        return Source.of_rows(products(self.match, self.count))

@@ -180,6 +180,7 @@ class LinearPart(nn.Module):
             for number in range(F):
                 fold = _Fold(self, training, number, fitted_items)
                 if not fitted:
+                    fold.describe(items if trained else None)
                     waiting.append(fold)
                     at_hand = sum(fold.num_fitted for fold in waiting)
                     if at_hand < self._enough and number + 1 < F:
@@ -371,7 +372,7 @@ class _Fold:
     """Fold of the training examples, described by the clicks outside of it.
 
     Attributes:
-        affinities: by these clicks.
+        affinities: by these clicks; None as soon as nothing asks for them.
         at: [n] int64, positions of its examples.
         sampled: [m] int64, those of them that weights are fitted to.
     """
@@ -385,7 +386,7 @@ class _Fold:
     ) -> None:
         rows, F = training.rows, training.folds
         ids = torch.arange(number, len(training.histories), F)
-        self.affinities = part.affinities
+        self.affinities: Affinities | None = part.affinities
         if F > 1:
             clicks, graph = training.histories.of(ids), part.affinities.graph
             # What relations count is learned once: so few numbers tell nothing of a fold.
@@ -405,11 +406,23 @@ class _Fold:
         self._chosen = torch.arange(0, len(self.at), max(1, every))
         self.sampled = self.at[self._chosen]
 
+    def describe(self, items: Tensor | None) -> None:
+        """Make what weights are fitted to.
+
+        Args:
+            items: [N, draws] those whose logits will be asked for; None for no logits. Affinities
+                that these do not need are given up, so that those of the next fold have their room.
+        """
+        _ = self.candidates, self.features
+        if items is None or self._described(items):
+            self.affinities = None
+
     # Both are made where weights are fitted to them, and of no other fold.
 
     @cached_property
     def features(self) -> Tensor:
         """Features [F, m] of `sampled`."""
+        assert self.affinities is not None
         return self.affinities.features(
             self._histories,
             torch.searchsorted(self._chosen, self._ends),
@@ -421,6 +434,7 @@ class _Fold:
         """Candidates of its users, with their clicks among these; for lists."""
         if not self._lists:
             return None
+        assert self.affinities is not None
         return candidate_rows(
             self.affinities, self._histories, self._clicks(self._labels), FITTED_ROWS
         )
@@ -439,15 +453,25 @@ class _Fold:
     def logits(self, part: LinearPart, items: Tensor) -> Tensor:
         """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
         draws = items.shape[1]
-        of_all = len(self.sampled) == len(self.at) and "features" in self.__dict__
-        known = bool((self._histories.indptr.diff() > 0).all())  # others have logits of their own
-        if draws == 1 and of_all and known and torch.equal(items[self.at, 0], self._items):
+        if self._described(items):
             # Nothing but the curves is left to do.
             knots, weight = part.knots.cpu(), part.weight.cpu()
             return (curves(self.features, knots, weight) + float(part.bias))[:, None]
+        assert self.affinities is not None
         asked = items[self.at].flatten()
         found = part._logits(self.affinities, self._histories, self._ends * draws, asked)
         return found.view(-1, draws)
+
+    def _described(self, items: Tensor) -> bool:
+        """Whether `features` are those of the examples, of which all have the items [N, draws]."""
+        return (
+            items.shape[1] == 1
+            and len(self.sampled) == len(self.at)
+            and "features" in self.__dict__
+            # Others have logits of their own.
+            and bool((self._histories.indptr.diff() > 0).all())
+            and torch.equal(items[self.at, 0], self._items)
+        )
 
 
 def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
