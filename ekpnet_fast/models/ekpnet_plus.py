@@ -45,9 +45,14 @@ class EKPNetPlus(EKPNet):
     as_fitted = AS_FITTED
     by_vector = False
     wide = True
-    defaults: ClassVar[Defaults] = {**EKPNet.defaults, "folds": 5, "pretrain.epochs": 0}
+    defaults: ClassVar[Defaults] = {
+        **EKPNet.defaults,
+        "folds": 5,
+        "pretrain.epochs": 0,
+        "train.epochs": 5,  # what the linear part leaves over is learned in few
+    }
     rules: ClassVar[Rules] = {
-        **{name: rule for name, rule in EKPNet.rules.items() if name != "pretrain.epochs"},
+        **{name: rule for name, rule in EKPNet.rules.items() if not name.endswith(".epochs")},
         **rules_of("ekpnet_plus"),
     }
     presets: ClassVar[Presets] = {}

@@ -10,7 +10,14 @@ import pytest
 import scipy.sparse
 import torch
 
-from ekpnet_fast.models.wide import affinity, excess, graph_basis, graph_regression, spectral
+from ekpnet_fast.models.wide import (
+    affinity,
+    excess,
+    graph_basis,
+    graph_regression,
+    sources,
+    spectral,
+)
 from ekpnet_fast.models.wide import curves as curve_fits
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles, ramps
@@ -241,7 +248,7 @@ def every_pair(groups):
 def test_features_are_what_dense_matrices_give(problem, square, monkeypatch):
     """From squares of all items, and from rows of neighbours; all items at once, and pairs."""
     A, histories, graph, table = problem
-    monkeypatch.setattr(affinity, "MOSTLY_FULL", 0.0 if square else 1.0)
+    monkeypatch.setattr(sources, "MOSTLY_FULL", 0.0 if square else 1.0)
     iterate = functools.partial(spectral.leading_eigenvectors, rounds=60)  # small gaps between them
     monkeypatch.setattr(affinity, "leading_eigenvectors", iterate)
     monkeypatch.setattr(graph_basis, "ROUNDS", 60)

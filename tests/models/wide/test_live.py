@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity, graph_regression
+from ekpnet_fast.models.wide import graph_regression, sources
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.item_triples import MAX_ITEMS_PER_PAIR, ItemTripleFeatures
 from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
@@ -160,7 +160,7 @@ def fitted_to(graph: Graph, clicks: np.ndarray) -> FittedTriples:
 @pytest.fixture(params=["squares", "neighbours"])
 def form(request, monkeypatch):
     """All items by all, or neighbours."""
-    monkeypatch.setattr(affinity, "MOSTLY_FULL", 0.0 if request.param == "squares" else 2.0)
+    monkeypatch.setattr(sources, "MOSTLY_FULL", 0.0 if request.param == "squares" else 2.0)
 
 
 CATALOGUE = np.append(np.arange(ITEMS), ENTITIES + np.arange(NEW))
@@ -255,7 +255,7 @@ def test_does_not_depend_on_the_way(form):
 
 
 def test_keeps_no_more_neighbours_than_fitted(monkeypatch):
-    monkeypatch.setattr(affinity, "MOSTLY_FULL", 2.0)
+    monkeypatch.setattr(sources, "MOSTLY_FULL", 2.0)
     triples, clicks = drawn(2)
     graph = graph_of(triples, ENTITIES)
     every = fitted_to(graph, clicks)

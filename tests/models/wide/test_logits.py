@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity
+from ekpnet_fast.models.wide import affinity, sources
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import curves, quantiles
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
@@ -60,7 +60,7 @@ def expected(features, knots, weight, bias):
 @pytest.mark.parametrize("count", [ITEMS, 4])
 def test_logits_are_the_sums_of_the_curves(problem, full, count, monkeypatch):
     """Of all items, few of which are reached through few neighbours, and of some pairs."""
-    monkeypatch.setattr(affinity, "MOSTLY_FULL", full)
+    monkeypatch.setattr(sources, "MOSTLY_FULL", full)
     histories, affinities = described(problem, count)
     features = affinities.features(histories, *every_pair(USERS))
     knots, weight = curved(features)

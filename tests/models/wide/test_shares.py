@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ekpnet_fast.models.wide import affinity, graph_regression
+from ekpnet_fast.models.wide import graph_regression, sources
 from ekpnet_fast.models.wide.curves import quantiles
 from ekpnet_fast.models.wide.part import LinearOptions, LinearPart
 from ekpnet_fast.models.wide.shares import kind_of
@@ -53,9 +53,9 @@ def drawn_part(**options):
 @pytest.fixture(params=["squares", "neighbours", "few neighbours"])
 def problem(request, monkeypatch):
     if request.param != "squares":
-        monkeypatch.setattr(affinity, "MOSTLY_FULL", 1.0)
+        monkeypatch.setattr(sources, "MOSTLY_FULL", 1.0)
     if request.param == "few neighbours":
-        monkeypatch.setattr(affinity, "MOSTLY_FULL", 1.0)
+        monkeypatch.setattr(sources, "MOSTLY_FULL", 1.0)
         return drawn_part(neighbours=4)
     return drawn_part()
 
