@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from ekpnet_fast import train
 PATIENCE = 60.0  # seconds
 
 
-def start(words: list[str], size: int, log: Path) -> list[int]:
-    """Start the processes of a run; returns their ids by rank."""
+def start(
+    words: list[str], size: int, log: Path, prepare: Callable[[int], None] = lambda rank: None
+) -> list[int]:
+    """Start the processes of a run, which begin by `prepare(rank)`; returns their ids by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -40,6 +43,7 @@ def start(words: list[str], size: int, log: Path) -> list[int]:
             if size > 1:
                 os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_PORT=port)
                 os.environ["MASTER_ADDR"] = "127.0.0.1"
+            prepare(rank)
             sys.stdout = io.StringIO()
             with log.open("a", buffering=1) as file, redirect_stderr(file):
                 try:
@@ -102,16 +106,17 @@ def main(folder: Path, options: list[str]) -> None:
     tell("torn", pids)
     tell("mended", start(["--resume", str(output)], 2, folder / "mended.txt"))
 
-    # One hangs.
+    # One hangs; the first one has what the others ask whether one of them has told already.
     os.environ["EKPNET_WAIT"] = "2"
-    output = folder / "hung"
-    pids = start([*options, "--output", str(output)], 2, folder / "hung.txt")
-    wait_for(output, "checkpoint-2.json")
-    os.kill(pids[1], signal.SIGSTOP)
-    first = codes(pids[:1])
-    os.kill(pids[1], signal.SIGKILL)
-    found["hung"] = {"codes": first, "said": (folder / "hung.txt").read_text()}
-    codes(pids[1:])
+    for rank in range(2):
+        name = f"hung {rank}"
+        pids = start([*options, "--output", str(folder / name)], 2, folder / f"{name}.txt")
+        wait_for(folder / name, "checkpoint-2.json")
+        os.kill(pids[rank], signal.SIGSTOP)
+        other = codes([pids[1 - rank]])
+        os.kill(pids[rank], signal.SIGKILL)
+        tell(name, [pids[rank]])
+        found[name]["codes"] += other
     json.dump(found, sys.stdout)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from threading import Event
+from threading import Event, Thread
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = ["Group"]
 Value = TypeVar("Value")
 
 _POLL = 0.02  # seconds
+_ASKED = 5.0  # seconds that a process which ends waits for the store
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -67,12 +68,21 @@ class Group(World):
             dist.destroy_process_group()
 
     def first_to_tell(self) -> bool:
-        """Whether no other process has asked this before, as where all end by one cause."""
-        try:
-            told = self._store.add("told", 1)
-        except RuntimeError:  # the process that had the store is gone
-            return True
-        return bool(told == 1)
+        """Whether no other process has asked this before, as where all end by one cause.
+
+        Where the process that has the store is gone, or hangs, each is the first.
+        """
+        told: list[int] = []
+
+        def ask() -> None:
+            with suppress(RuntimeError):
+                told.append(self._store.add("told", 1))
+
+        # In a thread, because the store waits for its answer without an end.
+        asking = Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_ASKED)
+        return told in ([], [1])
 
     def outbox(self, lengths: Sequence[int]) -> list[Float32]:
         """Messages [lengths[rank]] to be written, by rank."""
