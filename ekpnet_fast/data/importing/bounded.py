@@ -199,15 +199,16 @@ def import_bounded(
             sources = work.sources()
             findings, stops = examine_tables(connection, sources)
             report = check(tuple(each.as_dict() for each in work.loaded()), findings, stops)
-            facts = work.facts(out.name)
+            facts, counts = work.facts(out.name), work.counts()
             tell("writing")
 
             def write(part: Path) -> Mapping[str, Any]:
                 named = work.write(part)
+                connection.close()  # because the graph is made after this, and needs the memory
                 return {**facts, "named": named, **report.as_dict()}
 
             write_folder(out, write, overwrite=overwrite, memory=request.memory // 4)
-            return BoundedImport(work.counts(), tuple(facts["notes"])), report
+            return BoundedImport(counts, tuple(facts["notes"])), report
 
 
 class _Work:

@@ -106,7 +106,7 @@ def import_numbered(
             on_stage("writing")
 
             def write(part: Path) -> Mapping[str, Any]:
-                return {
+                facts = {
                     "name": out.name,
                     **{table: counts[table] for table in _TEXTS},
                     "threshold": None,
@@ -114,6 +114,8 @@ def import_numbered(
                     "source": f"numbered tables of {source.name}",
                     "notes": _notes(connection, found),
                 }
+                connection.close()  # because the graph is made after this, and needs the memory
+                return facts
 
             write_folder(out, write, overwrite=overwrite, memory=bound // 4)
             return counts

@@ -18,6 +18,7 @@ import pytest
 
 from ekpnet_fast.data import load_dataset, prepare
 from ekpnet_fast.data.__main__ import main
+from ekpnet_fast.data.formats import imported
 from ekpnet_fast.data.formats.export import export_recbole
 from ekpnet_fast.data.importing import bounded
 from ekpnet_fast.data.importing.importer import (
@@ -517,6 +518,21 @@ def test_command(folder, capsys):
     assert main(words(folder, "--memory", "1GB")) == 2  # taken
     assert main(words(folder, "--memory", "1GB", "--overwrite")) == 0
     assert main(words(folder, "--memory", "1GB", "--overwrite", "--lenient")) == 2
+
+
+def test_the_engine_holds_nothing_while_the_graph_is_made(folder, monkeypatch):
+    def write(*arguments):
+        files = [
+            os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
+        ]
+        assert not [file for file in files if "import.duckdb" in file]
+        made.append(write_graph(*arguments))
+        return made[-1]
+
+    made, write_graph = [], imported.write_graph
+    monkeypatch.setattr(imported, "write_graph", write)
+    import_bounded_dataset(folder / "out", "1GB", **shop_of(folder))
+    assert len(made) == 1
 
 
 def test_unfit_data_are_reported(folder, capsys):
