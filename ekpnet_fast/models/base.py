@@ -29,6 +29,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.models.bounds import LinearBounds
 from ekpnet_fast.models.rules import Rules
+from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import (
@@ -202,8 +203,13 @@ class Model(nn.Module):
         """Composition of a stage's mini-batches: pairs and no triples, unless overridden."""
         return BatchPlan()
 
-    def fit_features(self, training: TrainingExamples) -> None:
-        """Fit features to the training examples before the first stage; none unless overridden."""
+    def fit_features(self, training: TrainingExamples, processes: Processes = ALONE) -> None:
+        """Fit features to the training examples before the first stage; none unless overridden.
+
+        Args:
+            training: the examples.
+            processes: that all fit the same, and may share the work.
+        """
 
     def inputs(self, request: PairRequest) -> Inputs:
         """Further tensors for some pairs, by name, in global ids (none, unless overridden).

@@ -22,6 +22,7 @@ from ekpnet_fast.models.wide.part import (
     check_signals,
     with_part,
 )
+from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
@@ -67,9 +68,9 @@ class EKPNetPlus(EKPNet):
         """Check the ranges of the options."""
         check_signals(cls.name, config.options, config.folds)
 
-    def fit_features(self, training: TrainingExamples) -> None:
+    def fit_features(self, training: TrainingExamples, processes: Processes = ALONE) -> None:
         """Fit the linear part."""
-        self.linear.fit(training, trained=self._trained)
+        self.linear.fit(training, trained=self._trained, processes=processes)
 
     def inputs(self, request: PairRequest) -> Inputs:
         """Compute linear [B], the linear part's logits."""

@@ -20,6 +20,7 @@ from ekpnet_fast.models.wide.part import (
     check_signals,
     with_part,
 )
+from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.models.wide.shares import PairShares
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Inputs, PairRequest, Pairs, TrainContext
@@ -65,9 +66,9 @@ class Linear(Model):
         """Check the ranges of the options."""
         check_signals(cls.name, config.options, config.folds)
 
-    def fit_features(self, training: TrainingExamples) -> None:
+    def fit_features(self, training: TrainingExamples, processes: Processes = ALONE) -> None:
         """Fit the weights."""
-        self.linear.fit(training, trained=False)
+        self.linear.fit(training, trained=False, processes=processes)
 
     def fit(self, prepared: PreparedData) -> None:
         """Do nothing: `fit_features` has fitted the model."""

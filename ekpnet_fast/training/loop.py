@@ -60,7 +60,7 @@ def train(
     device, backend = resolve_device(config.device), BACKENDS[config.backend]
     world = world or World()
     data = TrainingData(config, prepared, graph)
-    outcome = _untrained(data, device, alone=world.size == 1)
+    outcome = _untrained(data, device, world)
     model, tables = outcome.model, None
     if config.parallel.parts > 1:
         tables = SharedTables(model, world, config.parallel.parts)
@@ -121,15 +121,15 @@ def _check_examples(prepared: PreparedData) -> None:
         )
 
 
-def _untrained(data: TrainingData, device: torch.device, *, alone: bool) -> Outcome:
+def _untrained(data: TrainingData, device: torch.device, world: World) -> Outcome:
     """Outcome with an untrained model, its features fitted to the training examples."""
     started = time.perf_counter()
-    if alone:
+    if world.size == 1:
         _ = data.ripple  # drawn here, so that its time counts as sampling
     sampled = time.perf_counter()
     model = build_model(data.config, data.prepared, data.graph).to(device)
     outcome = Outcome(model, stage="")
-    model.fit_features(data.training_examples)
+    model.fit_features(data.training_examples, world)
     outcome.seconds["sampling"] = sampled - started
     outcome.seconds["fit_features"] = time.perf_counter() - sampled
     return outcome

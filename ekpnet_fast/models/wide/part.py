@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 from ekpnet_fast.errors import ConfigError, TrainingError
 from ekpnet_fast.models.wide.affinity import Affinities, Curved, neighbours_kept
 from ekpnet_fast.models.wide.curves import curves, fit_curves, quantiles
+from ekpnet_fast.models.wide.folds import FITTED_ROWS, FittedRows, Fold, fitted_rows
 from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
 from ekpnet_fast.models.wide.lists import (
     CandidateRows,
-    candidate_rows,
     fit_lists,
     logistic_line,
 )
 from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
+from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.models.wide.shares import PairShares, pair_shares
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
 from ekpnet_fast.ops.threads import torch_on_one_thread
@@ -33,7 +33,6 @@ from ekpnet_fast.sampling.pairs import PairRequest, TrainContext
 M = TypeVar("M", bound=nn.Module)
 
 MAX_RANK, MAX_PIECES, MAX_RELATIONS = 1024, 64, 64
-FITTED_ROWS = 1 << 20  # that the weights are fitted to, at least where there are so many
 # What `LinearPart.following` leaves as it was.
 AS_FITTED = (
     "clicks of each item",
@@ -156,45 +155,73 @@ class LinearPart(nn.Module):
         self._followed: tuple[Graph, int, LinearPart] | None = None
         self._of_rows: Tensor | None = None  # [N, draws] of the training examples
 
-    def fit(self, training: TrainingExamples, *, trained: bool = True) -> None:
+    def fit(
+        self, training: TrainingExamples, *, trained: bool = True, processes: Processes = ALONE
+    ) -> None:
         """Compute the training examples' features out of fold, and fit the weights to them.
 
-        The affinities of a fold are made one fold after the other. Of many examples the weights
-        are fitted to those of the first folds, `FITTED_ROWS` or a fold's; never to hard negatives,
-        which are what the signals themselves name.
+        The affinities of a fold are made one fold after the other, each by one of the processes.
+        Of many examples the weights are fitted to those of the first folds, `FITTED_ROWS` or a
+        fold's; never to hard negatives, which are what the signals themselves name.
 
         Args:
             training: the examples.
             trained: whether something is trained on what is left over, for which the logits of all
                 examples are needed.
+            processes: that fit the same part; their number changes no bit.
 
         Raises:
             TrainingError: no item was clicked twice, or no held-out click is a candidate.
         """
-        rows, F, items = training.rows, training.folds, training.items_by_draw
+        F, W, items = training.folds, processes.size, training.items_by_draw
         logits = torch.empty(items.shape)
         fitted_items = items[:, 0] if training.plain is None else training.plain
-        waiting: list[_Fold] = []  # those that the weights are fitted to
-        fitted = False
+        waiting: list[Fold] = []  # of this process, those whose logits are to be computed
+        found: list[FittedRows] = []  # of all processes
+        places: list[Tensor] = []  # of each fold
+        fitted, lists = False, self.options.objective == "list"
         with torch_on_one_thread():
-            for number in range(F):
-                fold = _Fold(self, training, number, fitted_items)
+            for first in range(0, F, W):
+                numbers = range(first, min(first + W, F))
+                folds = [
+                    Fold(self.affinities, training, number, fitted_items, lists=lists)
+                    for number in numbers
+                ]
+                waiting += folds[processes.rank : processes.rank + 1]
+                places += [fold.at for fold in folds]
                 if not fitted:
-                    fold.describe(items if trained else None)
-                    waiting.append(fold)
-                    at_hand = sum(fold.num_fitted for fold in waiting)
-                    if at_hand < self._enough and number + 1 < F:
+                    missing = self._enough - sum(each.num_rows for each in found)
+                    found += fitted_rows(folds, missing, processes, len(self.names))
+                    for fold in folds:
+                        if not trained or _is_described(fold, items):
+                            fold.give_up_affinities()
+                    if sum(each.num_rows for each in found) < self._enough and numbers.stop < F:
                         continue
-                    self._fit_weights(waiting, rows.labels)
-                    fitted = True
-                else:
-                    waiting = [fold]
+                    self._fit_weights(found)
+                    found, fitted = [], True
                 if not trained:
                     return
                 for fold in waiting:
-                    logits[fold.at] = fold.logits(self, items)
+                    logits[fold.at] = self._of_fold(fold, items)
                 waiting = []
+        if W > 1:
+            of_each = [torch.cat([places[0][:0], *places[rank::W]]) for rank in range(W)]
+            mine = logits[of_each[processes.rank]]
+            for at, found_there in zip(
+                of_each, processes.each(mine, [*map(len, of_each)]), strict=True
+            ):
+                logits[at] = found_there
         self._of_rows = logits
+
+    def _of_fold(self, fold: Fold, items: Tensor) -> Tensor:
+        """Logits [n, draws] of a fold's examples, of which all have the items [N, draws]."""
+        if _is_described(fold, items):
+            # Nothing but the curves is left to do.
+            knots, weight = self.knots.cpu(), self.weight.cpu()
+            return (curves(fold.features, knots, weight) + float(self.bias))[:, None]
+        asked = items[fold.at].flatten()
+        found = self._logits(fold.affinities, fold.histories, fold.ends * items.shape[1], asked)
+        return found.view(-1, items.shape[1])
 
     @property
     def _enough(self) -> int:
@@ -202,9 +229,9 @@ class LinearPart(nn.Module):
         # Of candidates a fold gives about `FITTED_ROWS`, and another one tells little more.
         return FITTED_ROWS // 4 if self.options.objective == "list" else FITTED_ROWS
 
-    def _fit_weights(self, folds: list[_Fold], labels: Tensor) -> None:
-        found = torch.cat([fold.features for fold in folds], 1)
-        labels = torch.cat([labels[fold.sampled] for fold in folds])
+    def _fit_weights(self, rows: list[FittedRows]) -> None:
+        found = torch.cat([each.features for each in rows], 1)
+        labels = torch.cat([each.labels for each in rows])
         self.clicked.copy_(labels.mean())
         # Of an item that nobody else clicked the label reveals how the data were split.
         known = found[0] > 0  # log(count + 0.5)
@@ -215,16 +242,16 @@ class LinearPart(nn.Module):
             )
         of_known, labels = found[:, known], labels[known]
         if self.options.objective == "list":
-            self._fit_lists(folds, of_known, labels)
+            self._fit_lists(rows, of_known, labels)
             return
         self.knots.copy_(quantiles(of_known, self.weight.shape[1]))
         weight, bias = fit_curves(of_known, self.knots.cpu(), labels)
         self.weight.copy_(torch.from_numpy(weight))
         self.bias.fill_(bias)
 
-    def _fit_lists(self, folds: list[_Fold], features: Tensor, labels: Tensor) -> None:
+    def _fit_lists(self, found: list[FittedRows], features: Tensor, labels: Tensor) -> None:
         """Fit the weights to candidates, and slope and bias of their sum to the examples."""
-        rows = CandidateRows.joined([x.candidates for x in folds if x.candidates is not None])
+        rows = CandidateRows.joined([x.candidates for x in found if x.candidates is not None])
         if not len(rows):
             raise TrainingError(
                 "no click that was held out is among its user's candidates, expected some: there"
@@ -368,114 +395,12 @@ def with_part(model: M, part: LinearPart) -> M:
     return model
 
 
-class _Fold:
-    """Fold of the training examples, described by the clicks outside of it.
-
-    Attributes:
-        affinities: by these clicks; None as soon as nothing asks for them.
-        at: [n] int64, positions of its examples.
-        sampled: [m] int64, those of them that weights are fitted to.
-    """
-
-    def __init__(
-        self,
-        part: LinearPart,
-        training: TrainingExamples,
-        number: int,
-        items: Tensor,  # [N]
-    ) -> None:
-        rows, F = training.rows, training.folds
-        ids = torch.arange(number, len(training.histories), F)
-        self.affinities: Affinities | None = part.affinities
-        if F > 1:
-            clicks, graph = training.histories.of(ids), part.affinities.graph
-            # What relations count is learned once: so few numbers tell nothing of a fold.
-            self.affinities = Affinities(
-                clicks,
-                part.knowledge,
-                part.options,
-                F / (F - 1),
-                None if graph is None else graph.basis,
-            )
-        ids = ids[rows.indptr.diff()[ids] > 0]
-        self.at, self._ends = _places(rows.indptr, ids)
-        self._histories = training.histories.of(ids)
-        self._items, self._labels = items[self.at], rows.labels
-        self._lists = part.options.objective == "list"
-        every = -(-len(self.at) // (FITTED_ROWS // 8 if self._lists else FITTED_ROWS))
-        self._chosen = torch.arange(0, len(self.at), max(1, every))
-        self.sampled = self.at[self._chosen]
-
-    def describe(self, items: Tensor | None) -> None:
-        """Make what weights are fitted to.
-
-        Args:
-            items: [N, draws] those whose logits will be asked for; None for no logits. Affinities
-                that these do not need are given up, so that those of the next fold have their room.
-        """
-        _ = self.candidates, self.features
-        if items is None or self._described(items):
-            self.affinities = None
-
-    # Both are made where weights are fitted to them, and of no other fold.
-
-    @cached_property
-    def features(self) -> Tensor:
-        """Features [F, m] of `sampled`."""
-        assert self.affinities is not None
-        return self.affinities.features(
-            self._histories,
-            torch.searchsorted(self._chosen, self._ends),
-            self._items[self._chosen],
-        )
-
-    @cached_property
-    def candidates(self) -> CandidateRows | None:
-        """Candidates of its users, with their clicks among these; for lists."""
-        if not self._lists:
-            return None
-        assert self.affinities is not None
-        return candidate_rows(
-            self.affinities, self._histories, self._clicks(self._labels), FITTED_ROWS
-        )
-
-    @property
-    def num_fitted(self) -> int:
-        """Number of rows that weights are fitted to."""
-        return len(self.sampled) if self.candidates is None else len(self.candidates)
-
-    def _clicks(self, labels: Tensor) -> Histories:
-        """Clicks among the examples of each (user, fold) pair."""
-        clicked = labels[self.at] == 1
-        before = torch.cat([self._ends.new_zeros(1), clicked.long().cumsum(0)])
-        return Histories(before[self._ends], self._items[clicked])
-
-    def logits(self, part: LinearPart, items: Tensor) -> Tensor:
-        """Logits [n, draws] of the examples, of which all have the items [N, draws]."""
-        draws = items.shape[1]
-        if self._described(items):
-            # Nothing but the curves is left to do.
-            knots, weight = part.knots.cpu(), part.weight.cpu()
-            return (curves(self.features, knots, weight) + float(part.bias))[:, None]
-        assert self.affinities is not None
-        asked = items[self.at].flatten()
-        found = part._logits(self.affinities, self._histories, self._ends * draws, asked)
-        return found.view(-1, draws)
-
-    def _described(self, items: Tensor) -> bool:
-        """Whether `features` are those of the examples, of which all have the items [N, draws]."""
-        return (
-            items.shape[1] == 1
-            and len(self.sampled) == len(self.at)
-            and "features" in self.__dict__
-            # Others have logits of their own.
-            and bool((self._histories.indptr.diff() > 0).all())
-            and torch.equal(items[self.at, 0], self._items)
-        )
-
-
-def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the pairs of some groups, one group after the other, and their new indptr."""
-    n = indptr[ids + 1] - indptr[ids]
-    ends = torch.cat([n.new_zeros(1), n.cumsum(0)])
-    return torch.arange(int(ends[-1])) + torch.repeat_interleave(indptr[ids] - ends[:-1], n), ends
+def _is_described(fold: Fold, items: Tensor) -> bool:
+    """Whether a fold's features are those of its examples, of which all have the items [N, draws]."""
+    return (
+        items.shape[1] == 1
+        and fold.has_features_of_all
+        # Others have logits of their own.
+        and bool((fold.histories.indptr.diff() > 0).all())
+        and torch.equal(items[fold.at, 0], fold.items)
+    )

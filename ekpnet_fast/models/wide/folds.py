@@ -1,0 +1,191 @@
+"""Folds of the training examples, each described by the clicks outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ekpnet_fast.models.wide.affinity import Affinities
+from ekpnet_fast.models.wide.lists import CandidateRows, candidate_rows
+from ekpnet_fast.models.wide.processes import Processes
+from ekpnet_fast.sampling.examples import TrainingExamples
+from ekpnet_fast.sampling.histories import Histories
+
+__all__ = ["FITTED_ROWS", "FittedRows", "Fold", "fitted_rows"]
+
+FITTED_ROWS = 1 << 20  # that the weights are fitted to, at least where there are so many
+
+
+class FittedRows(NamedTuple):
+    """Rows of a fold that weights are fitted to.
+
+    Attributes:
+        features: [F, m].
+        labels: [m].
+        candidates: of its users, for lists.
+    """
+
+    features: Tensor
+    labels: Tensor
+    candidates: CandidateRows | None
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.labels) if self.candidates is None else len(self.candidates)
+
+
+class Fold:
+    """Fold of the training examples.
+
+    Args:
+        every: affinities by all clicks.
+        training: the examples.
+        number: of the fold.
+        items: [N] of the examples.
+        lists: whether weights are fitted to candidates, as for lists.
+
+    Attributes:
+        lists: as given.
+        at: [n] int64, positions of its examples.
+        histories, ends, items: [G], [G + 1] and [n] of the examples, by (user, fold) pair.
+        sampled: [m] int64, those of them that weights are fitted to.
+    """
+
+    def __init__(
+        self, every: Affinities, training: TrainingExamples, number: int, items: Tensor, lists: bool
+    ) -> None:
+        rows, F = training.rows, training.folds
+        self._every, self._training, self.lists = every, training, lists
+        self._ids = torch.arange(number, len(training.histories), F)
+        ids = self._ids[rows.indptr.diff()[self._ids] > 0]
+        self.at, self.ends = _places(rows.indptr, ids)
+        self.histories = training.histories.of(ids)
+        self.items = items[self.at]
+        step = -(-len(self.at) // (FITTED_ROWS // 8 if lists else FITTED_ROWS))
+        self._chosen = torch.arange(0, len(self.at), max(1, step))
+        self.sampled = self.at[self._chosen]
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels [m] of `sampled`."""
+        return self._training.rows.labels[self.sampled]
+
+    @cached_property
+    def affinities(self) -> Affinities:
+        """Affinities by the clicks outside of the fold."""
+        F, every = self._training.folds, self._every
+        if F == 1:
+            return every
+        # What relations count is learned once: so few numbers tell nothing of a fold.
+        basis = None if every.graph is None else every.graph.basis
+        clicks = self._training.histories.of(self._ids)
+        return Affinities(clicks, every.knowledge, every.options, F / (F - 1), basis)
+
+    # Both are made where weights are fitted to them, and of no other fold.
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features [F, m] of `sampled`."""
+        return self.affinities.features(
+            self.histories,
+            torch.searchsorted(self._chosen, self.ends),
+            self.items[self._chosen],
+        )
+
+    @cached_property
+    def candidates(self) -> CandidateRows | None:
+        """Candidates of its users, with their clicks among these; for lists."""
+        if not self.lists:
+            return None
+        return candidate_rows(self.affinities, self.histories, self._clicks(), FITTED_ROWS)
+
+    @property
+    def has_features_of_all(self) -> bool:
+        """Whether the features of all its examples are at hand."""
+        return len(self.sampled) == len(self.at) and "features" in self.__dict__
+
+    def give_up_affinities(self) -> None:
+        """Give up the affinities, whose room those of the next fold find."""
+        self.__dict__.pop("affinities", None)
+
+    def _clicks(self) -> Histories:
+        """Clicks among the examples of each (user, fold) pair."""
+        clicked = self._training.rows.labels[self.at] == 1
+        before = torch.cat([self.ends.new_zeros(1), clicked.long().cumsum(0)])
+        return Histories(before[self.ends], self.items[clicked])
+
+
+def fitted_rows(
+    folds: list[Fold], missing: int, processes: Processes, num_features: int
+) -> list[FittedRows]:
+    """Rows of the first of some folds, until there are enough of them, or of all.
+
+    Args:
+        folds: one for each process, or for the first ones; each computes its own.
+        missing: rows that would be enough.
+        processes: all get the same.
+        num_features: F.
+    """
+    rank, size = processes.rank, processes.size
+    mine = folds[rank] if rank < len(folds) else None
+    candidates: list[CandidateRows | None] = [None] * len(folds)
+    if folds[0].lists:
+        own = None if mine is None else mine.candidates
+        candidates = [*_shared_candidates(own, processes, num_features)[: len(folds)]]
+    counts = [
+        len(fold.sampled) if rows is None else len(rows)
+        for fold, rows in zip(folds, candidates, strict=True)
+    ]
+    used = 0
+    while used < len(folds) and sum(counts[:used]) < missing:
+        used += 1
+    features = torch.zeros(num_features, 0)
+    if mine is not None and rank < used:
+        features = mine.features
+    lengths = [len(fold.sampled) for fold in folds[:used]] + [0] * (size - used)
+    found = _columns(features, lengths, processes)
+    return [FittedRows(found[k], folds[k].labels, candidates[k]) for k in range(used)]
+
+
+def _shared_candidates(
+    own: CandidateRows | None, processes: Processes, num_features: int
+) -> list[CandidateRows]:
+    """Candidates of the processes by rank; of one without a fold none."""
+    if own is None:
+        nobody, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+        own = CandidateRows(torch.zeros(num_features, 0), nobody, nothing)
+    if processes.size == 1:
+        return [own]
+    mine = torch.tensor([[len(own), len(own.indptr) - 1]])
+    counts = [tuple(found[0].tolist()) for found in processes.each(mine, [1] * processes.size)]
+    rows, users = zip(*counts, strict=True)
+    features = _columns(own.features, rows, processes)
+    lengths = processes.each(own.indptr.diff(), users)
+    indptrs = [torch.cat([n.new_zeros(1), n.cumsum(0)]) for n in lengths]
+    clicked = [found.bool() for found in processes.each(own.clicked.to(torch.uint8), rows)]
+    return [*map(CandidateRows, features, indptrs, clicked)]
+
+
+def _columns(
+    x: Tensor,  # [F, n]
+    counts: Sequence[int],
+    processes: Processes,
+) -> list[Tensor]:
+    """Columns [F, counts[rank]] of the processes by rank."""
+    if processes.size == 1:
+        return [x]
+    found = [rows.T.contiguous() for rows in processes.each(x.T.contiguous(), counts)]
+    found[processes.rank] = x
+    return found
+
+
+def _places(indptr: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the pairs of some groups, one group after the other, and their new indptr."""
+    n = indptr[ids + 1] - indptr[ids]
+    ends = torch.cat([n.new_zeros(1), n.cumsum(0)])
+    return torch.arange(int(ends[-1])) + torch.repeat_interleave(indptr[ids] - ends[:-1], n), ends

@@ -1,0 +1,62 @@
+"""Folds of the wide part that processes share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ekpnet_fast.config import RunConfig
+from ekpnet_fast.data import make_synthetic
+from ekpnet_fast.models.build import build_model
+from ekpnet_fast.models.wide import folds, part
+from ekpnet_fast.runs.evaluate import prepare_run
+from ekpnet_fast.runs.resolve import resolve
+from ekpnet_fast.training.data import TrainingData
+from support import small_training
+from support.thread_worlds import run_together
+
+
+@pytest.mark.parametrize("protocol", ["ripplenet", "recbole"])
+@pytest.mark.parametrize("rows", [1 << 20, 500])
+def test_processes_share_folds_and_change_no_bit(protocol, rows, monkeypatch, threads):
+    """Where the weights are fitted to all folds, and to the first ones."""
+    threads(1)
+    for module in (folds, part):
+        monkeypatch.setattr(module, "FITTED_ROWS", rows)
+    stage = replace(small_training.STAGE, epochs=1)
+    options = RunConfig(
+        model="ekpnet_plus",
+        folds=5,
+        synthetic=small_training.SYNTHETIC,
+        protocol=protocol,
+        ranking=protocol == "recbole",
+        train=stage,
+    )
+    config = resolve(options)
+    data = TrainingData(*prepare_run(config, make_synthetic(config.synthetic)))
+    made = []
+
+    def count(self):
+        made.append(self)
+        return affinities(self)
+
+    affinities = folds.Fold.affinities.func
+    monkeypatch.setattr(folds.Fold.affinities, "func", count)
+
+    def fit(world=None):
+        model = build_model(data.config, data.prepared, data.graph)
+        model.fit_features(data.training_examples, *([] if world is None else [world]))
+        return model.linear
+
+    alone = fit()
+    assert len(made) == 5
+    assert alone._of_rows.std() > 0 and alone.weight.any()
+    for size in (2, 3, 8):
+        made.clear()
+        for linear in run_together(size, fit):
+            assert torch.equal(linear._of_rows, alone._of_rows)
+            for name, x in alone.state_dict().items():
+                assert torch.equal(x, linear.state_dict()[name]), name
+        assert len(made) == 5
