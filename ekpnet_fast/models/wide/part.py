@@ -396,7 +396,7 @@ def with_part(model: M, part: LinearPart) -> M:
 
 
 def _is_described(fold: Fold, items: Tensor) -> bool:
-    """Whether a fold's features are those of its examples, of which all have the items [N, draws]."""
+    """Whether a fold's features are of its examples, of which all have the items [N, draws]."""
     return (
         items.shape[1] == 1
         and fold.has_features_of_all
