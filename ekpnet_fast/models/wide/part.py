@@ -333,10 +333,14 @@ class LinearPart(nn.Module):
         )
 
     def _numbered(self, histories: Histories) -> Histories:
-        """Histories of items by their numbers in the catalogue."""
+        """Histories of items by their numbers in the catalogue, rising within each."""
         if self._numbers is None:
             return histories
-        return Histories(histories.indptr, self._numbers[histories.items.long()])
+        items = self._numbers[histories.items.long()].long()
+        # An entity that became an item may stand behind one of a higher number.
+        owners = torch.repeat_interleave(histories.indptr.diff(), output_size=len(items))
+        items = (owners << 32 | items).sort().values & 0xFFFFFFFF
+        return Histories(histories.indptr, items.int())
 
     def following(self, source: TrainContext) -> LinearPart:
         """Part for another graph or catalogue; what was fitted stays (see `live.py`)."""
