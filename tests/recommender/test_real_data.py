@@ -63,9 +63,10 @@ def test_a_new_history_of_a_users_clicks_gives_much_the_same(last_fm):
     assert same > other
 
 
-def test_live_answers_come_near_refitted_ones(data_root):
+@pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
+def test_live_answers_come_near_refitted_ones(data_root, model):
     """After 5 % more clicks and triples, whatever stays as fitted until a refresh."""
-    found = grown(load_dataset("last-fm", data_root), "linear", 0.05)
+    found = grown(load_dataset("last-fm", data_root), model, 0.05)
     live, stale, redrawn = (
         distance(each, found.refitted) for each in (found.live, found.stale, found.redrawn)
     )
