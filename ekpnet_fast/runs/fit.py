@@ -79,13 +79,15 @@ def fit_run(
     stages: dict[str, Any] = {
         name: replace(getattr(config, name), epochs=count) for name, count in epochs.items()
     }
+    records, validated_users, seconds = outcome.records, outcome.validated_users, outcome.seconds
+    del outcome  # whose model would take memory beside the one that is made now
     data = with_validation(prepared)
     started = time.perf_counter()
     again = replace(config, **stages)
     last = loop.train(again, data, graph, on_refit, validate=False, world=world)
     refit = {"epochs": epochs, "records": records_as_dicts(last.records)}
-    last.records, last.validated_users = outcome.records, outcome.validated_users
-    last.seconds = {**outcome.seconds, "refit": time.perf_counter() - started}
+    last.records, last.validated_users = records, validated_users
+    last.seconds = {**seconds, "refit": time.perf_counter() - started}
     return Fitted(last, data, refit)
 
 

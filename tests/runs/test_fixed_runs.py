@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -100,6 +101,24 @@ def test_training_again_is_training_on_all_of_train(folder):
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, fitted.outcome.model.state_dict()[name])
     assert len(fitted.outcome.records) == 3 and "refit" in fitted.outcome.seconds
+
+
+def test_the_first_model_is_gone_when_training_again(folder, monkeypatch):
+    """Two models and their data would stand beside each other."""
+    train, alive = loop.train, []
+
+    def watched(*args, **options):
+        left = [model() is not None for model in alive]
+        outcome = train(*args, **options)
+        alive.append(weakref.ref(outcome.model))
+        assert not any(left)
+        return outcome
+
+    monkeypatch.setattr(loop, "train", watched)
+    dataset = load_dataset(str(folder))
+    config = resolve(options(folder, "mf", epochs=2, refit=True))
+    fit_run(config, prepare(dataset, 0, "fixed"), Graph.from_dataset(dataset))
+    assert len(alive) == 2
 
 
 def test_a_signal_stops_training_again(folder):
