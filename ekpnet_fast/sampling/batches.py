@@ -96,6 +96,15 @@ class EpochOrder(NamedTuple):
     shared: SharedGroups | None = None
     shared_cuts: list[int] | None = None
     corrections: Tensor | None = None  # [N] float32, as in `Batch`
+    lists: Tensor | None = None  # [L + 1] int64, pairs of each list; None without them
+
+    def lists_of(self, pairs: slice) -> Tensor | None:
+        """Lists of the pairs of some groups, as in `Batch`."""
+        if self.lists is None:
+            return None
+        first, last = self.lists.numpy().searchsorted([pairs.start, pairs.stop])
+        begins: Tensor = self.lists[first : last + 1] - pairs.start
+        return begins
 
 
 class StepParts(NamedTuple):
@@ -184,11 +193,16 @@ class BatchStream:
             self.rows.indptr[::F].contiguous(), self.group_size, seed=self.seed, epoch=epoch
         )
         cuts = self._cut(indptr)
+        lists = pair_lists(indptr) if self.lists else None
         items = self.rows.items if self.redraw is None else self.redraw(epoch)
         if self.shared is None:
             of_order, labels = items[order], self.rows.labels[order]
             corrections = self._corrected(of_order, order)
-            return EpochOrder(of_order, labels, indptr, users, cuts, order, corrections=corrections)
+            return EpochOrder(
+                *(of_order, labels, indptr, users, cuts, order),
+                corrections=corrections,
+                lists=lists,
+            )
         # Rows are sorted by (user, fold) pair, so those of a group in their order are too.
         N = len(order)
         offset = torch.repeat_interleave(torch.arange(len(users)) * N, indptr.diff())
@@ -210,6 +224,7 @@ class BatchStream:
             SharedGroups(indptr, users, owners % F),
             cuts,
             self._corrected(of_order, order),
+            lists,
         )
 
     def _corrected(self, items: Tensor, rows: Tensor) -> Tensor | None:
@@ -326,7 +341,10 @@ class BatchStream:
                 share = self.draw_triples(planned.number, number, k, count)
             labels = order.labels[pairs]
             corrections = None if order.corrections is None else order.corrections[pairs]
-            found.append(self._batch(planned.ripple, request, labels, share, groups, corrections))
+            lists = order.lists_of(pairs)
+            found.append(
+                self._batch(planned.ripple, request, labels, share, groups, corrections, lists)
+            )
         first, last = (int(order.group_indptr[at]) for at in order.cuts[i : i + 2])
         return StepParts(found, last - first, last - first)
 
@@ -397,6 +415,7 @@ class BatchStream:
         triples: Triples,
         groups: SharedGroups | None = None,
         corrections: Tensor | None = None,
+        lists: Tensor | None = None,
     ) -> Batch:
         heads, relations, tails = triples
         reads, inputs = self.reads, dict(self.reads.of(request))
@@ -421,9 +440,6 @@ class BatchStream:
             elif space == "item":
                 free_items = positions[:start]
             _put(inputs, of_space[space], positions[start:])
-        lists = None
-        if self.lists:
-            lists = pair_lists(request.group_indptr if groups is None else groups.indptr)
         return Batch(
             rows=rows,
             touched=touched,
