@@ -19,6 +19,7 @@ from ekpnet_fast.ops.prediction import (
     deep_score,
     ekpnet_gradients,
     list_loss,
+    list_loss_gradient,
     triple_loss,
 )
 from ekpnet_fast.ops.ranking import top_items
@@ -49,6 +50,7 @@ __all__ = [
     "group_pairs",
     "leave_checks_to_samplers",
     "list_loss",
+    "list_loss_gradient",
     "local_ridge",
     "localize",
     "localize_batch",

@@ -154,6 +154,17 @@ def list_loss(
     return total
 
 
+def list_loss_gradient(
+    logits: Tensor,  # [B]
+    labels: Tensor,  # [B], 1 = positive, 0 = negative
+    lists: Tensor,  # [L + 1] int64, pairs of each list, at most `LIST_PAIRS`
+    loss: str,
+) -> tuple[Tensor, Tensor]:
+    """Loss of lists as `list_loss`, and the gradient [B] of its B-th part; not differentiable."""
+    logits = logits.detach().contiguous()
+    return tuple(ekpnet.list_loss.default(logits, labels, lists, LOSSES.index(loss)))
+
+
 @library.register_fake("ekpnet::list_loss")
 def _(logits: Tensor, labels: Tensor, lists: Tensor, loss: int) -> Any:
     return logits.new_empty(()), torch.empty_like(logits)

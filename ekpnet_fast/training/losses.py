@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ekpnet_fast import ops
 from ekpnet_fast.config import StageConfig
 from ekpnet_fast.errors import TrainingError
 from ekpnet_fast.models.base import Model
@@ -64,11 +65,16 @@ def loss_terms(
     stage: StageConfig,
     *,
     name: str,
+    known: list[tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Terms of the loss over a mini-batch (eq. 24), weighted and divided by its size.
 
     The term "l2_rows" holds the relations only: `row_adam_` adds the table rows' share to their
     gradient, and `StageTrainer.step` to their value. `name` is the stage's.
+
+    Where a list for it is given, `known` receives the logits and the gradient [B] of the term
+    "pairs" in them, if that comes with its value: the term then has no graph, and `backward` takes
+    both.
     """
     size = batch.size if batch.real_pairs is None else batch.real_pairs
     terms = {}
@@ -77,10 +83,7 @@ def loss_terms(
         if stage.loss == "bce":
             pairs = cross_entropy_sum(logits, batch.labels, batch.real)
         else:
-            if batch.corrections is not None:
-                logits = logits + batch.corrections
-            assert batch.lists is not None  # of a stage with such a loss
-            pairs = backend.list_loss(logits, batch.labels, batch.lists, stage.loss)
+            pairs = _of_lists(backend, logits, batch, stage.loss, known)
         terms["pairs"] = pairs / size
     if stage.lambda1 > 0:
         kg = model.kg_sum(backend, tables, batch, stage=name)
@@ -97,6 +100,39 @@ def loss_terms(
         ]
         terms["l2_rows"] = torch.stack(norms).sum() * (stage.lambda3 / 2 / size)
     return terms
+
+
+def _of_lists(
+    backend: ModuleType,
+    logits: Tensor,  # [B]
+    batch: Batch,
+    loss: str,
+    known: list[tuple[Tensor, Tensor]] | None,
+) -> Tensor:
+    """Loss of a batch's lists, summed; `known` as in `loss_terms`."""
+    given = logits if known is None else logits.detach()
+    if batch.corrections is not None:
+        given = given + batch.corrections
+    assert batch.lists is not None  # of a stage with such a loss
+    if known is None:
+        total: Tensor = backend.list_loss(given, batch.labels, batch.lists, loss)
+        return total
+    total, dlogits = ops.list_loss_gradient(given, batch.labels, batch.lists, loss)
+    known.append((logits, dlogits))
+    return total
+
+
+def backward(terms: Mapping[str, Tensor], known: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    """Add the gradients of some terms' sum to the leaves of their graph, with those that are known.
+
+    Each of the latter in a node costs less than the nodes of the graph that would find it.
+    """
+    left = [term for term in terms.values() if term.requires_grad]
+    roots: list[Tensor] = [torch.stack(left).sum()] if left else []
+    gradients: list[Tensor | None] = [None] * len(roots)
+    torch.autograd.backward(
+        [*roots, *(node for node, _ in known)], [*gradients, *(grad for _, grad in known)]
+    )
 
 
 class LossWatch:

@@ -15,7 +15,7 @@ from ekpnet_fast.models import Model
 from ekpnet_fast.models.base import Gradients, widened
 from ekpnet_fast.ops.deterministic import fixed_order_sum
 from ekpnet_fast.sampling.pairs import Batch
-from ekpnet_fast.training.losses import TERMS, loss_terms
+from ekpnet_fast.training.losses import TERMS, backward, loss_terms
 from ekpnet_fast.training.state import StepState
 
 
@@ -82,10 +82,11 @@ class LossGradients:
             table: widened(tables[table].index_select(0, batch.rows_of(space))).requires_grad_()
             for table, space in model.tables.items()
         }
-        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name)
+        known: list[tuple[Tensor, Tensor]] | None = [] if self.backend is ops else None
+        terms = loss_terms(self.backend, model, rows, batch, stage, name=self.name, known=known)
         for parameter in self.dense:
             parameter.grad = None
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        backward(terms, known or ())
         read = {name: term.detach() for name, term in terms.items()}
         # A table that the loss did not look at, as in a stage of triples, stays as it is.
         grads = {table: x.grad for table, x in rows.items() if x.grad is not None}

@@ -107,6 +107,15 @@ def test_native_list_loss_equals_the_specification(groups, loss):
 
 
 @losses
+def test_gradient_of_lists_without_autograd(loss):
+    logits, labels, lists = list_problem(120, torch.float64)
+    total, dlogits = ops.list_loss_gradient(logits.requires_grad_(), labels, lists, loss)
+    expected = of_op(reference, (logits.detach(), labels, lists), loss)
+    assert not total.requires_grad and not dlogits.requires_grad
+    torch.testing.assert_close([total, dlogits * len(logits)], expected, rtol=1e-11, atol=1e-12)
+
+
+@losses
 @pytest.mark.parametrize("scale", [3.0, 300.0])
 def test_native_list_loss_in_float32_is_as_accurate_as_eager(scale, loss):
     problem = list_problem(120, scale=scale)

@@ -12,6 +12,7 @@ from ekpnet_fast.config import RunConfig
 from ekpnet_fast.errors import ConfigError
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.ops import reference
+from ekpnet_fast.ops.list_losses import pair_lists
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
@@ -34,13 +35,22 @@ def trained(config):
 
 
 @losses
-@pytest.mark.parametrize("folds", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "hard_share"), [("pretrain", 0.0), ("train", 0.0), ("train", 0.5)]
+    ("model", "name", "hard_share", "folds"),
+    [
+        *(
+            ("ekpnet", name, hard_share, folds)
+            for name, hard_share in (("pretrain", 0.0), ("train", 0.0), ("train", 0.5))
+            for folds in (1, 3)
+        ),
+        ("mf", "train", 0.0, 1),
+        ("cke", "train", 0.5, 1),
+    ],
 )
-def test_native_and_reference_losses_agree(name, hard_share, folds, loss):
-    config = by(loss, folds=folds, protocol="recbole")
+def test_native_and_reference_losses_agree(model, name, hard_share, folds, loss):
+    config = by(loss, model=model, folds=folds, protocol="recbole")
     config = replace(config, sampling=replace(config.sampling, hard_share=hard_share))
+    config = resolve(replace(config, ranking=True))
     values = []
     for backend in (ops, reference):
         prepared, graph = load(config)
@@ -52,6 +62,25 @@ def test_native_and_reference_losses_agree(name, hard_share, folds, loss):
     for native, plain in zip(*values, strict=True):
         assert native == pytest.approx(plain, rel=1e-4, abs=1e-7)
     assert values[0][0]["pairs"] > 0
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_batches_and_their_parts_have_the_lists_of_their_groups(folds):
+    config = by("softmax", folds=folds, protocol="recbole")
+    config = replace(config, train=replace(config.train, group_size=40))
+    prepared, graph = load(config)
+    data = TrainingData(config, prepared, graph)
+    stream = data.stream(build.build_model(config, prepared, graph), "train")
+    for parts in (1, 3):
+        batches = [
+            batch
+            for step in stream.steps(1, data.ripple_sets(1), range(parts), parts)
+            for batch in step.batches
+        ]
+        assert len(batches) > 3
+        for batch in batches:
+            assert torch.equal(batch.lists, pair_lists(batch.group_indptr))
+        assert any(len(batch.lists) > len(batch.group_indptr) for batch in batches)
 
 
 @pytest.mark.parametrize(
