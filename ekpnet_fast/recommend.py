@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from ekpnet_fast.terminal import guarded, json_text, make_console, path_argument
 if TYPE_CHECKING:  # imported where they are used, so that one list does not wait for them
     from rich.table import Table
 
-    from ekpnet_fast.recommender import Candidates, Recommendations, Recommender
+    from ekpnet_fast.recommender import Candidates, Explanation, Recommendations, Recommender
 
 
 @guarded
@@ -173,11 +174,25 @@ def _show(options: argparse.Namespace) -> None:
         say(json_text(found))
         return
     if options.explain:
-        say("\n\n".join(explanation.to_text() for explanation in reasons))
+        say(_explanations(reasons))
     else:
         make_console().print(_table(best))
     for note in best.notes:
         say(f"note: {note}")
+
+
+def _explanations(found: Sequence[Explanation]) -> str:
+    """Text of several explanations, at whose end stands what is noted of every one."""
+    shared = [
+        note
+        for note in (found[0].notes if len(found) > 1 else ())
+        if all(note in each.notes for each in found)
+    ]
+    texts = [
+        replace(each, notes=tuple(note for note in each.notes if note not in shared)).to_text()
+        for each in found
+    ]
+    return "\n\n".join([*texts, *(f"note: {note}" for note in shared)])
 
 
 def _of_one(recommender: Recommender, options: argparse.Namespace) -> Candidates:

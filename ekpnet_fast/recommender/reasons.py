@@ -121,6 +121,10 @@ def explain(query: Query, item: int, *, top: int, hops: bool = False) -> Explana
         notes = ("nothing that was learned speaks for the item or against it",)
     if not state.model.ripple and told is None:
         notes = (f"model {state.model.name} does not look at paths of the graph",)
+    elif state.model.ripple and not state.graph.num_triples:
+        # The parts are told all the same; without them nothing is, and this says why.
+        if told is None:
+            notes = ("there is no graph, by whose paths the item could be explained",)
     elif state.model.ripple and not paths:
         notes += ("no path of the graph leads away from the history",)
     elif state.model.ripple and not reasons:

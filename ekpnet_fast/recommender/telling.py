@@ -166,6 +166,8 @@ class Telling:
             )
         if share.kind == "paths":
             return f"the {self._paths:,} paths of the graph from the history, together"
+        if not self._state.graph.num_triples:
+            return "what was learned of the item itself"
         return "its own place in the graph"
 
     def _facts(self, place: int, kind: Kind) -> tuple[Fact, ...]:

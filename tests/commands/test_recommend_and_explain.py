@@ -16,7 +16,7 @@ import ekpnet_fast
 from ekpnet_fast import cli, doctor, explain, recommend
 from ekpnet_fast.recommender import Recommender, many, topk
 from support import parquet
-from support.cinema import fitted
+from support.cinema import cinema, fitted, without_graph
 from support.numbered import fitted_to_numbers, numbered_dataset
 from support.places import ROOT
 
@@ -141,6 +141,18 @@ def test_reasons_in_words(command, folder, expected):
 def test_notes_are_printed(command, folder):
     _, out, _ = command(recommend.main, folder, "--history", "fargo")
     assert "note: the graph says nothing about the history" in out
+
+
+@pytest.mark.parametrize("model", ["mf", "ekpnet", "ekpnet_plus"])
+def test_what_is_noted_of_every_item_is_said_once(command, tmp_path, model):
+    fitted(model, without_graph(cinema())).save(tmp_path / "run")
+    words = [tmp_path / "run", "--user", "ann", "--explain"]
+    for count in (1, 3):
+        code, out, _ = command(recommend.main, *words, "-k", count)
+        assert code == 0 and out.count(" for user ann: ") == count
+        assert out.count("paths") == (model != "ekpnet_plus")
+        if count > 1 and model == "mf":
+            assert out.endswith("\n\nnote: model mf does not look at paths of the graph\n")
 
 
 def test_only_some_items(command, folder, tmp_path):

@@ -17,7 +17,7 @@ from ekpnet_fast.recommender import Fact, Node
 from ekpnet_fast.recommender.parts import facts_in_words, relation_in_words
 from ekpnet_fast.recommender.reasons import masked_logits, tell
 from ekpnet_fast.recommender.telling import Counts
-from support.cinema import FILMS, fitted
+from support.cinema import FILMS, cinema, fitted, without_graph
 from support.relations import RELATIONS
 
 WIDE = ["linear", "ekpnet_plus"]
@@ -348,6 +348,18 @@ def test_relations_in_words():
 def test_linear_has_no_remark_about_paths():
     found = fitted("linear").explain("ann", "eden")
     assert found.notes == () and found.reasons == () and found.paths == 0
+
+
+def test_without_a_graph_nobody_asks_for_paths():
+    """Parts tell the item; EKPNet alone has none of them, and says why once."""
+    data = without_graph(cinema())
+    found = fitted("ekpnet_plus", data).explain("ann", "eden", top=99)
+    assert found.parts and found.notes == () and found.paths == 0
+    assert not {"paths"} & {part.kind for part in found.parts}
+    for told in (found.to_text(), found.to_json(), found.to_svg()):
+        assert "graph" not in told
+    alone = fitted("ekpnet", data).explain("ann", "eden")
+    assert alone.notes == ("there is no graph, by whose paths the item could be explained",)
 
 
 def test_facts_in_words():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -58,13 +60,31 @@ def cinema(repeats: int = 4) -> Dataset:
     )
 
 
+def without_graph(dataset: Dataset) -> Dataset:
+    """Copy of a data set without triples, and so without entities that are no items."""
+    none = np.zeros(0, dtype=np.int32)
+    return replace(
+        dataset,
+        heads=none,
+        relations=none,
+        tails=none,
+        num_entities=dataset.num_items,
+        num_relations=0,
+        entity_ids=None,
+        entity_names=None,
+        relation_names=None,
+    )
+
+
 SMALL = {"shape.width": 4, "shape.slots": 8, "pretrain.batch_size": 16, "train.batch_size": 16}
 
 
-def fitted(model: str = "ekpnet", *, epochs: int = 2, **options) -> Recommender:
+def fitted(
+    model: str = "ekpnet", dataset: Dataset | None = None, *, epochs: int = 2, **options
+) -> Recommender:
     """Fit a recommender of the cinema."""
     chosen = {**SMALL, **{name.replace("__", "."): value for name, value in options.items()}}
-    found = Recommender.fit(cinema(), model, options=chosen, epochs=epochs, device="cpu")
+    found = Recommender.fit(dataset or cinema(), model, options=chosen, epochs=epochs, device="cpu")
     if model == "ekpnet_plus":
         # From so few clicks EKPNet learns nothing that helps; it shall say something all the same.
         with torch.no_grad():
