@@ -61,6 +61,7 @@ class RedrawnNegatives:
         if by_popularity:
             clicks += np.bincount(positives.items, minlength=self.num_items)
         self.chances = clicks / clicks.sum()
+        self._corrections = torch.from_numpy((-np.log(self.chances)).astype(np.float32))
         self._below = np.cumsum(self.chances) if by_popularity else None
         repeated = Examples(
             np.tile(positives.users, 1 + count),
@@ -104,16 +105,17 @@ class RedrawnNegatives:
 
         0 for positives.
         """
+        if self._nominees is None:
+            of_items = self._corrections.index_select(0, items)
+            return of_items.mul_(self.rows.labels.index_select(0, rows) == 0)
         negative = (self.rows.labels[rows] == 0).numpy()
         drawn, found = items.numpy()[negative], np.zeros(len(items), dtype=np.float32)
+        owners = self._row_owners[rows.numpy()[negative]].astype(np.int64)
+        counts = self._nominees.indptr.diff().numpy()[owners]
+        hard = is_in_sorted(owners * self.num_items + drawn, self._nominated)
         chances = self.chances[drawn]
-        if self._nominees is not None:
-            owners = self._row_owners[rows.numpy()[negative]].astype(np.int64)
-            counts = self._nominees.indptr.diff().numpy()[owners]
-            hard = is_in_sorted(owners * self.num_items + drawn, self._nominated)
-            mixed = (1 - self.hard_share) * chances + self.hard_share * hard / np.maximum(counts, 1)
-            chances = np.where(counts > 0, mixed, chances)
-        found[negative] = -np.log(chances)
+        mixed = (1 - self.hard_share) * chances + self.hard_share * hard / np.maximum(counts, 1)
+        found[negative] = -np.log(np.where(counts > 0, mixed, chances))
         return torch.from_numpy(found)
 
     def _placed(self, drawn: Int64) -> Tensor:
