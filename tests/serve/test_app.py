@@ -12,7 +12,7 @@ from ekpnet_fast.serve import schemas
 from ekpnet_fast.serve.app import ENDPOINTS
 from ekpnet_fast.serve.changes import CHANGES
 from ekpnet_fast.serve.engine import RecommenderEngine
-from support.cinema import fitted
+from support.cinema import cinema, fitted, without_graph
 from support.numbered import fitted_to_numbers, numbered_dataset
 from support.programs import PATIENCE
 
@@ -87,6 +87,12 @@ def test_explain_has_the_reasons_and_the_whole_ripple_set(client, recommender):
     effects = [triple["effect"] for hop in hops for triple in hop["triples"]]
     best = max(effects)
     assert best == pytest.approx(found["reasons"][0]["effect"]) and best > 0
+
+
+def test_parts_stand_alone_where_there_is_no_graph(serving):
+    client = serving(RecommenderEngine(fitted("ekpnet_plus", without_graph(cinema()))))
+    found = client.post("/explain", json={"user": "ann", "item": "eden"}).json()
+    assert found["parts"] and (found["notes"], found["paths"]) == ([], 0)
 
 
 def test_a_model_without_paths_says_so(serving):

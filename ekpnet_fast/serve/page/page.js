@@ -354,7 +354,7 @@ let allParts = false;
 function showWhy() {
   const found = explained;
   byId("close").hidden = wanted.item === null;
-  byId("picture").hidden = !found?.hops.length;
+  byId("picture").hidden = !found?.paths;
   byId("sum").hidden = !found?.parts.length;
   byId("blank").hidden = found !== null;
   if (!found) {
@@ -371,7 +371,7 @@ function showWhy() {
   byId("why-text").textContent =
     [`${place}redicted probability of a click ${found.score.toFixed(3)}.`, ...found.notes.map((note) => `${note}.`)].join(" ");
   if (found.parts.length) showParts();
-  if (found.hops.length) showPicture();
+  if (found.paths) showPicture();
 }
 
 const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(Math.abs(x) < 0.0995 ? 3 : 2)}`;
@@ -547,7 +547,7 @@ function listen() {
   addEventListener("popstate", open); // back, forward, and an address typed by hand
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth !== width && explained?.hops.length) showPicture();
+    if (innerWidth !== width && explained?.paths) showPicture();
     width = innerWidth;
   });
 }
