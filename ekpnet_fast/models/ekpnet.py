@@ -13,7 +13,7 @@ from ekpnet_fast import ops
 from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.models.base import Defaults, Gradients, Model, Presets, initial_rows, xavier
 from ekpnet_fast.models.bounds import LinearBounds, bounds_of_layers
-from ekpnet_fast.models.rules import Rules, batch_size, by_density, if_dense, walks_back
+from ekpnet_fast.models.rules import Rules, batch_size, if_dense, row_decay, walks_back
 from ekpnet_fast.sampling.pairs import Batch, BatchPlan, Pairs, TrainContext
 
 # Table 2, whose pre-training rows give lambda1 of the KG term and, under another letter, the weight
@@ -76,7 +76,8 @@ class EKPNet(Model):
         "sampling.inverse": walks_back,
         "pretrain.epochs": if_dense(15, 20),
         "pretrain.batch_size": batch_size,
-        "pretrain.lambda3": by_density(1e-3, 1e-2),
+        "pretrain.patience": if_dense(3, 5),
+        "pretrain.lambda3": row_decay(1e-3, 1e-2),
         "train.epochs": if_dense(10, 15),
         "train.batch_size": batch_size,
     }

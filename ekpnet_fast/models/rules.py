@@ -23,11 +23,13 @@ __all__ = [
     "by_measure",
     "if_dense",
     "if_triples",
+    "row_decay",
     "walks_back",
 ]
 
 _LEAST_STEPS = 75  # of an epoch
 _BATCH_SIZES = (64, 4096)
+_DECAY_OF_PAIR = 4.3e-6  # of the rows that a mini-batch touches, at most, for each of its pairs
 _SPARSE, _DENSE = 3.0, 90.0  # train clicks per item
 _MANY_CLICKS = 16.0  # per item, in the middle of both by logarithms
 
@@ -105,6 +107,20 @@ def by_density(sparse: float, dense: float) -> Rule:
         clicks = min(max(facts.clicks_per_item, _SPARSE), _DENSE)
         share = math.log(clicks / _SPARSE) / math.log(_DENSE / _SPARSE)
         return float(f"{sparse * (dense / sparse) ** share:.1e}")
+
+    return value
+
+
+def row_decay(sparse: float, dense: float) -> Rule:
+    """Rule for the decay of rows: by density, and at most so much for a pair of a mini-batch.
+
+    The fewer pairs a mini-batch has, the fewer of them touch a row, which decays as much in each:
+    more than that holds rows at 0 for epochs.
+    """
+    wanted = by_density(sparse, dense)
+
+    def value(facts: DataFacts) -> float:
+        return min(wanted(facts), float(f"{_DECAY_OF_PAIR * batch_size(facts):.1e}"))
 
     return value
 

@@ -20,6 +20,7 @@ from ekpnet_fast.models.rules import (
     by_measure,
     if_dense,
     if_triples,
+    row_decay,
     walks_back,
 )
 from ekpnet_fast.runs import runner
@@ -79,6 +80,19 @@ def test_by_density(clicks, expected):
     assert by_density(0.1, 0.001)(facts(clicks_per_item=clicks)) == expected
 
 
+@pytest.mark.parametrize(
+    ("rows", "clicks", "expected"),
+    [
+        (75 * 4096, 90.0, 0.01),
+        (75 * 512, 36.0, 0.0022),  # of 512 pairs: by density it would be 0.0054
+        (75 * 64, 90.0, 0.00028),
+        (75 * 1024, 3.0, 0.001),
+    ],
+)
+def test_rows_decay_by_density_and_by_the_pairs_of_a_mini_batch(rows, clicks, expected):
+    assert row_decay(1e-3, 1e-2)(facts(rows, clicks)) == expected
+
+
 def test_if_dense():
     rule = if_dense("few", "many")
     assert [rule(facts(clicks_per_item=clicks)) for clicks in (15.9, 16.0)] == ["few", "many"]
@@ -129,6 +143,7 @@ def test_options_of_known_data():
         "sampling.inverse": True,
         "pretrain.epochs": 20,
         "pretrain.batch_size": 4096,
+        "pretrain.patience": 5,
         "pretrain.lambda3": 0.01,
         "train.epochs": 15,
         "train.batch_size": 4096,
@@ -144,6 +159,7 @@ def test_options_of_known_data():
         "sampling.inverse": True,
         "pretrain.epochs": 15,
         "pretrain.batch_size": 256,
+        "pretrain.patience": 3,
         "pretrain.lambda3": 0.0011,
         "train.epochs": 10,
         "train.batch_size": 256,
