@@ -76,7 +76,7 @@ class EKPNet(Model):
         "sampling.inverse": walks_back,
         "pretrain.epochs": if_dense(15, 20),
         "pretrain.batch_size": batch_size,
-        "pretrain.patience": if_dense(3, 5),
+        "pretrain.patience": if_dense(3, 8),
         "pretrain.lambda3": row_decay(1e-3, 1e-2),
         "train.epochs": if_dense(10, 15),
         "train.batch_size": batch_size,

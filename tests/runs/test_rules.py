@@ -143,7 +143,7 @@ def test_options_of_known_data():
         "sampling.inverse": True,
         "pretrain.epochs": 20,
         "pretrain.batch_size": 4096,
-        "pretrain.patience": 5,
+        "pretrain.patience": 8,
         "pretrain.lambda3": 0.01,
         "train.epochs": 15,
         "train.batch_size": 4096,
