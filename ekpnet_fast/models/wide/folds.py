@@ -52,7 +52,7 @@ class Fold:
     Attributes:
         lists: as given.
         at: [n] int64, positions of its examples.
-        histories, ends, items: [G], [G + 1] and [n] of the examples, by (user, fold) pair.
+        ends: [G + 1] of the examples, by (user, fold) pair.
         sampled: [m] int64, those of them that weights are fitted to.
     """
 
@@ -64,11 +64,22 @@ class Fold:
         self._ids = torch.arange(number, len(training.histories), F)
         ids = self._ids[rows.indptr.diff()[self._ids] > 0]
         self.at, self.ends = _places(rows.indptr, ids)
-        self.histories = training.histories.of(ids)
-        self.items = items[self.at]
+        self._groups, self._items = ids, items
         step = -(-len(self.at) // (FITTED_ROWS // 8 if lists else FITTED_ROWS))
         self._chosen = torch.arange(0, len(self.at), max(1, step))
         self.sampled = self.at[self._chosen]
+
+    # What only the process that describes the fold needs is made there.
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Histories [G] of its (user, fold) pairs."""
+        return self._training.histories.of(self._groups)
+
+    @cached_property
+    def items(self) -> Tensor:
+        """Items [n] of its examples."""
+        return self._items[self.at]
 
     @property
     def labels(self) -> Tensor:

@@ -178,7 +178,7 @@ class LinearPart(nn.Module):
         fitted_items = items[:, 0] if training.plain is None else training.plain
         waiting: list[Fold] = []  # of this process, those whose logits are to be computed
         found: list[FittedRows] = []  # of all processes
-        places: list[Tensor] = []  # of each fold
+        places: list[Tensor] = []  # of each fold, where there are several processes
         fitted, lists = False, self.options.objective == "list"
         with torch_on_one_thread():
             for first in range(0, F, W):
@@ -188,7 +188,8 @@ class LinearPart(nn.Module):
                     for number in numbers
                 ]
                 waiting += folds[processes.rank : processes.rank + 1]
-                places += [fold.at for fold in folds]
+                if W > 1:
+                    places += [fold.at for fold in folds]
                 if not fitted:
                     missing = self._enough - sum(each.num_rows for each in found)
                     found += fitted_rows(folds, missing, processes, len(self.names))
