@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 import torch
@@ -97,7 +98,7 @@ class Fold:
         clicks = self._training.histories.of(self._ids)
         return Affinities(clicks, every.knowledge, every.options, F / (F - 1), basis)
 
-    # Both are made where weights are fitted to them, and of no other fold.
+    # Features and candidates are made where weights are fitted to them, and of no other fold.
 
     @cached_property
     def features(self) -> Tensor:
@@ -108,11 +109,8 @@ class Fold:
             self.items[self._chosen],
         )
 
-    @cached_property
-    def candidates(self) -> CandidateRows | None:
-        """Candidates of its users, with their clicks among these; for lists."""
-        if not self.lists:
-            return None
+    def candidates(self) -> CandidateRows:
+        """Candidates of its users, with their clicks among these."""
         return candidate_rows(self.affinities, self.histories, self._clicks(), FITTED_ROWS)
 
     @property
@@ -142,44 +140,56 @@ def fitted_rows(
         processes: all get the same.
         num_features: F.
     """
-    rank, size = processes.rank, processes.size
-    mine = folds[rank] if rank < len(folds) else None
-    candidates: list[CandidateRows | None] = [None] * len(folds)
+    candidates: Sequence[CandidateRows | None]
     if folds[0].lists:
-        own = None if mine is None else mine.candidates
-        candidates = [*_shared_candidates(own, processes, num_features)[: len(folds)]]
-    counts = [
-        len(fold.sampled) if rows is None else len(rows)
-        for fold, rows in zip(folds, candidates, strict=True)
-    ]
-    used = 0
-    while used < len(folds) and sum(counts[:used]) < missing:
-        used += 1
+        candidates = _first_candidates(folds, missing, processes, num_features)
+    else:
+        before = accumulate((len(fold.sampled) for fold in folds[:-1]), initial=0)
+        candidates = [None for _ in takewhile(lambda rows: rows < missing, before)]
+    used = len(candidates)
     features = torch.zeros(num_features, 0)
-    if mine is not None and rank < used:
-        features = mine.features
-    lengths = [len(fold.sampled) for fold in folds[:used]] + [0] * (size - used)
+    if processes.rank < used:
+        features = folds[processes.rank].features
+    lengths = [len(fold.sampled) for fold in folds[:used]] + [0] * (processes.size - used)
     found = _columns(features, lengths, processes)
     return [FittedRows(found[k], folds[k].labels, candidates[k]) for k in range(used)]
 
 
-def _shared_candidates(
-    own: CandidateRows | None, processes: Processes, num_features: int
+def _first_candidates(
+    folds: list[Fold], missing: int, processes: Processes, num_features: int
 ) -> list[CandidateRows]:
-    """Candidates of the processes by rank; of one without a fold none."""
-    if own is None:
-        nobody, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-        own = CandidateRows(torch.zeros(num_features, 0), nobody, nothing)
-    if processes.size == 1:
-        return [own]
-    mine = torch.tensor([[len(own), len(own.indptr) - 1]])
-    counts = [tuple(found[0].tolist()) for found in processes.each(mine, [1] * processes.size)]
-    rows, users = zip(*counts, strict=True)
-    features = _columns(own.features, rows, processes)
-    lengths = processes.each(own.indptr.diff(), users)
-    indptrs = [torch.cat([n.new_zeros(1), n.cumsum(0)]) for n in lengths]
-    clicked = [found.bool() for found in processes.each(own.clicked.to(torch.uint8), rows)]
-    return [*map(CandidateRows, features, indptrs, clicked)]
+    """Candidates of the first of some folds, until there are enough of them, or of all.
+
+    One fold after the other: mostly the first one's are enough, and how many they are only making
+    them tells.
+    """
+    found: list[CandidateRows] = []
+    for k, fold in enumerate(folds):
+        if sum(map(len, found)) >= missing:
+            break
+        own = fold.candidates() if k == processes.rank else _no_candidates(num_features)
+        found.append(_sent(own, k, processes))
+    return found
+
+
+def _no_candidates(num_features: int) -> CandidateRows:
+    nobody, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+    return CandidateRows(torch.zeros(num_features, 0), nobody, nothing)
+
+
+def _sent(own: CandidateRows, sender: int, processes: Processes) -> CandidateRows:
+    """Candidates of one process, everywhere; others have none."""
+    size = processes.size
+    if size == 1:
+        return own
+    sizes = torch.tensor([[len(own), len(own.indptr) - 1]])
+    of_each = [found[0].tolist() for found in processes.each(sizes, [1] * size)]
+    rows, users = zip(*of_each, strict=True)
+    features = _columns(own.features, rows, processes)[sender]
+    lengths = [*processes.each(own.indptr.diff(), users)][sender]
+    clicked = [*processes.each(own.clicked.to(torch.uint8), rows)][sender]
+    indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return CandidateRows(features, indptr, clicked.bool())
 
 
 def _columns(

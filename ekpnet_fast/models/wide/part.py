@@ -187,10 +187,14 @@ class LinearPart(nn.Module):
                     Fold(self.affinities, training, number, fitted_items, lists=lists)
                     for number in numbers
                 ]
-                waiting += folds[processes.rank : processes.rank + 1]
+                own = folds[processes.rank : processes.rank + 1]
+                waiting += own
                 if W > 1:
                     places += [fold.at for fold in folds]
                 if not fitted:
+                    if trained:
+                        for fold in own:
+                            _ = fold.affinities  # made while other processes make theirs
                     missing = self._enough - sum(each.num_rows for each in found)
                     found += fitted_rows(folds, missing, processes, len(self.names))
                     for fold in folds:

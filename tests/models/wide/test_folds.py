@@ -18,10 +18,15 @@ from support import small_training
 from support.thread_worlds import run_together
 
 
-@pytest.mark.parametrize("protocol", ["ripplenet", "recbole"])
-@pytest.mark.parametrize("rows", [1 << 20, 500])
-def test_processes_share_folds_and_change_no_bit(protocol, rows, monkeypatch, threads):
-    """Where the weights are fitted to all folds, and to the first ones."""
+@pytest.mark.parametrize(("protocol", "objective"), [("ripplenet", "click"), ("recbole", "list")])
+@pytest.mark.parametrize(("rows", "of_lists"), [(1 << 20, 5), (1 << 14, 2), (500, 1)])
+def test_processes_share_folds_and_change_no_bit(
+    protocol, objective, rows, of_lists, monkeypatch, threads
+):
+    """Where the weights are fitted to all folds, and to the first ones.
+
+    Affinities are made once of each fold, and candidates of those that the weights are fitted to.
+    """
     threads(1)
     for module in (folds, part):
         monkeypatch.setattr(module, "FITTED_ROWS", rows)
@@ -32,18 +37,25 @@ def test_processes_share_folds_and_change_no_bit(protocol, rows, monkeypatch, th
         synthetic=small_training.SYNTHETIC,
         protocol=protocol,
         ranking=protocol == "recbole",
+        options=part.LinearOptions(objective=objective),
         train=stage,
     )
     config = resolve(options)
     data = TrainingData(*prepare_run(config, make_synthetic(config.synthetic)))
-    made = []
+    made, nominated = [], []
 
     def count(self):
         made.append(self)
         return affinities(self)
 
+    def count_candidates(*arguments):
+        nominated.append(arguments)
+        return candidate_rows(*arguments)
+
     affinities = folds.Fold.affinities.func
     monkeypatch.setattr(folds.Fold.affinities, "func", count)
+    candidate_rows = folds.candidate_rows
+    monkeypatch.setattr(folds, "candidate_rows", count_candidates)
 
     def fit(world=None):
         model = build_model(data.config, data.prepared, data.graph)
@@ -51,12 +63,14 @@ def test_processes_share_folds_and_change_no_bit(protocol, rows, monkeypatch, th
         return model.linear
 
     alone = fit()
-    assert len(made) == 5
+    expected = of_lists if objective == "list" else 0
+    assert len(made) == 5 and len(nominated) == expected
     assert alone._of_rows.std() > 0 and alone.weight.any()
     for size in (2, 3, 8):
         made.clear()
+        nominated.clear()
         for linear in run_together(size, fit):
             assert torch.equal(linear._of_rows, alone._of_rows)
             for name, x in alone.state_dict().items():
                 assert torch.equal(x, linear.state_dict()[name]), name
-        assert len(made) == 5
+        assert len(made) == 5 and len(nominated) == expected
