@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, takewhile
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,9 +118,14 @@ class Fold:
         """Whether the features of all its examples are at hand."""
         return len(self.sampled) == len(self.at) and "features" in self.__dict__
 
-    def give_up_affinities(self) -> None:
-        """Give up the affinities, whose room those of the next fold find."""
-        self.__dict__.pop("affinities", None)
+    def make_affinities(self) -> None:
+        """Make the affinities, which are asked for later."""
+        _ = self.affinities
+
+    def give_up(self, *names: Literal["affinities", "features"]) -> None:
+        """Give up what was made, whose room that of the next fold finds."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     def _clicks(self) -> Histories:
         """Clicks among the examples of each (user, fold) pair."""

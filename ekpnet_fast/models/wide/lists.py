@@ -62,6 +62,8 @@ class CandidateRows:
     @classmethod
     def joined(cls, parts: list[CandidateRows]) -> CandidateRows:
         """Rows of some parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         lengths = torch.cat([part.indptr.diff() for part in parts])
         return cls(
             torch.cat([part.features for part in parts], 1),

@@ -194,12 +194,15 @@ class LinearPart(nn.Module):
                 if not fitted:
                     if trained:
                         for fold in own:
-                            _ = fold.affinities  # made while other processes make theirs
+                            fold.make_affinities()  # while other processes make theirs
                     missing = self._enough - sum(each.num_rows for each in found)
                     found += fitted_rows(folds, missing, processes, len(self.names))
-                    for fold in folds:
-                        if not trained or _is_described(fold, items):
-                            fold.give_up_affinities()
+                    for fold in own:
+                        if not trained:
+                            fold.give_up("affinities", "features")
+                        else:  # the logits follow from one of both
+                            described = _is_described(fold, items)
+                            fold.give_up("affinities" if described else "features")
                     if sum(each.num_rows for each in found) < self._enough and numbers.stop < F:
                         continue
                     self._fit_weights(found)
@@ -208,6 +211,7 @@ class LinearPart(nn.Module):
                     return
                 for fold in waiting:
                     logits[fold.at] = self._of_fold(fold, items)
+                    fold.give_up("affinities", "features")
                 waiting = []
         if W > 1:
             of_each = [torch.cat([places[0][:0], *places[rank::W]]) for rank in range(W)]

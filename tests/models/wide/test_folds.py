@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -18,6 +20,21 @@ from support import small_training
 from support.thread_worlds import run_together
 
 
+def drawn(protocol, objective):
+    """Training of EKPNet+ on drawn data."""
+    options = RunConfig(
+        model="ekpnet_plus",
+        folds=5,
+        synthetic=small_training.SYNTHETIC,
+        protocol=protocol,
+        ranking=protocol == "recbole",
+        options=part.LinearOptions(objective=objective),
+        train=replace(small_training.STAGE, epochs=1),
+    )
+    config = resolve(options)
+    return TrainingData(*prepare_run(config, make_synthetic(config.synthetic)))
+
+
 @pytest.mark.parametrize(("protocol", "objective"), [("ripplenet", "click"), ("recbole", "list")])
 @pytest.mark.parametrize(("rows", "of_lists"), [(1 << 20, 5), (1 << 14, 2), (500, 1)])
 def test_processes_share_folds_and_change_no_bit(
@@ -30,18 +47,7 @@ def test_processes_share_folds_and_change_no_bit(
     threads(1)
     for module in (folds, part):
         monkeypatch.setattr(module, "FITTED_ROWS", rows)
-    stage = replace(small_training.STAGE, epochs=1)
-    options = RunConfig(
-        model="ekpnet_plus",
-        folds=5,
-        synthetic=small_training.SYNTHETIC,
-        protocol=protocol,
-        ranking=protocol == "recbole",
-        options=part.LinearOptions(objective=objective),
-        train=stage,
-    )
-    config = resolve(options)
-    data = TrainingData(*prepare_run(config, make_synthetic(config.synthetic)))
+    data = drawn(protocol, objective)
     made, nominated = [], []
 
     def count(self):
@@ -74,3 +80,29 @@ def test_processes_share_folds_and_change_no_bit(
             for name, x in alone.state_dict().items():
                 assert torch.equal(x, linear.state_dict()[name]), name
         assert len(made) == 5 and len(nominated) == expected
+
+
+@pytest.mark.parametrize(("protocol", "objective"), [("ripplenet", "click"), ("recbole", "list")])
+def test_affinities_of_a_fold_are_given_up_with_its_logits(protocol, objective, monkeypatch):
+    """Of rows that are drawn once, features stay in their place."""
+    data = drawn(protocol, objective)
+    made, left = WeakSet(), []
+    affinities, of_fold = folds.Fold.affinities.func, part.LinearPart._of_fold
+
+    def seen(self):
+        found = affinities(self)
+        made.add(found)
+        return found
+
+    def counted(self, fold, items):
+        gc.collect()
+        left.append(len(made))
+        return of_fold(self, fold, items)
+
+    monkeypatch.setattr(folds.Fold.affinities, "func", seen)
+    monkeypatch.setattr(part.LinearPart, "_of_fold", counted)
+    model = build_model(data.config, data.prepared, data.graph)
+    model.fit_features(data.training_examples)
+    gc.collect()
+    assert left == ([0] * 5 if protocol == "ripplenet" else [5, 4, 3, 2, 1])
+    assert not made
