@@ -4,7 +4,8 @@ One of two or four processes kills or stops itself at a moment drawn from the se
 of a step, or while any file of a checkpoint is written or removed. Then the run is resumed, and
 struck again, until there were so many strikes, and one of each kind; and goes on to its end. A
 program of its own, as `rank_runs.py`, by which it starts processes. Prints as JSON how many runs
-there were, and of each start who was struck, when and how, the exit codes and what was said.
+there were, how many seconds they waited for who hung, and of each start who was struck, when and
+how, the exit codes and what was said.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STRIKES = [
     *[("message", "killed"), ("half a file", "killed"), ("sync", "killed")],
     *[("removal", "killed"), ("message", "hung"), ("message", "paused")],
 ]
-PAUSE, WAIT = 0.3, "2"  # seconds
+PAUSE, WAIT = 0.3, "10"  # seconds
 
 
 class Strike(NamedTuple):
@@ -83,27 +84,32 @@ def ends_of(pids: list[int], strike: Strike | None) -> tuple[list[int], bool]:
     found: dict[int, int] = {}
     stopped: set[int] = set()
     came, deadline = False, time.monotonic() + PATIENCE
-    while len(found) < len(pids):
-        assert time.monotonic() < deadline, (strike, found)
+    try:
+        while len(found) < len(pids):
+            assert time.monotonic() < deadline, (strike, found)
+            for pid in {*pids} - {*found}:
+                done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+                if not done:
+                    continue
+                if not os.WIFSTOPPED(status):
+                    found[pid] = os.waitstatus_to_exitcode(status)
+                    came |= found[pid] == -signal.SIGKILL
+                    continue
+                came = True
+                if strike is not None and strike.how == "paused":
+                    time.sleep(PAUSE)
+                    os.kill(pid, signal.SIGCONT)
+                else:
+                    stopped.add(pid)
+            if stopped and {*pids} - {*found} == stopped:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGKILL)
+                stopped = set()
+            time.sleep(0.002)
+    finally:
         for pid in {*pids} - {*found}:
-            done, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-            if not done:
-                continue
-            if not os.WIFSTOPPED(status):
-                found[pid] = os.waitstatus_to_exitcode(status)
-                came |= found[pid] == -signal.SIGKILL
-                continue
-            came = True
-            if strike is not None and strike.how == "paused":
-                time.sleep(PAUSE)
-                os.kill(pid, signal.SIGCONT)
-            else:
-                stopped.add(pid)
-        if stopped and {*pids} - {*found} == stopped:
-            for pid in stopped:
-                os.kill(pid, signal.SIGKILL)
-            stopped = set()
-        time.sleep(0.002)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
     return [found[pid] for pid in pids], came
 
 
@@ -133,13 +139,15 @@ def main(folder: Path, seed: int, strikes: int, options: list[str]) -> None:
             counts[:] = 0
             log = folder / f"{len(told)}.txt"
             codes, came = ends_of(start(words, size, log, counting(counts, strike)), strike)
+            # Else the run would be begun again and again.
+            assert {*codes} <= ({0, 2, -signal.SIGKILL} if came else {0}), log.read_text()
             told.append({**strike._asdict(), "size": size, "came": came, "codes": codes})
             told[-1]["said"] = log.read_text()
             if came and (moment, how) in left:
                 left.remove((moment, how))
             if (output / "config.yaml").exists():
                 words = ["--resume", str(output)]
-    json.dump({"runs": runs, "starts": told}, sys.stdout)
+    json.dump({"runs": runs, "wait": WAIT, "starts": told}, sys.stdout)
 
 
 if __name__ == "__main__":
