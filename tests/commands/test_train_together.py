@@ -127,11 +127,12 @@ def test_torchrun_starts_anew_what_was_killed(tmp_path, seed):
         runner.run(replace(config, output=disturbed), stop)
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
     program += ["--nproc-per-node", "2", str(SUPPORT / "elastic_kills.py"), str(seed), "3"]
+    paths = [str(ROOT), str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Its processes are in sessions of their own: it ends them when it is told to end.
     with subprocess.Popen(
         [*program, "--resume", str(disturbed)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
