@@ -11,12 +11,38 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rank_runs import codes, start, wait_for
 
 # Imported here, once for all processes that are forked.
-import ekpnet_fast.training.parallel.torchrec_rows  # noqa: F401
+from ekpnet_fast.training.parallel import torchrec_rows
+
+
+def killed_in_the_second_stage() -> Callable[[int], None]:
+    """What two processes do first: the second kills itself where the first waits for it.
+
+    That is as the tables of the second stage are made.
+    """
+    here, there = os.pipe()
+
+    def prepare(rank: int) -> None:
+        real, names = torchrec_rows._Rows.__init__, set()
+
+        def made(self: Any, name: str, *arguments: Any) -> None:
+            if name in names and rank == 0:
+                os.write(there, b"!")
+            elif name in names:
+                os.read(here, 1)
+                os.kill(os.getpid(), signal.SIGKILL)
+            names.add(name)
+            real(self, name, *arguments)
+
+        torchrec_rows._Rows.__init__ = made
+
+    return prepare
 
 
 def main(folder: Path, options: list[str]) -> None:
@@ -26,8 +52,11 @@ def main(folder: Path, options: list[str]) -> None:
     def tell(name: str, pids: list[int]) -> None:
         found[name] = {"codes": codes(pids), "said": (folder / f"{name}.txt").read_text()}
 
-    def begin(name: str, size: int) -> list[int]:
-        return start([*options, "--output", str(folder / name)], size, folder / f"{name}.txt")
+    def begin(
+        name: str, size: int, prepare: Callable[[int], None] = lambda rank: None
+    ) -> list[int]:
+        words = [*options, "--output", str(folder / name)]
+        return start(words, size, folder / f"{name}.txt", prepare)
 
     def go_on(name: str, before: str, size: int) -> None:
         shutil.copytree(folder / before, folder / name)
@@ -43,11 +72,7 @@ def main(folder: Path, options: list[str]) -> None:
     for name, size in (("two again", 2), ("four of two", 4), ("one of two", 1)):
         go_on(name, "killed", size)
 
-    # One is killed as the tables of the second stage are made.
-    pids = begin("killed between stages", 2)
-    wait_for(folder / "killed between stages", "checkpoint-2.json")
-    os.kill(pids[1], signal.SIGKILL)
-    tell("killed between stages", pids)
+    tell("killed between stages", begin("killed between stages", 2, killed_in_the_second_stage()))
 
     # Four are stopped.
     pids = begin("stopped", 4)
