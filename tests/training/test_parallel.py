@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from dataclasses import replace
 from itertools import pairwise
-from threading import BrokenBarrierError, Event
+from threading import BrokenBarrierError, Event, Thread
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from ekpnet_fast.storage.checkpoint import CheckpointWriter
 from ekpnet_fast.training import data as training_data
 from ekpnet_fast.training import loop
 from ekpnet_fast.training.data import TrainingData
+from ekpnet_fast.training.parallel.group import Group
 from ekpnet_fast.training.parallel.routes import Router
 from ekpnet_fast.training.parallel.saved import SharedWriter
 from ekpnet_fast.training.parallel.shards import Sharding
@@ -460,3 +462,20 @@ def test_errors_before_the_processes_meet_are_told_by_the_first(
             assert message in said and said.count("\n") == 1
         elif "WORLD_SIZE" not in variables:
             assert said == ""
+
+
+def test_a_process_that_can_start_no_thread_tells(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    alone = Group(0, 1, 20.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", refuse)
+        assert alone.first_to_tell()
+    assert alone.first_to_tell() and not alone.first_to_tell()
+    alone.leave()

@@ -70,7 +70,7 @@ class Group(World):
     def first_to_tell(self) -> bool:
         """Whether no other process has asked this before, as where all end by one cause.
 
-        Where the process that has the store is gone, or hangs, each is the first.
+        Where it cannot be asked, or hangs, each is the first.
         """
         told: list[int] = []
 
@@ -80,8 +80,9 @@ class Group(World):
 
         # In a thread, because the store waits for its answer without an end.
         asking = Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(_ASKED)
+        with suppress(RuntimeError):  # there can be no further thread
+            asking.start()
+            asking.join(_ASKED)
         return told in ([], [1])
 
     def outbox(self, lengths: Sequence[int]) -> list[Float32]:
