@@ -117,6 +117,7 @@ def _of_lists(
     if known is None:
         total: Tensor = backend.list_loss(given, batch.labels, batch.lists, loss)
         return total
+    assert batch.real_pairs is None  # or it would be the divisor
     total, dlogits = ops.list_loss_gradient(given, batch.labels, batch.lists, loss)
     known.append((logits, dlogits))
     return total
