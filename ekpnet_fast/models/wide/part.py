@@ -346,6 +346,7 @@ class LinearPart(nn.Module):
         if self._numbers is None:
             return histories
         items = self._numbers[histories.items.long()].long()
+        assert not (items < 0).any(), "a history has an entity that is not in the catalogue"
         # An entity that became an item may stand behind one of a higher number.
         owners = torch.repeat_interleave(histories.indptr.diff(), output_size=len(items))
         items = (owners << 32 | items).sort().values & 0xFFFFFFFF
