@@ -14,14 +14,11 @@ CPU time of all processes for a pair, as a multiple of the first case's in the s
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
-import socket
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +26,7 @@ import torch
 
 # What a process imports late is imported here, once for all that are forked.
 import ekpnet_fast.training.parallel.group  # noqa: F401
+from benchmarks.harness.together import mean_of_processes
 from ekpnet_fast.config import ModelConfig, ParallelConfig, RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.data.tables import Examples
@@ -85,7 +83,8 @@ def main() -> None:
     found: dict[Case, list[np.ndarray]] = {case: [] for case in options.cases}
     for _ in range(options.rounds):
         for case, rounds in found.items():
-            rounds.append(together(case, data(case.parts, case.pairs), options.steps))
+            work = partial(measured, case, data(case.parts, case.pairs), options.steps)
+            rounds.append(mean_of_processes(case.processes, work))
     print("P:W:pairs  CPU ms a step | median in kernel other threads clock MB sent MiB | a pair")
     a_pair = {
         case: np.array(rounds)[:, 0] * case.processes / case.pairs for case, rounds in found.items()
@@ -104,31 +103,6 @@ def main() -> None:
 
 def _case(text: str) -> Case:
     return Case(*map(int, text.split(":")))
-
-
-def together(case: Case, data: Data, steps: int) -> np.ndarray:
-    """What `measured` gives, the mean of the processes of a case."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(case.processes):
-        result, end = os.pipe()
-        if (pid := os.fork()) == 0:
-            if case.processes > 1:
-                os.environ.update(RANK=str(rank), WORLD_SIZE=str(case.processes))
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            with os.fdopen(end, "w") as pipe:
-                json.dump(measured(case, data, steps), pipe)
-            os._exit(0)
-        os.close(end)
-        running.append((pid, result))
-    found = []
-    for pid, result in running:
-        with os.fdopen(result) as pipe:
-            found.append(json.load(pipe))
-        os.waitpid(pid, 0)
-    return np.array(found).mean(0)
 
 
 def measured(case: Case, data: Data, steps: int) -> list[float]:

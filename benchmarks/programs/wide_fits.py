@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
-import os
-import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +25,7 @@ import torch
 
 import ekpnet_fast.training.parallel.group  # noqa: F401
 from benchmarks.harness.memory import peak_mb, reset_peak, resident_mb
+from benchmarks.harness.together import mean_of_processes
 from benchmarks.programs.parts_training import drawn
 from ekpnet_fast.config import ParallelConfig, RunConfig
 from ekpnet_fast.models.build import build_model
@@ -67,38 +66,12 @@ def main() -> None:
         data = TrainingData(*prepare_run(resolve(config), drawn(sizes)))
         training = data.training_examples
         clicks, rows = int(training.rows.labels.sum()), len(training.rows.labels)
-        found = together(case, data)
+        found = mean_of_processes(case.processes, partial(measured, data))
         print(":".join(map(str, case)), clicks, rows, "|", *(f"{x:.1f}" for x in found), flush=True)
 
 
 def _case(text: str) -> Case:
     return Case(*map(int, text.split(":")))
-
-
-def together(case: Case, data: TrainingData) -> np.ndarray:
-    """What `measured` gives, the mean of the processes of a case."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(case.processes):
-        result, end = os.pipe()
-        if (pid := os.fork()) == 0:
-            if case.processes > 1:
-                os.environ.update(RANK=str(rank), WORLD_SIZE=str(case.processes))
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            with os.fdopen(end, "w") as pipe:
-                json.dump(measured(data), pipe)
-            os._exit(0)
-        os.close(end)
-        running.append((pid, result))
-    found = []
-    for pid, result in running:
-        with os.fdopen(result) as pipe:
-            found.append(json.load(pipe))
-        os.waitpid(pid, 0)
-    mean: np.ndarray = np.array(found).mean(0)
-    return mean
 
 
 def measured(data: TrainingData) -> list[float]:
