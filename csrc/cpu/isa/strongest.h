@@ -1,4 +1,4 @@
-// The strongest of many sums.
+// The strongest of many sums, of which none is NaN.
 #pragma once
 
 #include <bit>
