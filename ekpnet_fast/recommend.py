@@ -192,7 +192,9 @@ def _explanations(found: Sequence[Explanation]) -> str:
         replace(each, notes=tuple(note for note in each.notes if note not in shared)).to_text()
         for each in found
     ]
-    return "\n\n".join([*texts, *(f"note: {note}" for note in shared)])
+    if shared:
+        texts.append("\n".join(f"note: {note}" for note in shared))
+    return "\n\n".join(texts)
 
 
 def _of_one(recommender: Recommender, options: argparse.Namespace) -> Candidates:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from xml.etree import ElementTree
 
@@ -153,6 +154,17 @@ def test_what_is_noted_of_every_item_is_said_once(command, tmp_path, model):
         assert out.count("paths") == (model != "ekpnet_plus")
         if count > 1 and model == "mf":
             assert out.endswith("\n\nnote: model mf does not look at paths of the graph\n")
+
+
+def test_several_notes_of_every_item_are_lines_of_one_block(command, folder, monkeypatch):
+    real = Recommender.explain
+
+    def noted(*arguments, **options):
+        return replace(real(*arguments, **options), notes=("one thing", "another"))
+
+    monkeypatch.setattr(Recommender, "explain", noted)
+    _, out, _ = command(recommend.main, folder, "--user", "ann", "--explain", "-k", "2")
+    assert out.endswith("\n\nnote: one thing\nnote: another\n")
 
 
 def test_only_some_items(command, folder, tmp_path):
