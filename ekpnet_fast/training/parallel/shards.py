@@ -86,6 +86,7 @@ class Sharding:
         """Rows of a whole table [n, ...] that this process has, shard by shard."""
         counts = [*map(self.rows_of, self.held)]
         # Written where they stay: beside the whole table there is no room for them twice.
+        table = table.detach()
         found = table.new_empty(sum(counts), *table.shape[1:])
         for shard, rows in zip(self.held, torch.split(found, counts), strict=True):
             torch.index_select(table, 0, self.ids_of(shard), out=rows)
