@@ -120,7 +120,8 @@ def row_decay(sparse: float, dense: float) -> Rule:
     wanted = by_density(sparse, dense)
 
     def value(facts: DataFacts) -> float:
-        return min(wanted(facts), float(f"{_DECAY_OF_PAIR * batch_size(facts):.1e}"))
+        most = float(f"{_DECAY_OF_PAIR * batch_size(facts):.1e}")
+        return min(most, float(wanted(facts)))
 
     return value
 
