@@ -29,7 +29,8 @@ from ekpnet_fast.evaluation.metrics import (
     topk_metrics,
     topk_values,
 )
-from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
+from ekpnet_fast.evaluation.shares import all_shares, share_of
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.ops.threads import share
 from ekpnet_fast.sampling.histories import distinct_keys
 
@@ -227,7 +228,7 @@ def evaluate_ranking(
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
     split: Literal["valid", "test"] = "test",
-    together: Together = ALONE,
+    together: Processes = ALONE,
     users: int | None = None,
     threads: int = 1,
 ) -> dict[int, dict[str, float]]:
@@ -261,7 +262,7 @@ def report_ranking(
     prepared: PreparedData,
     ks: Sequence[int] = DEFAULT_KS,
     memory_mb: float = 256,
-    together: Together = ALONE,
+    together: Processes = ALONE,
     users: int | None = None,
     threads: int = 1,
 ) -> dict[int, dict[str, float]]:
@@ -307,7 +308,7 @@ def _rank(
     task: RankingTask,
     k: int,
     memory_mb: float,
-    together: Together,
+    together: Processes,
     threads: int,
 ) -> Int32:
     """Lists [n, K] of a task's users."""

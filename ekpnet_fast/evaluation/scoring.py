@@ -16,10 +16,11 @@ from torch import Tensor
 from ekpnet_fast.data import Examples, PreparedData
 from ekpnet_fast.data.tables import Int32
 from ekpnet_fast.evaluation.pruning import best_scores
-from ekpnet_fast.evaluation.shares import ALONE, Together, all_shares, share_of
+from ekpnet_fast.evaluation.shares import all_shares, share_of
 from ekpnet_fast.models import Model
 from ekpnet_fast.models.bounds import UNIT, LinearBounds
 from ekpnet_fast.native.device import say_once
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.ops.threads import num_threads, share
 from ekpnet_fast.sampling.examples import UserExamples
 from ekpnet_fast.sampling.histories import Histories
@@ -241,7 +242,7 @@ def score_examples(
     *,
     stage: str,
     kept: dict[int, Pairs] | None = None,
-    together: Together = ALONE,
+    together: Processes = ALONE,
 ) -> NDArray[np.float32]:
     """Logits [N] of examples, in the order of the table that `rows` came from.
 
@@ -272,7 +273,7 @@ def example_logits(
     *,
     stage: str,
     kept: dict[int, Pairs] | None = None,
-    together: Together = ALONE,
+    together: Processes = ALONE,
 ) -> tuple[Tensor, list[int]]:
     """Logits of this process's share of examples, on the device, in the order of `rows`.
 

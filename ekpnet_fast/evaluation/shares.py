@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ALONE", "Together", "all_shares", "share_of"]
+from ekpnet_fast.native.processes import Processes
 
-
-class Together(Protocol):
-    """Processes that evaluate together, as one of them sees it.
-
-    Attributes:
-        rank: number of this process.
-        size: W, number of processes.
-    """
-
-    rank: int
-    size: int
-
-    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
-        ...
-
-
-class _Alone:
-    """One process, which has all users."""
-
-    rank = 0
-    size = 1
-
-    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """Its own tensor."""
-        yield x
-
-
-ALONE: Together = _Alone()
+__all__ = ["all_shares", "share_of"]
 
 
 def share_of(indptr: NDArray[np.int64], rank: int, size: int) -> slice:
@@ -59,7 +30,7 @@ def share_of(indptr: NDArray[np.int64], rank: int, size: int) -> slice:
     return slice(first, len(indptr) - 1 if rank == size - 1 else last)
 
 
-def all_shares(found: Tensor, rows: Sequence[int], together: Together) -> Tensor:
+def all_shares(found: Tensor, rows: Sequence[int], together: Processes) -> Tensor:
     """What all processes found, [sum of rows, ...], everywhere and in the order of the users.
 
     A metric is then computed from what one process would have found, and by the same sums: neither

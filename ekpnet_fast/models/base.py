@@ -29,7 +29,7 @@ from ekpnet_fast.config import RunConfig, StageConfig
 from ekpnet_fast.data import Dataset, PreparedData
 from ekpnet_fast.models.bounds import LinearBounds
 from ekpnet_fast.models.rules import Rules
-from ekpnet_fast.models.wide.processes import ALONE, Processes
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 from ekpnet_fast.sampling.pairs import (

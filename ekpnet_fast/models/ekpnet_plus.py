@@ -22,8 +22,8 @@ from ekpnet_fast.models.wide.part import (
     check_signals,
     with_part,
 )
-from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.models.wide.shares import PairShares
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.pairs import Batch, Inputs, PairRequest, Pairs, TrainContext
 

@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ekpnet_fast.errors import ConfigError
 
-__all__ = ["rank_and_size"]
+if TYPE_CHECKING:  # commands that ask for nothing but the numbers start without it
+    from torch import Tensor
+
+__all__ = ["ALONE", "Processes", "rank_and_size"]
+
+
+class Processes(Protocol):
+    """Processes that do the same, in the same order, as one of them sees it.
+
+    Attributes:
+        rank: number of this process.
+        size: W, number of processes.
+    """
+
+    rank: int
+    size: int
+
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Tensors [rows[rank], ...] of the processes by rank, one at a time, everywhere."""
+        ...
+
+
+class _Alone:
+    """One process, which does all."""
+
+    rank, size = 0, 1
+
+    def each(self, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Its own tensor."""
+        yield x
+
+
+ALONE: Processes = _Alone()
 
 
 def rank_and_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:

@@ -26,11 +26,11 @@ from ekpnet_fast.evaluation.metrics import (
     popularity_click_metrics,
 )
 from ekpnet_fast.evaluation.ranking import popularity_scores, ranking_task, report_ranking
-from ekpnet_fast.evaluation.shares import ALONE, Together
 from ekpnet_fast.models import MODELS, build
 from ekpnet_fast.native.cpus import choose_threads
 from ekpnet_fast.native.defaults import plain_defaults
 from ekpnet_fast.native.device import resolve_device
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.ops import backends
 from ekpnet_fast.ops.threads import beside, torch_on_one_thread
 from ekpnet_fast.runs import run_folder
@@ -140,7 +140,7 @@ def evaluate(
     graph: Graph,
     outcome: Outcome,
     scored: Callable[[NDArray[np.float32]], None] = lambda logits: None,
-    together: Together = ALONE,
+    together: Processes = ALONE,
 ) -> dict[str, Any]:
     """Test metrics of a trained model, beside item popularity and, if known, the best possible.
 
@@ -160,7 +160,7 @@ def _evaluate(
     graph: Graph,
     outcome: Outcome,
     scored: Callable[[NDArray[np.float32]], None],
-    together: Together,
+    together: Processes,
 ) -> dict[str, Any]:
     backend = backends.BACKENDS[config.backend]
     device = resolve_device(config.device)

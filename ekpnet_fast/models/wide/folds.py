@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.lists import CandidateRows, candidate_rows
-from ekpnet_fast.models.wide.processes import Processes
+from ekpnet_fast.native.processes import Processes
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.histories import Histories
 

@@ -21,9 +21,9 @@ from ekpnet_fast.models.wide.lists import (
     logistic_line,
 )
 from ekpnet_fast.models.wide.live import FittedTriples, items_first, with_graph
-from ekpnet_fast.models.wide.processes import ALONE, Processes
 from ekpnet_fast.models.wide.shares import PairShares, pair_shares
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
+from ekpnet_fast.native.processes import ALONE, Processes
 from ekpnet_fast.ops.threads import torch_on_one_thread
 from ekpnet_fast.sampling.examples import TrainingExamples
 from ekpnet_fast.sampling.graph import Graph
