@@ -22,6 +22,7 @@ PAGE, PLOTS = "README.md", "plots"
 
 Cell = Callable[[Entry], str]
 
+MORE = "../docs/architecture.md#the-propagation-on-a-cpu"
 INTRODUCTION = """\
 # Benchmarks
 
@@ -193,7 +194,7 @@ def text_of(found: dict[str, Result], drawn: dict[str, str]) -> str:
 def goals_text(found: dict[str, Result]) -> str:
     """Table of goals, and a sentence that counts them."""
     reached = goals_found(found)
-    rows = []
+    rows, reasons = [], []
     met = missed = 0
     for key, goal in GOALS.items():
         entry = reached.get(key)
@@ -202,6 +203,8 @@ def goals_text(found: dict[str, Result]) -> str:
             continue
         good = goal.met(entry["value"])
         met, missed = met + good, missed + (not good)
+        if not good and goal.why:
+            reasons.append(f"- {goal.work}: {goal.why}.")
         value = f"{entry['value']:,.3g}" if entry["value"] < 1000 else f"{entry['value']:,.0f}"
         value += goal.unit + _range(entry.get("range"))
         rows.append([goal.work, goal.against, goal.bound_text(), value, _verdict(goal, entry)])
@@ -209,7 +212,10 @@ def goals_text(found: dict[str, Result]) -> str:
     left = len(GOALS) - met - missed
     counted = f"{met} of {len(GOALS)} goals were reached, {missed} missed"
     counted += f", {left} not measured." if left else "."
-    return f"{counted} Two threads unless said.\n\n{table(header, rows, left=3)}"
+    text = f"{counted} Two threads unless said.\n\n{table(header, rows, left=3)}"
+    if reasons:
+        text += f"\n\nWhat stands between ([more]({MORE})):\n\n" + "\n".join(reasons)
+    return text
 
 
 def _verdict(goal: Goal, entry: Entry) -> str:

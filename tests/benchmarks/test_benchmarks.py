@@ -81,6 +81,16 @@ def test_goals_are_judged_from_the_data():
     assert "| ≥ 5x | 4.5x | **missed** |" in text
 
 
+def test_what_stands_between_is_said_of_missed_goals_alone():
+    def text(value):
+        found = measured(benchmark(goals={"scaling_movielens": {"value": value}}))
+        return render.goals_text({"contention": found})
+
+    goal = goals.GOALS["scaling_movielens"]
+    assert goal.why and text(1.5).endswith(f"- {goal.work}: {goal.why}.")
+    assert goal.why not in text(1.9)
+
+
 def test_an_upper_bound_is_reached_from_below():
     goal = goals.Goal("w", "a", 1.3, at_most=True)
     assert goal.met(1.2) and not goal.met(1.4)
