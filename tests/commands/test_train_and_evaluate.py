@@ -176,7 +176,9 @@ def test_plain_lines_where_there_is_no_terminal(command):
     assert (code, err) == (0, "")
     # So small a data set may well teach nothing in an epoch.
     first, *lines = [line for line in out.splitlines() if not line.startswith("warning: ")]
-    assert first.startswith("From the data: sampling.inverse true, pretrain.lambda3 0.")
+    assert first.startswith(
+        "From the data: sampling.inverse true, pretrain.patience 3, pretrain.lambda3 0."
+    )
     for line, (stage, epoch) in zip(
         lines, [(s, e) for s in ("pretrain", "train") for e in (1, 2)], strict=False
     ):
