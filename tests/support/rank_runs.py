@@ -107,7 +107,7 @@ def main(folder: Path, options: list[str]) -> None:
     tell("mended", start(["--resume", str(output)], 2, folder / "mended.txt"))
 
     # One hangs; the first one has what the others ask whether one of them has told already.
-    os.environ["EKPNET_WAIT"] = "2"
+    os.environ["EKPNET_WAIT"] = "6"
     for rank in range(2):
         name = f"hung {rank}"
         pids = start([*options, "--output", str(folder / name)], 2, folder / f"{name}.txt")
