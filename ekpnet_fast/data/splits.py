@@ -29,7 +29,14 @@ from ekpnet_fast.data.pair_keys import (
     positives_of,
     sorted_distinct,
 )
-from ekpnet_fast.data.streams import HELD_OUT, RATIO_SPLIT, SPLIT, random_stream
+from ekpnet_fast.data.streams import (
+    HELD_OUT,
+    RATIO_SPLIT,
+    SPLIT,
+    drawn_order,
+    order_of,
+    random_stream,
+)
 from ekpnet_fast.data.tables import (
     Dataset,
     Examples,
@@ -126,7 +133,7 @@ def _prepare_rows(dataset: Dataset, seed: int) -> PreparedData:
 
 def _shuffled(stream: np.random.Generator, count: int) -> NDArray[np.integer]:
     """Numbers below a count in drawn order, of the smallest type."""
-    order = np.argsort(stream.bit_generator.random_raw(count), kind="stable")
+    order = drawn_order(stream, count)
     return order.astype(np.int32) if count < 1 << 31 else order
 
 
@@ -140,7 +147,7 @@ def _prepare_ratio(dataset: Dataset, seed: int) -> PreparedData:
     keys = sorted_distinct(keys[positive])
     if len(keys) < 5:
         raise DataError(f"{dataset.name}: found {len(keys)} positives, expected at least 5")
-    keys = keys[np.argsort(stream.bit_generator.random_raw(len(keys)), kind="stable")]
+    keys = keys[drawn_order(stream, len(keys))]
     keys = keys[np.argsort(keys // dataset.num_items, kind="stable")]
     rows = positives_of(keys, dataset.num_items)
     users = rows.users
@@ -288,12 +295,12 @@ def _held_out(stream: np.random.Generator, users: Int64) -> NDArray[np.bool_]:
     """Mask [n] of the train positives to hold out, of users [n], rising."""
     totals = np.bincount(users)
     chosen = np.flatnonzero(totals > 1)
-    order = np.argsort(stream.bit_generator.random_raw(len(totals))[chosen], kind="stable")
+    order = order_of(stream.bit_generator.random_raw(len(totals))[chosen])
     chosen = chosen[order[:HELD_OUT_USERS]]
     count = np.zeros_like(totals)
     count[chosen] = np.maximum(totals[chosen] // 10, 1)
     mine = np.flatnonzero(count[users])
-    mine = mine[np.argsort(stream.bit_generator.random_raw(len(users))[mine], kind="stable")]
+    mine = mine[order_of(stream.bit_generator.random_raw(len(users))[mine])]
     mine = mine[np.argsort(users[mine], kind="stable")]
     position = positions_within(np.where(count, totals, 0))
     mask = np.zeros(len(users), dtype=np.bool_)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ekpnet_fast import ops
 from ekpnet_fast.data.popularity import popularity
-from ekpnet_fast.data.streams import RANKED, random_stream
+from ekpnet_fast.data.streams import RANKED, drawn_order, random_stream
 from ekpnet_fast.data.tables import Examples, Int32, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation.lists import bootstrap_intervals, list_metrics
@@ -355,7 +355,7 @@ def ranking_task(
     ids = distinct_keys(relevant // num_items)
     if users is not None and users < len(ids):
         stream = random_stream(prepared.seed, RANKED)
-        order = np.argsort(stream.bit_generator.random_raw(len(ids)), kind="stable")
+        order = drawn_order(stream, len(ids))
         ids = ids[np.sort(order[:users])]
     return RankingTask(
         ids.astype(np.int32),
