@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -181,40 +182,80 @@ def test_script_says_what_is_missing(tmp_path):
     assert "finds no GPU" in done.stderr
 
 
-# Stands for python3 of a machine with a GPU on which the smoke test fails.
+# Stands for python3 of a machine with a GPU on which the smoke test fails, or hangs.
 STANDS_FOR_PYTHON = """#!/bin/bash
 echo "$*" >>"$CALLS"
 case "$*" in
   -) echo 9.0 ;;
   *benchmarks.gpu*) while [ "$1" != --output ]; do shift; done; echo tables >"${2%.json}.md" ;;
-  *"cuda and smoke"*) echo "FAILED a test"; exit 1 ;;
+  *"cuda and smoke"*)
+    echo "FAILED a test"
+    [ -z "$HANGS" ] || { sleep 600 & echo $! >"$HANGS.part"; mv "$HANGS.part" "$HANGS"; wait; }
+    exit 1 ;;
 esac
 """
 
 
-def test_script_goes_on_after_a_part_that_failed(tmp_path):
-    tools, out = tmp_path / "tools", tmp_path / "out"
+def script_with_a_stand_in(tmp_path, **environment):
+    """Arguments of `subprocess` for the script on a machine that has a GPU, as it seems."""
+    tools = tmp_path / "tools"
     tools.mkdir()
     for name, text in (("python3", STANDS_FOR_PYTHON), ("cmake", "#!/bin/bash\n")):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    calls = tmp_path / "calls"
-    done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(out), "--data-root", "there"],
-        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(calls)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    given = {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    return {
+        "args": ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out")],
+        "env": {**os.environ, **given, "HANGS": "", **environment},
+        "text": True,
+    }
+
+
+def test_script_goes_on_after_a_part_that_failed(tmp_path):
+    asked = script_with_a_stand_in(tmp_path)
+    asked["args"] += ["--data-root", "there"]
+    done = subprocess.run(**asked, capture_output=True, timeout=PATIENCE, check=False)
+    out = tmp_path / "out"
     assert done.returncode == 1, done.stderr
     assert "build 0 smoke 1 measure 0 test 0 sanitizer 0" in done.stdout.splitlines()[-1]
     assert "tables" in done.stdout and "FAILED a test" in (out / "smoke.log").read_text()
     parts = ("cuda and smoke", "benchmarks.gpu", "not compute_sanitizer", "-k compute_sanitizer")
-    said = calls.read_text()
+    said = (tmp_path / "calls").read_text()
     assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
     assert "--data-root there" in said
     # Few enough to bring home from anywhere; the stand-in writes no gpu.json.
     logs = {f"{part}.log" for part in ("build", "smoke", "measure", "tests", "sanitizer")}
     assert {path.name for path in out.iterdir()} == {"gpu.md", *logs}
     assert (out / "build.log").read_text().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_script_ends_its_part_by_a_signal_and_tells_what_it_knows(tmp_path, number):
+    hangs = tmp_path / "hangs"
+    asked = script_with_a_stand_in(tmp_path, HANGS=str(hangs))
+    deadline = time.monotonic() + PATIENCE
+    with subprocess.Popen(
+        **asked,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # What was ignored when a shell began, as in the background of another, it cannot heed.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as script:
+        try:
+            while not hangs.exists():
+                assert script.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            script.send_signal(number)
+            said, _ = script.communicate(timeout=PATIENCE)
+        finally:
+            script.kill()
+    assert script.returncode == 128 + number
+    assert f"== stopped by {number.name}" in said
+    # The part ends by SIGTERM; where it is gone at once, the shell knows its own signal alone.
+    assert re.search(rf"build 0 smoke (143|{128 + number});", said.splitlines()[-1])
+    assert "FAILED a test" in (tmp_path / "out" / "smoke.log").read_text()
+    assert "benchmarks.gpu" not in (tmp_path / "calls").read_text()
+    child = int(hangs.read_text())
+    while os.path.exists(f"/proc/{child}"):  # what a part began ends with it
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
