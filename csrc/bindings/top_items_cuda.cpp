@@ -19,9 +19,10 @@ Tensor top_items_cuda(const Tensor& scores, const Tensor& seen_indptr, const Ten
   const int64_t parts = top_items_parts(I);
   Tensor keys = empty_beside(scores, {parts > 1 ? n : 0, parts, k}, ScalarType::Long);
   const OnDevice device(scores);
-  launch_top_items({n, I, k, data<float>(scores), data<int64_t>(seen_indptr), data<int32_t>(seen),
-                    mutable_data<int32_t>(items), mutable_data<uint64_t>(keys)},
-                   device.stream);
+  launch_top_items(
+      {n, I, seen.size(0), k, data<float>(scores), data<int64_t>(seen_indptr), data<int32_t>(seen),
+       mutable_data<int32_t>(items), mutable_data<uint64_t>(keys)},
+      device.stream);
   check_launch();
   return items;
 }

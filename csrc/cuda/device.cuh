@@ -156,6 +156,22 @@ inline __device__ int64_t checked_id(int32_t id, int64_t limit) {
   return id;
 }
 
+// Row pointers [n + 1] of group g, which must begin with 0, not fall and end with `total`; stops
+// the launch where those of the group do not. Where every group is checked by somebody, all are.
+inline __device__ void check_group(const int64_t* indptr, int64_t g, int64_t n, int64_t total) {
+  const int64_t begin = indptr[g], end = indptr[g + 1];
+  const bool right = (g == 0 ? begin == 0 : begin >= 0) && begin <= end &&
+                     (g + 1 == n ? end == total : end <= total);
+  if (!right) {
+#if defined(__CUDA_ARCH__)
+    __assert_fail("row pointers rise from 0 to the number of pairs", "ekpnet_fast", 0,
+                  "an op's groups");
+#elif !defined(__CUDACC__)
+    emulation::fail("row pointers that do not rise from 0 to the number of pairs");
+#endif
+  }
+}
+
 // Threads that work on one thing together: a warp, or the whole block.
 struct Team {
   int rank, size;

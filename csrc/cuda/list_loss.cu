@@ -34,8 +34,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t g = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
        g < num_groups; g += warps) {
     const int64_t begin = group_indptr[g], pairs = group_indptr[g + 1] - begin;
-    checked_id(static_cast<int32_t>(begin), args.num_pairs + 1);
-    checked_id(static_cast<int32_t>(begin + pairs), args.num_pairs + 1);
+    check_group(group_indptr, g, num_groups, args.num_pairs);
     const int64_t lists = ceil_div(pairs, kListPairs);
     for (int64_t pair_of_lists = 0; pair_of_lists < lists; pair_of_lists += 2) {
       const int64_t list = pair_of_lists + half;

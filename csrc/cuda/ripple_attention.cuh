@@ -50,7 +50,8 @@ inline __device__ WorkItem find_work(const int64_t* indptr, int64_t num_groups, 
   while (high - low > 1) {
     const int64_t step = ceil_div(high - low, kWarp), probe = low + lane * step;
     const bool before = probe < high && probe + (indptr[probe] >> shift) <= item;
-    const int passed = __popc(__ballot_sync(kAllLanes, before));
+    // The first group is before every item; row pointers that say otherwise are found later.
+    const int passed = __popc(__ballot_sync(kAllLanes, before || lane == 0));
     low += (passed - 1) * step;
     high = low + step < high ? low + step : high;
   }

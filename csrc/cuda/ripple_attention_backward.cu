@@ -55,6 +55,10 @@ __global__ void __launch_bounds__(kAttentionThreads, (kBlocksAtOnce<kD, kRows, C
   using F = Fragment<kD, A>;
   constexpr int kPair = kPairRows<kD, kRows>;
   const Team team = block_team();
+  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t g = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; g < args.num_groups;
+       g += threads)
+    check_group(args.group_indptr, g, args.num_groups, args.num_pairs);
   SharedRows<A> rows{reinterpret_cast<A*>(shared_memory())};
   const Tiles<A> tiles = take_tiles(rows, plan);
   const int D = kD > 0 ? kD : args.width, DP = round_up4(D), ds = bank_stride(DP);
@@ -75,9 +79,8 @@ __global__ void __launch_bounds__(kAttentionThreads, (kBlocksAtOnce<kD, kRows, C
 
   for (int64_t item = blockIdx.x; item < plan.items; item += plan.teams) {
     const WorkItem work = find_work(args.group_indptr, args.num_groups, plan.shift, item);
+    check_group(args.group_indptr, work.group, args.num_groups, args.num_pairs);
     if (work.count <= 0) continue;
-    checked_id(static_cast<int32_t>(work.begin), args.num_pairs);
-    checked_id(static_cast<int32_t>(work.begin + work.count - 1), args.num_pairs);
     const int count = work.count;
     // The items, and what z and match give to o^H and to every xi (eq. 15, 16).
     for_rows<F::kLanes>(team, P, [&](int i, int lane) {

@@ -17,9 +17,11 @@ __global__ void __launch_bounds__(kAttentionThreads, (kBlocksAtOnce<kD, kRows, C
   using F = Fragment<kD, A>;
   const Team team = block_team();
   const WorkItem work = find_work(args.group_indptr, args.num_groups, plan.shift, blockIdx.x);
+  // There is a thread for every group, so all are checked; its own before a block reads its pairs.
+  const int64_t g = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (g < args.num_groups) check_group(args.group_indptr, g, args.num_groups, args.num_pairs);
+  check_group(args.group_indptr, work.group, args.num_groups, args.num_pairs);
   if (work.count <= 0) return;
-  checked_id(static_cast<int32_t>(work.begin), args.num_pairs);
-  checked_id(static_cast<int32_t>(work.begin + work.count - 1), args.num_pairs);
 
   SharedRows<A> rows{reinterpret_cast<A*>(shared_memory())};
   const Tiles<A> tiles = take_tiles(rows, plan);

@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = part * kPartItems;
   const int64_t n = I - first < kPartItems ? I - first : kPartItems;
   const float* scores = args.scores + user * I + first;
+  check_group(args.seen_indptr, user, args.num_users, args.num_seen);
   const int32_t* seen = args.seen + args.seen_indptr[user];
   const int num_seen = static_cast<int>(args.seen_indptr[user + 1] - args.seen_indptr[user]);
   for (int i = threadIdx.x; i < (n + 31) / 32; i += kThreads) mask[i] = 0;

@@ -10,6 +10,7 @@ constexpr int64_t kMostTopItems = 4096;  // K, whose keys a block sorts in share
 struct TopItemsCudaArgs {
   int64_t num_users;           // n
   int64_t num_items;           // I
+  int64_t num_seen;            // of all users
   int64_t k;                   // K
   const float* scores;         // [n, I]
   const int64_t* seen_indptr;  // [n + 1]
