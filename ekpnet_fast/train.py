@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ekpnet_fast.terminal import guarded, importing, make_console
+from ekpnet_fast.terminal import TRACEBACK_VARIABLE, guarded, importing, make_console
 
 if TYPE_CHECKING:  # imported where Ctrl-C is told on one line, because it takes seconds
     from rich.console import Console
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     It is 2 for an error that the user can mend, 128 + N for a run that signal N stopped.
     """
+    if os.environ.get("WORLD_SIZE") and not os.environ.get(TRACEBACK_VARIABLE):
+        # Torch, which reads it when it is imported, else prints its stack before the error's line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     with importing():
         from ekpnet_fast.training.parallel.launch import Launch
 

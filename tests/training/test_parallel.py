@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -479,3 +482,19 @@ def test_a_process_that_can_start_no_thread_tells(monkeypatch):
         assert alone.first_to_tell()
     assert alone.first_to_tell() and not alone.first_to_tell()
     alone.leave()
+
+
+def test_processes_that_never_meet_the_first_one_end_with_one_line():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(nobody.getsockname()[1])}
+        variables = {"RANK": "1", "WORLD_SIZE": "2", "EKPNET_WAIT": "1", **meeting}
+        words = [sys.executable, "-m", "ekpnet_fast.train", "--parallel.parts", "2"]
+        done = subprocess.run(
+            words, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        )
+    said = (
+        "error: process 1 of 2: another process has not answered for 1 s (EKPNET_WAIT); start all"
+    )
+    assert done.returncode == 2 and done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr

@@ -36,6 +36,7 @@ class Launch:
     def __init__(self) -> None:
         self.rank, self.size = rank_and_size()
         self._group: Group | None = None
+        self._meeting = False
 
     def world(self, parts: int) -> World:
         """World of the processes, which wait for each other here.
@@ -63,7 +64,9 @@ class Launch:
         # Imported on use, because a process that is alone needs nothing of it.
         from ekpnet_fast.training.parallel.group import Group
 
-        self._group = Group(self.rank, self.size, _wait())
+        seconds = _wait()
+        self._meeting = True
+        self._group = Group(self.rank, self.size, seconds)
         return self._group
 
     def alone(self, what: str) -> None:
@@ -79,7 +82,10 @@ class Launch:
 
     def tells(self) -> bool:
         """Whether this process is the one that says why all end."""
-        return self.rank == 0 if self._group is None else self._group.first_to_tell()
+        if self._group is not None:
+            return self._group.first_to_tell()
+        # Where the processes do not find each other, the first one may have ended.
+        return self.rank == 0 or self._meeting
 
     def __enter__(self) -> Launch:
         """Return the launch itself."""
