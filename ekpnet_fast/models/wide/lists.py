@@ -188,7 +188,11 @@ def fit_lists(
     for _ in range(ROUNDS):
         gradient, hessian = _slope(blocks, w)
         gradient = gradient / users + L2 * w
-        hessian = hessian / users + L2 * torch.eye(len(w), dtype=torch.float64)
+        hessian = hessian / users
+        # The trace bounds the largest eigenvalue, and with it what rounding may take from the
+        # smallest. Only the step is damped, not the loss.
+        damping = L2 + torch.finfo(torch.float32).eps * float(hessian.trace())
+        hessian.diagonal().add_(damping)
         step = torch.cholesky_solve(-gradient.unsqueeze(1), torch.linalg.cholesky(hessian))
         step = step.squeeze(1)
         before = loss
@@ -226,17 +230,19 @@ class _Block(NamedTuple):
         shape = (self.users, *of_rows.shape[1:])
         return torch.zeros(shape, dtype=of_rows.dtype).index_add_(0, self.owner, of_rows)
 
-    def weights(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits s [n] less the user's largest, e^s, and its sum over the user's other items.
+    def margins(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax over the user's other candidates, and logits above the log of their sum.
 
-        The sums [n] are those of each row's user, over rows without a click; all float64.
+        Both [n] float64; the softmax is 0 for clicks. e^s of the others is taken below their own
+        largest s, so that their sum is at least 1 however far above a click is.
         """
         s = (self.design @ w.float()).double()
+        of_others = torch.where(self.clicked, -torch.inf, s)
         top = torch.full((self.users,), -torch.inf, dtype=torch.float64)
-        top = top.scatter_reduce(0, self.owner, s, "amax")
-        s = s - top[self.owner]
-        e = s.exp()
-        return s, e, self.sums(torch.where(self.clicked, 0.0, e))[self.owner]
+        top = top.scatter_reduce(0, self.owner, of_others, "amax")
+        e = (of_others - top[self.owner]).exp()
+        total = self.sums(e)
+        return e / total[self.owner], s - (top + total.log())[self.owner]
 
 
 def _blocks(rows: CandidateRows, knots: Tensor) -> Iterator[_Block]:
@@ -258,34 +264,36 @@ def _blocks(rows: CandidateRows, knots: Tensor) -> Iterator[_Block]:
 def _loss(blocks: list[_Block], w: Tensor) -> float:
     total = 0.0
     for block in blocks:
-        s, e, others = block.weights(w)
-        at = block.clicked
-        total += float((block.share[at] * ((others + e)[at].log() - s[at])).sum())
+        _, margin = block.margins(w)
+        total += float((block.share * torch.nn.functional.softplus(-margin)).sum())
     return total
 
 
 def _slope(blocks: list[_Block], w: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient [F P] and Hessian [F P, F P] of the summed loss."""
+    """Gradient [F P] and Hessian [F P, F P] of the summed loss.
+
+    With m the mean ramps of the user's other candidates under their own softmax q, a click i whose
+    chance against them is p, and a its share, they are
+
+        -a (1 - p) (x_i - m)
+        a (1 - p) sum_c q_c (x_c - m) (x_c - m)^T + a p (1 - p) (x_i - m) (x_i - m)^T
+
+    summed over clicks. No term of the second is negative: as the difference of sums about 0 it
+    could have a negative eigenvalue by rounding, larger than what L2 adds where rows are few.
+    """
     gradient = torch.zeros(len(w), dtype=torch.float64)
     hessian = torch.zeros(len(w), len(w), dtype=torch.float64)
     for block in blocks:
-        _, e, others = block.weights(w)
-        chance = e / (others + e)  # of a click against the other candidates
-        by_click = torch.where(block.clicked, block.share / (others + e), 0.0)
-        pull = torch.where(
-            block.clicked, block.share * (chance - 1), e * block.sums(by_click)[block.owner]
+        q, margin = block.margins(w)
+        missed = block.share * torch.sigmoid(-margin)  # 0 of other candidates
+        mean = block.sums(block.design * q.float().unsqueeze(1))
+        centred = block.design - mean[block.owner]
+        gradient -= (missed.float() @ centred).double()
+        curvature = torch.where(
+            block.clicked, missed * torch.sigmoid(margin), q * block.sums(missed)[block.owner]
         )
-        gradient += (pull.float() @ block.design).double()
-        curvature = torch.where(block.clicked, block.share * chance, pull)
-        weighted = block.design * curvature.float().unsqueeze(1)
-        hessian += (weighted.T @ block.design).double()
-        # Less the outer product of the mean ramps under each click's softmax.
-        of_others = torch.where(block.clicked, 0.0, e).float().unsqueeze(1)
-        sums = block.sums(block.design * of_others)
-        at = torch.nonzero(block.clicked).squeeze(1)
-        whole = (others + e)[at].float().unsqueeze(1)
-        mean = (sums[block.owner[at]] + block.design[at] * e[at].float().unsqueeze(1)) / whole
-        hessian -= ((mean * block.share[at].float().unsqueeze(1)).T @ mean).double()
+        centred.mul_(curvature.sqrt().float().unsqueeze(1))
+        hessian += (centred.T @ centred).double()
     return gradient, hessian
 
 

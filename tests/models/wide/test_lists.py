@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from ekpnet_fast.data import load_dataset
 from ekpnet_fast.errors import ConfigError
+from ekpnet_fast.models.build import build_model
 from ekpnet_fast.models.wide import lists
 from ekpnet_fast.models.wide.affinity import Affinities
 from ekpnet_fast.models.wide.curves import quantiles, ramps
@@ -14,9 +19,11 @@ from ekpnet_fast.models.wide.item_triples import ItemTripleFeatures
 from ekpnet_fast.models.wide.lists import CandidateRows, candidate_rows, fit_lists, logistic_line
 from ekpnet_fast.models.wide.signals import SignalOptions, feature_names
 from ekpnet_fast.recommender import Recommender
+from ekpnet_fast.runs.evaluate import prepare_run
 from ekpnet_fast.runs.resolve import resolve
 from ekpnet_fast.sampling.graph import Graph
 from ekpnet_fast.sampling.histories import Histories
+from ekpnet_fast.training.data import TrainingData
 from support.graphs import csr
 from support.small_training import SYNTHETIC
 
@@ -165,6 +172,56 @@ def test_a_feature_that_is_the_same_everywhere_has_no_weight():
     assert fit_lists(rows, quantiles(rows.features, 2))[2].tolist() == [0, 0]
 
 
+def rows_of_few(users, common, seed):
+    """Rows of few users, with more weights than clicks; most of a feature is common to a list."""
+    stream = np.random.default_rng(seed)
+    n, features = 60, 20
+    z = stream.normal(size=(features, users * n)) * (stream.random((features, users * n)) < 0.3)
+    z += common * np.repeat(stream.normal(size=(features, users)), n, axis=1)
+    z[1] = z[0] + 1e-3 * stream.normal(size=users * n)
+    clicked = np.zeros(users * n, dtype=np.bool_)
+    clicked[np.arange(users) * n + stream.integers(0, n, users)] = True
+    return CandidateRows(
+        torch.from_numpy(z).float(), torch.arange(users + 1) * n, torch.from_numpy(clicked)
+    )
+
+
+@pytest.mark.parametrize("common", [0, 1, 10, 100])
+@pytest.mark.parametrize("users", [1, 2, 4, 20])
+def test_few_users_have_weights_where_the_loss_is_least(users, common):
+    for seed in range(5):
+        rows = rows_of_few(users, common, seed)
+        knots = quantiles(rows.features, 4)
+        weight = torch.from_numpy(fit_lists(rows, knots)).requires_grad_()
+        (slope,) = torch.autograd.grad(loss_by_the_formula(rows, knots, weight), weight)
+        assert float(slope.abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("distance", [1, 1e4])
+def test_slopes_are_those_of_the_loss(distance):
+    """Gradient and Hessian by autograd; however far a click is above or below the others."""
+    rows = drawn_rows(3, users=8)
+    knots = torch.tensor([[-3.0, 3.0]]).repeat(3, 1)
+    blocks = list(lists._blocks(rows, knots))
+    w = distance * torch.tensor([0.7, -0.4, 0.1], dtype=torch.float64)
+
+    def loss(weight):
+        return (len(rows.indptr) - 1) * (
+            loss_by_the_formula(rows, knots, weight.view(3, 1)) - penalty(weight)
+        )
+
+    def penalty(weight):
+        spread = ramps(rows.features.double(), knots.double()).std(2, correction=0)[:, 0]
+        return lists.L2 / 2 * (weight * spread).square().sum()
+
+    found = lists._slope(blocks, w)
+    asked = w.clone().requires_grad_()
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    assert torch.allclose(found[0], torch.autograd.functional.jacobian(loss, asked), **close)
+    assert torch.allclose(found[1], torch.autograd.functional.hessian(loss, asked), **close)
+    assert lists._loss(blocks, w) == pytest.approx(float(loss(w)), rel=1e-4)
+
+
 def test_the_line_is_the_logistic_regression():
     stream = np.random.default_rng(0)
     x = stream.normal(3, 2, 20_000)
@@ -211,3 +268,32 @@ def test_without_a_history_a_list_is_by_popularity():
     shares = part.shares(torch.zeros(0, dtype=torch.int32), 7)
     assert shares.logit == pytest.approx(float(logits[0, 7]), abs=1e-5)
     assert {name for name, share in shares.alone.items() if share} == {"popularity"}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
+def test_weights_of_twenty_users(model, tmp_path):
+    """Those of Last.FM by whose clicks rounding made the Hessian indefinite."""
+    folder = Path(os.environ["EKPNET_DATA"]) / "last-fm"
+    rows = np.loadtxt(folder / "ratings_final.txt", dtype=np.int64)
+    clicks = rows[rows[:, 2] == 1, :2]
+    some = np.random.default_rng(3).choice(np.unique(clicks[:, 0]), 20, replace=False)
+    clicks = clicks[np.isin(clicks[:, 0], some)]
+    users = np.unique(clicks[:, 0], return_inverse=True)[1]
+    known, items = np.unique(clicks[:, 1], return_inverse=True)
+    pairs = np.stack([users, items, np.ones_like(users)], 1)
+    number = {item: n for n, item in enumerate(known.tolist())}
+    triples = []
+    for head, relation, tail in np.loadtxt(folder / "kg_final.txt", dtype=np.int64).tolist():
+        if number.get(head, len(known)) < len(known):
+            triples.append((number[head], relation, number.setdefault(tail, len(number))))
+    relations = np.unique([triple[1] for triple in triples], return_inverse=True)[1]
+    triples = [(head, r, tail) for (head, _, tail), r in zip(triples, relations, strict=True)]
+    np.savetxt(tmp_path / "ratings_final.txt", pairs, fmt="%d", delimiter="\t")
+    np.savetxt(tmp_path / "kg_final.txt", np.array(triples), fmt="%d", delimiter="\t")
+    options = {"model": model, "protocol": "recbole", "ranking": True, "seed": 3}
+    config, prepared, graph = prepare_run(resolve(options), load_dataset(str(tmp_path)))
+    data = TrainingData(config, prepared, graph)
+    built = build_model(config, prepared, graph)
+    built.fit_features(data.training_examples)
+    assert built.linear.weight.isfinite().all() and bool((built.linear.weight != 0).any())
