@@ -72,6 +72,8 @@ def headers_of(package: str) -> Path:
     They would be new files at a new place every time, and all that includes them compiled again.
     """
     spec = find_spec(package)
+    if spec is None and package == "pybind11":
+        return headers_of("torch")  # which ships pybind11's with its own
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             f"building needs {package}; install it, or build with pip's isolation"

@@ -6,6 +6,7 @@ import ctypes
 import re
 import sys
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
 
     Args:
         name: "cpu", "cuda", or "auto": a GPU where one can be used, else the CPU; why a GPU that
-            torch finds is not used is said on stderr, once.
+            is there is not used is said on stderr, once.
 
     Raises:
         ConfigError: "cuda", but it cannot be used; says why and what to do.
@@ -31,14 +32,25 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
     if name == "cuda":
         raise ConfigError(f"--device cuda: {reason}, or use --device cpu")
-    if torch.cuda.is_available():
+    if _has_gpu():
         say_once(f"the GPU is not used: {reason}; --device cpu asks for no GPU")
     return torch.device("cpu")
 
 
 def unused_gpu() -> str | None:
-    """Reason why `auto` leaves a GPU that torch finds; None if it finds none or uses it."""
-    return why_no_cuda() if torch.cuda.is_available() else None
+    """Reason why `auto` leaves a GPU that is there; None if there is none, or it is used."""
+    return why_no_cuda() if _has_gpu() else None
+
+
+def _has_gpu() -> bool:
+    """Whether torch finds a GPU, or would by a newer driver."""
+    return torch.cuda.is_available() or (_old_driver() is not None and has_device_file())
+
+
+def has_device_file() -> bool:
+    """Whether the system has an NVIDIA GPU, as a file of its own or by Windows below it."""
+    devices = Path("/dev")
+    return any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()
 
 
 @cache
@@ -71,7 +83,7 @@ def why_no_cuda() -> str | None:
             " pip install --no-build-isolation ."
         )
     if not torch.cuda.is_available():
-        return "torch finds no GPU; check the driver with nvidia-smi"
+        return _old_driver() or "torch finds no GPU; check the driver with nvidia-smi"
     driver = driver_cuda()
     if driver is not None and driver[0] < int(info.cuda_compiler.split(".")[0]):
         return (
@@ -87,6 +99,17 @@ def why_no_cuda() -> str | None:
             f' TORCH_CUDA_ARCH_LIST="{major}.{minor}" pip install --no-build-isolation .'
         )
     return None
+
+
+def _old_driver() -> str | None:
+    """Reason why torch finds no GPU: the driver is older than torch's CUDA; None if it is not."""
+    driver, asked = driver_cuda(), torch.version.cuda
+    if driver is None or asked is None or driver[0] >= int(asked.split(".")[0]):
+        return None
+    return (
+        f"the driver runs CUDA {driver[0]}.{driver[1]}, torch {torch.__version__} has CUDA {asked};"
+        f" update the driver, or install a torch for CUDA {driver[0]}"
+    )
 
 
 def driver_cuda() -> tuple[int, int] | None:

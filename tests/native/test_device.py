@@ -127,6 +127,27 @@ def test_gpu_code_with_its_own_runtime_asks_the_driver(monkeypatch, driver, expe
     assert found is None if expected is None else expected in found
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_driver_that_is_older_than_torch(monkeypatch, capsys, there):
+    """By which torch finds no GPU."""
+    device.say_once.cache_clear()
+    built(monkeypatch, cuda_archs=BUILT)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "driver_cuda", lambda: (12, 4))
+    monkeypatch.setattr(device, "has_device_file", lambda: there)
+    expected = f"the driver runs CUDA 12.4, torch {torch.__version__} has CUDA 13.0; update the"
+    for _ in range(2):
+        assert device.resolve_device("auto") == torch.device("cpu")
+    said = capsys.readouterr().err
+    assert said.count(expected) == said.count("\n") == (1 if there else 0)
+    assert device.unused_gpu() == (device.why_no_cuda() if there else None)
+    with pytest.raises(ConfigError, match="install a torch for CUDA 12, or use --device cpu"):
+        device.resolve_device("cuda")
+    monkeypatch.setattr(device, "driver_cuda", lambda: (13, 0))
+    assert device.why_no_cuda() == "torch finds no GPU; check the driver with nvidia-smi"
+
+
 def test_version_of_the_driver(monkeypatch):
     def asked(version):
         version._obj.value = 13010
