@@ -13,6 +13,7 @@ __all__ = ["bootstrap_intervals", "list_metrics"]
 
 _ROUNDS = 1000
 _ENDS = (0.025, 0.975)
+_DRAWN = 1 << 22  # users drawn at a time: 32 MiB
 
 
 def list_metrics(
@@ -60,16 +61,23 @@ def bootstrap_intervals(values: NDArray[np.float64], seed: int) -> NDArray[np.fl
     Returns:
         [..., 2]; NaN without users.
     """
+    from scipy.sparse import csr_array
+
     users = values.shape[-1]
     if not users:
         return np.full((*values.shape[:-1], 2), np.nan)
-    flat = np.ascontiguousarray(values.reshape(-1, users))
+    # Most users have nothing right in a short list. By a sparse matrix, and not by a dense product,
+    # whose sums depend on the number of threads.
+    flat = csr_array(values.reshape(-1, users))
     stream = random_stream(seed, BOOTSTRAP)
-    means = np.empty((_ROUNDS, len(flat)))
-    for row in means:
-        times = np.bincount(stream.integers(0, users, users), minlength=users).astype(np.float64)
-        # No matrix product, whose sums depend on the number of threads.
-        np.einsum("mn,n->m", flat, times, out=row)
-    ends = np.quantile(means / users, _ENDS, axis=0)
+    sums = np.empty((flat.shape[0], _ROUNDS))
+    together = max(_DRAWN // users, 1)
+    for first in range(0, _ROUNDS, together):
+        rounds = slice(first, min(first + together, _ROUNDS))
+        times = np.empty((users, rounds.stop - first))
+        for drawn in times.T:
+            drawn[:] = np.bincount(stream.integers(0, users, users), minlength=users)
+        sums[:, rounds] = flat @ times
+    ends = np.quantile(sums / users, _ENDS, axis=1)
     intervals: NDArray[np.float64] = ends.T.reshape(*values.shape[:-1], 2)
     return intervals

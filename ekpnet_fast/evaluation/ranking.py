@@ -278,9 +278,9 @@ def report_ranking(
         threads: see `rank_all`.
 
     Returns:
-        By K what `evaluate_ranking` gives, "coverage", "gini" and "novelty" of `list_metrics`, and
-        "recall_low", "recall_high", "ndcg_low" and "ndcg_high", the interval in which the average
-        is with 95 % confidence (`bootstrap_intervals`).
+        By K what `evaluate_ranking` gives, averages over users, "coverage", "gini" and "novelty" of
+        `list_metrics`, which are none, and for each average, such as "recall", "recall_low" and
+        "recall_high", the interval in which it is with 95 % confidence (`bootstrap_intervals`).
 
     Raises:
         ConfigError, DataError, TrainingError: as `rank_all` and `topk_metrics`.
@@ -293,12 +293,11 @@ def report_ranking(
     num_items = prepared.dataset.num_items
     clicks = popularity(prepared.history_items, num_items)
     known = int(np.count_nonzero(np.diff(prepared.history_indptr)))
-    rows = [TOPK_NAMES.index(name) for name in ("recall", "ndcg")]
-    intervals = bootstrap_intervals(values[:, rows], prepared.seed)
-    for k, (recall, ndcg) in zip(ks, intervals.tolist(), strict=True):
+    intervals = bootstrap_intervals(values, prepared.seed)
+    for k, of_metrics in zip(ks, intervals.tolist(), strict=True):
         found[k] |= list_metrics(ranked[:, :k], clicks, known)
-        found[k] |= dict(zip(("recall_low", "recall_high"), recall, strict=True))
-        found[k] |= dict(zip(("ndcg_low", "ndcg_high"), ndcg, strict=True))
+        for name, (low, high) in zip(TOPK_NAMES, of_metrics, strict=True):
+            found[k] |= {f"{name}_low": low, f"{name}_high": high}
     return found
 
 

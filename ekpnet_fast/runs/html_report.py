@@ -11,7 +11,8 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -264,8 +265,11 @@ def _lists(metrics: Mapping[str, Any], drawn: Iterator[int]) -> list[str]:
         found.append(_plot(title, "K", name, curves, drawn, logarithmic=True))
     names = (*TOPK_NAMES, "coverage", "gini", "novelty")
     for system, lists in systems.items():
-        rows = [(k, *(of(lists, k, name) for name in names)) for k in ks]
+        rows = [(k, *(_with_interval(partial(of, lists, k), name) for name in names)) for k in ks]
         found.append(_table(f"Lists of {system}", ("K", *names), rows))
+    found.append(
+        "<p>In brackets the interval of 95 % of an average over users, by draws of users.</p>"
+    )
     return found
 
 
@@ -274,6 +278,12 @@ def _lists(metrics: Mapping[str, Any], drawn: Iterator[int]) -> list[str]:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _with_interval(of: Callable[[str], float], name: str) -> float | str:
+    """Value of a metric, with its interval if it is an average over users."""
+    value, low, high = (of(key) for key in (name, f"{name}_low", f"{name}_high"))
+    return value if math.isnan(low) else f"{_shown(value)} [{_shown(low)}, {_shown(high)}]"
 
 
 def _shown(value: Any) -> str:

@@ -32,8 +32,8 @@ The files, and the fields of `metrics.json`:
       oracle_auc            of the generator's own Bayes score, synthetic data only, else null
       ranked_users          users that the lists are of; null without --ranking
       ranking, popularity_ranking   per K of 1, 2, 5, 10, 20, 50, 100 and --ks: precision, recall,
-                            f1, ndcg, hit, mrr, map, coverage, gini, novelty, recall_low,
-                            recall_high, ndcg_low, ndcg_high (see
+                            f1, ndcg, hit, mrr, map, coverage, gini, novelty, and of the
+                            first seven precision_low, precision_high, recall_low, ... (see
                             ekpnet_fast.evaluation.ranking.report_ranking); null without --ranking
       weights               rise of the linear part's curve of each feature; null without that part
       seconds               per part: load, prepare, sampling, fit_features (before the stages), the

@@ -16,7 +16,7 @@ import yaml
 
 from ekpnet_fast import __version__, build_info, evaluate, train
 from ekpnet_fast.config import RunConfig
-from ekpnet_fast.evaluation.metrics import DEFAULT_KS
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS, TOPK_NAMES
 from ekpnet_fast.runs import runner
 from ekpnet_fast.runs.options import parse_command
 from ekpnet_fast.storage import tensor_file
@@ -139,7 +139,7 @@ def test_metrics_json(finished):
             assert list(values) == [
                 *["precision", "recall", "f1", "ndcg", "hit", "mrr", "map"],
                 *["coverage", "gini", "novelty"],
-                *["recall_low", "recall_high", "ndcg_low", "ndcg_high"],
+                *(f"{name}_{end}" for name in TOPK_NAMES for end in ("low", "high")),
             ]
     assert list(metrics["seconds"]) == [
         *["load", "prepare", "sampling", "fit_features", "pretrain", "train", "evaluate", "total"]

@@ -15,7 +15,7 @@ from ekpnet_fast.data.tables import Dataset, Examples, PreparedData
 from ekpnet_fast.errors import ConfigError, DataError, TrainingError
 from ekpnet_fast.evaluation import ranking
 from ekpnet_fast.evaluation.lists import list_metrics
-from ekpnet_fast.evaluation.metrics import DEFAULT_KS, topk_metrics
+from ekpnet_fast.evaluation.metrics import DEFAULT_KS, TOPK_NAMES, topk_metrics
 from ekpnet_fast.evaluation.ranking import (
     SameScores,
     evaluate_ranking,
@@ -365,7 +365,7 @@ def test_a_report_is_the_evaluation_and_more():
     for k in ks:
         assert plain[k].items() <= found[k].items()
         assert list_metrics(ranked[:, :k], clicks, users).items() <= found[k].items()
-        for name in ("recall", "ndcg"):
+        for name in TOPK_NAMES:
             assert found[k][f"{name}_low"] < found[k][name] < found[k][f"{name}_high"]
 
 

@@ -77,6 +77,12 @@ def test_a_page_of_its_own(tmp_path, protocol):
     assert "@media print" in text and len(text) < 500_000
     assert ("ROC curve" in text) == (protocol == "ripplenet")
     stored = json.loads((tmp_path / "metrics.json").read_text())
+    at = stored["ranking"]["10"]
+    assert (
+        "<td>{:.4g} [{:.4g}, {:.4g}]</td>".format(*(at[f"hit{x}"] for x in ("", "_low", "_high")))
+        in text
+    )
+    assert f"<td>{at['coverage']:.4g}</td>" in text
     assert stored["data_hash"] in text and stored["environment"]["torch"] in text
     for heading in ("Training", "Top-K lists", "Time", "Data set", "Options and environment"):
         assert f"<h2>{heading}</h2>" in text
