@@ -41,14 +41,15 @@ done
 # SIGTERM ends it and its children in order, SIGKILL what does not listen. It is a job that is
 # waited for, because bash heeds no signal while a command is in front.
 limited() {
-  local seconds="$1" log="$2" status=143 shown=""
+  local seconds="$1" log="$2" status=143 shown="" before
   shift 2
   [ -z "$stopped" ] || return 143
   : >>"$log"
+  before="$(wc -c <"$log")"
   timeout --kill-after=10 "$seconds" "$@" >>"$log" 2>&1 &
   job=$!
   if [ -z "$quiet" ]; then
-    tail -n 0 -s 0.2 -f --pid="$job" "$log" &
+    tail -c "+$((before + 1))" -s 0.2 -f --pid="$job" "$log" &
     shown=$!
   fi
   [ -z "$stopped" ] || kill -TERM "$job"  # it came before the job had its name
@@ -114,7 +115,7 @@ ended build "$built"
 quiet=""
 
 echo "== smoke"
-rm -f "$out"/{smoke,measure,tests,sanitizer}.log  # of a run before
+rm -f "$out"/{gpu.json,gpu.md,{smoke,measure,tests,sanitizer}.log}  # of a run before
 limited "$(time_for 60 300)" "$out/smoke.log" \
   "${pytest[@]}" "${each[@]}" -m "cuda and smoke" tests/native tests/training
 ended smoke $?
