@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -272,9 +269,9 @@ def test_without_a_history_a_list_is_by_popularity():
 
 @pytest.mark.data
 @pytest.mark.parametrize("model", ["linear", "ekpnet_plus"])
-def test_weights_of_twenty_users(model, tmp_path):
+def test_weights_of_twenty_users(data_root, model, tmp_path):
     """Those of Last.FM by whose clicks rounding made the Hessian indefinite."""
-    folder = Path(os.environ["EKPNET_DATA"]) / "last-fm"
+    folder = data_root / "last-fm"
     rows = np.loadtxt(folder / "ratings_final.txt", dtype=np.int64)
     clicks = rows[rows[:, 2] == 1, :2]
     some = np.random.default_rng(3).choice(np.unique(clicks[:, 0]), 20, replace=False)
